@@ -1,0 +1,49 @@
+"""Which stages a model has, and what each depends on: the key that tells a stale result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from mvflow.config.schema import Config
+
+__all__ = ["stage_key", "stage_names"]
+
+
+def stage_names(config: Config) -> tuple[str, ...]:
+    """Stages of the configured model, in the order in which they are trained."""
+    return ("projectors", "joint", "flows") if config.model == "jnf-shared" else ("joint", "flows")
+
+
+def stage_key(config: Config, stage: str, fingerprint: str) -> str:
+    """Hash of all that the weights of `stage` depend on: data, settings, seed, earlier stages.
+
+    Two runs with equal keys train the same weights, so one can take them from the other.
+
+    Example:
+        >>> from mvflow.config import config_from_dict
+        >>> a = config_from_dict({"latent_dim": 2, "modalities": {"a": {"shape": [3]}}})
+        >>> b = a.model_copy(update={"model": "jnf-shared"})
+        >>> stage_key(a, "joint", "") == stage_key(b, "joint", "")
+        True
+    """
+    parts = config.model_dump(mode="json")
+    data, modalities = parts["data"], parts["modalities"]
+    inputs = {
+        "data": [fingerprint, data["train"], data["validation"]],
+        "seed": config.seed,
+        "settings": parts[stage],
+    }
+    if stage == "projectors":
+        inputs["networks"] = {n: [m["shape"], m["projector"]] for n, m in modalities.items()}
+    elif stage == "joint":
+        inputs["latent_dim"] = config.latent_dim
+        inputs["networks"] = {
+            name: {k: v for k, v in m.items() if k != "projector"}
+            for name, m in modalities.items()
+        }
+    else:
+        earlier = [s for s in stage_names(config) if s != "flows"]
+        inputs["earlier"] = [stage_key(config, s, fingerprint) for s in earlier]
+    text = json.dumps(inputs, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,58 @@
+"""Exceptions that carry one clear sentence, and the nearest known name for a mistyped one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "MvflowError",
+    "NotFittedError",
+    "NumericsError",
+    "StageError",
+    "UsageError",
+    "unknown_name",
+]
+
+
+class MvflowError(Exception):
+    """Base of every error that mvflow raises on purpose; its message is one readable sentence."""
+
+
+class UsageError(MvflowError, ValueError):
+    """The caller asked for something that does not exist or does not fit together."""
+
+
+class ConfigError(UsageError):
+    """A configuration has an unknown key or a value that cannot be used."""
+
+
+class DataError(MvflowError, ValueError):
+    """Data are missing, damaged, of the wrong shape, or not finite."""
+
+
+class StageError(MvflowError, RuntimeError):
+    """A training stage cannot start or go on: its inputs are missing, stale or locked."""
+
+
+class NumericsError(MvflowError, FloatingPointError):
+    """A computation gave NaN or infinity where a finite number is required."""
+
+
+class NotFittedError(MvflowError, RuntimeError):
+    """A model was used before it was trained."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Sentence for an unknown name: the nearest known one first, then all of them.
+
+    Example:
+        >>> unknown_name("modality", "mnsit", ["mnist", "svhn"])
+        "unknown modality 'mnsit': did you mean 'mnist'? Known: mnist, svhn"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}:{hint} Known: {', '.join(names) or 'none'}"

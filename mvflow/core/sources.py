@@ -1,0 +1,230 @@
+"""Arrays in memory as a source of rows, and the checks that all data pass on their way in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mvflow.core.errors import DataError, UsageError, unknown_name
+from mvflow.core.types import Batch, Column, Modality, Source
+
+__all__ = ["ArraySource", "as_source", "check_batch", "fingerprint", "subset_of"]
+
+
+class ArraySource:
+    """A dict of NumPy arrays as a `Source`.
+
+    Args:
+        arrays: name -> (rows, *shape), or (distinct, *shape) where `pairs` says which one a row
+            takes.
+        modalities: specifications; by default `normal` ones with the arrays' shapes.
+        labels: class of each row.
+        factors: known causes of each row, by name.
+        pairs: name -> (rows,) positions in the array of that name.
+
+    Raises:
+        DataError: if row counts differ or values are not finite.
+
+    Example:
+        >>> s = ArraySource({"a": np.zeros((5, 2)), "b": np.ones((5, 3))})
+        >>> len(s), s.modalities[1].shape, s.take([4])["b"].shape
+        (5, (3,), (1, 3))
+    """
+
+    def __init__(
+        self,
+        arrays: Batch,
+        modalities: Iterable[Modality] | None = None,
+        *,
+        labels: ArrayLike | None = None,
+        factors: Mapping[str, ArrayLike] | None = None,
+        pairs: Mapping[str, ArrayLike] | None = None,
+    ) -> None:
+        if not arrays:
+            msg = "no modality was given: expected a mapping from names to arrays"
+            raise DataError(msg)
+        arrays = {name: np.asarray(values) for name, values in arrays.items()}
+        if modalities is None:
+            modalities = [Modality(name, x.shape[1:] or (1,)) for name, x in arrays.items()]
+        self.modalities = tuple(modalities)
+        values = check_batch(arrays, self.modalities, rows_equal=pairs is None)
+        self._columns = {
+            name: Column(x, None if pairs is None else np.asarray(pairs[name], np.int64))
+            for name, x in values.items()
+        }
+        lengths = {
+            name: len(c.values if c.index is None else c.index)
+            for name, c in self._columns.items()
+        }
+        self.labels = None if labels is None else np.asarray(labels, np.int64)
+        self.factors = {name: np.asarray(f) for name, f in (factors or {}).items()}
+        if self.labels is not None:
+            lengths["labels"] = len(self.labels)
+        lengths |= {name: len(f) for name, f in self.factors.items()}
+        if len(set(lengths.values())) != 1:
+            listed = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+            msg = f"all arrays need the same number of rows, but {listed}"
+            raise DataError(msg)
+        self._rows = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
+        """Arrays of the given rows, in their order."""
+        at = np.asarray(rows, np.int64)
+        return {
+            name: c.values[at if c.index is None else c.index[at]]
+            for name, c in self._columns.items()
+        }
+
+    def columns(self) -> dict[str, Column]:
+        """All modalities as stored."""
+        return dict(self._columns)
+
+
+def as_source(
+    data: Source | Batch,
+    modalities: Iterable[Modality] | None = None,
+    *,
+    labels: ArrayLike | None = None,
+) -> Source:
+    """Return `data` as a `Source`; a dict of arrays becomes one.
+
+    Example:
+        >>> len(as_source({"a": np.zeros((3, 2), np.float32)}))
+        3
+    """
+    if isinstance(data, Mapping):
+        return ArraySource(data, modalities, labels=labels)
+    return data
+
+
+def fingerprint(source: Source) -> str:
+    """Hash of all values of a source; a store has its own, computed when it was written.
+
+    Example:
+        >>> a, b = ArraySource({"a": np.zeros((2, 2))}), ArraySource({"a": np.ones((2, 2))})
+        >>> fingerprint(a) == fingerprint(b)
+        False
+    """
+    known = getattr(source, "fingerprint", None)
+    if isinstance(known, str):
+        return known
+    digest = hashlib.sha256()
+    for name, column in sorted(source.columns().items()):
+        for array in (column.values, column.index):
+            if array is not None:
+                digest.update(f"{name}{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def subset_of(names: Iterable[str], modalities: Iterable[Modality]) -> tuple[str, ...]:
+    """Sorted names of observed modalities, checked against the known ones.
+
+    Raises:
+        UsageError: if a name is unknown or given twice.
+
+    Example:
+        >>> subset_of(["b", "a"], [Modality("a", (1,)), Modality("b", (1,))])
+        ('a', 'b')
+    """
+    known = [m.name for m in modalities]
+    chosen = list(names)
+    for name in chosen:
+        if name not in known:
+            raise UsageError(unknown_name("modality", name, known))
+    if len(set(chosen)) != len(chosen):
+        msg = f"a modality is named twice in {chosen}"
+        raise UsageError(msg)
+    return tuple(sorted(chosen))
+
+
+def check_batch(
+    batch: Batch, modalities: Iterable[Modality], *, rows_equal: bool = True
+) -> dict[str, NDArray[Any]]:
+    """Arrays of the named modalities as uint8, int64 (categorical) or float32, checked.
+
+    Args:
+        batch: name -> (rows, *shape); every name must be a known modality.
+        modalities: the known modalities; those absent from `batch` are simply not observed.
+        rows_equal: whether all arrays must have the same number of rows.
+
+    Returns:
+        A new dict in the order of `modalities`.
+
+    Raises:
+        DataError: on a wrong shape, unequal row counts, or values that are not finite; the
+            message names the modality, the row and what was expected.
+        UsageError: if a name is unknown.
+
+    Example:
+        >>> out = check_batch({"a": [[1.0, 2.0]]}, [Modality("a", (2,))])
+        >>> out["a"].dtype
+        dtype('float32')
+    """
+    specs = tuple(modalities)
+    subset_of(batch, specs)
+    out = {m.name: _checked(np.asarray(batch[m.name]), m) for m in specs if m.name in batch}
+    counts = {name: len(x) for name, x in out.items()}
+    if rows_equal and len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} has {n}" for name, n in counts.items())
+        msg = f"all modalities need the same number of rows, but {listed}"
+        raise DataError(msg)
+    return out
+
+
+def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
+    expected = () if modality.likelihood == "categorical" else modality.shape
+    if x.shape[1:] != expected or x.ndim != len(expected) + 1:
+        msg = (
+            f"modality {modality.name!r} has shape {x.shape}: "
+            f"expected (rows, {', '.join(map(str, expected))})"
+        )
+        raise DataError(msg)
+    if x.dtype == np.uint8 and modality.likelihood != "categorical":
+        return x
+    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        msg = f"modality {modality.name!r} has values of type {x.dtype}: expected numbers"
+        raise DataError(msg)
+    rows = _first_bad_row(x, lambda chunk: ~np.isfinite(chunk))
+    if rows is not None:
+        bad = x[rows][~np.isfinite(x[rows])].flat[0]
+        msg = (
+            f"modality {modality.name!r}, row {rows} contains {bad}: "
+            "expected finite numbers; remove or impute such rows first"
+        )
+        raise DataError(msg)
+    if modality.likelihood == "categorical":
+        labels = x.astype(np.int64)
+        wrong = _first_bad_row(x, lambda c: (c < 0) | (c >= modality.size) | (c != np.floor(c)))
+        if wrong is not None:
+            msg = (
+                f"modality {modality.name!r}, row {wrong} is {x[wrong]}: "
+                f"expected a class from 0 to {modality.size - 1}"
+            )
+            raise DataError(msg)
+        return labels
+    if modality.likelihood == "bernoulli":
+        wrong = _first_bad_row(x, lambda c: (c < 0) | (c > 1))
+        if wrong is not None:
+            msg = (
+                f"modality {modality.name!r}, row {wrong} lies outside [0, 1]: "
+                "a bernoulli likelihood needs probabilities; rescale, or use uint8 images"
+            )
+            raise DataError(msg)
+    return np.ascontiguousarray(x, np.float32)
+
+
+def _first_bad_row(x: NDArray[Any], is_bad: Any, chunk: int = 4096) -> int | None:
+    """First row with a bad value, found in chunks so that memory stays bounded."""
+    for start in range(0, len(x), chunk):
+        bad = np.asarray(is_bad(x[start : start + chunk]))
+        if bad.any():
+            return start + int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+    return None

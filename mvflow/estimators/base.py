@@ -1,0 +1,323 @@
+"""What every estimator does: fit, draw, generate, score, save. NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mvflow.config import Config, assign, config_from_dict, recipe, stage_names
+from mvflow.core import (
+    Batch,
+    Modality,
+    NotFittedError,
+    Source,
+    UsageError,
+    as_source,
+    check_batch,
+    fingerprint,
+    subset_of,
+)
+from mvflow.estimators.fitting import check_fits, restored, train_stage
+from mvflow.estimators.scoring import log_likelihood
+from mvflow.inference import Diagnostics, draw, subset_posterior
+from mvflow.models import build_model
+from mvflow.nn import seeded
+from mvflow.runs import RunDirectory
+from mvflow.training import Listener, Table, as_input
+
+__all__ = ["Estimator", "LatentDraws"]
+
+CHUNK = 256
+"""Rows that are drawn, decoded or encoded at once."""
+
+
+class LatentDraws(NamedTuple):
+    """Draws of z given some modalities, as NumPy arrays."""
+
+    z: NDArray[np.float32]
+    """(n, rows, latent_dim)."""
+    diagnostics: Diagnostics
+
+
+class Estimator:
+    """A multimodal generative model with a NumPy face.
+
+    The constructor stores its configuration; `fit` trains and returns the estimator. Use a
+    concrete class: `JNF` or `JNFShared`.
+
+    Attributes:
+        config: everything that defines the model and its training.
+        model_: the trained torch module, after `fit` or `load`.
+        trained_: names of the stages trained so far.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, modalities: Iterable[Modality], latent_dim: int, **sections: Any) -> None:
+        specs: dict[str, dict[str, Any]] = {
+            m.name: {k: v for k, v in dataclasses.asdict(m).items() if k != "name" and v is not None}
+            for m in modalities
+        }
+        for name, networks in sections.pop("networks", {}).items():
+            specs[subset_of([name], modalities)[0]].update(networks)
+        raw = {"latent_dim": latent_dim, "modalities": specs, **sections}
+        self._take_config(config_from_dict({**raw, "model": self.kind}))
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """An untrained estimator of a complete configuration."""
+        new = cls.__new__(cls)
+        new._take_config(config.model_copy(update={"model": cls.kind}))
+        return new
+
+    @classmethod
+    def from_recipe(cls, name: str, *assignments: str) -> Self:
+        """An untrained estimator of a named recipe, with `section.key=value` changes.
+
+        Raises:
+            ConfigError: if the recipe or a key is unknown.
+        """
+        return cls.from_config(config_from_dict(assign(recipe(name), assignments)))
+
+    def _take_config(self, config: Config) -> None:
+        self.config = config
+        self.trained_: tuple[str, ...] = ()
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Specifications, sorted by name."""
+        return self.config.specifications()
+
+    # Training
+
+    def fit(
+        self,
+        source: Source | Batch,
+        *,
+        seed: int | None = None,
+        validation: Source | Batch | None = None,
+        stages: Sequence[str] | None = None,
+        run: RunDirectory | None = None,
+        device: str = "cpu",
+        listener: Listener | None = None,
+    ) -> Self:
+        """Train all stages, or the named ones, in order.
+
+        Args:
+            source: training rows; a dict of arrays will do.
+            seed: replaces the configuration's seed.
+            validation: held-out rows; by default a share of `source`.
+            stages: names of stages to train; earlier ones must have been trained.
+            run: where to keep checkpoints, history and weights. A stage that was interrupted
+                there goes on where it was, and ends as if it had never been interrupted.
+            device: "cpu", "cuda", "cuda:1"...
+            listener: hears of progress.
+
+        Returns:
+            This estimator.
+
+        Raises:
+            DataError: if the data do not fit the modalities or are not finite.
+            NumericsError: if a loss is not finite.
+            StageError: if a stage is asked for before those it needs.
+        """
+        if seed is not None:
+            self.config = self.config.model_copy(update={"seed": seed})
+        train = as_source(source, self.modalities)
+        check_fits(train, self.modalities)
+        held = None if validation is None else as_source(validation, self.modalities)
+        wanted = stage_names(self.config) if stages is None else tuple(stages)
+        if not self.trained_:
+            self.model_ = build_model(self.config)
+        self.model_.to(device)
+        rows = Table.of(train, device)
+        held_rows = None if held is None else Table.of(held, device)
+        for stage in stage_names(self.config):
+            if stage in wanted:
+                train_stage(
+                    stage,
+                    self.model_,
+                    self.config,
+                    rows,
+                    held_rows,
+                    trained=self.trained_,
+                    run=run,
+                    data=fingerprint(train),
+                    listener=listener,
+                )
+                self.trained_ = (*(s for s in self.trained_ if s != stage), stage)
+        self.model_.eval().requires_grad_(False)
+        return self
+
+    # Drawing
+
+    def draw(
+        self,
+        given: Batch | None = None,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        sampler: Mapping[str, Any] | None = None,
+        product: bool = False,
+    ) -> LatentDraws:
+        """Draw z from q(z|x_S), with diagnostics.
+
+        Args:
+            given: observed modalities, name -> (rows, *shape). None: draws from the prior, as
+                for one row.
+            n: draws per row.
+            seed: of these draws.
+            sampler: changes to the configured sampler, such as {"warmup": 200}.
+            product: use the product of experts even where q(z|X) of all modalities is known.
+        """
+        batch = self._checked(given)
+        settings = self.config.sampler.model_copy(update=dict(sampler or {}))
+        parts = []
+        for i, rows in enumerate(_chunks(batch)):
+            with seeded(seed, "draw", i, device=self._device):
+                posterior = subset_posterior(self.model_, rows, product=product)
+                radius = self.model_.joint.radius if rows else torch.inf
+                parts.append(draw(posterior, n, settings, radius))
+        z = torch.cat([p.z for p in parts], 1).cpu().numpy()
+        first = parts[0].diagnostics
+        fields = zip(*(p.diagnostics[1:] for p in parts), strict=True)
+        joined = Diagnostics(first.method, *(np.concatenate(f) for f in fields))
+        return LatentDraws(z, joined)
+
+    def sample_latent(
+        self, given: Batch | None = None, n: int = 1, **options: Any
+    ) -> NDArray[np.float32]:
+        """Draws of z, (n, rows, latent_dim); options as in `draw`."""
+        return self.draw(given, n, **options).z
+
+    def generate(
+        self,
+        given: Batch | None = None,
+        n: int = 1,
+        *,
+        targets: Iterable[str] | None = None,
+        **options: Any,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Generate modalities from observed ones: the means of p(x_j|z) at draws of z.
+
+        Args:
+            given: observed modalities; None generates from the prior, as for one row.
+            n: draws per row.
+            targets: what to generate; by default all modalities that are not given.
+            options: as in `draw`.
+
+        Returns:
+            name -> (n, rows, *shape).
+        """
+        names = [m.name for m in self.modalities]
+        rest = [name for name in names if name not in (given or {})]
+        wanted = subset_of(targets, self.modalities) if targets is not None else rest or names
+        return self.decode(self.draw(given, n, **options).z, wanted)
+
+    def encode(self, x: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and standard deviation of q(z|X), (rows, latent_dim) each, given all modalities.
+
+        Raises:
+            UsageError: if a modality is missing.
+        """
+        batch = self._checked(x)
+        missing = [m.name for m in self.modalities if m.name not in batch]
+        if missing:
+            msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
+            raise UsageError(msg)
+        with torch.no_grad():
+            found = [self.model_.joint.posterior(rows).base_dist for rows in _chunks(batch)]
+        loc, scale = torch.cat([q.loc for q in found]), torch.cat([q.scale for q in found])
+        return loc.cpu().numpy(), scale.cpu().numpy()
+
+    def decode(
+        self, z: NDArray[Any], targets: Iterable[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Means of p(x_j|z), name -> (..., *shape), for z of shape (..., latent_dim).
+
+        A categorical modality gives class probabilities.
+        """
+        self._check_fitted()
+        wanted = subset_of(targets or [m.name for m in self.modalities], self.modalities)
+        flat = torch.from_numpy(np.asarray(z, np.float32).reshape(-1, z.shape[-1]))
+        parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        with torch.no_grad():
+            for chunk in flat.split(8 * CHUNK):
+                decoded = self.model_.joint.decode(chunk.to(self._device))
+                for name in wanted:
+                    p = decoded[name]
+                    parts[name].append(getattr(p, "probs", p.mean).cpu())
+        shape = z.shape[:-1]
+        return {n: torch.cat(p).unflatten(0, shape).numpy() for n, p in parts.items()}
+
+    # Scoring
+
+    def log_likelihood(
+        self, x: Batch, *, given: Batch | None = None, n: int = 1000, seed: int = 0
+    ) -> NDArray[np.float64]:
+        """Importance-sampled log p(x), or log p(x | given), of each row in nats, (rows,).
+
+        Args:
+            x: modalities to score.
+            given: observed modalities.
+            n: draws of z per row; the estimate is a lower bound on average that tightens with n.
+            seed: of the draws.
+        """
+        batch, observed = self._checked(x), self._checked(given)
+        if not batch:
+            msg = "no modality to score: x is empty"
+            raise UsageError(msg)
+        return log_likelihood(self.model_, batch, observed, n=n, seed=seed)
+
+    # Keeping
+
+    def save(self, path: str | Path) -> None:
+        """Write a run directory that `mvflow.load` and every command read.
+
+        Raises:
+            UsageError: if something is there already.
+        """
+        self._check_fitted()
+        run = RunDirectory.create(path, self.config)
+        for stage in self.trained_:
+            tensors = self.model_.stage_module(stage).state_dict()
+            run.finish(stage, tensors, self.config, "", {})
+
+    def restore(self, run: RunDirectory, device: str = "cpu") -> Self:
+        """Take the weights of all finished stages of a run directory."""
+        self.model_, self.trained_ = restored(run, self.config)
+        self.model_.to(device).eval().requires_grad_(False)
+        return self
+
+    # Inner
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model_.joint.radius.device
+
+    def _check_fitted(self) -> None:
+        missing = [s for s in stage_names(self.config) if s not in self.trained_]
+        if missing:
+            msg = f"this {type(self).__name__} is not trained (missing: {', '.join(missing)}): call fit"
+            raise NotFittedError(msg)
+
+    def _checked(self, given: Batch | None) -> dict[str, Tensor]:
+        self._check_fitted()
+        batch = check_batch(given or {}, self.modalities)
+        return {k: as_input(torch.from_numpy(v).to(self._device)) for k, v in batch.items()}
+
+
+def _chunks(batch: Mapping[str, Tensor], size: int = CHUNK) -> Iterator[dict[str, Tensor]]:
+    if not batch:
+        yield {}
+        return
+    for start in range(0, len(next(iter(batch.values()))), size):
+        yield {name: x[start : start + size] for name, x in batch.items()}
+

@@ -1,0 +1,49 @@
+"""Formulas as pure functions of arrays: NumPy, torch, JAX, or any array API library."""
+
+from mvflow.functional.cca import (
+    canonical_correlations,
+    pairwise_total_correlation,
+    total_correlation,
+)
+from mvflow.functional.coherence import accuracy, agreement
+from mvflow.functional.contrastive import info_nce, pairwise_info_nce
+from mvflow.functional.densities import (
+    bernoulli_log_prob,
+    categorical_log_prob,
+    laplace_log_prob,
+    normal_log_prob,
+    standard_normal_log_prob,
+)
+from mvflow.functional.importance import (
+    effective_sample_size,
+    importance_log_likelihood,
+    mixture_log_prob,
+)
+from mvflow.functional.kl import normal_kl, normal_kl_standard
+from mvflow.functional.logspace import log_mean_exp, log_sum_exp
+from mvflow.functional.poe import inside_ball, normal_poe, poe_log_density
+
+__all__ = [
+    "accuracy",
+    "agreement",
+    "bernoulli_log_prob",
+    "canonical_correlations",
+    "categorical_log_prob",
+    "effective_sample_size",
+    "importance_log_likelihood",
+    "info_nce",
+    "inside_ball",
+    "laplace_log_prob",
+    "log_mean_exp",
+    "log_sum_exp",
+    "mixture_log_prob",
+    "normal_kl",
+    "normal_kl_standard",
+    "normal_log_prob",
+    "normal_poe",
+    "pairwise_info_nce",
+    "pairwise_total_correlation",
+    "poe_log_density",
+    "standard_normal_log_prob",
+    "total_correlation",
+]

@@ -1,0 +1,33 @@
+"""Coherence of generated modalities: do classifiers recognise the same class? (paper, 4.2)."""
+
+from jaxtyping import Bool, Float, Int
+
+from mvflow.core import Array, namespace
+
+__all__ = ["accuracy", "agreement"]
+
+
+def agreement(predictions: Int[Array, "modalities samples"]) -> Bool[Array, " samples"]:
+    """Whether all modalities of a sample were given the same class; the mean is joint coherence.
+
+    Example:
+        >>> import numpy as np
+        >>> agreement(np.array([[1, 2, 3], [1, 2, 0]]))
+        array([ True,  True, False])
+    """
+    xp = namespace(predictions)
+    return xp.all(predictions == predictions[:1, ...], axis=0)
+
+
+def accuracy(
+    predictions: Int[Array, " samples"], labels: Int[Array, " samples"]
+) -> Float[Array, ""]:
+    """Share of predictions that equal the label; on generated rows, conditional coherence.
+
+    Example:
+        >>> import numpy as np
+        >>> float(accuracy(np.array([1, 2, 3, 3]), np.array([1, 2, 0, 3])))
+        0.75
+    """
+    xp = namespace(predictions, labels)
+    return xp.mean(xp.astype(predictions == labels, xp.float64))

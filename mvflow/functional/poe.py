@@ -1,0 +1,84 @@
+"""Products of experts: the subset posterior of the paper (Eq. 12) and its Gaussian closed form."""
+
+import math
+
+from jaxtyping import Float
+
+from mvflow.core import Array, UsageError, namespace
+
+__all__ = ["inside_ball", "normal_poe", "poe_log_density"]
+
+
+def poe_log_density(
+    expert_log_probs: Float[Array, "experts *batch"], prior_log_prob: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """Unnormalised log density of a subset posterior (paper, Eq. 12).
+
+    log pi(z) = sum_j log q_j(z|x_j) - (|S| - 1) log p(z). Each expert contains the prior once,
+    so |S| - 1 copies are divided out; Eq. F.3 prints one copy, right only for |S| = 2.
+
+    Args:
+        expert_log_probs: log q_j(z|x_j), experts first.
+        prior_log_prob: log p(z).
+
+    Example:
+        >>> import numpy as np
+        >>> poe_log_density(np.array([[-1.0], [-2.0], [-3.0]]), np.array([-0.5]))
+        array([-5.])
+    """
+    xp = namespace(expert_log_probs, prior_log_prob)
+    divided = expert_log_probs.shape[0] - 1
+    return xp.sum(expert_log_probs, axis=0) - divided * prior_log_prob
+
+
+def normal_poe(
+    locs: Float[Array, "experts *batch latent"], scales: Float[Array, "experts *batch latent"]
+) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch latent"]]:
+    """Eq. 12 for diagonal Gaussian experts over N(0, I): the mean and scale of the product.
+
+    Precisions add, less the |S| - 1 of the prior: 1/s^2 = sum_j 1/s_j^2 - (|S| - 1).
+
+    Args:
+        locs: means of the experts, experts first.
+        scales: their standard deviations.
+
+    Returns:
+        Mean and standard deviation of the product, also Gaussian and diagonal.
+
+    Raises:
+        UsageError: if the product is improper, that is, a precision is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> loc, scale = normal_poe(np.array([[1.0], [3.0]]), np.full((2, 1), 0.5))
+        >>> loc.round(3), scale.round(3)
+        (array([2.286]), array([0.378]))
+    """
+    xp = namespace(locs, scales)
+    precisions = 1.0 / (scales * scales)
+    precision = xp.sum(precisions, axis=0) - (locs.shape[0] - 1)
+    if not bool(xp.all(precision > 0)):
+        msg = (
+            f"the product of {locs.shape[0]} Gaussian experts is improper: its smallest precision "
+            f"is {float(xp.min(precision)):.3g}, expected a positive one; the experts are too "
+            "broad for the N(0, I) that they are divided by"
+        )
+        raise UsageError(msg)
+    return xp.sum(precisions * locs, axis=0) / precision, 1.0 / xp.sqrt(precision)
+
+
+def inside_ball(
+    log_density: Float[Array, "*batch"], z: Float[Array, "*batch latent"], radius: float
+) -> Float[Array, "*batch"]:
+    """Log density truncated to the ball |z| <= radius: -inf outside, and where z is NaN.
+
+    A product divided by the prior may be improper in the tails; the ball makes it proper.
+
+    Example:
+        >>> import numpy as np
+        >>> inside_ball(np.zeros(2), np.array([[0.0, 1.0], [3.0, 4.0]]), 2.0)
+        array([  0., -inf])
+    """
+    xp = namespace(log_density, z)
+    inside = xp.linalg.vector_norm(z, axis=-1) <= radius
+    return xp.where(inside, log_density, -math.inf)

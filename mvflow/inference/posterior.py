@@ -1,0 +1,139 @@
+"""q(z|x_S) for any subset S of the modalities: what each case is, and draws from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from zuko.distributions import DiagNormal
+
+from mvflow.config import SamplerConfig
+from mvflow.core import Modality, UsageError
+from mvflow.inference.diagnostics import exact
+from mvflow.inference.product import Draws, ProductOfExperts
+from mvflow.plugins import find
+from mvflow.samplers import SamplingAlgorithm
+
+__all__ = ["Model", "build_sampler", "draw", "subset_posterior"]
+
+ROUNDS = 50
+"""How often draws outside the ball are drawn again before they are moved to its surface."""
+
+
+class Joint(Protocol):
+    """The generative part of a model."""
+
+    radius: Tensor
+
+    def posterior(self, x: Mapping[str, Tensor]) -> Distribution:
+        """q(z|X) of all modalities."""
+        ...
+
+    def decode(self, z: Tensor) -> dict[str, Distribution]:
+        """p(x_j|z) of each modality."""
+        ...
+
+
+class Model(Protocol):
+    """What generation, metrics and reports need of any system."""
+
+    joint: Joint
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Specifications, sorted by name."""
+        ...
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimension of z."""
+        ...
+
+    def unimodal(self, name: str, x: Tensor) -> Distribution:
+        """q(z|x_j)."""
+        ...
+
+
+def subset_posterior(
+    model: Model, given: Mapping[str, Tensor], *, product: bool = False
+) -> Distribution | ProductOfExperts:
+    """q(z|x_S): the prior for no modality, the flow for one, q(z|X) for all, else Eq. 12.
+
+    Args:
+        model: a trained model.
+        given: observed modalities, name -> (rows, *shape), as network inputs.
+        product: use the product of experts for all modalities too.
+
+    Returns:
+        A distribution with batch shape (rows,); for no modality a single row.
+    """
+    names = [m.name for m in model.modalities]
+    if not given:
+        device = model.joint.radius.device
+        zero = torch.zeros(1, model.latent_dim, device=device)
+        return DiagNormal(zero, torch.ones_like(zero))
+    if len(given) == len(names) and not product and len(names) > 1:
+        return model.joint.posterior(given)
+    experts = [model.unimodal(name, given[name]) for name in names if name in given]
+    if len(experts) == 1:
+        return experts[0]
+    return ProductOfExperts(experts, model.joint.radius)
+
+
+@torch.no_grad()
+def draw(
+    posterior: Distribution | ProductOfExperts,
+    n: int,
+    sampler: SamplerConfig,
+    radius: Tensor | float = math.inf,
+) -> Draws:
+    """Draw `n` values of z per row, (n, rows, latent_dim), none outside the ball.
+
+    Distributions that can be sampled are; those of their draws that fall outside the ball are
+    drawn again, and the share that did is reported.
+
+    Raises:
+        UsageError: if `n` is not positive or the sampler is unknown.
+    """
+    if n < 1:
+        msg = f"n={n}: expected at least one draw"
+        raise UsageError(msg)
+    if isinstance(posterior, ProductOfExperts):
+        return posterior.sample(
+            n,
+            build_sampler(sampler),
+            chains=sampler.chains,
+            warmup=sampler.warmup,
+            draws=sampler.draws,
+            candidates=sampler.candidates,
+        )
+    z = posterior.sample((n,))
+    outside = _outside(z, radius)
+    contacts = outside.double().mean(0)
+    for _ in range(ROUNDS):
+        if not outside.any():
+            break
+        z = torch.where(outside[..., None], posterior.sample((n,)), z)
+        outside = _outside(z, radius)
+    if outside.any():
+        surface = 0.999 * radius * z / z.norm(dim=-1, keepdim=True)
+        z = torch.where(outside[..., None], surface.nan_to_num(), z)
+    return Draws(z, exact(contacts))
+
+
+def build_sampler(settings: SamplerConfig) -> SamplingAlgorithm:
+    """The sampler that is registered under the configured name.
+
+    Raises:
+        UsageError: if there is none; the message lists those there are.
+    """
+    algorithm: SamplingAlgorithm = find("samplers", settings.name)(num_steps=settings.num_steps)
+    return algorithm
+
+
+def _outside(z: Tensor, radius: Tensor | float) -> Tensor:
+    return ~(z.norm(dim=-1) <= radius)

@@ -1,0 +1,104 @@
+"""The joint VAE: one Gaussian encoder over all modalities, one decoder for each (paper 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from zuko.distributions import DiagNormal
+
+from mvflow.core import Modality, rescale_weights
+from mvflow.functional import normal_kl_standard
+from mvflow.likelihoods import likelihood
+from mvflow.nn import MLP, ModalityDict
+
+__all__ = ["JointVAE", "Losses"]
+
+
+class Losses(NamedTuple):
+    """What one batch costs."""
+
+    total: Tensor
+    """Scalar to minimise, a mean over the rows."""
+    terms: dict[str, Tensor]
+    """Its parts in nats per row, for the history."""
+
+
+class JointVAE(nn.Module):
+    """p(X, z) = N(z; 0, I) prod_j p(x_j|z), with a Gaussian q(z|X) (Eq. 1 and 3).
+
+    q(z|X) has separate heads for the modalities, merged by a small MLP (Table E.6).
+
+    Args:
+        modalities: their specifications; kept sorted by name, so no order matters.
+        heads: name -> network from rows to (rows, 2 * latent_dim) features.
+        decoders: name -> network from (rows, latent_dim) to parameters of p(x|z).
+        latent_dim: dimension of z.
+        merge: widths of the hidden layers that merge the heads.
+    """
+
+    def __init__(
+        self,
+        modalities: Iterable[Modality],
+        heads: Mapping[str, nn.Module],
+        decoders: Mapping[str, nn.Module],
+        latent_dim: int,
+        merge: Iterable[int] = (512, 512),
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(sorted(modalities, key=lambda m: m.name))
+        self.latent_dim = latent_dim
+        self.weights = rescale_weights(self.modalities)
+        self.heads = ModalityDict(heads)
+        self.decoders = ModalityDict(decoders)
+        width = 2 * latent_dim
+        self.merge = MLP(width * len(self.modalities), *merge, width)
+        self.radius: Tensor
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+        self.register_buffer("radius", torch.tensor(torch.inf))
+        self.register_buffer("latent_mean", torch.zeros(latent_dim))
+        self.register_buffer("latent_std", torch.ones(latent_dim))
+
+    def posterior(self, x: Mapping[str, Tensor]) -> DiagNormal:
+        """q(z|X) for rows of all modalities: batch shape (rows,), event shape (latent_dim,)."""
+        features = [head(x[name]) for name, head in self.heads.items()]
+        loc, log_scale = self.merge(torch.cat(features, -1)).float().chunk(2, -1)
+        return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
+
+    def decode(self, z: Tensor) -> dict[str, Distribution]:
+        """p(x_j|z) for each modality, for z of shape (..., latent_dim)."""
+        flat = z.reshape(-1, self.latent_dim)
+        out = {}
+        for modality in self.modalities:
+            parameters = self.decoders[modality.name](flat)
+            shaped = parameters.unflatten(0, z.shape[:-1])
+            out[modality.name] = likelihood(modality, shaped)
+        return out
+
+    def losses(self, x: Mapping[str, Tensor], beta: float = 1.0) -> Losses:
+        """Minus the ELBO with lambda_j and beta (Eq. 3), from one draw of z per row."""
+        q = self.posterior(x)
+        decoded = self.decode(q.rsample())
+        kl = normal_kl_standard(q.base_dist.loc, q.base_dist.scale).mean()
+        total, terms = beta * kl, {"kl": kl}
+        for modality in self.modalities:
+            fit = decoded[modality.name].log_prob(x[modality.name]).mean()
+            total = total - self.weights[modality.name] * fit
+            terms[modality.name] = fit
+        terms["elbo"] = sum(terms[m.name] for m in self.modalities) - kl
+        return Losses(total, terms)
+
+    @torch.no_grad()
+    def record_latents(self, loc: Tensor, scale: Tensor) -> None:
+        """Keep the moments and the extent of q(z|X) over the training rows, (rows, latent_dim).
+
+        The extent is the radius 1.1 max|mu|, outside which no posterior has mass that any
+        training row supports: products of experts are sampled inside that ball.
+        """
+        self.radius.copy_(1.1 * loc.norm(dim=-1).max())
+        self.latent_mean.copy_(loc.mean(0))
+        self.latent_std.copy_((loc.var(0, unbiased=False) + scale.square().mean(0)).sqrt())

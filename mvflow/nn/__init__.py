@@ -1,0 +1,17 @@
+"""Networks by kind of modality."""
+
+from mvflow.nn.classifiers import build_classifier
+from mvflow.nn.containers import ModalityDict
+from mvflow.nn.networks import MLP, ConvDecoder, ConvEncoder, build_decoder, build_encoder
+from mvflow.nn.random import seeded
+
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ModalityDict",
+    "build_classifier",
+    "build_decoder",
+    "build_encoder",
+    "seeded",
+]

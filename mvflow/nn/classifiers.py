@@ -1,0 +1,47 @@
+"""Classifiers of one modality, for measuring coherence (paper Appendix G)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mvflow.config import Classifiers
+from mvflow.core import ConfigError, Modality
+from mvflow.nn.networks import MLP
+
+__all__ = ["build_classifier"]
+
+
+def build_classifier(settings: Classifiers, modality: Modality, classes: int) -> nn.Module:
+    """Network from rows of `modality` to class scores (rows, classes).
+
+    `lenet` is Table G.8: two 5x5 convolutions with pooling, dropout, two linear layers. (The
+    table prints 350 inputs of the linear layer for 28x28 images; two unpadded convolutions and
+    poolings leave 320.)
+
+    Raises:
+        ConfigError: if `lenet` is asked of something that is not an image of 16x16 or more.
+    """
+    if settings.kind == "mlp":
+        return nn.Sequential(nn.Flatten(), MLP(modality.size, *settings.hidden, classes))
+    if len(modality.shape) != 3 or min(modality.shape[1:]) < 16:
+        msg = (
+            f"a lenet classifier cannot take {modality.name!r} of shape {modality.shape}: "
+            "expected (channels, height, width) from 16x16; use classifiers.kind=mlp"
+        )
+        raise ConfigError(msg)
+    channels, *sides = modality.shape
+    height, width = (((n - 4) // 2 - 4) // 2 for n in sides)
+    return nn.Sequential(
+        nn.Conv2d(channels, 10, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5),
+        nn.Dropout2d(settings.dropout),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(20 * height * width, 50),
+        nn.ReLU(),
+        nn.Dropout(settings.dropout),
+        nn.Linear(50, classes),
+    )

@@ -1,0 +1,109 @@
+"""Encoders and decoders: plain networks from rows to features and back (paper Tables E.6, E.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mvflow.config import ConvNetwork, MLPNetwork, Network
+from mvflow.core import ConfigError, Modality
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "build_decoder", "build_encoder"]
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between them.
+
+    Args:
+        features: widths from input to output.
+
+    Example:
+        >>> MLP(3, 8, 2)(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(self, *features: int) -> None:
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(features, features[1:], strict=False):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+
+class ConvEncoder(nn.Module):
+    """Halving convolutions, then one that covers what is left (SVHN encoder of Table E.6).
+
+    Args:
+        shape: (channels, height, width); each layer needs height and width to be even.
+        channels: output channels of the halving layers.
+        out_features: width of the output.
+    """
+
+    def __init__(self, shape: Sequence[int], channels: Sequence[int], out_features: int) -> None:
+        super().__init__()
+        rest = _halved(shape, channels)
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip((shape[0], *channels), channels, strict=False):
+            layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], out_features, rest))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (rows, channels, height, width) to features (rows, out_features)."""
+        return self.layers(x).flatten(1)
+
+
+class ConvDecoder(nn.Module):
+    """Mirror of `ConvEncoder`: from (rows, features) to (rows, channels, height, width)."""
+
+    def __init__(self, in_features: int, channels: Sequence[int], shape: Sequence[int]) -> None:
+        super().__init__()
+        rest = _halved(shape, channels)
+        layers: list[nn.Module] = [nn.ConvTranspose2d(in_features, channels[0], rest)]
+        for n_in, n_out in zip(channels, (*channels[1:], shape[0]), strict=True):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(n_in, n_out, 4, 2, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map features to images."""
+        return self.layers(z[..., None, None])
+
+
+def build_encoder(spec: Network, modality: Modality, out_features: int) -> nn.Module:
+    """Network from rows (rows, *shape) of `modality` to features (rows, out_features).
+
+    Raises:
+        ConfigError: if the network cannot take rows of that shape.
+    """
+    if isinstance(spec, MLPNetwork):
+        return nn.Sequential(nn.Flatten(), MLP(modality.size, *spec.hidden, out_features))
+    _check_image(spec, modality)
+    return ConvEncoder(modality.shape, spec.channels, out_features)
+
+
+def build_decoder(spec: Network, in_features: int, modality: Modality) -> nn.Module:
+    """Network from (rows, in_features) to the parameters (rows, *shape) of p(x|z)."""
+    body: nn.Module
+    if isinstance(spec, MLPNetwork):
+        mlp = MLP(in_features, *spec.hidden, modality.size)
+        body = nn.Sequential(mlp, nn.Unflatten(1, modality.shape))
+    else:
+        _check_image(spec, modality)
+        body = ConvDecoder(in_features, spec.channels, modality.shape)
+    return nn.Sequential(body, nn.Sigmoid()) if spec.output == "sigmoid" else body
+
+
+def _halved(shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int]:
+    return shape[1] >> len(channels), shape[2] >> len(channels)
+
+
+def _check_image(spec: ConvNetwork, modality: Modality) -> None:
+    step = 1 << len(spec.channels)
+    fits = len(modality.shape) == 3 and not any(n % step or n < step for n in modality.shape[1:])
+    if not spec.channels or not fits:
+        msg = (
+            f"a conv network with {len(spec.channels)} layers cannot take {modality.name!r} of "
+            f"shape {modality.shape}: expected (channels, height, width), both multiples of {step}"
+        )
+        raise ConfigError(msg)
+

@@ -1,0 +1,78 @@
+"""What one training step needs, as a value; and what a listener hears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from mvflow.config import Training
+from mvflow.models import Losses
+from mvflow.training.table import Table
+
+__all__ = ["Checkpoint", "EpochRecord", "Listener", "Silent", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of training.
+
+    Args:
+        name: as in the run directory.
+        trainable: the only module that changes.
+        loss: batch, progress in [0, 1] -> losses. All randomness is torch's, seeded by the loop.
+        settings: epochs, batch size, learning rate and the like.
+        train: rows to train on; whatever is frozen has been computed into it.
+        validation: rows held out, for early stopping and the history; or None.
+    """
+
+    name: str
+    trainable: nn.Module
+    loss: Callable[[Mapping[str, Tensor], float], Losses]
+    settings: Training
+    train: Table
+    validation: Table | None = None
+
+
+class EpochRecord(NamedTuple):
+    """One line of the history."""
+
+    stage: str
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    validation: dict[str, float] | None
+    learning_rate: float
+    seconds: float
+    samples_per_second: float
+
+
+class Checkpoint(NamedTuple):
+    """All that is needed to go on from the end of an epoch with the same result to the bit."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Listener(Protocol):
+    """Hears of progress: a progress bar, a history file, an experiment tracker."""
+
+    def on_step(self, stage: Stage, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Heard a few times a second: `step` of `steps` of this epoch are done."""
+        ...
+
+    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Heard at the end of each epoch; `checkpoint()` copies the state at that moment."""
+        ...
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def on_step(self, stage: Stage, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Do nothing."""
+
+    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Do nothing."""
