@@ -166,7 +166,7 @@ class Builder:
         found = {file.name: file.find(Path(source)) for file in self.files}
         missing = [f"{f.name} ({f.where_published})" for f in self.files if not found[f.name]]
         if missing:
-            msg = f"{source} lacks {len(missing)} source files: {'; '.join(missing)}"
+            msg = f"source files are not in {source}: {'; '.join(missing)}"
             raise DataError(msg)
         return {name: place for name, place in found.items() if place}
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
@@ -122,13 +122,15 @@ class Store:
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path = path
+        self.format_version = int(_attribute(file, "format_version"))
         self.name = str(_attribute(file, "name"))
         self.note = str(_attribute(file, "note"))
         self.fingerprint = str(_attribute(file, "fingerprint"))
         self.builder: dict[str, Any] = json.loads(_attribute(file, "builder"))
         self.sources: dict[str, str] = json.loads(_attribute(file, "sources"))
         self.modalities = tuple(
-            Modality(**spec) for spec in json.loads(_attribute(file, "modalities"))
+            Modality(**spec | {"shape": tuple(spec["shape"])})
+            for spec in json.loads(_attribute(file, "modalities"))
         )
         self._file = file
         self._splits = {
@@ -137,7 +139,7 @@ class Store:
         }
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path) -> Store:
         """Open a store and check that all its pieces are there.
 
         Raises:
@@ -154,7 +156,7 @@ class Store:
             raise
 
     @classmethod
-    def _load(cls, path: Path, file: h5py.File) -> Self:
+    def _load(cls, path: Path, file: h5py.File) -> Store:
         try:
             return cls(path, file)
         except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -181,6 +183,7 @@ class Store:
             "name": self.name,
             "note": self.note,
             "path": str(self.path),
+            "format_version": self.format_version,
             "bytes": self.path.stat().st_size,
             "modalities": [asdict(m) | {"shape": list(m.shape)} for m in self.modalities],
             "splits": {name: split.info() for name, split in self._splits.items()},
@@ -193,7 +196,7 @@ class Store:
         """Close the file; arrays that were handed out stay valid."""
         self._file.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Store:
         return self
 
     def __exit__(
@@ -227,8 +230,8 @@ def _check_format(path: Path, file: h5py.File) -> None:
             "build one with 'mvflow data build', or bring arrays in with 'mvflow data import'"
         )
         raise DataError(msg)
-    version = file.attrs.get("format_version", FORMAT_VERSION)
-    if version > FORMAT_VERSION:
+    version = file.attrs.get("format_version")
+    if isinstance(version, np.integer) and version > FORMAT_VERSION:
         msg = (
             f"{path} was written by a newer mvflow (store format {version}, "
             f"this one reads up to {FORMAT_VERSION}): upgrade mvflow"

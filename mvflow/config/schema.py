@@ -145,6 +145,7 @@ class Evaluation(Section):
     """How much is drawn to measure a trained model."""
 
     rows: PositiveInt = 2000
+    product_rows: PositiveInt = 256
     prior_draws: PositiveInt = 10000
     importance_rows: PositiveInt = 200
     importance_draws: PositiveInt = 1000

@@ -259,6 +259,20 @@ class Estimator:
 
     # Scoring
 
+    def posterior_log_prob(self, z: NDArray[Any], given: Batch) -> NDArray[np.float64]:
+        """log q(z|x_S) in nats, (..., rows), of z (..., rows, latent_dim).
+
+        For several, but not all, modalities the product of experts is not normalised.
+        """
+        batch = self._checked(given)
+        values = torch.from_numpy(np.asarray(z, np.float32)).to(self._device)
+        with torch.no_grad():
+            parts = [
+                subset_posterior(self.model_, rows).log_prob(part)
+                for rows, part in zip(_chunks(batch), values.split(CHUNK, -2), strict=True)
+            ]
+        return torch.cat(parts, -1).double().cpu().numpy()
+
     def log_likelihood(
         self, x: Batch, *, given: Batch | None = None, n: int = 1000, seed: int = 0
     ) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from jaxtyping import Bool, Float
 
@@ -98,8 +98,8 @@ def step(
     gain = (
         xp.where(broken | outside, 0.0, end.log_density)
         - xp.where(starts_outside, 0.0, state.log_density)
-        - _kinetic(xp.where(broken[..., None], 0.0, end.momentum), inverse_mass)
         + _kinetic(momentum, inverse_mass)
+        - _kinetic(end.momentum, inverse_mass)
     )
     metropolis = xp.where(starts_outside, 1.0, xp.exp(xp.clip(gain, max=0.0)))
     acceptance = xp.where(broken | outside, 0.0, metropolis)
@@ -180,7 +180,7 @@ class HMC:
                 raise UsageError(msg)
 
     @classmethod
-    def paper(cls, step_size: float = 0.01) -> Self:
+    def paper(cls, step_size: float = 0.01) -> "HMC":
         """HMC as in the paper's Appendix F: one fixed step size, no jitter, no adaptation."""
         return cls(step_size=step_size, jitter=0.0, adaptive=False)
 

@@ -73,8 +73,12 @@ DAMAGES = {
     "/train/image is missing": lambda f: f.__delitem__("train/image"),
     "/train is missing": lambda f: f.__delitem__("train"),
     "attribute 'modalities' is missing": lambda f: f.attrs.__delitem__("modalities"),
+    "attribute 'format_version' is missing": lambda f: f.attrs.__delitem__("format_version"),
+    "invalid literal for int": lambda f: f.attrs.__setitem__("format_version", "one"),
     "Expecting": lambda f: f.attrs.__setitem__("splits", "{"),
-    "unexpected keyword": lambda f: f.attrs.__setitem__("modalities", '[{"nom": 1}]'),
+    "unexpected keyword": lambda f: f.attrs.__setitem__(
+        "modalities", '[{"nom": 1, "shape": [1]}]'
+    ),
     "likelihood": lambda f: f.attrs.__setitem__(
         "modalities", '[{"name": "image", "shape": [1], "likelihood": "poisson"}]'
     ),
