@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mvflow.core import Column, DataError, Modality, UsageError, unknown_name
+from mvflow.core import Column, DataError, Modality, UsageError, check_rows, unknown_name
 from mvflow_datasets.writing import FORMAT, FORMAT_VERSION, SplitData, write_store
 
 __all__ = ["Split", "SplitData", "Store", "write_store"]
@@ -64,7 +64,7 @@ class Split:
             DataError: if a row is not one of 0...len - 1.
             UsageError: if `rows` is not a list of whole numbers.
         """
-        at = self._checked(rows)
+        at = check_rows(rows, self._rows, f"split {self.name!r}")
         return {
             name: _values(stored, at if self._index is None else self._index[name][at])
             for name, stored in self._stored.items()
@@ -91,20 +91,6 @@ class Split:
                 for name, stored in self._stored.items()
             },
         }
-
-    def _checked(self, rows: ArrayLike) -> NDArray[Any]:
-        at = np.asarray(rows)
-        if at.ndim != 1 or (at.size and at.dtype.kind not in "iu"):
-            msg = f"rows must be a list of whole numbers: got {at.dtype} of shape {at.shape}"
-            raise UsageError(msg)
-        outside = at[(at < 0) | (at >= self._rows)]
-        if outside.size:
-            msg = (
-                f"row {outside[0]} is out of range: "
-                f"split {self.name!r} has the rows 0 to {self._rows - 1}"
-            )
-            raise DataError(msg)
-        return at.astype(np.int64)
 
 
 class Store:
@@ -225,10 +211,7 @@ def _open_hdf5(path: Path) -> h5py.File:
 
 def _check_format(path: Path, file: h5py.File) -> None:
     if str(file.attrs.get("format")) != FORMAT:
-        msg = (
-            f"{path} is an HDF5 file but not an mvflow store: "
-            "build one with 'mvflow data build', or bring arrays in with 'mvflow data import'"
-        )
+        msg = f"{path} is an HDF5 file but not an mvflow store: build one with 'mvflow data build'"
         raise DataError(msg)
     version = file.attrs.get("format_version")
     if isinstance(version, np.integer) and version > FORMAT_VERSION:

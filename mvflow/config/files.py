@@ -25,7 +25,9 @@ def recipe_names() -> list[str]:
         True
     """
     folder = resources.files("mvflow.config") / "recipes"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith("toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith("toml")
+    )
 
 
 def recipe(name: str) -> dict[str, Any]:
@@ -129,7 +131,8 @@ def _check_key(path: list[str], raw: Mapping[str, Any]) -> None:
         if part not in node.model_fields:
             prefix = ".".join(path[:depth])
             raise ConfigError(
-                unknown_name("key", part, node.model_fields) + (f" (in {prefix})" if prefix else "")
+                unknown_name("key", part, node.model_fields)
+                + (f" (in {prefix})" if prefix else "")
             )
         annotation = node.model_fields[part].annotation
         if part == "modalities" and depth == 0:
@@ -141,7 +144,11 @@ def _check_key(path: list[str], raw: Mapping[str, Any]) -> None:
 
                 _check_modality_key(path[2:], ModalityConfig)
             return
-        node = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        node = (
+            annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            else None
+        )
 
 
 def _check_modality_key(path: list[str], node: type[BaseModel]) -> None:
@@ -156,7 +163,9 @@ def _first_problem(error: ValidationError) -> str:
         return unknown_name("key", where.rpartition(".")[2], _known_keys(problem["loc"])) + (
             f" (in {where.rpartition('.')[0]})" if "." in where else ""
         )
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem.get('input')!r}"
+    return (
+        f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem.get('input')!r}"
+    )
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:

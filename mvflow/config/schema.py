@@ -24,7 +24,7 @@ __all__ = [
     "Training",
 ]
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Version of the run directory's format."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]

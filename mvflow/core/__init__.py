@@ -12,7 +12,14 @@ from mvflow.core.errors import (
     unknown_name,
 )
 from mvflow.core.random import derive_seed, generator
-from mvflow.core.sources import ArraySource, as_source, check_batch, fingerprint, subset_of
+from mvflow.core.sources import (
+    ArraySource,
+    as_source,
+    check_batch,
+    check_rows,
+    fingerprint,
+    subset_of,
+)
 from mvflow.core.types import (
     Batch,
     Column,
@@ -41,6 +48,7 @@ __all__ = [
     "UsageError",
     "as_source",
     "check_batch",
+    "check_rows",
     "derive_seed",
     "fingerprint",
     "generator",

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from mvflow.core.errors import DataError, UsageError, unknown_name
 from mvflow.core.types import Batch, Column, Modality, Source
 
-__all__ = ["ArraySource", "as_source", "check_batch", "fingerprint", "subset_of"]
+__all__ = ["ArraySource", "as_source", "check_batch", "check_rows", "fingerprint", "subset_of"]
 
 
 class ArraySource:
@@ -51,9 +51,10 @@ class ArraySource:
         if modalities is None:
             modalities = [Modality(name, x.shape[1:] or (1,)) for name, x in arrays.items()]
         self.modalities = tuple(modalities)
+        _check_names(arrays, self.modalities)
         values = check_batch(arrays, self.modalities, rows_equal=pairs is None)
         self._columns = {
-            name: Column(x, None if pairs is None else np.asarray(pairs[name], np.int64))
+            name: Column(x, None if pairs is None else check_rows(pairs[name], len(x), name))
             for name, x in values.items()
         }
         lengths = {
@@ -75,8 +76,13 @@ class ArraySource:
         return self._rows
 
     def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Arrays of the given rows, in their order."""
-        at = np.asarray(rows, np.int64)
+        """Arrays of the given rows, in their order.
+
+        Raises:
+            DataError: if a row is not one of 0...len - 1.
+            UsageError: if `rows` is not a list of whole numbers.
+        """
+        at = check_rows(rows, self._rows, "the data")
         return {
             name: c.values[at if c.index is None else c.index[at]]
             for name, c in self._columns.items()
@@ -102,6 +108,28 @@ def as_source(
     if isinstance(data, Mapping):
         return ArraySource(data, modalities, labels=labels)
     return data
+
+
+def check_rows(rows: ArrayLike, count: int, of: str) -> NDArray[np.int64]:
+    """Row numbers as int64, checked against the number of rows there are.
+
+    Raises:
+        DataError: if a row is not one of 0...count - 1.
+        UsageError: if `rows` is not a list of whole numbers.
+
+    Example:
+        >>> check_rows([2, 0], 3, "the data")
+        array([2, 0])
+    """
+    at = np.asarray(rows)
+    if at.ndim != 1 or (at.size and at.dtype.kind not in "iu"):
+        msg = f"rows must be a list of whole numbers: got {at.dtype} of shape {at.shape}"
+        raise UsageError(msg)
+    outside = at[(at < 0) | (at >= count)]
+    if outside.size:
+        msg = f"row {outside[0]} is out of range: {of} has the rows 0 to {count - 1}"
+        raise DataError(msg)
+    return at.astype(np.int64)
 
 
 def fingerprint(source: Source) -> str:
@@ -179,6 +207,17 @@ def check_batch(
     return out
 
 
+def _check_names(arrays: Batch, modalities: tuple[Modality, ...]) -> None:
+    names = [m.name for m in modalities]
+    for name in names:
+        if name not in arrays:
+            msg = f"modality {name!r} has no array: the arrays are {', '.join(arrays)}"
+            raise DataError(msg)
+        if names.count(name) > 1:
+            msg = f"modality {name!r} is specified twice"
+            raise DataError(msg)
+
+
 def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
     expected = () if modality.likelihood == "categorical" else modality.shape
     if x.shape[1:] != expected or x.ndim != len(expected) + 1:
@@ -192,12 +231,14 @@ def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         msg = f"modality {modality.name!r} has values of type {x.dtype}: expected numbers"
         raise DataError(msg)
-    rows = _first_bad_row(x, lambda chunk: ~np.isfinite(chunk))
-    if rows is not None:
-        bad = x[rows][~np.isfinite(x[rows])].flat[0]
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(x, np.float32)
+    bad = _first_bad_row(values, lambda chunk: ~np.isfinite(chunk))
+    if bad is not None:
+        value = x[bad][~np.isfinite(values[bad])].flat[0]
         msg = (
-            f"modality {modality.name!r}, row {rows} contains {bad}: "
-            "expected finite numbers; remove or impute such rows first"
+            f"modality {modality.name!r}, row {bad} contains {value}: "
+            "expected finite float32 numbers; remove or impute such rows first"
         )
         raise DataError(msg)
     if modality.likelihood == "categorical":
@@ -218,7 +259,7 @@ def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
                 "a bernoulli likelihood needs probabilities; rescale, or use uint8 images"
             )
             raise DataError(msg)
-    return np.ascontiguousarray(x, np.float32)
+    return values
 
 
 def _first_bad_row(x: NDArray[Any], is_bad: Any, chunk: int = 4096) -> int | None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,7 +97,8 @@ def rescale_weights(modalities: tuple[Modality, ...]) -> dict[str, float]:
     return {m.name: largest / m.size if m.weight is None else m.weight for m in modalities}
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Column:
     """A modality of a source as it is stored: distinct values, and which one each row takes."""
 
     values: NDArray[Any]

@@ -62,7 +62,9 @@ class Estimator:
 
     def __init__(self, modalities: Iterable[Modality], latent_dim: int, **sections: Any) -> None:
         specs: dict[str, dict[str, Any]] = {
-            m.name: {k: v for k, v in dataclasses.asdict(m).items() if k != "name" and v is not None}
+            m.name: {
+                k: v for k, v in dataclasses.asdict(m).items() if k != "name" and v is not None
+            }
             for m in modalities
         }
         for name, networks in sections.pop("networks", {}).items():
@@ -260,7 +262,7 @@ class Estimator:
     # Scoring
 
     def posterior_log_prob(self, z: NDArray[Any], given: Batch) -> NDArray[np.float64]:
-        """log q(z|x_S) in nats, (..., rows), of z (..., rows, latent_dim).
+        """Log q(z|x_S) in nats, (..., rows), of z (..., rows, latent_dim).
 
         For several, but not all, modalities the product of experts is not normalised.
         """
@@ -334,4 +336,3 @@ def _chunks(batch: Mapping[str, Tensor], size: int = CHUNK) -> Iterator[dict[str
         return
     for start in range(0, len(next(iter(batch.values()))), size):
         yield {name: x[start : start + size] for name, x in batch.items()}
-

@@ -94,5 +94,3 @@ def load(path: str | Path, device: str = "cpu") -> Estimator:
     run = RunDirectory.open(path)
     config = run.config()
     return CLASSES[config.model].from_config(config).restore(run, device)
-
-

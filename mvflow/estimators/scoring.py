@@ -24,7 +24,7 @@ MOST_VALUES = 2**24
 def log_likelihood(
     model: Model, x: Mapping[str, Tensor], given: Mapping[str, Tensor], *, n: int, seed: int
 ) -> NDArray[np.float64]:
-    r"""log p(x | given) = log E_{q(z|given)} prod_j p(x_j|z) of each row (paper C.2).
+    r"""Log p(x | given) = log E_{q(z|given)} prod_j p(x_j|z) of each row (paper C.2).
 
     z is drawn from an equal mixture of q(z|given) and of posteriors that have seen x, so that
     no weight exceeds the number of its parts (balance heuristic). Without `given`, q(z|given)
@@ -38,7 +38,12 @@ def log_likelihood(
         at = slice(start, start + size)
         with seeded(seed, "likelihood", i, device=next(iter(x.values())).device):
             parts.append(
-                _chunk(model, {k: v[at] for k, v in x.items()}, {k: v[at] for k, v in given.items()}, n)
+                _chunk(
+                    model,
+                    {k: v[at] for k, v in x.items()},
+                    {k: v[at] for k, v in given.items()},
+                    n,
+                )
             )
     return torch.cat(parts).double().cpu().numpy()
 

@@ -113,9 +113,7 @@ def classifiers_for(
             networks = _untrained(train.modalities, settings, about["classes"], seed)
             networks.load_state_dict(tensors)
             return Classifiers(networks.to(device).eval(), about["accuracy"], about["classes"])
-    made = train_classifiers(
-        train, test, settings, seed=seed, device=device, listener=listener
-    )
+    made = train_classifiers(train, test, settings, seed=seed, device=device, listener=listener)
     about = {"key": key, "accuracy": made.accuracy, "classes": made.classes}
     write_tensors(path, made.networks.state_dict(), about)
     return made

@@ -69,7 +69,7 @@ def diagnose(
     start_ess: Tensor,
 ) -> Diagnostics:
     """Diagnostics of chains (draws, chains, rows, latent_dim)."""
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     chains = positions[:, :, :MOST_ROWS].double().cpu().numpy()
     with warnings.catch_warnings():

@@ -66,9 +66,7 @@ class ProductOfExperts:
         torch.Size([5, 4])
     """
 
-    def __init__(
-        self, experts: Sequence[Distribution], radius: Tensor | float = math.inf
-    ) -> None:
+    def __init__(self, experts: Sequence[Distribution], radius: Tensor | float = math.inf) -> None:
         self.experts = tuple(experts)
         self.radius = float(radius)
 

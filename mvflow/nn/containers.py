@@ -36,4 +36,3 @@ class ModalityDict(nn.Module):
     def items(self) -> Iterator[tuple[str, nn.Module]]:
         """Pairs of name and module, sorted by name."""
         return ((name, self[name]) for name in self._names)
-

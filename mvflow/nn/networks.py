@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from mvflow.config import ConvNetwork, MLPNetwork, Network
@@ -106,4 +105,3 @@ def _check_image(spec: ConvNetwork, modality: Modality) -> None:
             f"shape {modality.shape}: expected (channels, height, width), both multiples of {step}"
         )
         raise ConfigError(msg)
-

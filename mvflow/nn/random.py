@@ -13,9 +13,7 @@ __all__ = ["seeded"]
 
 
 @contextmanager
-def seeded(
-    seed: int, *path: str | int, device: torch.device | str = "cpu"
-) -> Iterator[None]:
+def seeded(seed: int, *path: str | int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Within this block, torch's random numbers depend on `seed` and `path` alone.
 
     Everything torch draws is covered: initial weights, noise, dropout, other people's modules.

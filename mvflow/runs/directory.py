@@ -82,7 +82,9 @@ class RunDirectory:
         run = cls(Path(path))
         if not (run.path / "config.toml").is_file():
             what = "is not a run directory" if run.path.exists() else "does not exist"
-            msg = f"{path} {what}: make one with 'mvflow new {path} --recipe NAME --store STORE.h5'"
+            msg = (
+                f"{path} {what}: make one with 'mvflow new {path} --recipe NAME --store STORE.h5'"
+            )
             raise UsageError(msg)
         return run
 
@@ -226,4 +228,3 @@ class RunDirectory:
                 msg = f"another process is training in {self.path}: wait for it, or stop it first"
                 raise StageError(msg) from error
             yield
-

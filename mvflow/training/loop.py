@@ -272,4 +272,3 @@ def _not_finite(stage: Stage, epoch: int, step: int, rows: list[int]) -> str:
         f"(training rows {shown}); the weights are those of the last good epoch. "
         f"Try a smaller {stage.name}.learning_rate or {stage.name}.clip=1.0"
     )
-

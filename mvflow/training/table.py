@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from mvflow.core import Column, DataError, Source
 __all__ = ["Table", "TensorColumn", "as_input"]
 
 
-class TensorColumn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TensorColumn:
     """`mvflow.core.Column` as tensors."""
 
     values: Tensor
