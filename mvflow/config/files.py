@@ -11,7 +11,7 @@ from typing import Any, get_args
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from mvflow.config.schema import FORMAT, Config
+from mvflow.config.schema import FORMAT, Config, ModalityConfig
 from mvflow.core import ConfigError, unknown_name
 
 __all__ = ["assign", "config_from_dict", "parse_toml", "recipe", "recipe_names", "to_toml"]
@@ -69,7 +69,7 @@ def config_from_dict(raw: Mapping[str, Any], where: str = "configuration") -> Co
     """
     version = raw.get("format", FORMAT)
     if isinstance(version, int) and version > FORMAT:
-        msg = f"{where} has format {version}, newer than this mvflow reads ({FORMAT}): upgrade mvflow"
+        msg = f"{where} has format {version}, newer than {FORMAT} of this mvflow: upgrade mvflow"
         raise ConfigError(msg)
     try:
         return Config.model_validate(dict(raw))
@@ -78,7 +78,7 @@ def config_from_dict(raw: Mapping[str, Any], where: str = "configuration") -> Co
 
 
 def to_toml(config: Config) -> str:
-    """Text of `config.toml`: all values, the defaults included (TOML has no null; None is absent)."""
+    """Text of `config.toml`: all values, the defaults too; what is None is absent."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
@@ -125,35 +125,23 @@ def _check_key(path: list[str], raw: Mapping[str, Any]) -> None:
     """Walk `path` through the schema and fail at the first unknown part."""
     node: type[BaseModel] | None = Config
     for depth, part in enumerate(path):
-        if node is None:
-            msg = f"unknown key {'.'.join(path)!r}: {'.'.join(path[:depth])!r} has no parts"
-            raise ConfigError(msg)
-        if part not in node.model_fields:
-            prefix = ".".join(path[:depth])
-            raise ConfigError(
-                unknown_name("key", part, node.model_fields)
-                + (f" (in {prefix})" if prefix else "")
-            )
-        annotation = node.model_fields[part].annotation
-        if part == "modalities" and depth == 0:
-            names = raw.get("modalities", {})
-            if len(path) > 1 and path[1] not in names:
-                raise ConfigError(unknown_name("modality", path[1], names))
-            if len(path) > 2:
-                from mvflow.config.schema import ModalityConfig
-
-                _check_modality_key(path[2:], ModalityConfig)
-            return
-        node = (
-            annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
-            else None
-        )
+        where = f" (in {'.'.join(path[:depth])})" if depth else ""
+        if path[:depth] == ["modalities"]:
+            if part not in raw.get("modalities", {}):
+                raise ConfigError(unknown_name("modality", part, raw.get("modalities", {})))
+            node = ModalityConfig
+        elif node is None:
+            return  # inside a network, which the schema checks as a whole
+        elif part not in node.model_fields:
+            raise ConfigError(unknown_name("key", part, node.model_fields) + where)
+        else:
+            node = _section(node, part)
 
 
-def _check_modality_key(path: list[str], node: type[BaseModel]) -> None:
-    if path[0] not in node.model_fields:
-        raise ConfigError(unknown_name("key", path[0], node.model_fields) + " (in modalities)")
+def _section(node: type[BaseModel], part: str) -> type[BaseModel] | None:
+    """The section that a field holds, if it holds one."""
+    kind: Any = node.model_fields[part].annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _first_problem(error: ValidationError) -> str:

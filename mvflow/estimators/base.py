@@ -321,7 +321,8 @@ class Estimator:
     def _check_fitted(self) -> None:
         missing = [s for s in stage_names(self.config) if s not in self.trained_]
         if missing:
-            msg = f"this {type(self).__name__} is not trained (missing: {', '.join(missing)}): call fit"
+            what = f"this {type(self).__name__} is not trained"
+            msg = f"{what} (missing: {', '.join(missing)}): call fit"
             raise NotFittedError(msg)
 
     def _checked(self, given: Batch | None) -> dict[str, Tensor]:

@@ -95,7 +95,7 @@ def classifiers_for(
     device: str = "cpu",
     listener: Listener | None = None,
 ) -> Classifiers:
-    """The classifiers kept at `path`, if they were trained on these data; else train and keep them.
+    """The classifiers kept at `path`; trained and kept if there are none for these data.
 
     Args:
         path: a safetensors file, usually beside the store.

@@ -88,16 +88,16 @@ def _coherence(
         for given in combinations(names, size):
             observed = {name: x[name][:rows] for name in given}
             path = derive_seed(seed, *given)
-            for target, made in estimator.generate(observed, seed=path).items():
-                metric = Coherence().update(
-                    classifiers.predict(target, made[0])[None], labels[:rows]
-                )
+            for target, draws in estimator.generate(observed, seed=path).items():
+                predicted = classifiers.predict(target, draws[0])[None]
+                metric = Coherence().update(predicted, labels[:rows])
                 conditional[direction(given, target)] = metric.compute()
                 found.append(metric.compute())
         by_size[str(size)] = float(np.mean(found))
     made = estimator.generate(None, settings.prior_draws, seed=derive_seed(seed, "prior"))
     predictions = np.stack([classifiers.predict(n, made[n][:, 0]) for n in names])
-    rebuilt = estimator.decode(estimator.sample_latent(x, seed=derive_seed(seed, "rebuild")))
+    latent = estimator.sample_latent(x, seed=derive_seed(seed, "rebuild"))
+    rebuilt = estimator.decode(latent)
     return {
         "joint": Coherence().update(predictions).compute(),
         "conditional": conditional,
@@ -113,7 +113,7 @@ def _log_likelihoods(estimator: Estimator, x: Batch, seed: int) -> dict[str, Any
     settings = estimator.config.evaluation
     some, n = _head(x, settings.importance_rows), settings.importance_draws
     names = sorted(some)
-    out = {"joint": estimator.log_likelihood(some, n=n, seed=seed)}
+    out: dict[str, NDArray[np.float64]] = {"joint": estimator.log_likelihood(some, n=n, seed=seed)}
     for source in names:
         for target in names:
             if source != target:

@@ -41,7 +41,10 @@ class Joint(Protocol):
 class Model(Protocol):
     """What generation, metrics and reports need of any system."""
 
-    joint: Joint
+    @property
+    def joint(self) -> Joint:
+        """The generative part."""
+        ...
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

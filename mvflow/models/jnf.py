@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, nn
 from zuko.distributions import NormalizingFlow
@@ -92,8 +93,5 @@ def build_model(config: Config) -> JNFModel:
         return build_encoder(networks[name].encoder, specs[name], out_features)
 
     with seeded(seed, "weights", "flows"):
-        posteriors = {
-            n: build_posterior(config.flows, latent, lambda out, n=n: encoder(n, out))
-            for n in specs
-        }
+        posteriors = {n: build_posterior(config.flows, latent, partial(encoder, n)) for n in specs}
     return JNFModel(joint, posteriors, projectors)

@@ -19,6 +19,7 @@ class MLP(nn.Sequential):
         features: widths from input to output.
 
     Example:
+        >>> import torch
         >>> MLP(3, 8, 2)(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
     """

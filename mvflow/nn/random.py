@@ -1,4 +1,4 @@
-"""torch's random numbers from a seed that is passed; the global generators are left as they were."""
+"""torch's random numbers from a seed that is passed; global generators stay as they were."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
 from mvflow.config import Projectors
@@ -21,6 +20,7 @@ def contrastive(settings: Projectors) -> Objective:
     """Symmetric InfoNCE on cosine similarities, summed over all pairs (B.2-B.4).
 
     Example:
+        >>> import torch
         >>> loss = contrastive(Projectors(dim=2))
         >>> z = torch.eye(2)
         >>> bool(loss({"a": z, "b": z}) < loss({"a": z, "b": z.flip(0)}))

@@ -9,6 +9,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -166,8 +167,9 @@ class RunDirectory:
         for stage in stage_names(config):
             same = entries.get(stage, {}).get("key") == stage_key(config, stage, fingerprint)
             if same and other.weights(stage).is_file():
-                source = other.weights(stage)
-                write_atomically(self.weights(stage), lambda p, s=source: shutil.copyfile(s, p))
+                write_atomically(
+                    self.weights(stage), partial(shutil.copyfile, other.weights(stage))
+                )
                 stages = self.manifest().get("stages", {})
                 self._write_manifest({"stages": stages | {stage: entries[stage]}})
                 for record in other.history():

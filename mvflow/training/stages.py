@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mvflow.config import Config
 from mvflow.core import DataError, generator
 from mvflow.models import JNFModel, Losses
+from mvflow.posteriors import FlowPosterior
 from mvflow.projectors import OBJECTIVES
 from mvflow.training.schedules import annealed
 from mvflow.training.stage import Stage
@@ -79,6 +80,7 @@ def _joint_stage(model: JNFModel, config: Config, rows: Table, validation: Table
 
 def _flows_stage(model: JNFModel, config: Config, rows: Table, validation: Table | None) -> Stage:
     for _, posterior in model.flows.items():
+        assert isinstance(posterior, FlowPosterior)
         posterior.standardise(model.joint.latent_mean, model.joint.latent_std)
 
     def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
