@@ -1,9 +1,16 @@
-"""Fixtures of all tests: the array libraries on which every formula runs, in float64."""
+"""Fixtures of all tests: the array libraries for formulas, and models with known answers."""
 
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
+from torch import nn
+
+from mvflow.core import Modality
+from mvflow.models import JNFModel, JointVAE
+from mvflow.posteriors import FlowPosterior
 
 torch.set_num_threads(1)  # two threads on a busy machine are many times slower than one
 
@@ -21,3 +28,94 @@ else:
 def xp(request):
     """Array API namespace; `xp.asarray(a)` brings a NumPy array there, `np.asarray` back."""
     return import_module(request.param)
+
+
+class LinearGaussian:
+    """z ~ N(0, I), x_j = A_j z + b_j + s_j noise, the columns of A_j orthogonal.
+
+    So every posterior p(z|x_S) is a diagonal Gaussian, and a `JNFModel` of linear layers holds
+    the exact q(z|X) and the exact q(z|x_j). Everything else follows in closed form, in NumPy.
+    """
+
+    def __init__(self, modalities=2, latent=2, seed=0):
+        rng = np.random.default_rng(seed)
+        self.latent = latent
+        self.names = [f"m{j}" for j in range(modalities)]
+        self.dims = {name: 3 + j for j, name in enumerate(self.names)}
+        self.scale = {name: 0.8 + 0.1 * j for j, name in enumerate(self.names)}
+        self.a, self.b = {}, {}
+        for name, dim in self.dims.items():
+            orthogonal = np.linalg.qr(rng.normal(size=(dim, dim)))[0][:, :latent]
+            self.a[name] = orthogonal * rng.uniform(0.5, 1.2, size=latent)
+            self.b[name] = rng.normal(size=dim)
+        self.specs = [Modality(n, (d,), "normal", self.scale[n]) for n, d in self.dims.items()]
+
+    def sample(self, rows, seed=1):
+        """Rows of all modalities, in float64."""
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=(rows, self.latent))
+        return {
+            n: z @ self.a[n].T + self.b[n] + self.scale[n] * rng.normal(size=(rows, d))
+            for n, d in self.dims.items()
+        }
+
+    def precision(self, names):
+        """Diagonal of the precision of p(z|x_S)."""
+        return 1 + sum((self.a[n] ** 2).sum(0) / self.scale[n] ** 2 for n in names)
+
+    def posterior(self, x):
+        """Mean (rows, latent) and standard deviation (latent,) of p(z|x_S)."""
+        precision = self.precision(x)
+        weighted = sum((x[n] - self.b[n]) @ self.a[n] / self.scale[n] ** 2 for n in x)
+        return weighted / precision, precision**-0.5
+
+    def log_evidence(self, x):
+        """log p(x_S) of each row."""
+        names = list(x)
+        a = np.concatenate([self.a[n] for n in names])
+        noise = np.concatenate([np.full(self.dims[n], self.scale[n] ** 2) for n in names])
+        centred = np.concatenate([x[n] - self.b[n] for n in names], 1)
+        density = stats.multivariate_normal(cov=a @ a.T + np.diag(noise))
+        return np.atleast_1d(density.logpdf(centred))
+
+    def _encoder(self, names, shares):
+        """For each name a linear layer; their sum is the mean and the log-scale of p(z|x_S)."""
+        precision = self.precision(names)
+        log_scale = 7 * np.arctanh(-0.5 * np.log(precision) / 7)  # models bound it by 7 tanh(./7)
+        layers = {}
+        for name in names:
+            weight = (self.a[name] / self.scale[name] ** 2 / precision).T
+            bias = np.concatenate([-weight @ self.b[name], log_scale / shares])
+            layers[name] = linear_layer(np.concatenate([weight, 0 * weight]), bias)
+        return layers
+
+    def model(self, dtype=torch.float64):
+        """The exact `JNFModel`."""
+        width = 2 * self.latent
+        joint = JointVAE(
+            self.specs,
+            self._encoder(self.names, len(self.names)),
+            {n: linear_layer(self.a[n], self.b[n]) for n in self.names},
+            self.latent,
+            merge=(),
+        )
+        (merge,) = joint.merge
+        set_linear(merge, np.tile(np.eye(width), len(self.names)), np.zeros(width))
+        posteriors = {n: FlowPosterior(self._encoder([n], 1)[n], self.latent) for n in self.names}
+        return JNFModel(joint, posteriors).to(dtype).eval().requires_grad_(False)
+
+
+def set_linear(layer, weight, bias):
+    layer.weight.data = torch.from_numpy(np.array(weight))
+    layer.bias.data = torch.from_numpy(np.array(bias))
+    return layer
+
+
+def linear_layer(weight, bias):
+    return set_linear(nn.Linear(*np.shape(weight)[::-1]), weight, bias)
+
+
+@pytest.fixture(scope="session")
+def linear_gaussian():
+    """`LinearGaussian`: makes models whose densities are known."""
+    return LinearGaussian

@@ -9,12 +9,20 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mvflow.config import Config, assign, config_from_dict, recipe, stage_names
+from mvflow.config import (
+    Config,
+    SamplerConfig,
+    assign,
+    config_from_dict,
+    recipe,
+    stage_names,
+)
 from mvflow.core import (
     Batch,
+    DataError,
     Modality,
     NotFittedError,
     Source,
@@ -23,6 +31,7 @@ from mvflow.core import (
     check_batch,
     fingerprint,
     subset_of,
+    unknown_name,
 )
 from mvflow.estimators.fitting import check_fits, restored, train_stage
 from mvflow.estimators.scoring import log_likelihood
@@ -116,7 +125,8 @@ class Estimator:
             source: training rows; a dict of arrays will do.
             seed: replaces the configuration's seed.
             validation: held-out rows; by default a share of `source`.
-            stages: names of stages to train; earlier ones must have been trained.
+            stages: names of stages to train, each from its initial weights; those that they
+                need must have been trained. Flows that rest on what is trained anew are dropped.
             run: where to keep checkpoints, history and weights. A stage that was interrupted
                 there goes on where it was, and ends as if it had never been interrupted.
             device: "cpu", "cuda", "cuda:1"...
@@ -129,19 +139,25 @@ class Estimator:
             DataError: if the data do not fit the modalities or are not finite.
             NumericsError: if a loss is not finite.
             StageError: if a stage is asked for before those it needs.
+            UsageError: if there is no stage of a given name.
         """
         if seed is not None:
             self.config = self.config.model_copy(update={"seed": seed})
         train = as_source(source, self.modalities)
         check_fits(train, self.modalities)
         held = None if validation is None else as_source(validation, self.modalities)
-        wanted = stage_names(self.config) if stages is None else tuple(stages)
+        names = stage_names(self.config)
+        wanted = names if stages is None else tuple(stages)
+        for stage in wanted:
+            if stage not in names:
+                raise UsageError(unknown_name("stage", stage, names))
         if not self.trained_:
             self.model_ = build_model(self.config)
         self.model_.to(device)
+        self._forget(wanted)
         rows = Table.of(train, device)
         held_rows = None if held is None else Table.of(held, device)
-        for stage in stage_names(self.config):
+        for stage in names:
             if stage in wanted:
                 train_stage(
                     stage,
@@ -154,7 +170,7 @@ class Estimator:
                     data=fingerprint(train),
                     listener=listener,
                 )
-                self.trained_ = (*(s for s in self.trained_ if s != stage), stage)
+                self.trained_ = (*self.trained_, stage)
         self.model_.eval().requires_grad_(False)
         return self
 
@@ -178,9 +194,13 @@ class Estimator:
             seed: of these draws.
             sampler: changes to the configured sampler, such as {"warmup": 200}.
             product: use the product of experts even where q(z|X) of all modalities is known.
+
+        Raises:
+            ConfigError: if `sampler` has an unknown key or a value that cannot be used.
+            DataError: if the data do not fit the modalities or are not finite.
         """
         batch = self._checked(given)
-        settings = self.config.sampler.model_copy(update=dict(sampler or {}))
+        settings = self._sampler(sampler or {})
         parts = []
         for i, rows in enumerate(_chunks(batch)):
             with seeded(seed, "draw", i, device=self._device):
@@ -240,15 +260,20 @@ class Estimator:
         return loc.cpu().numpy(), scale.cpu().numpy()
 
     def decode(
-        self, z: NDArray[Any], targets: Iterable[str] | None = None
+        self, z: ArrayLike, targets: Iterable[str] | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Means of p(x_j|z), name -> (..., *shape), for z of shape (..., latent_dim).
 
         A categorical modality gives class probabilities.
+
+        Raises:
+            DataError: if z is not of that shape.
         """
         self._check_fitted()
-        wanted = subset_of(targets or [m.name for m in self.modalities], self.modalities)
-        flat = torch.from_numpy(np.asarray(z, np.float32).reshape(-1, z.shape[-1]))
+        z = self._checked_latent(z)
+        names = [m.name for m in self.modalities]
+        wanted = subset_of(names if targets is None else targets, self.modalities)
+        flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
         parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
         with torch.no_grad():
             for chunk in flat.split(8 * CHUNK):
@@ -261,13 +286,21 @@ class Estimator:
 
     # Scoring
 
-    def posterior_log_prob(self, z: NDArray[Any], given: Batch) -> NDArray[np.float64]:
+    def posterior_log_prob(self, z: ArrayLike, given: Batch) -> NDArray[np.float64]:
         """Log q(z|x_S) in nats, (..., rows), of z (..., rows, latent_dim).
 
         For several, but not all, modalities the product of experts is not normalised.
+
+        Raises:
+            DataError: if z is not of that shape.
+            UsageError: if no modality is given.
         """
         batch = self._checked(given)
-        values = torch.from_numpy(np.asarray(z, np.float32)).to(self._device)
+        if not batch:
+            msg = "no modality was given: q(z|x_S) needs one or more"
+            raise UsageError(msg)
+        rows = len(next(iter(batch.values())))
+        values = torch.from_numpy(self._checked_latent(z, rows)).to(self._device)
         with torch.no_grad():
             parts = [
                 subset_posterior(self.model_, rows).log_prob(part)
@@ -285,10 +318,19 @@ class Estimator:
             given: observed modalities.
             n: draws of z per row; the estimate is a lower bound on average that tightens with n.
             seed: of the draws.
+
+        Raises:
+            DataError: if the data do not fit the modalities or are not finite.
+            UsageError: if there is nothing to score, or `n` is not positive.
         """
-        batch, observed = self._checked(x), self._checked(given)
+        seen = self._checked({**(given or {}), **x})  # together, for equal numbers of rows
+        batch = {name: seen[name] for name in sorted(x)}
+        observed = self._checked(given)
         if not batch:
             msg = "no modality to score: x is empty"
+            raise UsageError(msg)
+        if n < 1:
+            msg = f"n={n}: expected at least one draw"
             raise UsageError(msg)
         return log_likelihood(self.model_, batch, observed, n=n, seed=seed)
 
@@ -325,9 +367,37 @@ class Estimator:
             msg = f"{what} (missing: {', '.join(missing)}): call fit"
             raise NotFittedError(msg)
 
+    def _forget(self, stages: Iterable[str]) -> None:
+        """Bring stages to their initial weights, and drop what was trained on them."""
+        fresh = build_model(self.config) if self.trained_ else self.model_
+        for stage in stages:
+            if stage in self.trained_:
+                weights = fresh.stage_module(stage).state_dict()
+                self.model_.stage_module(stage).load_state_dict(weights)
+            self.trained_ = tuple(s for s in self.trained_ if s not in (stage, "flows"))
+
+    def _sampler(self, changes: Mapping[str, Any]) -> SamplerConfig:
+        if not changes:
+            return self.config.sampler
+        raw = self.config.model_dump()
+        return config_from_dict({**raw, "sampler": {**raw["sampler"], **changes}}).sampler
+
+    def _checked_latent(self, z: ArrayLike, rows: int | None = None) -> NDArray[np.float32]:
+        values = np.asarray(z, np.float32)
+        expected = (self.config.latent_dim,) if rows is None else (rows, self.config.latent_dim)
+        if values.shape[-len(expected) :] != expected:
+            shape = ", ".join(map(str, expected))
+            msg = f"z has shape {values.shape}: expected (..., {shape})"
+            raise DataError(msg)
+        return values
+
     def _checked(self, given: Batch | None) -> dict[str, Tensor]:
         self._check_fitted()
         batch = check_batch(given or {}, self.modalities)
+        for name, values in batch.items():
+            if len(values) == 0:
+                msg = f"modality {name!r} has no rows"
+                raise DataError(msg)
         return {k: as_input(torch.from_numpy(v).to(self._device)) for k, v in batch.items()}
 
 

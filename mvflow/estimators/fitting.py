@@ -97,7 +97,11 @@ def train_stage(
     stage = build_stage(name, model, config, rows, validation)
     key = stage_key(config, name, data)
     keeper = _Keeper(run, key, listener or Silent())
-    run_stage(stage, seed=config.seed, resume=keeper.checkpoint(name), listener=keeper)
+    try:
+        run_stage(stage, seed=config.seed, resume=keeper.checkpoint(name), listener=keeper)
+    except KeyboardInterrupt:
+        keeper.keep_newest()
+        raise
     finish_stage(name, model, stage.train)
     if run is not None:
         seconds = round(keeper.seconds_before + time.perf_counter() - begun, 2)
@@ -121,6 +125,7 @@ class _Keeper:
     seconds_before: float = 0.0
     epochs: int = 0
     written: float = field(default_factory=time.monotonic)
+    newest: tuple[str, Checkpoint] | None = None
 
     def checkpoint(self, stage: str) -> Checkpoint | None:
         """The checkpoint to go on from, if there is one made under the same key."""
@@ -145,9 +150,14 @@ class _Keeper:
         self.epochs += 1
         if self.run is not None:
             self.run.append_history(record._asdict())
+            self.newest = record.stage, checkpoint()
             if time.monotonic() - self.written > CHECKPOINT_EVERY:
-                tensors, state = checkpoint()
-                about = {"key": self.key, "state": state}
-                write_tensors(self.run.checkpoint(record.stage), tensors, about)
-                self.written = time.monotonic()
+                self.keep_newest()
         self.listener.on_epoch(record, checkpoint)
+
+    def keep_newest(self) -> None:
+        """Write the state at the end of the newest epoch, unless it has been written."""
+        if self.run is not None and self.newest is not None:
+            stage, (tensors, state) = self.newest
+            write_tensors(self.run.checkpoint(stage), tensors, {"key": self.key, "state": state})
+            self.newest, self.written = None, time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,11 @@ def classifiers_for(
         device: where to train.
         listener: hears of progress.
     """
-    key = {"data": fingerprint(train), "settings": settings.model_dump(mode="json"), "seed": seed}
+    key = {
+        "data": [_labelled(train), _labelled(test)],
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+    }
     if path.is_file():
         tensors, about = read_tensors(path)
         if about.get("key") == key:
@@ -117,6 +122,14 @@ def classifiers_for(
     about = {"key": key, "accuracy": made.accuracy, "classes": made.classes}
     write_tensors(path, made.networks.state_dict(), about)
     return made
+
+
+def _labelled(source: Source) -> str:
+    """Hash of all values and labels."""
+    digest = hashlib.sha256(fingerprint(source).encode())
+    if source.labels is not None:
+        digest.update(np.ascontiguousarray(source.labels).data)
+    return digest.hexdigest()
 
 
 def _untrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -68,7 +69,8 @@ def evaluate(
         result["classifiers"] = classifiers.accuracy
         result["coherence"] = _coherence(estimator, classifiers, x, test.labels[chosen], seed)
     if isinstance(estimator, JNFShared):
-        result["shared"] = _shared(estimator, x)
+        factors = {name: values[chosen] for name, values in test.factors.items()}
+        result["shared"] = _shared(estimator, x, factors)
     return result
 
 
@@ -156,14 +158,29 @@ def _latent(estimator: Estimator, x: Batch, seed: int) -> dict[str, Any]:
     return {"radius": radius, "redrawn": contacts, "largest_norm": max(norms)}
 
 
-def _shared(estimator: JNFShared, x: Batch) -> dict[str, list[float]]:
-    """Canonical correlations of the projections of each pair of modalities, on these rows."""
+def _shared(estimator: JNFShared, x: Batch, factors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What the projections hold: correlations between modalities, and traces of known factors.
+
+    `correlations` are the canonical ones of each pair of modalities on these rows; `factors_r2`
+    is the share of a factor's variance that a linear function of a projection explains.
+    """
     projections = estimator.project(x)
     ridge = estimator.config.projectors.ridge
-    return {
-        f"{a}~{b}": [
-            round(float(s), 6)
-            for s in canonical_correlations(projections[a], projections[b], ridge)
-        ]
+    correlations = {
+        f"{a}~{b}": canonical_correlations(projections[a], projections[b], ridge).tolist()
         for a, b in combinations(sorted(projections), 2)
     }
+    traces = {
+        name: {factor: _r_squared(g, values) for factor, values in sorted(factors.items())}
+        for name, g in sorted(projections.items())
+    }
+    return {"correlations": correlations, "factors_r2": traces}
+
+
+def _r_squared(features: NDArray[Any], values: NDArray[Any]) -> float:
+    """Share of the variance of `values` (rows,) that a linear fit on `features` explains."""
+    design = np.column_stack([np.ones(len(features)), features]).astype(np.float64)
+    target = np.asarray(values, np.float64)
+    residual = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+    spread = target.var()
+    return float(1 - residual.var() / spread) if spread > 0 else 0.0

@@ -2,7 +2,7 @@
 
 from mvflow.inference.diagnostics import Diagnostics
 from mvflow.inference.posterior import Model, build_sampler, draw, subset_posterior
-from mvflow.inference.product import Draws, ProductOfExperts, TorchRandom
+from mvflow.inference.product import Draws, ProductOfExperts, TorchRandom, into_ball
 
 __all__ = [
     "Diagnostics",
@@ -12,5 +12,6 @@ __all__ = [
     "TorchRandom",
     "build_sampler",
     "draw",
+    "into_ball",
     "subset_posterior",
 ]

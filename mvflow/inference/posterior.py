@@ -14,7 +14,7 @@ from zuko.distributions import DiagNormal
 from mvflow.config import SamplerConfig
 from mvflow.core import Modality, UsageError
 from mvflow.inference.diagnostics import exact
-from mvflow.inference.product import Draws, ProductOfExperts
+from mvflow.inference.product import Draws, ProductOfExperts, into_ball
 from mvflow.plugins import find
 from mvflow.samplers import SamplingAlgorithm
 
@@ -123,8 +123,7 @@ def draw(
         z = torch.where(outside[..., None], posterior.sample((n,)), z)
         outside = _outside(z, radius)
     if outside.any():
-        surface = 0.999 * radius * z / z.norm(dim=-1, keepdim=True)
-        z = torch.where(outside[..., None], surface.nan_to_num(), z)
+        z = into_ball(z, radius)
     return Draws(z, exact(contacts))
 
 

@@ -21,7 +21,7 @@ from mvflow.functional import (
 from mvflow.inference.diagnostics import Diagnostics, diagnose
 from mvflow.samplers import SamplingAlgorithm, run
 
-__all__ = ["Draws", "ProductOfExperts", "TorchRandom"]
+__all__ = ["Draws", "ProductOfExperts", "TorchRandom", "into_ball"]
 
 
 class Draws(NamedTuple):
@@ -108,6 +108,7 @@ class ProductOfExperts:
         """
         pool, log_weights = self._candidates(candidates)
         start, ess = _resample(pool, log_weights, chains)
+        start = into_ball(start, self.radius)
         spread = _resample(pool, log_weights, 64)[0].var(0)
         inverse_mass = spread.clamp_min(1e-8 * self._scale(spread))
         steps = max(draws, -(-n // chains))
@@ -149,6 +150,7 @@ class ProductOfExperts:
     def _candidates(self, count: int) -> tuple[Tensor, Tensor]:
         """Draws from all experts and their log weights under the balance heuristic."""
         pool = torch.cat([expert.sample((count,)) for expert in self.experts])
+        pool = torch.where(pool.isfinite(), pool, 0.0)
         terms = torch.stack([expert.log_prob(pool) for expert in self.experts])
         target = poe_log_density(terms, standard_normal_log_prob(pool))
         log_weights = inside_ball(target, pool, self.radius) - mixture_log_prob(terms)
@@ -158,6 +160,19 @@ class ProductOfExperts:
     @staticmethod
     def _scale(variance: Tensor) -> Tensor:
         return variance.amax(-1, keepdim=True).clamp_min(1e-12)
+
+
+def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:
+    """Values of z (..., latent_dim), those outside the ball moved to its surface; NaN becomes 0.
+
+    Example:
+        >>> into_ball(torch.tensor([[3.0, 4.0], [0.5, 0.0]]), 1.0)
+        tensor([[0.5994, 0.7992],
+                [0.5000, 0.0000]])
+    """
+    norm = z.norm(dim=-1, keepdim=True)
+    surface = 0.999 * radius * z / norm
+    return torch.where(norm <= radius, z, surface.nan_to_num())
 
 
 def _resample(pool: Tensor, log_weights: Tensor, count: int) -> tuple[Tensor, Tensor]:

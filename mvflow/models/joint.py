@@ -66,7 +66,9 @@ class JointVAE(nn.Module):
     def posterior(self, x: Mapping[str, Tensor]) -> DiagNormal:
         """q(z|X) for rows of all modalities: batch shape (rows,), event shape (latent_dim,)."""
         features = [head(x[name]) for name, head in self.heads.items()]
-        loc, log_scale = self.merge(torch.cat(features, -1)).float().chunk(2, -1)
+        merged = self.merge(torch.cat(features, -1))
+        merged = merged.float() if merged.itemsize < 4 else merged
+        loc, log_scale = merged.chunk(2, -1)
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
     def decode(self, z: Tensor) -> dict[str, Distribution]:

@@ -2,7 +2,15 @@
 
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
-from mvflow.nn.networks import MLP, ConvDecoder, ConvEncoder, build_decoder, build_encoder
+from mvflow.nn.networks import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    OneHot,
+    build_decoder,
+    build_encoder,
+    flat,
+)
 from mvflow.nn.random import seeded
 
 __all__ = [
@@ -10,8 +18,10 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "ModalityDict",
+    "OneHot",
     "build_classifier",
     "build_decoder",
     "build_encoder",
+    "flat",
     "seeded",
 ]

@@ -6,7 +6,7 @@ from torch import nn
 
 from mvflow.config import Classifiers
 from mvflow.core import ConfigError, Modality
-from mvflow.nn.networks import MLP
+from mvflow.nn.networks import MLP, flat
 
 __all__ = ["build_classifier"]
 
@@ -22,7 +22,7 @@ def build_classifier(settings: Classifiers, modality: Modality, classes: int) ->
         ConfigError: if `lenet` is asked of something that is not an image of 16x16 or more.
     """
     if settings.kind == "mlp":
-        return nn.Sequential(nn.Flatten(), MLP(modality.size, *settings.hidden, classes))
+        return nn.Sequential(flat(modality), MLP(modality.size, *settings.hidden, classes))
     if len(modality.shape) != 3 or min(modality.shape[1:]) < 16:
         msg = (
             f"a lenet classifier cannot take {modality.name!r} of shape {modality.shape}: "

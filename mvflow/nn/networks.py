@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mvflow.config import ConvNetwork, MLPNetwork, Network
 from mvflow.core import ConfigError, Modality
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "build_decoder", "build_encoder"]
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "build_decoder", "build_encoder", "flat"]
 
 
 class MLP(nn.Sequential):
@@ -69,6 +69,30 @@ class ConvDecoder(nn.Module):
         return self.layers(z[..., None, None])
 
 
+class OneHot(nn.Module):
+    """Class numbers (rows,) as indicators (rows, classes); class probabilities stay as they are.
+
+    Example:
+        >>> import torch
+        >>> OneHot(3)(torch.tensor([2, 0]))
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map integers to indicators."""
+        return x if x.is_floating_point() else nn.functional.one_hot(x, self.classes).float()
+
+
+def flat(modality: Modality) -> nn.Module:
+    """Module from rows of `modality` to vectors (rows, size)."""
+    return OneHot(modality.size) if modality.likelihood == "categorical" else nn.Flatten()
+
+
 def build_encoder(spec: Network, modality: Modality, out_features: int) -> nn.Module:
     """Network from rows (rows, *shape) of `modality` to features (rows, out_features).
 
@@ -76,7 +100,7 @@ def build_encoder(spec: Network, modality: Modality, out_features: int) -> nn.Mo
         ConfigError: if the network cannot take rows of that shape.
     """
     if isinstance(spec, MLPNetwork):
-        return nn.Sequential(nn.Flatten(), MLP(modality.size, *spec.hidden, out_features))
+        return nn.Sequential(flat(modality), MLP(modality.size, *spec.hidden, out_features))
     _check_image(spec, modality)
     return ConvEncoder(modality.shape, spec.channels, out_features)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import AffineTransform
 from zuko.distributions import DiagNormal, NormalizingFlow
 from zuko.flows import MAF, NSF
-from zuko.lazy import LazyDistribution, LazyTransform
+from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.lazy import Flow, LazyComposedTransform, LazyDistribution, LazyTransform
 from zuko.transforms import ComposedTransform, DependentTransform
 
 from mvflow.config import Flows
+from mvflow.posteriors.inverse import OrderedInverse
 
 __all__ = ["FAMILIES", "FlowPosterior", "build_posterior"]
 
@@ -83,29 +86,29 @@ def _gaussian(latent: int, settings: Flows) -> tuple[LazyTransform | None, int]:
 
 
 def _maf(latent: int, settings: Flows) -> tuple[LazyTransform | None, int]:
-    flow = MAF(latent, transforms=settings.transforms, hidden_features=settings.hidden)
-    return flow.transform, 0
+    return _composed(MAF, latent, 0, settings), 0
 
 
 def _conditional_maf(latent: int, settings: Flows) -> tuple[LazyTransform | None, int]:
-    flow = MAF(
-        latent,
-        settings.context,
-        transforms=settings.transforms,
-        hidden_features=settings.hidden,
-    )
-    return flow.transform, settings.context
+    return _composed(MAF, latent, settings.context, settings), settings.context
 
 
 def _nsf(latent: int, settings: Flows) -> tuple[LazyTransform | None, int]:
-    flow = NSF(
-        latent,
-        settings.context,
-        bins=settings.bins,
-        transforms=settings.transforms,
-        hidden_features=settings.hidden,
+    flow = partial(NSF, bins=settings.bins)
+    return _composed(flow, latent, settings.context, settings), settings.context
+
+
+def _composed(
+    flow: Callable[..., Flow], latent: int, context: int, settings: Flows
+) -> LazyTransform:
+    """The transforms of a zuko flow, with an inverse that computes each hidden unit once."""
+    made = flow(
+        latent, context, transforms=settings.transforms, hidden_features=settings.hidden
+    ).transform
+    parts = made.transforms if isinstance(made, LazyComposedTransform) else [made]
+    return LazyComposedTransform(
+        *(OrderedInverse(t) if isinstance(t, MaskedAutoregressiveTransform) else t for t in parts)
     )
-    return flow.transform, settings.context
 
 
 FAMILIES: dict[str, Callable[[int, Flows], tuple[LazyTransform | None, int]]] = {

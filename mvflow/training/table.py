@@ -77,8 +77,9 @@ class Table:
             yield self.gather(at)
 
     def subset(self, rows: np.ndarray) -> Table:
-        """A view of some rows; values are shared."""
-        return Table(self.columns, self._length, torch.as_tensor(rows, device=self.device))
+        """A view of the rows at the given positions; values are shared."""
+        at = torch.as_tensor(rows, device=self.device)
+        return Table(self.columns, self._length, at if self._rows is None else self._rows[at])
 
     def with_columns(self, columns: Mapping[str, TensorColumn]) -> Table:
         """The same rows with other columns, over all rows that this table's columns have."""
@@ -108,6 +109,8 @@ class Table:
             return self, None
         indices = [c.index for c in self.columns.values() if c.index is not None]
         key = min(indices, key=lambda i: int(i.max())) if indices else None
+        if key is not None and self._rows is not None:
+            key = key[self._rows]
         groups = np.arange(len(self)) if key is None else key.cpu().numpy()
         names = np.unique(groups)
         if len(names) < max(20, 2 / share):  # too few distinct values to divide: divide rows

@@ -1,0 +1,50 @@
+"""`mvflow data info`: what a store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mvflow_cli.options import Json
+from mvflow_cli.output import say, show, show_json
+
+__all__ = ["info"]
+
+
+def info(
+    store: Annotated[
+        Path, typer.Argument(metavar="STORE", help="Store (.h5).", show_default=False)
+    ],
+    json: Json = False,
+) -> None:
+    """Show what a store holds and what it was made from.
+
+    Example: mvflow data info toy.h5
+    """
+    from mvflow_datasets import Store
+
+    with Store.open(store) as opened:
+        found = opened.info()
+    if json:
+        show_json(found)
+        return
+    note = f" ({found['note']})" if found["note"] else ""
+    say(f"{found['name']}{note}, {found['bytes'] / 2**20:.1f} MiB, {found['fingerprint'][:12]}")
+    made = ", ".join(f"{k}={v}" for k, v in found["builder"].get("parameters", {}).items())
+    if found["builder"]:
+        say(f"built with seed {found['builder'].get('seed')}, {made or 'no parameters'}")
+    modalities = Table("modality", "shape", "likelihood", "stored as")
+    for m in found["modalities"]:
+        kinds = {s["arrays"][m["name"]]["dtype"] for s in found["splits"].values()}
+        shape = " x ".join(map(str, m["shape"]))
+        modalities.add_row(m["name"], shape, m["likelihood"], ", ".join(sorted(kinds)))
+    show(modalities)
+    splits = Table("split", "rows", "classes", "distinct values")
+    for name, split in found["splits"].items():
+        distinct = ", ".join(f"{n} {a['distinct']:,}" for n, a in split["arrays"].items())
+        classes = str(len(split["labels"])) if split["labels"] else "no labels"
+        splits.add_row(name, f"{split['rows']:,}", classes, distinct)
+    show(splits)

@@ -1,0 +1,126 @@
+"""The `mvflow` program: assembles the commands, and turns every error into one line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mvflow.core.errors import MvflowError, UsageError
+from mvflow_cli import data
+from mvflow_cli.demo import demo
+from mvflow_cli.evaluate import evaluate
+from mvflow_cli.new import new
+from mvflow_cli.report import report
+from mvflow_cli.sample import sample
+from mvflow_cli.train import train
+from mvflow_cli.train_flows import train_flows
+from mvflow_cli.train_joint import train_joint
+from mvflow_cli.train_projectors import train_projectors
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    name="mvflow",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(new)
+app.command()(train)
+app.command()(train_projectors)
+app.command()(train_joint)
+app.command()(train_flows)
+app.command()(sample)
+app.command()(evaluate)
+app.command()(report)
+app.command()(demo)
+app.add_typer(data.app, name="data")
+
+# The class of all errors that Typer itself raises; Typer has had two homes for it.
+_TyperError: Any = typer.BadParameter.__mro__[2]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from mvflow import __version__
+
+        typer.echo(f"mvflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from (a traceback).")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Learn several modalities jointly, generate any of them from any others.
+
+    Example: mvflow demo
+    """
+    context.obj["debug"] = debug
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong use.
+
+    Args:
+        arguments: of the command line, without the program's name.
+    """
+    state: dict[str, Any] = {"debug": False}
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(list(arguments), "mvflow", standalone_mode=False, obj=state)
+    except _TyperError as error:
+        where = getattr(getattr(error, "ctx", None), "command_path", "mvflow")
+        return _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except MvflowError as error:
+        _trace(state)
+        return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except Exception as error:
+        _trace(state)
+        hint = "" if state["debug"] else "; run 'mvflow --debug ...' to see where"
+        return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1)
+    if code == 130:  # how Typer returns a Ctrl-C that no command has dealt with
+        return _fail("interrupted", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    typer.echo(f"mvflow: {' '.join(sentence.split())}", err=True)
+    return code
+
+
+def _trace(state: dict[str, Any]) -> None:
+    if state["debug"]:
+        traceback.print_exc()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

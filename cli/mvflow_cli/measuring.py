@@ -1,0 +1,83 @@
+"""Evaluating a run and keeping the result with it: shared by `evaluate`, `report` and `demo`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvflow_cli.output import finite
+
+if TYPE_CHECKING:
+    from mvflow.estimators import Estimator
+    from mvflow.runs import RunDirectory
+    from mvflow.training import Listener
+    from mvflow_datasets import Store
+
+__all__ = ["kept_metrics", "measure"]
+
+
+def measure(
+    run: RunDirectory,
+    model: Estimator,
+    store: Store,
+    *,
+    seed: int = 0,
+    split: str | None = None,
+    device: str = "cpu",
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
+
+    Rows without labels are evaluated without coherence.
+    """
+    from mvflow.evaluation import classifiers_for, evaluate
+    from mvflow.runs import write_json
+
+    config = model.config
+    train, test = store[config.data.train], store[split or config.data.test]
+    classifiers = None
+    if train.labels is not None and test.labels is not None:
+        classifiers = classifiers_for(
+            _classifiers_path(run, store.path),
+            train,
+            store[config.data.test],
+            config.classifiers,
+            device=device,
+            listener=listener,
+        )
+    result = evaluate(model, test, classifiers, seed=seed)
+    result = finite({**result, "split": test.name, **_inputs(run, model)})
+    write_json(run.path / "metrics" / "evaluation.json", result)
+    return dict(result)
+
+
+def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
+    """The evaluation that a run has, or None if there is none of these weights and settings."""
+    from mvflow.runs import read_json
+
+    path = run.path / "metrics" / "evaluation.json"
+    if not path.is_file():
+        return None
+    metrics = read_json(path)
+    inputs = _inputs(run, model)
+    return metrics if {k: metrics.get(k) for k in inputs} == inputs else None
+
+
+def _inputs(run: RunDirectory, model: Estimator) -> Mapping[str, Any]:
+    """What tells whether an evaluation is still that of a run: its weights, its settings."""
+    from mvflow.config import stage_names
+
+    stages = run.manifest()["stages"]
+    settings = model.config.model_dump(mode="json")
+    return {
+        "stages": {name: stages[name]["key"] for name in stage_names(model.config)},
+        "settings": {k: settings[k] for k in ("evaluation", "sampler", "classifiers")},
+    }
+
+
+def _classifiers_path(run: RunDirectory, store: Path) -> Path:
+    """Beside the store, so that all its runs share them; in the run if that cannot be written."""
+    folder = store.parent if os.access(store.parent, os.W_OK) else run.path
+    return folder / f"{store.stem}.classifiers.safetensors"

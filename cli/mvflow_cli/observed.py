@@ -1,0 +1,118 @@
+"""What a sample is conditioned on: rows of the store, or arrays that the user brings."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow_cli.opening import open_store
+
+if TYPE_CHECKING:
+    from mvflow.config import Config
+    from mvflow.runs import RunDirectory
+    from mvflow_datasets import Store
+
+__all__ = ["Observed", "read_observed"]
+
+DEFAULT_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Observed modalities of some rows."""
+
+    batch: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """name -> (rows, *shape); empty for samples from the prior."""
+    labels: NDArray[np.int64] | None = None
+    """Classes of the rows, if they come from a store that has them."""
+    rows: str = ""
+    """Rows of the store as `split:start:stop`, if any."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """name -> "store", or the file that it was read from."""
+
+
+def read_observed(
+    run: RunDirectory, config: Config, given: list[str], rows: str | None, store: Path | None
+) -> Observed:
+    """Read what `--given` and `--rows` name.
+
+    Raises:
+        UsageError: if a modality, a split or a range of rows does not exist.
+        DataError: if a file cannot be used, or the numbers of rows differ.
+    """
+    from mvflow.core import UsageError, check_batch, subset_of
+
+    pairs = [text.partition("=")[::2] for text in given]
+    names = subset_of([name for name, _ in pairs], config.specifications())
+    files = {name: Path(file) for name, file in pairs if file}
+    stored = [name for name in names if name not in files]
+    if rows is not None and not stored:
+        msg = "--rows names rows of the store, but no --given takes any: add --given NAME"
+        raise UsageError(msg)
+    seen = Observed()
+    if stored:
+        with open_store(run, config, store) as opened:
+            seen = _stored(opened, config, stored, rows)
+    batch = seen.batch | {name: _array(name, path) for name, path in files.items()}
+    check_batch(batch, config.specifications())
+    origin = {name: str(files.get(name, "store")) for name in names}
+    return Observed(batch, seen.labels, seen.rows, origin)
+
+
+def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> Observed:
+    from mvflow.core import DataError, UsageError
+
+    split, start, stop = _parsed(rows or f"{config.data.test}:0:")
+    source = store[split]
+    if stop is None:
+        stop = min(len(source), start + DEFAULT_ROWS)
+    if not 0 <= start < stop <= len(source):
+        msg = (
+            f"--rows {rows} is out of range: split {split!r} has the rows 0 to {len(source) - 1}, "
+            f"so the widest is {split}:0:{len(source)}"
+        )
+        raise UsageError(msg)
+    batch = source.take(np.arange(start, stop))
+    missing = [name for name in names if name not in batch]
+    if missing:
+        msg = f"store {store.path} has no modality {missing[0]!r}"
+        raise DataError(msg)
+    labels = None if source.labels is None else source.labels[start:stop]
+    return Observed({n: batch[n] for n in names}, labels, f"{split}:{start}:{stop}")
+
+
+def _parsed(rows: str) -> tuple[str, int, int | None]:
+    from mvflow.core import UsageError
+
+    split, *numbers = rows.split(":")
+    try:
+        start, stop = (int(number) if number else None for number in numbers)
+    except ValueError:
+        msg = f"cannot read --rows {rows!r}: expected split:start:stop, as in test:0:64"
+        raise UsageError(msg) from None
+    return split, start or 0, stop
+
+
+def _array(name: str, path: Path) -> NDArray[Any]:
+    from mvflow.core import DataError
+
+    try:
+        found = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        msg = f"--given {name}={path}: there is no such file"
+        raise DataError(msg) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        msg = f"--given {name}={path} is not an array file of NumPy (.npy): {error}"
+        raise DataError(msg) from error
+    if not isinstance(found, np.ndarray):
+        msg = f"--given {name}={path} holds several arrays: save one with numpy.save"
+        raise DataError(msg)
+    if found.ndim and len(found) == 0:
+        msg = f"--given {name}={path} has no rows"
+        raise DataError(msg)
+    return found

@@ -1,0 +1,90 @@
+"""Opening what commands work on: a run, its store, its trained model, a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mvflow.config import Config
+    from mvflow.estimators import Estimator
+    from mvflow.runs import RunDirectory
+    from mvflow_datasets import Store
+
+__all__ = ["open_store", "open_trained", "set_up", "store_path"]
+
+
+def set_up(device: str = "cpu", threads: int | None = None) -> None:
+    """Set the number of threads and check that the device can be used.
+
+    Raises:
+        UsageError: if it cannot.
+    """
+    import torch
+
+    from mvflow.core import UsageError
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"device {device!r} cannot be used here: {reason}"
+        raise UsageError(msg) from error
+
+
+def store_path(run: RunDirectory, config: Config, override: Path | None = None) -> Path:
+    """Where a run's store lies.
+
+    Raises:
+        UsageError: if the run does not say.
+        DataError: if nothing is there; the message says how to name another place.
+    """
+    from mvflow.core import DataError, UsageError
+
+    if override is None and not config.data.store:
+        msg = f"{run.path}/config.toml names no store: add --store STORE.h5"
+        raise UsageError(msg)
+    path = run.path / config.data.store if override is None else override
+    if not path.exists():
+        msg = f"there is no store at {path}: if it has moved, add --store and its new place"
+        raise DataError(msg)
+    return path.resolve()
+
+
+def open_store(run: RunDirectory, config: Config, override: Path | None = None) -> Store:
+    """Open the store of a run, and check that it is the one that the run was trained on.
+
+    Raises:
+        DataError: if it is missing, damaged, or another one.
+    """
+    from mvflow.core import DataError, fingerprint
+    from mvflow_datasets import Store
+
+    store = Store.open(store_path(run, config, override))
+    known = {e.get("fingerprint") for e in run.manifest().get("stages", {}).values()} - {"", None}
+    if known and fingerprint(store[config.data.train]) not in known:
+        msg = (
+            f"{run.path} was trained on other rows than split {config.data.train!r} of "
+            f"{store.path} has now: name that store with --store, "
+            "or make another run with 'mvflow new'"
+        )
+        raise DataError(msg)
+    return store
+
+
+def open_trained(path: Path, device: str = "cpu") -> tuple[RunDirectory, Estimator]:
+    """A run directory all of whose stages are done, and its model.
+
+    Raises:
+        StageError: if a stage is not done; the message names the command that makes it.
+    """
+    from mvflow.config import stage_names
+    from mvflow.estimators import load
+    from mvflow.runs import RunDirectory
+
+    run = RunDirectory.open(path)
+    config = run.config()
+    run.require(stage_names(config), config)
+    return run, load(path, device)

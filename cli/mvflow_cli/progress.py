@@ -1,0 +1,132 @@
+"""Progress of training: a bar on a terminal, one line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Column
+
+if TYPE_CHECKING:
+    from mvflow.config import Config
+    from mvflow.training import Checkpoint, EpochRecord, Stage
+
+__all__ = ["Progress"]
+
+SPARSE = 2.0
+"""Least seconds between two lines of what is not a stage of the model (classifiers)."""
+
+
+class Progress:
+    """A listener that shows where training is; a context manager.
+
+    Args:
+        config: says how many epochs each stage has.
+        err: show it on stderr, so that stdout holds nothing but a result.
+    """
+
+    def __init__(self, config: Config, *, err: bool = False) -> None:
+        self._config = config
+        self._err = err
+        console = Console(stderr=err)
+        self._bars = _bars(console) if console.is_terminal else None
+        self._tasks: dict[str, TaskID] = {}
+        self._seconds: dict[str, list[float]] = {}
+        self._said = 0.0
+
+    def __enter__(self) -> Progress:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def on_step(self, stage: Stage, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Move the bar within an epoch."""
+        if self._bars is None:
+            return
+        self._bars.update(
+            self._task(stage.name, epoch),
+            completed=epoch + step / steps,
+            epoch=f"epoch {epoch + 1}/{self._epochs(stage.name)}",
+            loss=f"loss {loss:.4g}",
+        )
+
+    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Move the bar to the end of an epoch, or print its line."""
+        self._seconds.setdefault(record.stage, []).append(record.seconds)
+        epochs = self._epochs(record.stage)
+        if self._bars is not None:
+            self._bars.update(
+                self._task(record.stage, record.epoch),
+                completed=record.epoch + 1,
+                epoch=f"epoch {record.epoch + 1}/{epochs}",
+                loss=_numbers(record.loss, record.terms),
+                speed=f"{record.samples_per_second:,.0f}/s",
+            )
+            return
+        is_last = record.epoch + 1 == epochs
+        is_stage = record.stage in type(self._config).model_fields
+        if is_stage or is_last or time.monotonic() - self._said > SPARSE:
+            self._said = time.monotonic()
+            typer.echo(self._line(record, epochs), err=self._err)
+
+    def _line(self, record: EpochRecord, epochs: int) -> str:
+        seconds = self._seconds[record.stage]
+        left = (epochs - record.epoch - 1) * sum(seconds) / len(seconds)
+        return (
+            f"{record.stage} epoch {record.epoch + 1}/{epochs}: "
+            f"{_numbers(record.loss, record.terms)}, "
+            f"{record.samples_per_second:,.0f} samples/s, {_clock(left)} left"
+        )
+
+    def _epochs(self, stage: str) -> int:
+        section = stage if stage in type(self._config).model_fields else "classifiers"
+        epochs: int = getattr(self._config, section).epochs
+        return epochs
+
+    def _task(self, stage: str, epoch: int) -> TaskID:
+        assert self._bars is not None
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(
+                stage, total=self._epochs(stage), completed=epoch, epoch="", loss="", speed=""
+            )
+        return self._tasks[stage]
+
+
+def _bars(console: Console) -> Bars:
+    """One line per stage; where the terminal is narrow, the terms of the loss are cut short."""
+    name, epoch, speed = (
+        TextColumn(text, markup=False, table_column=Column(no_wrap=True))
+        for text in ("{task.description}", "{task.fields[epoch]}", "{task.fields[speed]}")
+    )
+    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    loss = TextColumn("{task.fields[loss]}", markup=False, table_column=rest)
+    left = TimeRemainingColumn(table_column=Column(no_wrap=True))
+    return Bars(name, BarColumn(12), epoch, left, speed, loss, console=console, expand=True)
+
+
+def _numbers(loss: float, terms: Mapping[str, float]) -> str:
+    """The loss, and its terms unless the only one is the loss itself."""
+    shown = [f"loss {loss:.4g}"]
+    shown += [f"{name} {value:.4g}" for name, value in terms.items() if value != loss]
+    return ", ".join(shown)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

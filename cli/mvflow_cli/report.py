@@ -1,0 +1,102 @@
+"""`mvflow report`: one HTML page on one or several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvflow_cli.measuring import kept_metrics, measure
+from mvflow_cli.opening import open_store, open_trained, set_up
+from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
+from mvflow_cli.output import say, show_json
+from mvflow_cli.progress import Progress
+
+__all__ = ["make_report", "report"]
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML file to write [report.html in the first run].", show_default=False
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which to keep the figures as files.", show_default=False),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title.", show_default=False)] = None,
+    seed: Seed = 0,
+    store: StorePath = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Write a report; runs that have not been evaluated, or not as they are now, are evaluated.
+
+    Example: mvflow report runs/jnf runs/jnf-shared --out comparison.html
+    """
+    set_up(device, threads)
+    path = out or runs[0] / "report.html"
+    evaluated = make_report(
+        runs, path, title=title, figures=figures, seed=seed, store=store, device=device, err=json
+    )
+    if json:
+        names = [str(run) for run in runs]
+        show_json({"out": str(path), "runs": names, "evaluated": evaluated})
+        return
+    say(f"wrote {path}")
+
+
+def make_report(
+    runs: Sequence[Path],
+    path: Path,
+    *,
+    title: str | None = None,
+    figures: Path | None = None,
+    seed: int = 0,
+    store: Path | None = None,
+    device: str = "cpu",
+    err: bool = False,
+) -> list[str]:
+    """Evaluate the runs that need it and write one page on all of them.
+
+    Returns:
+        Names of the runs that were evaluated for it.
+    """
+    from mvflow.report import Entry, write_report
+
+    entries, evaluated = [], []
+    names = [run.resolve().name for run in runs]
+    with ExitStack() as stack:
+        for run, name in zip(runs, names, strict=True):
+            opened, model = open_trained(run, device)
+            data = stack.enter_context(open_store(opened, model.config, store))
+            metrics = kept_metrics(opened, model)
+            if metrics is None:
+                say(f"{run}: evaluating", err=err)
+                with Progress(model.config, err=err) as progress:
+                    metrics = measure(
+                        opened, model, data, seed=seed, device=device, listener=progress
+                    )
+                evaluated.append(str(run))
+            entries.append(
+                Entry(
+                    name if names.count(name) == 1 else str(run),
+                    model,
+                    data[model.config.data.test],
+                    opened.history(),
+                    opened.manifest(),
+                    data.info(),
+                    metrics,
+                )
+            )
+        write_report(path, entries, title=title or ", ".join(names), figures=figures)
+    return evaluated

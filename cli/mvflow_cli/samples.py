@@ -1,0 +1,131 @@
+"""Drawing samples, and the HDF5 file that keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow_cli.observed import Observed
+from mvflow_cli.output import finite
+
+if TYPE_CHECKING:
+    from mvflow.estimators import Estimator
+
+__all__ = ["Samples", "check_replaceable", "draw_samples", "write_samples"]
+
+FORMAT = "mvflow-samples"
+FORMAT_VERSION = 1
+
+
+class Samples(NamedTuple):
+    """What was drawn."""
+
+    generated: dict[str, NDArray[np.float32]]
+    """name -> (n, rows, *shape)."""
+    latent: NDArray[np.float32]
+    """(n, rows, latent_dim)."""
+    diagnostics: dict[str, Any]
+    """Summary of the draws' quality."""
+
+
+def draw_samples(
+    model: Estimator,
+    seen: Observed,
+    n: int,
+    *,
+    targets: Sequence[str] | None = None,
+    seed: int = 0,
+    sampler: str | None = None,
+) -> Samples:
+    """Draw z given what is observed and decode it; by default all that is not observed.
+
+    Raises:
+        NumericsError: if a value is not finite.
+        UsageError: if a target is unknown.
+    """
+    from mvflow.core import NumericsError, subset_of
+
+    names = [m.name for m in model.modalities]
+    rest = [name for name in names if name not in seen.batch] or names
+    wanted = subset_of(targets or rest, model.modalities)
+    changes = {} if sampler is None else {"name": sampler}
+    draws = model.draw(seen.batch or None, n, seed=seed, sampler=changes)
+    generated = model.decode(draws.z, wanted)
+    for name, values in {"latent": draws.z, **generated}.items():
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][1])
+            msg = f"samples of {name!r} are not finite at row {row}: nothing was written"
+            raise NumericsError(msg)
+    return Samples(generated, draws.z, draws.diagnostics.summary())
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that nothing but older samples would be replaced.
+
+    Raises:
+        UsageError: if there is another kind of file.
+    """
+    import h5py
+
+    from mvflow.core import UsageError
+
+    if not path.exists():
+        return
+    try:
+        with h5py.File(path, "r") as file:
+            is_samples = file.attrs.get("format") == FORMAT
+    except OSError:
+        is_samples = False
+    if not is_samples:
+        msg = f"{path} exists and is not a file of samples: choose another name for --out"
+        raise UsageError(msg)
+
+
+def write_samples(path: Path, samples: Samples, seen: Observed, about: Mapping[str, Any]) -> None:
+    """Write samples, whole or not at all.
+
+    Args:
+        path: of the HDF5 file.
+        samples: what was drawn.
+        seen: what it was drawn from.
+        about: attributes; mappings are written as JSON.
+
+    Raises:
+        DataError: if the disk is full or the folder cannot be written.
+    """
+    from mvflow import __version__
+    from mvflow.runs import write_atomically
+
+    attributes = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "mvflow": __version__,
+        **{k: json.dumps(finite(v)) if isinstance(v, Mapping) else v for k, v in about.items()},
+        "diagnostics": json.dumps(finite(samples.diagnostics)),
+        **{f"diagnostics.{k}": v for k, v in samples.diagnostics.items()},
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        f"samples/{name}": x for name, x in samples.generated.items()
+    }
+    arrays["latent"] = samples.latent
+    arrays |= {f"given/{name}": x for name, x in seen.batch.items()}
+    if seen.labels is not None:
+        arrays["labels"] = seen.labels
+    write_atomically(path, lambda p: _write(p, arrays, attributes))
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> None:
+    import h5py
+
+    try:
+        with h5py.File(path, "w") as file:
+            file.attrs.update(attributes)
+            for key, array in arrays.items():
+                file.create_dataset(key, data=array)
+    except RuntimeError as error:  # how HDF5 reports a disk that is full when it closes a file
+        raise OSError(str(error)) from error

@@ -1,0 +1,23 @@
+"""`mvflow train-joint`: one stage."""
+
+from __future__ import annotations
+
+from mvflow_cli.options import Again, Device, Json, RunPath, StorePath, Threads
+from mvflow_cli.training import How, train_command
+
+__all__ = ["train_joint"]
+
+
+def train_joint(
+    run: RunPath,
+    again: Again = False,
+    store: StorePath = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Train only the joint VAE.
+
+    Example: mvflow train-joint runs/toy
+    """
+    train_command(run, "joint", How(store, device, threads, again, json))

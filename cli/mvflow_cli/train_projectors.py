@@ -1,0 +1,23 @@
+"""`mvflow train-projectors`: one stage."""
+
+from __future__ import annotations
+
+from mvflow_cli.options import Again, Device, Json, RunPath, StorePath, Threads
+from mvflow_cli.training import How, train_command
+
+__all__ = ["train_projectors"]
+
+
+def train_projectors(
+    run: RunPath,
+    again: Again = False,
+    store: StorePath = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Train only the projectors: what the modalities share (model jnf-shared).
+
+    Example: mvflow train-projectors runs/toy
+    """
+    train_command(run, "projectors", How(store, device, threads, again, json))

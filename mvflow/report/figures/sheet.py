@@ -1,0 +1,147 @@
+"""Sheets of small pictures: a row of a modality as an image, a curve or bars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow.report.figures.canvas import INK, MUTED, WRONG, bare, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mvflow.core import Modality
+
+__all__ = ["GAP", "TILE", "Look", "Sheet", "look_of"]
+
+TILE, GAP = 72, 6
+"""Pixels of a small picture, and between two of them, at twice the size of the page."""
+
+
+class Look(NamedTuple):
+    """How rows of a modality are drawn."""
+
+    kind: Literal["image", "curve", "bars"]
+    shape: tuple[int, ...]
+    low: float
+    """Value drawn black, or at the bottom."""
+    high: float
+    """Value drawn white, or at the top."""
+    width: int
+    """Pixels across."""
+
+
+def look_of(modality: Modality, real: NDArray[Any]) -> Look:
+    """How to draw a modality, on a scale that real rows fill.
+
+    Example:
+        >>> from mvflow.core import Modality
+        >>> look_of(Modality("m", (1, 28, 28)), np.zeros((4, 1, 28, 28), np.uint8)).kind
+        'image'
+    """
+    shape = modality.shape
+    if modality.likelihood == "categorical":
+        return Look("bars", shape, 0.0, 1.0, TILE)
+    values = np.asarray(real, np.float64) / (255 if real.dtype == np.uint8 else 1)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)):
+        low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+        width = round(TILE * min(max(shape[-1] / shape[-2], 0.4), 2.5))
+        return Look("image", shape, low, max(high, low + 1e-9), width)
+    margin = 0.08 * (high - low) or 1.0
+    return Look("curve", shape, low - margin, high + margin, round(1.4 * TILE))
+
+
+class Sheet:
+    """A white sheet on which small pictures, labels and frames are placed, by pixel.
+
+    Args:
+        width: pixels across, two to a pixel of the page.
+        height: pixels down.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self.pixels = np.full((height, width, 3), 255, np.uint8)
+        self.lines: list[NDArray[np.float64]] = []
+        self.bars: list[NDArray[np.float64]] = []
+        self.frames: list[tuple[int, int, int, int]] = []
+        self.labels: list[tuple[float, float, str, dict[str, Any]]] = []
+
+    def place(
+        self, look: Look, value: NDArray[Any], x: int, y: int, *, wrong: bool = False
+    ) -> None:
+        """Put one row of a modality with its upper left corner at (x, y)."""
+        box = self.pixels[y : y + TILE, x : x + look.width]
+        if look.kind == "image":
+            picture = _picture(look, value)
+            top, left = (box.shape[0] - len(picture)) // 2, (look.width - picture.shape[1]) // 2
+            box[top : top + len(picture), left : left + picture.shape[1]] = picture
+        else:
+            box[:] = 243
+            levels = _levels(look, value)
+            across = x + 4 + (look.width - 8) * (np.arange(len(levels)) + 0.5) / len(levels)
+            down = y + TILE - 4 - (TILE - 8) * levels
+            points = np.stack([across, down], -1)
+            if look.kind == "curve":
+                self.lines.append(points)
+            else:
+                self.bars += [np.array([[a, y + TILE - 4], [a, d]]) for a, d in points]
+        if wrong:
+            self.frames.append((x, y, look.width, TILE))
+
+    def label(self, x: float, y: float, words: str, **options: Any) -> None:
+        """Write words; options are those of matplotlib's `text`."""
+        self.labels.append((x, y, words, {"fontsize": 7.5, "color": MUTED, **options}))
+
+    def draw(self, axes: Axes) -> None:
+        """Show the sheet in axes, which take its proportions."""
+        from matplotlib.collections import LineCollection
+        from matplotlib.patches import Rectangle
+
+        height, width = self.pixels.shape[:2]
+        bare(axes).imshow(self.pixels, extent=(0, width, height, 0), interpolation="nearest")
+        if self.lines:
+            axes.add_collection(LineCollection(self.lines, colors=INK, linewidths=0.8))
+        if self.bars:
+            axes.add_collection(LineCollection(self.bars, colors=INK, linewidths=1.6))
+        for x, y, w, h in self.frames:
+            frame = Rectangle((x - 1, y - 1), w + 2, h + 2, fill=False, ec=WRONG, lw=1.3)
+            frame.set_clip_on(False)
+            axes.add_patch(frame)
+        for x, y, words, options in self.labels:
+            axes.text(x, y, words, **options)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+
+    def figure(self) -> Figure:
+        """The sheet alone, pixel by pixel."""
+        height, width = self.pixels.shape[:2]
+        figure = new_figure(width / 2, height / 2)
+        self.draw(figure.add_axes((0, 0, 1, 1)))
+        return figure
+
+
+def _levels(look: Look, value: NDArray[Any]) -> NDArray[np.float64]:
+    """Heights of a curve or of bars, 0 to 1; a class is drawn as its indicator."""
+    if look.kind == "bars" and value.ndim == 0:
+        value = np.eye(look.shape[0])[int(value)]
+    unit = (np.ravel(value).astype(np.float64) - look.low) / (look.high - look.low)
+    return np.clip(np.nan_to_num(unit), 0, 1)
+
+
+def _picture(look: Look, value: NDArray[Any]) -> NDArray[np.uint8]:
+    """RGB picture that fits into a tile; pixels stay sharp."""
+    from PIL import Image
+
+    scaled = value / 255 if value.dtype == np.uint8 else value
+    grey = np.clip((np.asarray(scaled, np.float64) - look.low) / (look.high - look.low), 0, 1)
+    image = np.round(255 * np.nan_to_num(grey)).astype(np.uint8)
+    image = np.moveaxis(image if image.ndim == 3 else image[None], 0, -1)
+    rgb = np.broadcast_to(image, (*image.shape[:2], 3))
+    scale = min(TILE / rgb.shape[0], look.width / rgb.shape[1])
+    size = (max(1, round(scale * rgb.shape[1])), max(1, round(scale * rgb.shape[0])))
+    times = max(1, round(4 * scale))
+    large = rgb.repeat(times, 0).repeat(times, 1)
+    return np.asarray(Image.fromarray(large).resize(size, Image.Resampling.BOX))

@@ -1,0 +1,1 @@
+"""Sections of a report, one module a subject; each function returns HTML."""

@@ -1,0 +1,178 @@
+"""The latent space: the paper's Figure 2 in two dimensions, principal components in more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow.core import derive_seed, generator
+from mvflow.report.entry import Entry, class_name, titles
+from mvflow.report.figures.canvas import new_figure
+from mvflow.report.figures.latent import (
+    HEIGHT,
+    WIDTH,
+    Cloud,
+    Panel,
+    cloud_panel,
+    latent_figure,
+    posterior_panel,
+)
+from mvflow.report.markup import HTML, section, tag
+from mvflow.report.sections.context import Context, figures
+
+__all__ = ["latent_space"]
+
+MOST_ROWS, STEPS, DRAWS = 3000, 160, 8
+
+
+def latent_space(context: Context) -> HTML:
+    """Where rows lie in the latent space, and where each model's posterior puts one row."""
+    groups: list[tuple[Cloud, list[int]]] = []
+    for i, entry in enumerate(context.entries):
+        cloud = _cloud(entry, context.seed)
+        same = [g for c, g in groups if c.z.shape == cloud.z.shape and np.allclose(c.z, cloud.z)]
+        if same:
+            same[0].append(i)
+        else:
+            groups.append((cloud, [i]))
+    parts = [_group(context, cloud, members) for cloud, members in groups]
+    return section("latent", "Latent space", *parts)
+
+
+def _group(context: Context, cloud: Cloud, members: Sequence[int]) -> HTML:
+    """Models with one latent space between them."""
+    entry = context.entries[members[0]]
+    names = ", ".join(context.names[i] for i in members)
+    figure = new_figure(WIDTH, HEIGHT)
+    cloud_panel(figure, cloud, "Latent space")
+    alt = f"Latent space of {names}: {len(cloud.z)} test rows, coloured by class."
+    first = context.album.show(figure, f"latent-{names}", alt, _key(cloud, names))
+    if entry.estimator.config.latent_dim != 2 or len(entry.names) < 2:
+        return figures(first)
+    given, target = entry.names[:2]
+    row = _chosen_row(entry, given)
+    headings = titles(context.entries)
+    panels = [
+        _panel(context, context.entries[i], cloud, row, headings[i])
+        for i in members
+        if context.entries[i].names[:2] == entry.names[:2]
+    ]
+    shown = [first, *(_show(context, p, given, target) for p in panels)]
+    if context.album.folder is not None:
+        context.album.keep(latent_figure(cloud, "latent space", panels), f"figure-2-{names}")
+    return tag("div", tag("p", _explanation(context, given, target)), figures(*shown))
+
+
+def _show(context: Context, panel: Panel, given: str, target: str) -> HTML:
+    figure = new_figure(WIDTH, HEIGHT)
+    posterior_panel(figure, panel)
+    alt = f"Posterior density of z given one {given}, {panel.title}, and draws of {target}."
+    caption: tuple[object, ...] = (
+        tag("b", panel.title),
+        f": q(z | {given}) and draws of {target}.",
+    )
+    if panel.wrong is not None:
+        count = int(panel.wrong.sum())
+        alt += f" {count} of {DRAWS} draws are of another class."
+        caption += (f" {count} of {DRAWS} draws are of another class." if count else "",)
+    return context.album.show(figure, f"posterior-{panel.title}", alt, tag("span", *caption))
+
+
+def _explanation(context: Context, given: str, target: str) -> str:
+    text = (
+        f"Each dot is a test row, placed by the joint encoder. The contours show where a model "
+        f"believes the row to lie when it sees only the {given} at the top left; they hold 20 to "
+        f"99 % of the density. It should cover the dots of such rows and nothing else. At the "
+        f"right, eight draws of {target}. The dashed circle is the ball outside which nothing is "
+        "drawn."
+    )
+    if context.classifiers is not None:
+        text += " Draws of another class have a red frame."
+    return text
+
+
+def _key(cloud: Cloud, names: str) -> HTML:
+    words = "means of q(z|X) of test rows"
+    if cloud.labels is not None:
+        words += ", coloured by class"
+    if cloud.factor is not None:
+        words += f", darker with a larger {cloud.factor_name.replace('_', ' ')}"
+    return tag("span", tag("b", names), f": {words}.")
+
+
+def _cloud(entry: Entry, seed: int) -> Cloud:
+    rows = generator(seed, "report cloud").permutation(len(entry.test))[:MOST_ROWS]
+    taken = entry.test.take(rows)
+    mean, _ = entry.estimator.encode({name: taken[name] for name in entry.names})
+    labels = None if entry.test.labels is None else entry.test.labels[rows]
+    factor = _factor(entry)
+    names = (
+        {int(c): class_name(entry.store, int(c)) for c in np.unique(labels)}
+        if labels is not None
+        else {}
+    )
+    cloud = Cloud(
+        mean,
+        labels,
+        names,
+        None if factor is None else np.asarray(entry.test.factors[factor])[rows],
+        factor or "",
+        float(entry.estimator.model_.joint.radius),
+    )
+    return cloud if mean.shape[1] == 2 else _principal(cloud)
+
+
+def _factor(entry: Entry) -> str | None:
+    """The factor that lightens colours: one of the modality conditioned on, for two classes."""
+    labels = entry.test.labels
+    if labels is None or not set(np.unique(labels).tolist()) <= {0, 1}:
+        return None
+    plain = [n for n, v in entry.test.factors.items() if np.ndim(v) == 1]
+    own = [n for n in plain if n.startswith(entry.names[0])]
+    return next(iter(own + plain), None)
+
+
+def _principal(cloud: Cloud) -> Cloud:
+    """The two directions in which rows spread the most."""
+    z = cloud.z - cloud.z.mean(0)
+    _, spread, axes = np.linalg.svd(z, full_matrices=False)
+    share = spread**2 / max(float((spread**2).sum()), 1e-12)
+    plane: NDArray[Any] = np.zeros((len(z), 2))
+    used = min(2, len(axes))
+    plane[:, :used] = z @ axes[:used].T
+    labels = [f"principal component {k + 1} ({100 * s:.0f} %)" for k, s in enumerate(share[:2])]
+    return cloud._replace(z=plane, axis_labels=(labels[0], (labels + [""])[1]), square=False)
+
+
+def _chosen_row(entry: Entry, given: str) -> int:
+    """A large row of class 1 if sizes are known (paper: a large full square), else the first."""
+    factor = _factor(entry)
+    if factor is None or entry.test.labels is None:
+        return 0
+    size = np.where(entry.test.labels == 1, entry.test.factors[factor], -np.inf)
+    return int(np.argmax(size))
+
+
+def _panel(context: Context, entry: Entry, cloud: Cloud, row: int, title: str) -> Panel:
+    given, target = entry.names[:2]
+    x = entry.test.take([row])[given]
+    (left, right), (bottom, top) = cloud.limits()
+    across, up = np.linspace(left, right, STEPS), np.linspace(bottom, top, STEPS)
+    grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 1, 2)
+    density = entry.estimator.posterior_log_prob(grid, {given: x}).reshape(STEPS, STEPS)
+    density = np.where(np.hypot(*np.meshgrid(across, up)) <= cloud.radius, density, -np.inf)
+    seed = derive_seed(context.seed, "report", "panel")
+    draws = entry.estimator.generate({given: x}, DRAWS, targets=[target], seed=seed)[target]
+    labels = None if entry.test.labels is None else entry.test.labels[[row]]
+    wrong = context.wrong(target, draws, labels)
+    return Panel(
+        title,
+        cloud,
+        density,
+        (context.look(entry, given), x[0]),
+        (context.look(entry, target), draws[:, 0]),
+        None if wrong is None else wrong[:, 0],
+    )

@@ -1,0 +1,106 @@
+"""Pictures: reconstructions, draws in every direction, draws from the prior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow.core import Source, derive_seed, generator
+from mvflow.report.entry import directions
+from mvflow.report.figures.grids import Given, Row, conditional_grid, row_grid
+from mvflow.report.markup import HTML, section, tag
+from mvflow.report.sections.context import Context, figures
+
+__all__ = ["choose_rows", "samples"]
+
+ROWS, DRAWS, PRIOR = 8, 8, 10
+
+
+def samples(context: Context) -> HTML:
+    """Grids of real, reconstructed and generated rows."""
+    parts: list[HTML] = []
+    for given, target in _all_directions(context):
+        shown = [
+            _direction(context, i, given, target)
+            for i, e in enumerate(context.entries)
+            if {*given, target} <= set(e.names)
+        ]
+        parts += [tag("h3", f"{' + '.join(given)} → {target}"), figures(*shown)]
+    parts += [tag("h3", "From nothing: draws from the prior"), tag("p", PRIOR_WORDS)]
+    parts.append(figures(*(_prior(context, i) for i in range(len(context.entries)))))
+    parts += [tag("h3", "Reconstruction"), tag("p", REBUILT_WORDS)]
+    parts.append(figures(*(_rebuilt(context, i) for i in range(len(context.entries)))))
+    intro = "At the left the test row conditioned on, at the right eight draws. "
+    if context.classifiers is not None:
+        intro += "A red frame marks draws whose class, as the classifier sees it, is another one."
+    return section("samples", "Samples", tag("p", intro), *parts)
+
+
+PRIOR_WORDS = "Each column is one draw: its modalities should belong together."
+REBUILT_WORDS = "Test rows, and below each its reconstruction from a draw of q(z|X)."
+
+
+def choose_rows(source: Source, count: int, seed: int) -> NDArray[np.int64]:
+    """Rows to show: at random, the classes in turn, sorted by class."""
+    order = generator(seed, "report rows").permutation(len(source))
+    if source.labels is None:
+        return order[:count]
+    labels = source.labels[order]
+    turn = np.empty(len(order), np.int64)
+    for label in np.unique(labels):
+        at = np.flatnonzero(labels == label)
+        turn[at] = np.arange(len(at))
+    chosen = order[np.lexsort((labels, turn))[:count]]
+    return np.asarray(chosen[np.argsort(source.labels[chosen], kind="stable")])
+
+
+def _all_directions(context: Context) -> list[tuple[tuple[str, ...], str]]:
+    found = [d for entry in context.entries for d in directions(entry.names)]
+    return list(dict.fromkeys(found))
+
+
+def _direction(context: Context, i: int, given: tuple[str, ...], target: str) -> HTML:
+    entry = context.entries[i]
+    rows = choose_rows(entry.test, ROWS, context.seed)
+    x = entry.test.take(rows)
+    observed = {name: x[name] for name in given}
+    seed = derive_seed(context.seed, "report", *given)
+    draws = entry.estimator.generate(observed, DRAWS, targets=[target], seed=seed)[target]
+    labels = None if entry.test.labels is None else entry.test.labels[rows]
+    wrong = context.wrong(target, draws, labels)
+    parts = [Given(name, context.look(entry, name), x[name]) for name in given]
+    figure = conditional_grid(parts, target, context.look(entry, target), draws, wrong)
+    alt = f"{len(rows)} test rows of {' and '.join(given)}, each with {DRAWS} draws of {target}"
+    alt += f" by {entry.name}"
+    if wrong is not None:
+        alt += f"; {int(wrong.sum())} of {wrong.size} draws are of another class"
+    name = f"samples-{'-and-'.join(given)}-to-{target}-{entry.name}"
+    return context.album.show(figure, name, alt + ".", tag("b", entry.name))
+
+
+def _prior(context: Context, i: int) -> HTML:
+    entry = context.entries[i]
+    seed = derive_seed(context.seed, "report", "prior")
+    made = entry.estimator.generate(None, PRIOR, seed=seed)
+    rows = [Row(n, context.look(entry, n), made[n][:, 0]) for n in entry.names]
+    figure = row_grid(rows)
+    alt = f"{PRIOR} draws from the prior of {entry.name}: {', '.join(entry.names)}, one a row."
+    return context.album.show(figure, f"samples-prior-{entry.name}", alt, tag("b", entry.name))
+
+
+def _rebuilt(context: Context, i: int) -> HTML:
+    entry = context.entries[i]
+    x: dict[str, Any] = entry.test.take(choose_rows(entry.test, ROWS, context.seed))
+    estimator, seed = entry.estimator, derive_seed(context.seed, "report", "rebuilt")
+    every = {name: x[name] for name in entry.names}
+    made = estimator.decode(estimator.sample_latent(every, seed=seed)[0])
+    rows = [
+        Row(f"{n}{suffix}", context.look(entry, n), values[n])
+        for n in entry.names
+        for suffix, values in (("", x), (", rebuilt", made))
+    ]
+    figure = row_grid(rows, group=2)
+    alt = f"{ROWS} test rows and their reconstructions by {entry.name}."
+    return context.album.show(figure, f"reconstruction-{entry.name}", alt, tag("b", entry.name))

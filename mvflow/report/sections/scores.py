@@ -1,0 +1,175 @@
+"""Numbers: coherence, log-likelihoods, density of the posteriors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mvflow.report.entry import Entry
+from mvflow.report.figures.charts import coherence_bars
+from mvflow.report.markup import HTML, section, tag
+from mvflow.report.sections.context import Context, Score, columns, comparison, figures
+from mvflow.report.words import arrow
+
+__all__ = ["coherence", "likelihood"]
+
+JOINT = "joint"
+
+
+def coherence(context: Context) -> HTML:
+    """Share of generated rows of the right class: tables, chart, classifiers beside them."""
+    found = [(e.metrics or {}).get("coherence") for e in context.entries]
+    if not any(found):
+        text = (
+            "There are no classes to judge by: the rows have no labels, or no evaluation was run."
+        )
+        return section("coherence", "Coherence", tag("p", text))
+    intro = (
+        "Conditional coherence is the share of generated samples whose class, as a classifier "
+        "sees it, is the class of the row conditioned on. Joint coherence is the share of samples "
+        "drawn from the prior on whose class all modalities agree."
+    )
+    parts = [tag("p", intro), _table(context, found), _chart(context, found)]
+    if len(_by_observed(found)) > 1:
+        parts.append(_observed_table(context, found))
+    parts += [_reference_table(context), tag("p", _precision(context), class_="note")]
+    return section("coherence", "Coherence", *parts)
+
+
+def _conditional(found: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    return columns([f["conditional"] if f else None for f in found])
+
+
+def _by_observed(found: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    return columns([f["conditional_by_observed"] if f else None for f in found])
+
+
+def _scores(found: Iterable[Mapping[str, Any] | None], key: str) -> list[Score | None]:
+    return [Score(f[key]) if f and key in f else None for f in found]
+
+
+def _table(context: Context, found: list[Any]) -> HTML:
+    conditional = [f["conditional"] if f else None for f in found]
+    scores = {JOINT: _scores(found, "joint")}
+    scores |= {arrow(key): _scores(conditional, key) for key in _conditional(found)}
+    caption = "Coherence: share of generated samples of the right class. Best in bold."
+    return comparison(scores, context.names, caption, 3)
+
+
+def _observed_table(context: Context, found: list[Any]) -> HTML:
+    maps = [f["conditional_by_observed"] if f else None for f in found]
+    scores = {f"{key} observed": _scores(maps, key) for key in _by_observed(found)}
+    caption = "Conditional coherence by number of observed modalities, mean over directions."
+    return comparison(scores, context.names, caption, 3)
+
+
+def _reference_table(context: Context) -> HTML:
+    """Reconstruction by model, and what the classifiers reach on real test rows."""
+    metrics = [e.metrics or {} for e in context.entries]
+    rebuilt = [m.get("coherence", {}).get("reconstruction") for m in metrics]
+    accuracy = next((m["classifiers"] for m in metrics if "classifiers" in m), {})
+    rows: dict[str, list[Score | None]] = {
+        name: [*_scores(rebuilt, name), Score(accuracy[name]) if name in accuracy else None]
+        for name in columns([accuracy, *rebuilt])
+    }
+    names = [f"{n}, reconstructed" for n in context.names]
+    caption = (
+        "What bounds coherence: share of reconstructions, q(z|X) decoded, that keep their class, "
+        "and accuracy of the classifiers on real test rows."
+    )
+    return comparison(rows, [*names, "real rows (classifier accuracy)"], caption, 3)
+
+
+def _chart(context: Context, found: list[Any]) -> HTML:
+    keys = _conditional(found)
+    accuracy: dict[str, float] = next(
+        (
+            e.metrics["classifiers"]
+            for e in context.entries
+            if e.metrics and "classifiers" in e.metrics
+        ),
+        {},
+    )
+    references: dict[str, float | None] = {}
+    scores = {JOINT: [f["joint"] if f else None for f in found]}
+    if len(keys) <= 12:
+        for key in keys:
+            scores[arrow(key)] = [(f or {}).get("conditional", {}).get(key) for f in found]
+            references[arrow(key)] = accuracy.get(key.split("->")[1])
+    else:
+        for key in _by_observed(found):
+            values = [(f or {}).get("conditional_by_observed", {}).get(key) for f in found]
+            scores[f"{key} observed"] = values
+            references[f"{key} observed"] = float(np.mean(list(accuracy.values() or [np.nan])))
+    figure = coherence_bars(scores, context.names, references, _chance(context.entries[0]))
+    best = "; ".join(f"{k}: {_listed(context.names, v)}" for k, v in scores.items())
+    alt = f"Bar chart of coherence. {best}."
+    return figures(context.album.show(figure, "coherence", alt, vector=True), wide=True)
+
+
+def _listed(names: list[str], values: list[float | None]) -> str:
+    return ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True) if v is not None)
+
+
+def _chance(entry: Entry) -> float | None:
+    labels = entry.test.labels
+    if labels is None or not len(labels):
+        return None
+    return float(np.max(np.bincount(labels)) / len(labels))
+
+
+def _precision(context: Context) -> str:
+    metrics = next(e.metrics for e in context.entries if e.metrics is not None)
+    settings = context.entries[0].estimator.config.evaluation
+    error = (0.25 / metrics["rows"]) ** 0.5
+    several = (
+        f" ({settings.product_rows:,} rows where several modalities are observed)"
+        if len(context.entries[0].names) > 2
+        else ""
+    )
+    return (
+        f"Measured on {metrics['rows']:,} test rows{several} and {settings.prior_draws:,} draws "
+        f"from the prior. Standard error at most {error:.3f} for one direction. It does not "
+        "cover the training seed."
+    )
+
+
+def likelihood(context: Context) -> HTML:
+    """Log-likelihoods of unseen rows and density of the posteriors, with standard errors."""
+    metrics = [e.metrics or {} for e in context.entries]
+    likelihoods = [m.get("log_likelihood") for m in metrics]
+    densities = [m.get("posterior_log_density") for m in metrics]
+    if not any(likelihoods):
+        return section("likelihood", "Likelihood", tag("p", "No evaluation was run."))
+    intro = (
+        "How probable unseen rows are under the model, in nats per row (higher is better), "
+        "estimated by importance sampling: the mean over rows ± its standard error. The estimate "
+        "lies below the truth on average. Compare only models of the same data and likelihoods."
+    )
+    density = (
+        "log q(z|x) of one modality, where z ~ q(z|X) of all: how well each posterior covers the "
+        "places where rows truly lie. A posterior on shared information is wide on purpose."
+    )
+    return section(
+        "likelihood",
+        "Likelihood",
+        tag("p", intro),
+        _means(
+            context, likelihoods, "Log-likelihood, in nats: log p(X), then log p(target | given)."
+        ),
+        tag("p", density),
+        _means(context, densities, "Held-out log density of the posteriors, in nats.", "given "),
+    )
+
+
+def _means(context: Context, maps: list[Any], caption: str, prefix: str = "") -> HTML:
+    scores = {
+        prefix + arrow(key): [
+            Score(m[key]["mean"], m[key]["standard_error"]) if m and key in m else None
+            for m in maps
+        ]
+        for key in columns(maps)
+    }
+    return comparison(scores, context.names, caption + " Best in bold.", 2)

@@ -1,0 +1,76 @@
+"""Loss curves of every stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mvflow.report.figures.charts import Curve, colour, loss_curves
+from mvflow.report.markup import HTML, section, tag
+from mvflow.report.sections.context import Context, columns, figures
+
+__all__ = ["training"]
+
+INTRO = (
+    "Loss by epoch: thin on training rows, thick on held-out rows. The axis leaves out the first "
+    "few percent of the steps. Held-out loss that rises while training loss falls is overfitting; "
+    "both still falling at the end means that more epochs would help."
+)
+ANNEALED = (
+    " In the joint stage beta falls during training, so training loss falls with it; held-out "
+    "loss always uses the final beta."
+)
+
+
+def training(context: Context) -> HTML:
+    """A chart for each stage."""
+    stages = columns([{r["stage"]: None for r in e.history} for e in context.entries])
+    shown = [_chart(context, stage) for stage in stages]
+    if not shown:
+        return section("training", "Training", tag("p", "No history was kept of the training."))
+    annealed = any(e.estimator.config.joint.beta_start is not None for e in context.entries)
+    text = INTRO + (ANNEALED if annealed else "")
+    return section("training", "Training", tag("p", text), figures(*shown))
+
+
+def _chart(context: Context, stage: str) -> HTML:
+    curves = _curves(context, stage)
+    last = "; ".join(f"{c.label}: {c.train[-1]:.4g} after {len(c.epochs)} epochs" for c in curves)
+    alt = f"Loss curves of the stage {stage}. {last}."
+    speed = [
+        r["samples_per_second"]
+        for e in context.entries
+        for r in e.history
+        if r["stage"] == stage and r.get("samples_per_second")
+    ]
+    caption = f"{max(speed):,.0f} rows per second at best" if speed else None
+    return context.album.show(
+        loss_curves(stage, curves), f"loss-{stage}", alt, caption, vector=True
+    )
+
+
+def _curves(context: Context, stage: str) -> list[Curve]:
+    """One curve for each model; models that took the stage from one another share theirs."""
+    curves: list[Curve] = []
+    for i, entry in enumerate(context.entries):
+        records = [r for r in entry.history if r["stage"] == stage]
+        if not records:
+            continue
+        curve = Curve(
+            entry.name,
+            colour(i),
+            [r["epoch"] for r in records],
+            [r["loss"] for r in records],
+            [_validation(r) for r in records],
+        )
+        same = [k for k, c in enumerate(curves) if c[2:] == curve[2:]]
+        if same:
+            known = curves[same[0]]
+            curves[same[0]] = known._replace(label=f"{known.label}, {entry.name}")
+        else:
+            curves.append(curve)
+    return curves
+
+
+def _validation(record: dict[str, Any]) -> float | None:
+    found = (record.get("validation") or {}).get("loss")
+    return None if found is None else float(found)

@@ -1,0 +1,171 @@
+"""Can the draws be trusted? A verdict on each diagnostic of the sampler, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+__all__ = [
+    "Check",
+    "acceptance",
+    "checks",
+    "contacts",
+    "divergences",
+    "effective",
+    "redrawn",
+    "rhat",
+]
+
+Verdict = Literal["good", "look closer", "do not trust"]
+
+
+class Check(NamedTuple):
+    """One diagnostic: its value, what to think of it and what to do."""
+
+    name: str
+    value: str
+    verdict: Verdict
+    advice: str
+
+
+def acceptance(mean: float, worst: float) -> Check:
+    """Share of proposals that were accepted; the sampler aims at 0.8.
+
+    Example:
+        >>> acceptance(0.83, 0.7).verdict, acceptance(0.83, 0.1).verdict
+        ('good', 'do not trust')
+    """
+    verdict: Verdict = "look closer"
+    advice = "The step size has not settled: use a longer warm-up (sampler.warmup)."
+    if worst < 0.2 or mean < 0.4:
+        verdict = "do not trust"
+        advice = "Chains stand still: lengthen the warm-up, and look at the rows with the lowest."
+    elif 0.6 <= mean <= 0.97 and worst >= 0.4:
+        verdict, advice = "good", "Nothing to do: steps are of a sensible size."
+    return Check("Acceptance", f"{mean:.2f} (worst row {worst:.2f})", verdict, advice)
+
+
+def divergences(count: int, steps: int) -> Check:
+    """Proposals that ran away numerically, of `steps` proposals in all.
+
+    Example:
+        >>> [divergences(n, 1000).verdict for n in (0, 10, 11)]
+        ['good', 'look closer', 'do not trust']
+    """
+    value = f"{count:,} of {steps:,} proposals"
+    if count == 0:
+        return Check("Divergences", value, "good", "Nothing to do: no step ran away.")
+    if count <= 0.01 * steps:
+        advice = "A few steps ran away and were rejected: a longer warm-up usually removes them."
+        return Check("Divergences", value, "look closer", advice)
+    advice = (
+        "Many steps ran away: regions of the posterior are missed. Lengthen the warm-up first."
+    )
+    return Check("Divergences", value, "do not trust", advice)
+
+
+def rhat(worst: float, above: float, median: float) -> Check:
+    """Do chains that ran apart agree? 1 is perfect agreement.
+
+    Args:
+        worst: largest R-hat of all rows.
+        above: share of rows whose R-hat is above 1.05.
+        median: R-hat of the typical row.
+
+    Example:
+        >>> [rhat(w, a, 1.0).verdict for w, a in ((1.05, 0.0), (1.2, 0.5), (3.0, 0.05), (3.0, 0.06))]
+        ['good', 'look closer', 'look closer', 'do not trust']
+    """
+    value = f"median {median:.2f}, worst {worst:.2f}; above 1.05 in {100 * above:.0f} % of rows"
+    if worst <= 1.05:
+        return Check("R-hat", value, "good", "Nothing to do: all chains found the same region.")
+    if worst <= 1.2 or above <= 0.05:
+        advice = "Some chains disagree: draw longer (sampler.draws), and use more chains."
+        return Check("R-hat", value, "look closer", advice)
+    advice = (
+        "Chains of one row sit in different places, so shares between modes are arbitrary: treat "
+        "draws as examples, not as probabilities; longer chains help only if modes are connected."
+    )
+    return Check("R-hat", value, "do not trust", advice)
+
+
+def effective(worst: float, median: float, kept: int) -> Check:
+    """How many independent draws the kept steps of a row are worth.
+
+    Example:
+        >>> [effective(w, 150.0, 200).verdict for w in (100.0, 20.0, 19.9)]
+        ['good', 'look closer', 'do not trust']
+    """
+    value = f"median {median:.0f}, worst {worst:.0f}, of {kept:,} kept steps"
+    if worst >= 100:
+        return Check("Effective sample size", value, "good", "Nothing to do: draws are diverse.")
+    if worst >= 20:
+        advice = "Averages over draws of one row are coarse: raise sampler.draws."
+        return Check("Effective sample size", value, "look closer", advice)
+    advice = (
+        "For some rows all draws are nearly the same one: raise sampler.draws fivefold or more."
+    )
+    return Check("Effective sample size", value, "do not trust", advice)
+
+
+def contacts(share: float) -> Check:
+    """Share of proposals that fell outside the ball in which latents are kept.
+
+    Example:
+        >>> [contacts(s).verdict for s in (0.01, 0.1, 0.11)]
+        ['good', 'look closer', 'do not trust']
+    """
+    value = f"{100 * share:.1f} % of proposals"
+    if share <= 0.01:
+        return Check("Ball contacts", value, "good", "Nothing to do: the ball is not felt.")
+    if share <= 0.1:
+        advice = "The product reaches the edge of what training saw: look at the odd samples."
+        return Check("Ball contacts", value, "look closer", advice)
+    advice = (
+        "The product is held together by the ball alone: its experts are too wide for the prior. "
+        "Train the joint stage with a larger beta, or another posterior family."
+    )
+    return Check("Ball contacts", value, "do not trust", advice)
+
+
+def redrawn(shares: Mapping[str, float]) -> Check:
+    """Share of draws given one modality that fell outside the ball and were drawn again.
+
+    Example:
+        >>> [redrawn({"a": 0.0, "b": s}).verdict for s in (0.01, 0.05, 0.06)]
+        ['good', 'look closer', 'do not trust']
+    """
+    name = max(shares, key=shares.__getitem__)
+    share = shares[name]
+    value = f"{100 * share:.2f} % (most: given {name})"
+    if share <= 0.01:
+        advice = "Nothing to do: single modalities are drawn exactly, and almost all draws count."
+        return Check("Share redrawn", value, "good", advice)
+    if share <= 0.05:
+        advice = "The posterior leaks a little beyond what training saw: try another family."
+        return Check("Share redrawn", value, "look closer", advice)
+    advice = "The posterior puts much mass where no data lie: train the flows longer, or use nsf."
+    return Check("Share redrawn", value, "do not trust", advice)
+
+
+def checks(metrics: Mapping[str, Any], chains: int, draws: int) -> list[Check]:
+    """Verdicts on all diagnostics that an evaluation holds.
+
+    Args:
+        metrics: of `mvflow.evaluation.evaluate`.
+        chains: per row.
+        draws: steps kept per chain.
+    """
+    found = []
+    s = metrics.get("sampler", {})
+    if s.get("method") == "mcmc":
+        found = [
+            acceptance(s["acceptance"], s["acceptance_worst"]),
+            divergences(s["divergences"], s["rows"] * chains * draws),
+            rhat(s["rhat_worst"], s["rows_above_1.05"], s["rhat_median"]),
+            effective(s["ess_worst"], s["ess_median"], chains * draws),
+        ]
+        if "ball_contacts" in s:
+            found.append(contacts(s["ball_contacts"]))
+    shares = metrics.get("latent", {}).get("redrawn", {})
+    return [*found, redrawn(shares)] if shares else found

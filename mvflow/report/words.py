@@ -1,0 +1,146 @@
+"""What the numbers mean, in words: the reading at the top of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mvflow.report.entry import Entry
+
+__all__ = ["agreement_sentence", "arrow", "conditional_sentence", "of_100", "readings"]
+
+SAME_CLASS = {"toy": "{verb} full or empty as the {given} was"}
+"""What it means to be of the class conditioned on, where a data set has better words."""
+PLURALS = {"toy"}
+"""Data sets whose modalities are named as things, so that several of them take an s."""
+
+
+def arrow(key: str) -> str:
+    """A direction's key for readers.
+
+    Example:
+        >>> arrow("m0+m1->m2")
+        'm0 + m1 → m2'
+    """
+    return key.replace("->", " → ").replace("+", " + ")
+
+
+def of_100(share: float) -> str:
+    """A share as a count out of 100 that never rounds to all or none.
+
+    Example:
+        >>> of_100(0.968), of_100(0.999), of_100(1.0), of_100(0.002)
+        ('97', 'more than 99', '100', 'fewer than 1')
+    """
+    if share < 1 and round(100 * share) == 100:
+        return "more than 99"
+    if share > 0 and round(100 * share) == 0:
+        return "fewer than 1"
+    return str(round(100 * share))
+
+
+def conditional_sentence(data: str, given: str, target: str, share: float) -> str:
+    """Conditional coherence of one direction in words.
+
+    Example:
+        >>> conditional_sentence("toy", "square", "circle", 0.97)
+        'Of 100 circles generated from a square, 97 were full or empty as the square was.'
+        >>> conditional_sentence("digits", "mnist", "svhn", 0.6)
+        'Of 100 samples of svhn generated from mnist, 60 were of the class of the mnist given.'
+    """
+    verb = "was" if of_100(share) in ("1", "fewer than 1") else "were"
+    if data in PLURALS:
+        what, source = f"{target}s generated from {_article(given)} {given}", given
+    else:
+        what, source = f"samples of {target} generated from {given}", given
+    same = SAME_CLASS.get(data, "{verb} of the class of the {given} given")
+    same = same.format(given=source, verb=verb)
+    return f"Of 100 {what}, {of_100(share)} {same}."
+
+
+def agreement_sentence(modalities: int, share: float) -> str:
+    """Joint coherence in words.
+
+    Example:
+        >>> agreement_sentence(2, 0.947)
+        'Of 100 pairs generated from nothing, 95 agree: both modalities are of one class.'
+    """
+    what, all_of = (
+        ("pairs", "both modalities") if modalities == 2 else ("samples", "all modalities")
+    )
+    verb = "agrees" if of_100(share) in ("1", "fewer than 1") else "agree"
+    return (
+        f"Of 100 {what} generated from nothing, {of_100(share)} {verb}: {all_of} are of one class."
+    )
+
+
+def readings(entry: Entry) -> list[tuple[str, str]]:
+    """The numbers that matter of a model, each with a sentence; likelihood without classes."""
+    metrics = entry.metrics
+    if metrics is None:
+        return []
+    found: list[tuple[str, str]] = []
+    if "coherence" in metrics:
+        found.append(_conditional(entry, metrics["coherence"]["conditional"]))
+        joint = metrics["coherence"]["joint"]
+        found.append((_percent(joint), agreement_sentence(len(entry.names), joint)))
+    else:
+        found.append(_likelihood(metrics))
+    density = metrics.get("posterior_log_density", {})
+    if density:
+        mean = sum(d["mean"] for d in density.values()) / len(density)
+        words = (
+            "nats: log density that the posteriors of single modalities give to where held-out "
+            "rows lie, mean over modalities. Higher is better; 1 nat more is 2.7 times the density."
+        )
+        if entry.is_shared:
+            words += " A posterior on shared information is meant to be wide, so expect less here."
+        found.append((signed(mean), words))
+    return found
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with a true minus sign.
+
+    Example:
+        >>> signed(-1.5)
+        '−1.50'
+    """
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _conditional(entry: Entry, scores: Mapping[str, float]) -> tuple[str, str]:
+    """The weakest direction from one modality, in words, and how the best one does."""
+    single = {k: v for k, v in scores.items() if "+" not in k} or dict(scores)
+    worst, best = min(single, key=single.__getitem__), max(single, key=single.__getitem__)
+    given, target = worst.split("->")
+    words = conditional_sentence(str(entry.store.get("name")), given, target, single[worst])
+    if best != worst:
+        words += f" That is the weakest direction; the best, {arrow(best)}, has "
+        words += f"{of_100(single[best])}."
+    return _percent(single[worst]), words
+
+
+def _likelihood(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    value = metrics["log_likelihood"]["joint"]["mean"]
+    words = (
+        "nats: mean log-likelihood of unseen rows, all modalities together. Higher is better; "
+        "compare it only between models of the same data and likelihoods. The classes of "
+        "generated rows were not judged, since there are no classifiers."
+    )
+    return signed(value, 1), words
+
+
+def _percent(share: float) -> str:
+    """A share in percent; one digit more close to the ends.
+
+    Example:
+        >>> _percent(0.921), _percent(0.999), _percent(1.0)
+        ('92 %', '99.9 %', '100 %')
+    """
+    digits = 1 if 0.99 < share < 1 or 0 < share < 0.01 else 0
+    return f"{100 * share:.{digits}f} %" if share < 0.9995 or share == 1 else "> 99.9 %"
+
+
+def _article(word: str) -> str:
+    return "an" if word[:1].lower() in tuple("aeiou") else "a"
