@@ -1,6 +1,8 @@
 """Fixtures of all tests: the array libraries for formulas, and models with known answers."""
 
+from functools import cache
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from scipy import stats
 from torch import nn
 
 from mvflow.core import Modality
+from mvflow.estimators import JNFShared
 from mvflow.models import JNFModel, JointVAE
 from mvflow.posteriors import FlowPosterior
 
@@ -119,3 +122,55 @@ def linear_layer(weight, bias):
 def linear_gaussian():
     """`LinearGaussian`: makes models whose densities are known."""
     return LinearGaussian
+
+
+def small_data(count, rows=160, seed=0):
+    """Rows of two classes seen in every modality, dict of arrays, and the class of each row."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(2, size=rows)
+    data = {}
+    for j in range(count):
+        towards = np.random.default_rng(100 + j).normal(size=2 + j)
+        x = (4 * labels - 2)[:, None] * towards + 0.5 * rng.normal(size=(rows, 2 + j))
+        data[f"m{j}"] = x.astype(np.float32)
+    return data, labels
+
+
+def small_estimator(kind, count, **changes):
+    """An untrained estimator of `count` modalities that trains in about a second."""
+    train = {"epochs": 3, "batch_size": 32, "learning_rate": 1e-2}
+    sections = {
+        "joint": {**train, "merge": [8]},
+        "flows": {**train, "hidden": [8], "summary_hidden": [8], "context": 2},
+        "sampler": {"warmup": 8, "draws": 4, "chains": 2, "candidates": 8, "num_steps": 3},
+        "evaluation": {
+            "rows": 30,
+            "product_rows": 10,
+            "prior_draws": 50,
+            "importance_rows": 6,
+            "importance_draws": 20,
+            "sampler_rows": 5,
+        },
+    }
+    if kind is JNFShared:
+        sections["projectors"] = {**train, "dim": 2}
+    modalities = [Modality(f"m{j}", (2 + j,)) for j in range(count)]
+    networks = {m.name: {"encoder": {"kind": "mlp", "hidden": [8]}} for m in modalities}
+    return kind(modalities, 2, **(sections | {"networks": networks} | changes))
+
+
+@pytest.fixture(scope="session")
+def small():
+    """`small.data` and `small.estimator`: data and models for tests of what is built on them."""
+    return SimpleNamespace(data=small_data, estimator=small_estimator)
+
+
+@pytest.fixture(scope="session")
+def fitted():
+    """Trained estimators by class and number of modalities, each trained once a session."""
+
+    @cache
+    def get(kind, count):
+        return small_estimator(kind, count).fit(small_data(count)[0], seed=0)
+
+    return get

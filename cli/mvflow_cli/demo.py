@@ -43,6 +43,12 @@ MODELS = (
 )
 """All take the joint stage of the first: it does not depend on how they differ."""
 
+ROWS: dict[str, Any] = {"rows": 20_000, "test_rows": 5_000}
+"""Pairs of the 2 x 19 x 19 that there are of each class; more would only be read longer."""
+
+SETTINGS: list[str] = []
+"""Changes to the recipe, as `section.key=value`."""
+
 
 def demo(
     out: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder to fill.")] = Path(
@@ -84,7 +90,7 @@ def _run(out: Path, seed: int, how: How) -> dict[str, Any]:
     with _timed(steps, "data"):
         _build(out, store, seed, how)
     for name, choices in MODELS:
-        config = configure("toy", store, choices, [], seed)
+        config = configure("toy", store, choices, SETTINGS, seed)
         with _timed(steps, f"{name}: train"):
             _train(out, name, config, how)
     found = {}
@@ -125,7 +131,7 @@ def _build(out: Path, store: Path, seed: int, how: How) -> None:
         msg = f"{out} exists and is not a demo: choose another folder"
         raise UsageError(msg)
     say(f"building {store}", err=how.json)
-    find_builder("toy").build(store, seed=seed)
+    find_builder("toy").build(store, seed=seed, **ROWS)
 
 
 def _train(out: Path, name: str, config: Config, how: How) -> None:

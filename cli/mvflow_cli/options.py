@@ -23,4 +23,6 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
 ]
-Again = Annotated[bool, typer.Option("--again", help="Train anew even if it is done.")]
+Again = Annotated[
+    bool, typer.Option("--again", help="Train from the beginning, whatever there is.")
+]

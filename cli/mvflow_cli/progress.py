@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ __all__ = ["Progress"]
 
 SPARSE = 2.0
 """Least seconds between two lines of what is not a stage of the model (classifiers)."""
+
+
+FIELDS = ("epoch", "speed", "loss")
 
 
 class Progress:
@@ -74,7 +77,8 @@ class Progress:
                 self._task(record.stage, record.epoch),
                 completed=record.epoch + 1,
                 epoch=f"epoch {record.epoch + 1}/{epochs}",
-                loss=_numbers(record.loss, record.terms),
+                loss=f"loss {record.loss:.4g}",
+                terms=_terms(record),
                 speed=f"{record.samples_per_second:,.0f}/s",
             )
             return
@@ -89,7 +93,7 @@ class Progress:
         left = (epochs - record.epoch - 1) * sum(seconds) / len(seconds)
         return (
             f"{record.stage} epoch {record.epoch + 1}/{epochs}: "
-            f"{_numbers(record.loss, record.terms)}, "
+            f"{', '.join(filter(None, [f'loss {record.loss:.4g}', _terms(record)]))}, "
             f"{record.samples_per_second:,.0f} samples/s, {_clock(left)} left"
         )
 
@@ -102,28 +106,34 @@ class Progress:
         assert self._bars is not None
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(
-                stage, total=self._epochs(stage), completed=epoch, epoch="", loss="", speed=""
+                stage,
+                total=self._epochs(stage),
+                completed=epoch,
+                epoch="",
+                loss="",
+                terms="",
+                speed="",
             )
         return self._tasks[stage]
 
 
 def _bars(console: Console) -> Bars:
     """One line per stage; where the terminal is narrow, the terms of the loss are cut short."""
-    name, epoch, speed = (
+    name, epoch, speed, loss = (
         TextColumn(text, markup=False, table_column=Column(no_wrap=True))
-        for text in ("{task.description}", "{task.fields[epoch]}", "{task.fields[speed]}")
+        for text in ("{task.description}", *(f"{{task.fields[{f}]}}" for f in FIELDS))
     )
     rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-    loss = TextColumn("{task.fields[loss]}", markup=False, table_column=rest)
+    terms = TextColumn("{task.fields[terms]}", markup=False, table_column=rest)
     left = TimeRemainingColumn(table_column=Column(no_wrap=True))
-    return Bars(name, BarColumn(12), epoch, left, speed, loss, console=console, expand=True)
+    columns = (name, BarColumn(12), epoch, left, speed, loss, terms)
+    return Bars(*columns, console=console, expand=True)
 
 
-def _numbers(loss: float, terms: Mapping[str, float]) -> str:
-    """The loss, and its terms unless the only one is the loss itself."""
-    shown = [f"loss {loss:.4g}"]
-    shown += [f"{name} {value:.4g}" for name, value in terms.items() if value != loss]
-    return ", ".join(shown)
+def _terms(record: EpochRecord) -> str:
+    """The terms of the loss, unless the only one is the loss itself."""
+    terms = record.terms.items()
+    return ", ".join(f"{name} {value:.4g}" for name, value in terms if value != record.loss)
 
 
 def _clock(seconds: float) -> str:

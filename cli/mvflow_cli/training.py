@@ -39,7 +39,7 @@ def train_command(path: Path, stage: str | None, how: How) -> None:
         result = train_stages(path, stage, how)
     except KeyboardInterrupt:
         say(
-            "mvflow: interrupted; the last full epoch is kept: "
+            "mvflow: interrupted; all full epochs are kept: "
             f"go on with 'mvflow train {shlex.quote(str(path))}'",
             err=True,
         )
@@ -110,8 +110,8 @@ def _todo(
     todo = []
     for name in wanted:
         status = run.status(name, config, data)
-        if status == "done" and how.again:
-            run.weights(name).unlink()
+        if how.again:
+            run.weights(name).unlink(missing_ok=True)
             run.checkpoint(name).unlink(missing_ok=True)
             status = "missing"
         said = {

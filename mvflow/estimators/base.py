@@ -367,14 +367,15 @@ class Estimator:
             msg = f"{what} (missing: {', '.join(missing)}): call fit"
             raise NotFittedError(msg)
 
-    def _forget(self, stages: Iterable[str]) -> None:
+    def _forget(self, stages: Sequence[str]) -> None:
         """Bring stages to their initial weights, and drop what was trained on them."""
-        fresh = build_model(self.config) if self.trained_ else self.model_
-        for stage in stages:
-            if stage in self.trained_:
+        again = {*stages, *(("flows",) if stages else ())} & {*self.trained_}
+        if again:
+            fresh = build_model(self.config)
+            for stage in again:
                 weights = fresh.stage_module(stage).state_dict()
                 self.model_.stage_module(stage).load_state_dict(weights)
-            self.trained_ = tuple(s for s in self.trained_ if s not in (stage, "flows"))
+            self.trained_ = tuple(s for s in self.trained_ if s not in again)
 
     def _sampler(self, changes: Mapping[str, Any]) -> SamplerConfig:
         if not changes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ ROUNDS = 50
 """How often draws outside the ball are drawn again before they are moved to its surface."""
 
 
+@runtime_checkable
 class Joint(Protocol):
     """The generative part of a model."""
 
@@ -38,6 +39,7 @@ class Joint(Protocol):
         ...
 
 
+@runtime_checkable
 class Model(Protocol):
     """What generation, metrics and reports need of any system."""
 

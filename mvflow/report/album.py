@@ -39,8 +39,9 @@ class Album:
             caption: printed below it.
             vector: embed SVG, for charts; else PNG at twice the size.
         """
-        self.keep(figure, name)
-        data, kind = (as_svg(figure), "svg+xml") if vector else (as_png(figure), "png")
+        files = self.keep(figure, name)
+        kind, suffix, draw = ("svg+xml", "svg", as_svg) if vector else ("png", "png", as_png)
+        data = files[suffix] if files else draw(figure)
         width, height = (round(100 * inches) for inches in figure.get_size_inches())
         image = tag(
             "img",
@@ -52,10 +53,10 @@ class Album:
         below = () if caption is None else (tag("figcaption", caption),)
         return tag("figure", image, *below)
 
-    def keep(self, figure: Figure, name: str) -> None:
-        """Write the figure's files, if there is a folder for them."""
+    def keep(self, figure: Figure, name: str) -> dict[str, bytes]:
+        """Write the figure's files, if there is a folder for them; suffix -> content."""
         if self.folder is None:
-            return
+            return {}
         from mvflow.runs import write_atomically
 
         base = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "figure"
@@ -63,6 +64,8 @@ class Album:
             n for n in (base, *(f"{base}-{i}" for i in range(2, 1000))) if n not in self.names
         )
         self.names.add(free)
-        for data, suffix in ((as_png(figure), "png"), (as_svg(figure), "svg")):
+        files = {"png": as_png(figure), "svg": as_svg(figure)}
+        for suffix, data in files.items():
             path = self.folder / f"{free}.{suffix}"
             write_atomically(path, lambda p, data=data: p.write_bytes(data))  # type: ignore[misc]
+        return files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -101,15 +100,12 @@ def directions(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
         (('a', 'b'), 'c')
     """
     every = list(names)
-    single = [((given,), target) for given in every for target in every if given != target]
+    single: list[tuple[tuple[str, ...], str]] = [
+        ((given,), target) for given in every for target in every if given != target
+    ]
     if len(every) < 3:
         return single
-    rest = [
-        (given, target)
-        for given in combinations(every, len(every) - 1)
-        for target in every
-        if target not in given
-    ]
+    rest = [(tuple(name for name in every if name != target), target) for target in every]
     return single + rest
 
 

@@ -30,14 +30,14 @@ def join(parts: Iterable[object]) -> HTML:
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> HTML:
-    """An element; `class_` gives the attribute `class`, an attribute that is None is left out.
+    """An element; `class_` gives `class`, `aria_label` gives `aria-label`, None gives nothing.
 
     Example:
         >>> tag("p", "a < b", class_="note")
         '<p class="note">a &lt; b</p>'
     """
     listed = "".join(
-        f' {key.rstrip("_")}="{escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -51,15 +51,24 @@ def section(anchor: str, title: str, *children: object) -> HTML:
     return HTML(tag("section", tag("h2", title), *children, id=anchor) + "\n")
 
 
-def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: str) -> HTML:
-    """A table whose first column holds row headings; a cell may be a whole `<td>` already."""
+def table(
+    header: Sequence[object], rows: Iterable[Sequence[object]], caption: str, kind: str = ""
+) -> HTML:
+    """A table whose first column holds row headings; a cell may be a whole `<td>` already.
+
+    Args:
+        header: headings of the columns.
+        rows: cells.
+        caption: printed above.
+        kind: "words" stacks the cells of a row on narrow screens.
+    """
     head = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in header)))
     body = [
         tag("tr", tag("th", row[0], scope="row"), *(_cell(cell) for cell in row[1:]))
         for row in rows
     ]
-    inner = tag("table", tag("caption", caption), head, tag("tbody", *body))
-    return tag("div", inner, class_="table")
+    inner = tag("table", head, tag("tbody", *body), aria_label=caption)
+    return tag("div", tag("p", caption, class_="caption"), inner, class_=f"table {kind}".strip())
 
 
 def _cell(value: object) -> HTML:

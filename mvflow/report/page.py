@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mvflow.core import UsageError
 from mvflow.report.entry import Entry
-from mvflow.report.markup import HTML, join, tag, text
+from mvflow.report.markup import HTML, tag
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Classifiers
@@ -27,7 +27,7 @@ def write_report(
     seed: int = 0,
     classifiers: Classifiers | None = None,
 ) -> Path:
-    """Write one HTML file that needs nothing else: numbers, samples, curves and what they mean.
+    """Write one HTML file that needs nothing else: numbers, samples, and what they mean.
 
     Args:
         path: where it goes; a file that was there is replaced when the new one is complete.
@@ -46,8 +46,7 @@ def write_report(
     """
     names = [entry.name for entry in entries]
     if not names or len(set(names)) < len(names):
-        found = ", ".join(names) if names else "none"
-        msg = f"a report needs entries of different names, but got: {found}"
+        msg = f"a report needs entries of different names, but got: {', '.join(names) or 'none'}"
         raise UsageError(msg)
     from mvflow.report.album import Album
     from mvflow.report.figures.canvas import style
@@ -69,6 +68,7 @@ def _sections() -> dict[str, Callable[[Context], HTML]]:
         sampler,
         samples,
         scores,
+        shared,
         training,
     )
 
@@ -79,7 +79,7 @@ def _sections() -> dict[str, Callable[[Context], HTML]]:
         "Latent space": latent.latent_space,
         "Likelihood": scores.likelihood,
         "Trust": sampler.sampler,
-        "Shared": sampler.shared,
+        "Shared": shared.shared,
         "Training": training.training,
         "Facts": header.facts,
         "Again": footer.footer,
@@ -108,18 +108,15 @@ def _anchor(part: HTML) -> str:
     return part.split('id="', 1)[1].split('"', 1)[0]
 
 
-def _subtitle(context: Context) -> HTML:
+def _subtitle(context: Context) -> str:
     entry = context.entries[0]
     data = entry.store.get("name") or "data"
     note = entry.store.get("note")
     models = ", ".join(dict.fromkeys(e.model for e in context.entries))
-    count = len(context.entries)
-    text_ = f"{models} on {data}" + (f", {note}" if note else "")
-    text_ += (
-        f": {' and '.join(entry.names)}."
-        if len(entry.names) < 4
-        else f": {len(entry.names)} modalities."
-    )
-    if count > 1:
-        text_ += f" {count} models side by side."
-    return join([text(text_)])
+    words = f"{models} on {data}" + (f", {note}" if note else "")
+    *some, last = entry.names
+    listed = f"{', '.join(some)} and {last}" if some else last
+    words += f": {listed}." if len(entry.names) < 6 else f": {len(entry.names)} modalities."
+    if len(context.entries) > 1:
+        words += f" {len(context.entries)} models side by side."
+    return words

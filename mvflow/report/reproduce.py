@@ -23,8 +23,9 @@ def commands(entry: Entry) -> list[str]:
     plain = config_from_dict(recipe(config.recipe)).model_dump(mode="json")
     changed = differences(plain, config.model_dump(mode="json"))
     store = shlex.quote(config.data.store or f"{entry.store.get('name', 'STORE')}.h5")
-    sets = "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in changed if k != "data.store")
-    return [f"mvflow new {run} --recipe {config.recipe} --store {store}{sets}", *rest]
+    sets = [f"--set {shlex.quote(f'{k}={v}')}" for k, v in changed if k != "data.store"]
+    new = " \\\n  ".join([f"mvflow new {run} --recipe {config.recipe} --store {store}", *sets])
+    return [new, *rest]
 
 
 def differences(plain: Mapping[str, Any], changed: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -73,7 +73,8 @@ def rhat(worst: float, above: float, median: float) -> Check:
         median: R-hat of the typical row.
 
     Example:
-        >>> [rhat(w, a, 1.0).verdict for w, a in ((1.05, 0.0), (1.2, 0.5), (3.0, 0.05), (3.0, 0.06))]
+        >>> cases = (1.05, 0.0), (1.2, 0.5), (3.0, 0.05), (3.0, 0.06)
+        >>> [rhat(worst, above, 1.0).verdict for worst, above in cases]
         ['good', 'look closer', 'look closer', 'do not trust']
     """
     value = f"median {median:.2f}, worst {worst:.2f}; above 1.05 in {100 * above:.0f} % of rows"
@@ -93,18 +94,17 @@ def effective(worst: float, median: float, kept: int) -> Check:
     """How many independent draws the kept steps of a row are worth.
 
     Example:
-        >>> [effective(w, 150.0, 200).verdict for w in (100.0, 20.0, 19.9)]
-        ['good', 'look closer', 'do not trust']
+        >>> cases = (100.0, 150.0), (10.0, 20.0), (10.0, 19.0), (9.9, 150.0)
+        >>> [effective(worst, median, 200).verdict for worst, median in cases]
+        ['good', 'look closer', 'do not trust', 'do not trust']
     """
     value = f"median {median:.0f}, worst {worst:.0f}, of {kept:,} kept steps"
     if worst >= 100:
         return Check("Effective sample size", value, "good", "Nothing to do: draws are diverse.")
-    if worst >= 20:
+    if worst >= 10 and median >= 20:
         advice = "Averages over draws of one row are coarse: raise sampler.draws."
         return Check("Effective sample size", value, "look closer", advice)
-    advice = (
-        "For some rows all draws are nearly the same one: raise sampler.draws fivefold or more."
-    )
+    advice = "The worst rows have few independent draws: raise sampler.draws fivefold or more."
     return Check("Effective sample size", value, "do not trust", advice)
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 from mvflow.report.entry import Entry
 
-__all__ = ["agreement_sentence", "arrow", "conditional_sentence", "of_100", "readings"]
+__all__ = [
+    "agreement_sentence",
+    "arrow",
+    "conditional_sentence",
+    "of_100",
+    "readings",
+    "signed",
+]
 
 SAME_CLASS = {"toy": "{verb} full or empty as the {given} was"}
 """What it means to be of the class conditioned on, where a data set has better words."""
@@ -90,12 +97,12 @@ def readings(entry: Entry) -> list[tuple[str, str]]:
     if density:
         mean = sum(d["mean"] for d in density.values()) / len(density)
         words = (
-            "nats: log density that the posteriors of single modalities give to where held-out "
-            "rows lie, mean over modalities. Higher is better; 1 nat more is 2.7 times the density."
+            "Log density that the posteriors of single modalities give to where held-out rows "
+            "lie: higher is better, and 1 nat more is 2.7 times the density."
         )
         if entry.is_shared:
-            words += " A posterior on shared information is meant to be wide, so expect less here."
-        found.append((signed(mean), words))
+            words += " Posteriors on shared information are wide on purpose, so less is expected."
+        found.append((f"{signed(mean)} nats", words))
     return found
 
 
@@ -106,7 +113,7 @@ def signed(value: float, digits: int = 2) -> str:
         >>> signed(-1.5)
         '−1.50'
     """
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _conditional(entry: Entry, scores: Mapping[str, float]) -> tuple[str, str]:
@@ -124,11 +131,11 @@ def _conditional(entry: Entry, scores: Mapping[str, float]) -> tuple[str, str]:
 def _likelihood(metrics: Mapping[str, Any]) -> tuple[str, str]:
     value = metrics["log_likelihood"]["joint"]["mean"]
     words = (
-        "nats: mean log-likelihood of unseen rows, all modalities together. Higher is better; "
+        "Mean log-likelihood of unseen rows, all modalities together. Higher is better; "
         "compare it only between models of the same data and likelihoods. The classes of "
         "generated rows were not judged, since there are no classifiers."
     )
-    return signed(value, 1), words
+    return f"{signed(value, 1)} nats", words
 
 
 def _percent(share: float) -> str:

@@ -73,7 +73,7 @@ def run_stage(
     """
     listener = listener or Silent()
     settings, module = stage.settings, stage.trainable
-    size = min(settings.batch_size, len(stage.train))
+    size = max(1, min(settings.batch_size, len(stage.train)))
     full = len(stage.train) // size
     steps = min(settings.steps_per_epoch or full, full)
     if steps == 0:

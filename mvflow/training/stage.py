@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -56,6 +56,7 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Hears of progress: a progress bar, a history file, an experiment tracker."""
 

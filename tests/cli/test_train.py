@@ -1,6 +1,7 @@
 """Training: stages in order, one at a time, stale ones, other stores, other processes."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -133,3 +134,13 @@ def equal_weights(a, b, stage):
     ours, theirs = (read_tensors(RunDirectory(p).weights(stage))[0] for p in (a, b))
     same = [ours[k].numpy().tobytes() == theirs[k].numpy().tobytes() for k in ours.keys() | theirs]
     return all(same) and ours.keys() == theirs.keys()
+
+
+def test_a_bar_on_a_terminal_and_no_result_among_it(mvflow, make, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    found = mvflow("train", make("a"), "--json")
+    assert set(json.loads(found.out)["stages"]) == {"joint", "flows"}
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", found.err)
+    for stage in ("joint", "flows"):
+        assert re.search(rf"{stage} ━+ epoch 1/1 0:00:00 +[\d,]+/s +loss -?[\d.]+", plain), plain

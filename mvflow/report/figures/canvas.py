@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams.update(cast(Any, SETTINGS))
         yield
 
 
@@ -76,7 +76,7 @@ def new_figure(width: float, height: float) -> Figure:
 def as_png(figure: Figure) -> bytes:
     """The figure as PNG, two pixels to one of the page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, pil_kwargs={"compress_level": 9})
+    figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
 
 

@@ -47,9 +47,9 @@ def coherence_bars(
         references: label of the group -> accuracy of the classifier that judges it.
         chance: what guessing would reach.
     """
-    width = min(1080, max(420, 110 + len(scores) * max(76, 34 * len(names))))
-    figure = new_figure(width, 300)
-    axes = figure.add_axes((46 / width, 0.2, 1 - 60 / width, 0.62))
+    width = min(1100, max(600, 110 + len(scores) * max(76, 34 * len(names))))
+    figure = new_figure(width, 310)
+    axes = figure.add_axes((58 / width, 0.15, 1 - 72 / width, 0.66))
     thick = 0.8 / len(names)
     for i, name in enumerate(names):
         at = np.arange(len(scores)) + (i - (len(names) - 1) / 2) * thick
@@ -57,38 +57,42 @@ def coherence_bars(
         heights = [np.nan if v is None else v for v in values]
         axes.bar(at, heights, 0.9 * thick, color=colour(i), label=name)
         if len(scores) * len(names) <= 24:
-            _numbers(axes, at, values)
+            _numbers(axes, at, values, colour(i))
     _references(axes, [references.get(label) for label in scores], chance)
-    axes.set(ylim=(0, 1.09), ylabel="share", xlim=(-0.55, len(scores) - 0.45))
+    axes.set(ylim=(0, 1.06), ylabel="share of right class", xlim=(-0.55, len(scores) - 0.45))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.set_xticks(range(len(scores)), [label.replace(" → ", "\n→ ") for label in scores])
     axes.tick_params(axis="x", length=0, labelcolor=INK)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda k: labels[k] not in names)
+    per_line = max(1, width // (60 + 6 * max(map(len, labels))))
     axes.legend(
         [handles[k] for k in order], [labels[k] for k in order],
-        loc="lower left", bbox_to_anchor=(-0.01, 1.04), ncols=min(len(labels), 4), borderpad=0,
+        loc="lower left", bbox_to_anchor=(-0.01, 1.04), ncols=per_line, borderpad=0,
         columnspacing=1.4, handlelength=1.4,
     )  # fmt: skip
     return figure
 
 
-def _numbers(axes: Axes, at: Any, values: Sequence[Number]) -> None:
+def _numbers(axes: Axes, at: Any, values: Sequence[Number], ground: str) -> None:
+    from matplotlib.colors import to_rgb
+
+    light = np.dot(to_rgb(ground), (0.3, 0.59, 0.11)) > 0.55
     for x, value in zip(at, values, strict=True):
         if value is not None:
-            inside = value > 0.2
+            inside = value > 0.12  # else above the bar; never where the dashed line is
             axes.text(
-                x, value - 0.03 if inside else value + 0.02, f"{value:.2f}", ha="center",
-                va="top" if inside else "bottom", color="white" if inside else INK, fontsize=7,
+                x, 0.025 if inside else value + 0.02, f"{value:.2f}", ha="center", va="bottom",
+                color=INK if light or not inside else "white", fontsize=7,
             )  # fmt: skip
 
 
 def _references(axes: Axes, levels: Sequence[Number], chance: Number) -> None:
-    label: str | None = "classifier on real data"
+    label = "classifier on real data"
     for x, level in enumerate(levels):
         if level is not None:
             axes.hlines(level, x - 0.45, x + 0.45, INK, (0, (4, 2)), linewidth=1.2, label=label)
-            label = None
+            label = ""
     if chance is not None:
         axes.axhline(chance, color=INK, linewidth=0.7, linestyle=":", label="guessing a class")
 
@@ -113,8 +117,12 @@ def loss_limits(values: Sequence[Number], skip: float = 0.05) -> tuple[float, fl
 
 def loss_curves(stage: str, curves: Sequence[Curve]) -> Figure:
     """Training loss (thin) and validation loss (thick with dots) by epoch."""
-    figure = new_figure(360, 250)
-    axes = figure.add_axes((0.17, 0.16, 0.8, 0.72))
+    from matplotlib.ticker import MaxNLocator
+
+    below = 22 * ((len(curves) + 1) // 2) if len(curves) > 1 else 0
+    height = 250 + below
+    figure = new_figure(360, height)
+    axes = figure.add_axes((0.17, (40 + below) / height, 0.8, 180 / height))
     for curve in curves:
         x = np.asarray(curve.epochs) + 1
         dots = "." if len(x) < 40 else None
@@ -124,11 +132,11 @@ def loss_curves(stage: str, curves: Sequence[Curve]) -> Figure:
     _scale(axes, curves)
     axes.set_title(stage, loc="left", fontweight="bold", color=INK)
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.5)
     axes.set_axisbelow(True)
     if len(curves) > 1:
-        axes.legend(loc="upper right", handlelength=1.2, fontsize=7)
+        figure.legend(loc="lower left", ncols=2, handlelength=1.2, fontsize=7.5)
     return figure
 
 
@@ -157,13 +165,15 @@ def _scale(axes: Axes, curves: Sequence[Curve]) -> None:
 
 def correlation_dots(pairs: Mapping[str, Sequence[float]], colours: Sequence[str]) -> Figure:
     """Canonical correlations of the shared information, largest first, a line for each pair."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(420, 250)
     axes = figure.add_axes((0.13, 0.17, 0.84, 0.68))
     for (label, values), shade in zip(pairs.items(), colours, strict=True):
         x = np.arange(len(values)) + 1
         axes.plot(x, values, color=shade, marker="o", ms=3.5, linewidth=1, label=label)
     axes.set(ylim=(0, 1.05), xlabel="dimension", ylabel="correlation")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(pairs) <= 6:
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=7)
     return figure

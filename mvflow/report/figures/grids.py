@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Given", "Row", "conditional_grid", "row_grid"]
 
-HEADER, BLOCK, CHARACTER = 34, 22, 11
+HEADER, BLOCK, CHARACTER = 34, 24, 13
 """Pixels: height of headings, distance between blocks, mean width of a letter."""
 
 
@@ -80,7 +80,7 @@ def row_grid(rows: Sequence[Row], group: int = 1) -> Figure:
         rows: from top to bottom.
         group: so many rows stand close together.
     """
-    left = 12 + CHARACTER * max(len(row.label) for row in rows)
+    left = 12 + 11 * max(len(row.label) for row in rows)
     pitch = max(row.look.width for row in rows) + GAP
     height = len(rows) * (TILE + GAP) + (len(rows) - 1) // group * GAP * 2
     sheet = Sheet(left + pitch * max(len(row.values) for row in rows), height)

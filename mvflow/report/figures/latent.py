@@ -40,19 +40,19 @@ class Cloud(NamedTuple):
     """Of the ball outside which nothing is drawn."""
     axis_labels: tuple[str, str] = ("z₁", "z₂")
     square: bool = True
-    """Both axes symmetric about 0, on one scale."""
+    """Both axes on one scale."""
 
     def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Range of each axis; the ball is inside if it is near the rows."""
+        """Range of each axis: that of nearly all rows, on one scale if `square`."""
         if not self.square:
             low, high = self.z.min(0), self.z.max(0)
             margin = 0.06 * np.maximum(high - low, 1e-6)
-            (a, b), (c, d) = zip(low - margin, high + margin, strict=True)
-            return (float(a), float(c)), (float(b), float(d))
-        reach = float(np.abs(self.z).max()) * 1.06
-        if self.radius < 1.3 * reach:
-            reach = max(reach, 1.03 * self.radius)
-        return (-reach, reach), (-reach, reach)
+            bounds = np.stack([low - margin, high + margin], -1).tolist()
+            return tuple(bounds[0]), tuple(bounds[1])
+        low, high = np.quantile(self.z, [0.003, 0.997], axis=0)
+        middle, half = (low + high) / 2, 0.56 * max(float((high - low).max()), 1e-6)
+        bounds = np.stack([middle - half, middle + half], -1).tolist()
+        return tuple(bounds[0]), tuple(bounds[1])
 
 
 class Panel(NamedTuple):
@@ -92,7 +92,9 @@ def colours(cloud: Cloud) -> NDArray[np.float64] | str:
 def cloud_panel(part: Figure | SubFigure, cloud: Cloud, title: str) -> None:
     """Where test rows lie, with a key to the colours."""
     axes = _square(part, cloud, title)
-    axes.scatter(*cloud.z.T, s=5, c=colours(cloud), linewidths=0, rasterized=True)
+    axes.scatter(
+        cloud.z[:, 0], cloud.z[:, 1], s=5, c=colours(cloud), linewidths=0, rasterized=True
+    )
     _ball(axes, cloud)
     if cloud.labels is None:
         return
@@ -132,8 +134,8 @@ def _ramps(part: Figure | SubFigure, cloud: Cloud, classes: Sequence[int]) -> No
 
 def posterior_panel(part: Figure | SubFigure, panel: Panel) -> None:
     """Density of one posterior over the faint cloud, its row, and eight draws."""
-    axes = _square(part, panel.cloud, panel.title)
-    axes.scatter(*panel.cloud.z.T, s=4, c=colours(panel.cloud), alpha=0.22, linewidths=0,
+    axes, z = _square(part, panel.cloud, panel.title), panel.cloud.z
+    axes.scatter(z[:, 0], z[:, 1], s=4, c=colours(panel.cloud), alpha=0.22, linewidths=0,
                  rasterized=True)  # fmt: skip
     levels = density_levels(panel.log_density)
     (left, right), (bottom, top) = panel.cloud.limits()
@@ -142,7 +144,15 @@ def posterior_panel(part: Figure | SubFigure, panel: Panel) -> None:
     if len(levels) > 1:
         shades = FILL[len(FILL) - len(levels) + 1 :]
         axes.contourf(across, up, panel.log_density, levels, colors=shades, alpha=0.85)
-        axes.contour(across, up, panel.log_density, levels[:1], colors=FILL[-1], linewidths=0.7)
+        axes.contour(
+            across,
+            up,
+            panel.log_density,
+            levels[:1],
+            colors=FILL[-1],
+            linewidths=0.7,
+            linestyles="solid",
+        )
     _ball(axes, panel.cloud)
     _inset(part, panel)
     _strip(part, panel)
@@ -167,11 +177,12 @@ def density_levels(log_density: NDArray[np.floating[Any]]) -> list[float]:
 
 
 def _square(part: Figure | SubFigure, cloud: Cloud, title: str) -> Axes:
-    axes: Axes = part.add_axes((0.075, 0.105, 0.6, 0.6 * WIDTH / HEIGHT))
+    axes: Axes = part.add_axes((0.097, 0.105, 0.6, 0.6 * WIDTH / HEIGHT))
     (left, right), (bottom, top) = cloud.limits()
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.set_xlabel(cloud.axis_labels[0], labelpad=1)
     axes.set_ylabel(cloud.axis_labels[1], labelpad=1)
+    axes.locator_params(nbins=6)
     axes.set_title(title, loc="left", fontweight="bold", color=INK)
     return axes
 
@@ -180,7 +191,7 @@ def _ball(axes: Axes, cloud: Cloud) -> None:
     from matplotlib.patches import Circle
 
     (left, right), (bottom, top) = cloud.limits()
-    corner = float(np.hypot(max(-left, right), max(-bottom, top)))
+    corner = float(np.hypot(max(-left, right), max(-bottom, top)))  # the farthest from 0
     if cloud.square and cloud.radius < corner:
         axes.add_patch(Circle((0, 0), cloud.radius, fill=False, ec=MUTED, lw=0.6, ls=(0, (4, 3))))
 
@@ -191,7 +202,7 @@ def _inset(part: Figure | SubFigure, panel: Panel) -> None:
     sheet.place(look, value, 0, 0)
     height = 0.15
     width = height * HEIGHT / WIDTH * look.width / TILE
-    axes = part.add_axes((0.085, 0.105 + 0.6 * WIDTH / HEIGHT - height - 0.012, width, height))
+    axes = part.add_axes((0.107, 0.105 + 0.6 * WIDTH / HEIGHT - height - 0.012, width, height))
     sheet.draw(axes)
 
 
@@ -204,7 +215,7 @@ def _strip(part: Figure | SubFigure, panel: Panel) -> None:
         x = GAP + i % columns * (look.width + GAP)
         y = GAP + i // columns * (TILE + GAP)
         sheet.place(look, value, x, y, wrong=panel.wrong is not None and bool(panel.wrong[i]))
-    axes = part.add_axes((0.70, 0.105, 0.29, 0.6 * WIDTH / HEIGHT))
+    axes = part.add_axes((0.705, 0.105, 0.29, 0.6 * WIDTH / HEIGHT))
     sheet.draw(axes)
 
 

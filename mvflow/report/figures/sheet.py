@@ -111,8 +111,8 @@ class Sheet:
             frame = Rectangle((x - 1, y - 1), w + 2, h + 2, fill=False, ec=WRONG, lw=1.3)
             frame.set_clip_on(False)
             axes.add_patch(frame)
-        for x, y, words, options in self.labels:
-            axes.text(x, y, words, **options)
+        for left, top, words, options in self.labels:
+            axes.text(left, top, words, **options)
         axes.set(xlim=(0, width), ylim=(height, 0))
 
     def figure(self) -> Figure:

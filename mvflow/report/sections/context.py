@@ -13,6 +13,7 @@ from mvflow.report.album import Album
 from mvflow.report.entry import Entry
 from mvflow.report.figures.sheet import Look, look_of
 from mvflow.report.markup import HTML, table, tag
+from mvflow.report.words import signed
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Classifiers
@@ -71,7 +72,12 @@ def columns(maps: Sequence[Mapping[str, Any] | None]) -> list[str]:
 
 
 def comparison(
-    scores: Mapping[str, Sequence[Score | None]], names: Sequence[str], caption: str, digits: int
+    scores: Mapping[str, Sequence[Score | None]],
+    names: Sequence[str],
+    caption: str,
+    digits: int,
+    *,
+    best: bool = True,
 ) -> HTML:
     """Models against scores, the best of each score in bold.
 
@@ -80,8 +86,9 @@ def comparison(
         names: of the models.
         caption: of the table.
         digits: decimals.
+        best: mark the largest of each score.
     """
-    cells = {label: _marked(found, digits) for label, found in scores.items()}
+    cells = {label: _marked(found, digits, best) for label, found in scores.items()}
     if len(scores) > MOST_COLUMNS:
         rows = [[label, *found] for label, found in cells.items()]
         return table(["direction", *names], rows, caption)
@@ -89,21 +96,21 @@ def comparison(
     return table(["model", *cells], rows, caption)
 
 
-def _marked(scores: Sequence[Score | None], digits: int) -> list[HTML]:
+def _marked(scores: Sequence[Score | None], digits: int, mark: bool) -> list[HTML]:
     known = [round(s.value, digits) for s in scores if s is not None]
-    best = max(known) if len(set(known)) > 1 else None
+    best = max(known) if mark and len(set(known)) > 1 else None
     return [_cell(score, best, digits) for score in scores]
 
 
 def _cell(score: Score | None, best: float | None, digits: int) -> HTML:
     if score is None:
         return tag("td", "–", class_="number")
-    number = f"{score.value:.{digits}f}".replace("-", "−")
+    number = signed(score.value, digits)
     shown = tag("strong", number) if round(score.value, digits) == best else number
     error = () if score.error is None else (tag("span", f" ± {score.error:.{digits}f}"),)
     return tag("td", shown, *error, class_="number")
 
 
-def figures(*shown: HTML, wide: bool = False) -> HTML:
-    """Figures side by side where there is room."""
-    return tag("div", *shown, class_="figures wide" if wide else "figures")
+def figures(*shown: HTML, kind: str = "") -> HTML:
+    """Figures side by side where there is room; those that are "large" or "wide" need more."""
+    return tag("div", *shown, class_=f"figures {kind}".strip())

@@ -45,10 +45,13 @@ def _trust(entry: Entry) -> HTML:
     assert entry.metrics is not None
     sampler = entry.estimator.config.sampler
     found = checks(entry.metrics, sampler.chains, sampler.draws)
+    label = "Sampler of products: "
+    if len(entry.names) < 3:  # it is never needed there
+        found, label = found[-1:], "Draws given one modality: "
     order = ("good", "look closer", "do not trust")
     worst = max((c.verdict for c in found), key=order.index, default="good")
     pill = tag("span", worst, class_=f"pill {worst.replace(' ', '-')}")
-    return tag("p", "Sampler of products: ", pill, " ", tag("a", "details", href="#sampler"))
+    return tag("p", label, pill, " ", tag("a", "details", href="#sampler"))
 
 
 def _comparison(context: Context) -> list[HTML]:
@@ -62,7 +65,8 @@ def _comparison(context: Context) -> list[HTML]:
         return []
     best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     rows = min(e.metrics["rows"] for e in context.entries if e.metrics is not None)
-    noise = 2 * (2 * 0.25 / rows) ** 0.5
+    middle = (means[best] + means[worst]) / 2
+    noise = 2 * (2 * middle * (1 - middle) / rows) ** 0.5
     text = (
         f"Generating one modality from another, {best} keeps the class most often "
         f"({100 * means[best]:.1f} %) and {worst} least often ({100 * means[worst]:.1f} %), mean "

@@ -51,7 +51,7 @@ def _group(context: Context, cloud: Cloud, members: Sequence[int]) -> HTML:
     alt = f"Latent space of {names}: {len(cloud.z)} test rows, coloured by class."
     first = context.album.show(figure, f"latent-{names}", alt, _key(cloud, names))
     if entry.estimator.config.latent_dim != 2 or len(entry.names) < 2:
-        return figures(first)
+        return figures(first, kind="large")
     given, target = entry.names[:2]
     row = _chosen_row(entry, given)
     headings = titles(context.entries)
@@ -63,7 +63,9 @@ def _group(context: Context, cloud: Cloud, members: Sequence[int]) -> HTML:
     shown = [first, *(_show(context, p, given, target) for p in panels)]
     if context.album.folder is not None:
         context.album.keep(latent_figure(cloud, "latent space", panels), f"figure-2-{names}")
-    return tag("div", tag("p", _explanation(context, given, target)), figures(*shown))
+    return tag(
+        "div", tag("p", _explanation(context, given, target)), figures(*shown, kind="large")
+    )
 
 
 def _show(context: Context, panel: Panel, given: str, target: str) -> HTML:
@@ -86,8 +88,8 @@ def _explanation(context: Context, given: str, target: str) -> str:
         f"Each dot is a test row, placed by the joint encoder. The contours show where a model "
         f"believes the row to lie when it sees only the {given} at the top left; they hold 20 to "
         f"99 % of the density. It should cover the dots of such rows and nothing else. At the "
-        f"right, eight draws of {target}. The dashed circle is the ball outside which nothing is "
-        "drawn."
+        f"right, eight draws of {target}. Nothing is drawn outside a ball, whose edge is dashed "
+        "where it is near."
     )
     if context.classifiers is not None:
         text += " Draws of another class have a red frame."

@@ -1,14 +1,13 @@
-"""Can the draws be trusted? Diagnostics in words, and the shared information."""
+"""Can the draws be trusted? Diagnostics in words."""
 
 from __future__ import annotations
 
 from mvflow.report.entry import Entry
-from mvflow.report.figures.charts import colour, correlation_dots
 from mvflow.report.markup import HTML, join, section, table, tag
-from mvflow.report.sections.context import Context, figures
+from mvflow.report.sections.context import Context
 from mvflow.report.verdicts import Check, checks
 
-__all__ = ["sampler", "shared"]
+__all__ = ["sampler"]
 
 MEANINGS = {
     "Acceptance": "share of the sampler's proposals that were taken; it aims at 0.8",
@@ -44,14 +43,15 @@ def _scope(context: Context) -> HTML:
         return join([
             first,
             tag("strong", "With two modalities the sampler is therefore never needed. "),
-            "It is checked here only on the product of all modalities, a stand-in for what happens "
-            "with three or more; a poor verdict on it says nothing against the samples above. ",
+            "It is checked here only on the product of all modalities, a stand-in for what "
+            "happens with three or more; a poor verdict on it says nothing against the samples "
+            "above. ",
             WIDE,
         ])  # fmt: skip
     return join([
         first,
-        "Draws given several, but not all, come from a Markov chain on the product of the experts. "
-        "The numbers below are of the product of all modalities, for some test rows. ",
+        "Draws given several, but not all, come from a Markov chain on the product of the "
+        "experts. The numbers below are of the product of all modalities, for some test rows. ",
         WIDE,
     ])  # fmt: skip
 
@@ -65,46 +65,10 @@ def _verdicts(entry: Entry) -> HTML:
         f"{found.get('name', settings.name)}, {found.get('rows', 0)} rows, "
         f"{settings.chains} chains of {settings.draws} steps after {settings.warmup} of warm-up."
     )
-    return table(["check", "value", "verdict", "what to do"], rows, caption)
+    return table(["check", "value", "verdict", "what to do"], rows, caption, "words")
 
 
 def _row(check: Check) -> list[object]:
     pill = tag("span", check.verdict, class_=f"pill {check.verdict.replace(' ', '-')}")
     name = join([check.name, tag("small", MEANINGS[check.name])])
     return [name, check.value, pill, check.advice]
-
-
-def shared(context: Context) -> HTML:
-    """Canonical correlations of the shared information; nothing if no model has any."""
-    found = {
-        (entry.name, pair): (i, values)
-        for i, entry in enumerate(context.entries)
-        for pair, values in ((entry.metrics or {}).get("shared") or {}).items()
-    }
-    if not found:
-        return join([])
-    intro = (
-        "What the projectors of two modalities have in common on test rows: canonical "
-        "correlations, from 1 (the same information) to 0 (none). Dimensions near 0 carry nothing "
-        "that is shared: projectors.dim could be smaller."
-    )
-    rows = [
-        [entry, pair.replace("~", " and "), ", ".join(f"{v:.3f}" for v in values)]
-        for (entry, pair), (_, values) in found.items()
-    ]
-    parts: list[object] = [tag("p", intro)]
-    if max(len(values) for _, values in found.values()) > 3:
-        lines = {f"{e}: {p.replace('~', ', ')}": v for (e, p), (_, v) in found.items()}
-        shades = [
-            colour(k if len(context.entries) == 1 else i)
-            for k, (i, _) in enumerate(found.values())
-        ]
-        figure = correlation_dots(lines, shades)
-        alt = "Canonical correlations by dimension. " + "; ".join(
-            f"{k}: {v[0]:.2f} to {v[-1]:.2f}" for k, v in lines.items()
-        )
-        parts.append(figures(context.album.show(figure, "shared", alt + ".", vector=True)))
-    parts.append(
-        table(["model", "modalities", "correlations, largest first"], rows, "Shared information.")
-    )
-    return section("shared", "Shared information", *parts)

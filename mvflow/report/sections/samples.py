@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import Source, derive_seed, generator
-from mvflow.report.entry import directions
+from mvflow.report.entry import Entry, directions
 from mvflow.report.figures.grids import Given, Row, conditional_grid, row_grid
 from mvflow.report.markup import HTML, section, tag
 from mvflow.report.sections.context import Context, figures
@@ -29,9 +30,10 @@ def samples(context: Context) -> HTML:
         ]
         parts += [tag("h3", f"{' + '.join(given)} → {target}"), figures(*shown)]
     parts += [tag("h3", "From nothing: draws from the prior"), tag("p", PRIOR_WORDS)]
-    parts.append(figures(*(_prior(context, i) for i in range(len(context.entries)))))
+    parts.append(_strips(context, _prior, "samples-prior", "Draws from the prior of", 1))
     parts += [tag("h3", "Reconstruction"), tag("p", REBUILT_WORDS)]
-    parts.append(figures(*(_rebuilt(context, i) for i in range(len(context.entries)))))
+    what = f"{ROWS} test rows and their reconstructions by"
+    parts.append(_strips(context, _rebuilt, "reconstruction", what, 2))
     intro = "At the left the test row conditioned on, at the right eight draws. "
     if context.classifiers is not None:
         intro += "A red frame marks draws whose class, as the classifier sees it, is another one."
@@ -80,27 +82,36 @@ def _direction(context: Context, i: int, given: tuple[str, ...], target: str) ->
     return context.album.show(figure, name, alt + ".", tag("b", entry.name))
 
 
-def _prior(context: Context, i: int) -> HTML:
-    entry = context.entries[i]
+def _prior(entry: Entry, context: Context) -> list[Row]:
     seed = derive_seed(context.seed, "report", "prior")
     made = entry.estimator.generate(None, PRIOR, seed=seed)
-    rows = [Row(n, context.look(entry, n), made[n][:, 0]) for n in entry.names]
-    figure = row_grid(rows)
-    alt = f"{PRIOR} draws from the prior of {entry.name}: {', '.join(entry.names)}, one a row."
-    return context.album.show(figure, f"samples-prior-{entry.name}", alt, tag("b", entry.name))
+    return [Row(n, context.look(entry, n), made[n][:, 0]) for n in entry.names]
 
 
-def _rebuilt(context: Context, i: int) -> HTML:
-    entry = context.entries[i]
+def _rebuilt(entry: Entry, context: Context) -> list[Row]:
     x: dict[str, Any] = entry.test.take(choose_rows(entry.test, ROWS, context.seed))
     estimator, seed = entry.estimator, derive_seed(context.seed, "report", "rebuilt")
     every = {name: x[name] for name in entry.names}
     made = estimator.decode(estimator.sample_latent(every, seed=seed)[0])
-    rows = [
+    return [
         Row(f"{n}{suffix}", context.look(entry, n), values[n])
         for n in entry.names
         for suffix, values in (("", x), (", rebuilt", made))
     ]
-    figure = row_grid(rows, group=2)
-    alt = f"{ROWS} test rows and their reconstructions by {entry.name}."
-    return context.album.show(figure, f"reconstruction-{entry.name}", alt, tag("b", entry.name))
+
+
+def _strips(
+    context: Context, make: Callable[[Entry, Context], list[Row]], name: str, what: str, group: int
+) -> HTML:
+    """A grid for each model; models with the same joint stage share theirs."""
+    grids: dict[bytes, tuple[list[str], list[Row]]] = {}
+    for entry in context.entries:
+        rows = make(entry, context)
+        key = b"".join(np.ascontiguousarray(row.values).tobytes() for row in rows)
+        grids.setdefault(key, ([], rows))[0].append(entry.name)
+    shown = []
+    for names, rows in grids.values():
+        who = ", ".join(names)
+        figure, caption = row_grid(rows, group), tag("b", who)
+        shown.append(context.album.show(figure, f"{name}-{names[0]}", f"{what} {who}.", caption))
+    return figures(*shown)

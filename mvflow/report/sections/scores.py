@@ -69,7 +69,7 @@ def _reference_table(context: Context) -> HTML:
     """Reconstruction by model, and what the classifiers reach on real test rows."""
     metrics = [e.metrics or {} for e in context.entries]
     rebuilt = [m.get("coherence", {}).get("reconstruction") for m in metrics]
-    accuracy = next((m["classifiers"] for m in metrics if "classifiers" in m), {})
+    accuracy = _accuracy(context)
     rows: dict[str, list[Score | None]] = {
         name: [*_scores(rebuilt, name), Score(accuracy[name]) if name in accuracy else None]
         for name in columns([accuracy, *rebuilt])
@@ -79,19 +79,21 @@ def _reference_table(context: Context) -> HTML:
         "What bounds coherence: share of reconstructions, q(z|X) decoded, that keep their class, "
         "and accuracy of the classifiers on real test rows."
     )
-    return comparison(rows, [*names, "real rows (classifier accuracy)"], caption, 3)
+    everyone = [*names, "real rows (classifier accuracy)"]
+    return comparison(rows, everyone, caption, 3, best=False)
+
+
+def _accuracy(context: Context) -> dict[str, float]:
+    """Accuracy of the classifiers on real test rows, of the first model that was judged."""
+    for entry in context.entries:
+        if entry.metrics is not None and "classifiers" in entry.metrics:
+            return dict(entry.metrics["classifiers"])
+    return {}
 
 
 def _chart(context: Context, found: list[Any]) -> HTML:
     keys = _conditional(found)
-    accuracy: dict[str, float] = next(
-        (
-            e.metrics["classifiers"]
-            for e in context.entries
-            if e.metrics and "classifiers" in e.metrics
-        ),
-        {},
-    )
+    accuracy = _accuracy(context)
     references: dict[str, float | None] = {}
     scores = {JOINT: [f["joint"] if f else None for f in found]}
     if len(keys) <= 12:
@@ -106,7 +108,7 @@ def _chart(context: Context, found: list[Any]) -> HTML:
     figure = coherence_bars(scores, context.names, references, _chance(context.entries[0]))
     best = "; ".join(f"{k}: {_listed(context.names, v)}" for k, v in scores.items())
     alt = f"Bar chart of coherence. {best}."
-    return figures(context.album.show(figure, "coherence", alt, vector=True), wide=True)
+    return figures(context.album.show(figure, "coherence", alt, vector=True), kind="wide")
 
 
 def _listed(names: list[str], values: list[float | None]) -> str:
@@ -123,17 +125,21 @@ def _chance(entry: Entry) -> float | None:
 def _precision(context: Context) -> str:
     metrics = next(e.metrics for e in context.entries if e.metrics is not None)
     settings = context.entries[0].estimator.config.evaluation
-    error = (0.25 / metrics["rows"]) ** 0.5
-    several = (
-        f" ({settings.product_rows:,} rows where several modalities are observed)"
-        if len(context.entries[0].names) > 2
-        else ""
+    rows = int(metrics["rows"])
+    text = (
+        f"Measured on {rows:,} test rows (standard error at most {_error(rows):.3f} for one "
+        f"direction) and {settings.prior_draws:,} draws from the prior"
     )
-    return (
-        f"Measured on {metrics['rows']:,} test rows{several} and {settings.prior_draws:,} draws "
-        f"from the prior. Standard error at most {error:.3f} for one direction. It does not "
-        "cover the training seed."
-    )
+    if len(context.entries[0].names) > 2:
+        some = min(rows, settings.product_rows)
+        text += f"; on {some:,} rows where several modalities are observed (at most "
+        text += f"{_error(some):.3f})"
+    return text + ". The standard error does not cover the training seed."
+
+
+def _error(rows: int) -> float:
+    """Largest standard error of a share of so many rows."""
+    return float((0.25 / rows) ** 0.5)
 
 
 def likelihood(context: Context) -> HTML:

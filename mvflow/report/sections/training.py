@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mvflow.report.figures.canvas import INK
 from mvflow.report.figures.charts import Curve, colour, loss_curves
 from mvflow.report.markup import HTML, section, tag
 from mvflow.report.sections.context import Context, columns, figures
@@ -42,7 +43,11 @@ def _chart(context: Context, stage: str) -> HTML:
         for r in e.history
         if r["stage"] == stage and r.get("samples_per_second")
     ]
-    caption = f"{max(speed):,.0f} rows per second at best" if speed else None
+    shared = [c.label for c in curves if ", " in c.label]
+    said = [f"The same for {label}." for label in shared]
+    if speed:
+        said.append(f"At best {max(speed):,.0f} rows per second.")
+    caption = " ".join(said) or None
     return context.album.show(
         loss_curves(stage, curves), f"loss-{stage}", alt, caption, vector=True
     )
@@ -65,7 +70,7 @@ def _curves(context: Context, stage: str) -> list[Curve]:
         same = [k for k, c in enumerate(curves) if c[2:] == curve[2:]]
         if same:
             known = curves[same[0]]
-            curves[same[0]] = known._replace(label=f"{known.label}, {entry.name}")
+            curves[same[0]] = known._replace(label=f"{known.label}, {entry.name}", colour=INK)
         else:
             curves.append(curve)
     return curves

@@ -1,0 +1,182 @@
+"""`mvflow sample`: what is written, and what is refused."""
+
+import errno
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from mvflow.estimators import load
+from mvflow_datasets import Store
+
+
+@pytest.fixture
+def npy(tmp_path):
+    """Write an array to a file: npy("name", array) -> path."""
+
+    def call(name, array):
+        path = tmp_path / f"{name}.npy"
+        np.save(path, array)
+        return path
+
+    return call
+
+
+def test_rows_of_the_store(mvflow, trained, store, tmp_path):
+    path = tmp_path / "samples.h5"
+    found = mvflow(
+        *("sample", trained, "--given", "square", "--rows", "test:3:8", "--n", "2"),
+        *("--seed", "7", "--out", path, "--json"),
+    )
+    assert found.code == 0, found
+    about = json.loads(found.out)
+    assert about["samples"] == {"circle": [2, 5, 1, 32, 32]}
+    with Store.open(store) as opened:
+        rows = opened["test"].take(range(3, 8))
+        labels = opened["test"].labels[3:8]
+    model = load(trained)
+    z = model.sample_latent({"square": rows["square"]}, 2, seed=7)
+    with h5py.File(path) as file:
+        assert np.array_equal(file["latent"], z)
+        assert np.array_equal(file["samples/circle"], model.decode(z)["circle"])
+        assert file["samples/circle"].dtype == np.float32
+        assert np.array_equal(file["given/square"], rows["square"])
+        assert np.array_equal(file["labels"], labels)
+        assert "square" not in file["samples"]
+        attributes = dict(file.attrs)
+    assert (attributes["seed"], attributes["n"], attributes["rows"]) == (7, 2, "test:3:8")
+    assert attributes["run"] == str(trained)
+    assert set(json.loads(attributes["stages"])) == {"joint", "flows"}
+    assert json.loads(attributes["diagnostics"])["method"] == "exact"
+    assert attributes["diagnostics.method"] == "exact"
+    assert attributes["mvflow"]
+
+
+def test_all_modalities_of_an_array_and_the_store(mvflow, trained, npy, tmp_path):
+    x = np.zeros((4, 1, 32, 32), np.float32)
+    path = tmp_path / "both.h5"
+    found = mvflow(
+        *("sample", trained, "--given", f"circle={npy('x', x)}", "--given", "square"),
+        *("--rows", "train:0:4", "--targets", "square,circle", "--sampler", "hmc"),
+        *("--n", "3", "--out", path),
+    )
+    assert found.code == 0, found
+    with h5py.File(path) as file:
+        assert file["samples/square"].shape == (3, 4, 1, 32, 32)
+        assert np.array_equal(file["given/circle"], x)
+        assert json.loads(file.attrs["given"])["square"] == "store"
+
+
+def test_the_default_file_is_in_the_run_and_is_replaced(mvflow, trained):
+    for _ in range(2):
+        assert mvflow("sample", trained, "--given", "circle").code == 0
+    with h5py.File(trained / "samples" / "circle.h5") as file:
+        assert file["samples/square"].shape == (8, 64, 1, 32, 32)
+        assert file.attrs["rows"] == "test:0:64"
+    found = mvflow("sample", trained, "--n", "5")
+    assert "from the prior" in found.out
+    with h5py.File(trained / "samples" / "prior.h5") as file:
+        assert file["samples/square"].shape == (5, 1, 1, 32, 32)
+        assert "given" not in file
+        assert "labels" not in file
+
+
+def test_works_from_any_folder(mvflow, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(trained.parent)
+    found = mvflow("sample", "toy", "--given", "circle", "--out", tmp_path / "a.h5")
+    assert found.code == 0, found
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--given", "sqare"), "unknown modality 'sqare': did you mean 'square'?"),
+        (("--given", "square", "--targets", "circel"), "did you mean 'circle'?"),
+        (("--given", "square", "--given", "square"), "named twice"),
+        (
+            ("--given", "square", "--rows", "tset:0:4"),
+            "unknown split 'tset': did you mean 'test'?",
+        ),
+        (("--given", "square", "--rows", "test:0:999999"), "has the rows 0 to 199"),
+        (("--given", "square", "--rows", "test:5:5"), "out of range"),
+        (("--given", "square", "--rows", "test:-3:5"), "out of range"),
+        (("--given", "square", "--rows", "test"), "expected split:start:stop"),
+        (("--given", "square", "--rows", "test:a:b"), "expected split:start:stop"),
+        (("--rows", "test:0:4"), "no --given takes any"),
+        (("--n", "0"), "--n"),
+        (("--sampler", "hcm"), "unknown sampler 'hcm': did you mean 'hmc'?"),
+    ],
+)
+def test_wrong_use(refused, trained, tmp_path, words, hint):
+    path = tmp_path / "a.h5"
+    assert hint in refused("sample", trained, *words, "--out", path, code=2)
+    assert not path.exists()
+
+
+def test_arrays_that_cannot_be_used(refused, trained, npy, tmp_path):
+    good = np.zeros((5, 1, 32, 32), np.float32)
+    bad = good.copy()
+    bad[3, 0, 1, 1] = np.nan
+    pickled = npy("pickled", np.zeros(2))
+    np.save(pickled, np.array([{}], object), allow_pickle=True)
+    text = tmp_path / "text.npy"
+    text.write_text("no array")
+    several = tmp_path / "several.npz"
+    np.savez(several, a=good)
+    for path, hint in (
+        (npy("bad", bad), "modality 'square', row 3 contains nan"),
+        (npy("shape", good[:, :, :16]), "has shape (5, 1, 16, 32): expected (rows, 1, 32, 32)"),
+        (npy("range", good + 7), "lies outside [0, 1]"),
+        (npy("none", good[:0]), "has no rows"),
+        (npy("words", np.array(["a"])), "expected (rows, 1, 32, 32)"),
+        (pickled, "not an array file"),
+        (text, "not an array file"),
+        (several, "several arrays"),
+        (tmp_path / "missing.npy", "no such file"),
+    ):
+        assert hint in refused("sample", trained, "--given", f"square={path}", code=1)
+    words = ("--given", f"square={npy('good', good)}", "--given", "circle", "--rows", "test:0:4")
+    assert "square has 5" in refused("sample", trained, *words, code=1)
+
+
+def test_nothing_but_samples_is_replaced(refused, trained, store, tmp_path):
+    note = tmp_path / "note.txt"
+    note.write_text("keep me")
+    before = store.read_bytes()
+    for path in (note, store, tmp_path):
+        assert "is not a file of samples" in refused("sample", trained, "--out", path, code=2)
+    assert note.read_text() == "keep me"
+    assert store.read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("close")])
+def test_a_full_disk_leaves_the_old_file(mvflow, refused, trained, tmp_path, monkeypatch, error):
+    path = tmp_path / "out" / "a.h5"
+    assert mvflow("sample", trained, "--out", path).code == 0
+    before = path.read_bytes()
+
+    def full(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    line = refused("sample", trained, "--out", path, code=1)
+    assert f"cannot write {path}: " in line
+    assert ("the disk is full" in line) == isinstance(error, OSError)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_never_writes_what_is_not_finite(refused, trained, tmp_path, monkeypatch):
+    from mvflow.estimators import Estimator
+
+    monkeypatch.setattr(
+        Estimator,
+        "decode",
+        lambda self, z, targets: {t: np.full((*z.shape[:2], 2), np.inf) for t in targets},
+    )
+    path = tmp_path / "a.h5"
+    assert "samples of 'circle' are not finite" in refused(
+        "sample", trained, "--out", path, code=1
+    )
+    assert not path.exists()

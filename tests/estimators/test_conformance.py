@@ -1,0 +1,335 @@
+"""One suite for what every estimator promises: NumPy in, NumPy out, nothing by accident."""
+
+import copy
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from mvflow import JNF, JNFShared, load
+from mvflow.core import (
+    ArraySource,
+    ConfigError,
+    DataError,
+    NotFittedError,
+    StageError,
+    UsageError,
+)
+
+
+@pytest.fixture(scope="module", params=[JNF, JNFShared])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[2, 3, 5])
+def count(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def estimator(fitted, kind, count):
+    return fitted(kind, count)
+
+
+@pytest.fixture(scope="module")
+def x(small, count):
+    return {n: v[:4] for n, v in small.data(count)[0].items()}
+
+
+@pytest.fixture(scope="module")
+def pair(fitted, kind):
+    """An estimator of two modalities."""
+    return fitted(kind, 2)
+
+
+def weights(estimator):
+    return estimator.model_.state_dict()
+
+
+def assert_same_weights(a, b):
+    a, b = weights(a), weights(b)
+    assert list(a) == list(b)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_fit_returns_the_estimator(small, kind):
+    made = small.estimator(kind, 2)
+    assert made.fit(small.data(2)[0], seed=0) is made
+    assert set(made.trained_) >= {"joint", "flows"}
+
+
+def test_a_source_and_a_dict_of_arrays_train_the_same(small, kind, pair):
+    made = small.estimator(kind, 2).fit(ArraySource(small.data(2)[0]), seed=0)
+    assert_same_weights(made, pair)
+
+
+def test_before_fit_everything_is_refused(small, kind, tmp_path):
+    made, x = small.estimator(kind, 2), small.data(2)[0]
+    calls = {
+        "generate": lambda: made.generate({"m0": x["m0"]}),
+        "sample_latent": lambda: made.sample_latent(),
+        "encode": lambda: made.encode(x),
+        "decode": lambda: made.decode(np.zeros((1, 2))),
+        "log_likelihood": lambda: made.log_likelihood(x),
+        "posterior_log_prob": lambda: made.posterior_log_prob(np.zeros((160, 2)), x),
+        "save": lambda: made.save(tmp_path / "run"),
+    }
+    for call in calls.values():
+        with pytest.raises(
+            NotFittedError, match=f"this {kind.__name__} is not trained .*call fit"
+        ):
+            call()
+
+
+def test_a_partly_trained_estimator_names_what_is_missing(small, kind):
+    made = small.estimator(kind, 2).fit(small.data(2)[0], stages=["joint"])
+    with pytest.raises(NotFittedError, match="missing: .*flows"):
+        made.generate()
+
+
+def test_stages_one_by_one_equal_all_at_once(small, kind, pair):
+    made = small.estimator(kind, 2)
+    for stage in ("projectors", "joint", "flows")[kind is JNF :]:
+        made.fit(small.data(2)[0], seed=0, stages=[stage])
+    assert_same_weights(made, pair)
+
+
+def test_fitting_again_starts_anew(small, kind, pair):
+    data = small.data(2)[0]
+    made = copy.deepcopy(pair).fit(data, seed=1)
+    assert not torch.equal(weights(made)["flows.x_m0.shift"], weights(pair)["flows.x_m0.shift"])
+    assert_same_weights(made.fit(data, seed=0), pair)
+
+
+def test_training_the_joint_stage_anew_drops_the_flows_on_it(small, pair):
+    made = copy.deepcopy(pair).fit(small.data(2)[0], stages=["joint"])
+    assert "flows" not in made.trained_
+    with pytest.raises(NotFittedError, match="missing: flows"):
+        made.generate()
+
+
+def test_shapes_for_each_subset(estimator, x, count):
+    names = sorted(x)
+    assert estimator.generate(n=3).keys() == set(names)
+    for size in range(1, count + 1):
+        for given in list(combinations(names, size))[:3]:
+            observed = {n: x[n] for n in given}
+            z = estimator.sample_latent(observed, 3)
+            assert z.shape == (3, 4, 2)
+            assert z.dtype == np.float32
+            made = estimator.generate(observed, 2)
+            wanted = set(names) - set(given) or set(names)
+            assert made.keys() == wanted
+            for name, values in made.items():
+                assert values.shape == (2, 4, *x[name].shape[1:])
+                assert np.isfinite(values).all()
+
+
+def test_targets_choose_what_is_generated(pair, small):
+    x = {"m0": small.data(2)[0]["m0"][:3]}
+    both = pair.generate(x, 2, targets=["m1", "m0"], seed=5)
+    assert list(both) == ["m0", "m1"]
+    assert_same({"m1": both["m1"]}, pair.generate(x, 2, seed=5))
+    assert pair.generate(x, targets=[]) == {}
+
+
+def test_the_seed_decides_draws_and_the_global_state_stays(estimator, x):
+    given = {n: x[n] for n in sorted(x)[:2]}
+    before = torch.get_rng_state()
+    one, same, other = (estimator.sample_latent(given, 2, seed=s, product=True) for s in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_the_order_of_modalities_and_keys_is_irrelevant_to_the_bit(small, kind, pair):
+    data = small.data(2)[0]
+    turned = {n: data[n] for n in ("m1", "m0")}
+    made = small.estimator(kind, 2)
+    other = kind(
+        reversed(made.modalities),
+        2,
+        **{
+            k: v
+            for k, v in made.config.model_dump().items()
+            if k in ("joint", "flows", "projectors", "sampler")
+        },
+        networks={n: {"encoder": {"kind": "mlp", "hidden": [8]}} for n in ("m1", "m0")},
+    ).fit(turned, seed=0)
+    assert_same_weights(other, pair)
+    given = {n: v[:3] for n, v in data.items()}
+    reversed_given = dict(reversed(given.items()))
+    for options in ({}, {"product": True}):
+        np.testing.assert_array_equal(
+            pair.sample_latent(given, 2, **options),
+            other.sample_latent(reversed_given, 2, **options),
+        )
+    np.testing.assert_array_equal(
+        pair.log_likelihood(given, n=20), other.log_likelihood(reversed_given, n=20)
+    )
+
+
+def test_a_saved_estimator_gives_the_same_draws(estimator, x, tmp_path):
+    estimator.save(tmp_path / "run")
+    again = load(tmp_path / "run")
+    assert type(again) is type(estimator)
+    assert again.config == estimator.config
+    given = {n: x[n] for n in sorted(x)[:2]}
+    assert_same(again.generate(given, 3), estimator.generate(given, 3))
+    assert_same(again.generate(None, 3), estimator.generate(None, 3))
+    for a, b in zip(again.encode(x), estimator.encode(x), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(again.log_likelihood(x, n=10), estimator.log_likelihood(x, n=10))
+    with pytest.raises(UsageError, match="exists already"):
+        estimator.save(tmp_path / "run")
+
+
+def test_many_rows_are_worked_off_in_chunks(pair, small):
+    """Means do not depend on the chunk that a row falls into, up to rounding."""
+    x = {n: np.concatenate([v] * 4) for n, v in small.data(2)[0].items()}
+    loc, scale = pair.encode(x)
+    np.testing.assert_allclose(loc[:160], loc[480:], rtol=1e-4, atol=1e-5)
+    assert (scale > 0).all()
+    z = pair.sample_latent({"m0": x["m0"]}, 2)
+    assert z.shape == (2, 640, 2)
+    assert pair.posterior_log_prob(z, {"m0": x["m0"]}).shape == (2, 640)
+
+
+def test_the_posterior_density_is_that_of_the_draws(pair, small):
+    """E over draws of q(z|x)'s own density ratio: exp(log u - log q) averages to one."""
+    x = {"m0": small.data(2)[0]["m0"][:2]}
+    pair = copy.deepcopy(pair)
+    pair.model_.joint.radius.fill_(
+        np.inf
+    )  # the density is that of the posterior, not cut to the ball
+    z = pair.sample_latent(x, 4000)
+    log_q = pair.posterior_log_prob(z, x)
+    middle, spread = z.mean(0), z.std(0)
+    u = 0.5 * spread  # a narrower Gaussian in the middle of the draws
+    log_u = (-0.5 * ((z - middle) / u) ** 2 - np.log(u) - 0.5 * np.log(2 * np.pi)).sum(-1)
+    ratio = np.exp(log_u - log_q)
+    assert (np.abs(ratio.mean(0) - 1) < 4 * ratio.std(0) / np.sqrt(4000)).all()
+
+
+def test_draws_stay_in_the_ball(estimator, x):
+    radius = float(estimator.model_.joint.radius)
+    for given in combinations(sorted(x), min(2, len(x))):
+        z = estimator.sample_latent({n: 3 * x[n] for n in given}, 5, product=True)
+        assert np.linalg.norm(z, axis=-1).max() <= radius * (1 + 1e-6)
+
+
+def test_the_sampler_is_changed_for_one_call(pair, small):
+    x = {n: v[:2] for n, v in small.data(2)[0].items()}
+    one = pair.draw(x, 2, product=True)
+    more = pair.draw(x, 2, product=True, sampler={"num_steps": 1})
+    assert not np.array_equal(one.z, more.z)
+    assert pair.config.sampler.num_steps == 3
+
+
+# What goes in wrong
+
+
+@pytest.mark.bad_input
+def test_an_unknown_modality_is_given_the_nearest_name(pair):
+    with pytest.raises(UsageError, match="unknown modality 'm00': did you mean 'm0'"):
+        pair.generate({"m00": np.zeros((2, 2))})
+    with pytest.raises(UsageError, match="unknown modality 'm11': did you mean 'm1'"):
+        pair.generate(targets=["m11"])
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_a_value_that_is_not_finite_is_located(pair, small, value):
+    bad = {n: v.astype(np.float64) for n, v in small.data(2)[0].items()}
+    bad["m1"][7, 1] = value
+    for call in (
+        lambda: pair.generate({"m1": bad["m1"]}),
+        lambda: pair.encode(bad),
+        lambda: small.estimator(type(pair), 2).fit(bad),
+    ):
+        with pytest.raises(DataError, match="modality 'm1', row 7 contains"):
+            call()
+
+
+@pytest.mark.bad_input
+def test_a_wrong_shape_is_named(pair, small):
+    with pytest.raises(DataError, match=r"'m0' has shape \(4, 5\): expected \(rows, 2\)"):
+        pair.generate({"m0": np.zeros((4, 5))})
+    with pytest.raises(DataError, match=r"'m0' has shape \(2,\): expected \(rows, 2\)"):
+        pair.generate({"m0": np.zeros(2)})
+    with pytest.raises(DataError, match=r"z has shape \(4, 3\): expected \(\.\.\., 2\)"):
+        pair.decode(np.zeros((4, 3)))
+    x = {n: v[:3] for n, v in small.data(2)[0].items()}
+    with pytest.raises(DataError, match=r"z has shape \(4, 2\): expected \(\.\.\., 3, 2\)"):
+        pair.posterior_log_prob(np.zeros((4, 2)), x)
+
+
+@pytest.mark.bad_input
+def test_unequal_rows_are_counted(pair, small):
+    x = small.data(2)[0]
+    uneven = {"m0": x["m0"][:3], "m1": x["m1"][:2]}
+    for call in (
+        lambda: pair.generate(uneven),
+        lambda: pair.log_likelihood({"m0": uneven["m0"]}, given={"m1": uneven["m1"]}),
+        lambda: pair.log_likelihood({"m0": x["m0"][:3]}, given={"m1": x["m1"][:1]}),
+        lambda: small.estimator(type(pair), 2).fit(uneven),
+    ):
+        with pytest.raises(DataError, match="need the same number of rows, but m0 has 3, m1 has"):
+            call()
+
+
+@pytest.mark.bad_input
+def test_what_is_missing_is_named(pair, small):
+    x = small.data(2)[0]
+    with pytest.raises(UsageError, match=r"q\(z\|X\) needs all modalities, but m1 is missing"):
+        pair.encode({"m0": x["m0"]})
+    with pytest.raises(UsageError, match="no modality to score: x is empty"):
+        pair.log_likelihood({})
+    with pytest.raises(UsageError, match="no modality was given"):
+        pair.posterior_log_prob(np.zeros((1, 2)), {})
+    with pytest.raises(DataError, match="modality 'm0' has no rows"):
+        pair.generate({"m0": x["m0"][:0]})
+    with pytest.raises(DataError, match="no array|no modality 'm1'"):
+        small.estimator(type(pair), 2).fit({"m0": x["m0"]})
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_draws_are_refused(pair, small, n):
+    x = {"m0": small.data(2)[0]["m0"][:2]}
+    for call in (lambda: pair.generate(x, n), lambda: pair.log_likelihood(x, n=n)):
+        with pytest.raises(UsageError, match=f"n={n}: expected at least one draw"):
+            call()
+
+
+@pytest.mark.bad_input
+def test_unknown_settings_are_given_the_nearest_name(pair, small):
+    x = {n: v[:2] for n, v in small.data(2)[0].items()}
+    with pytest.raises(ConfigError, match="unknown key 'warmpu': did you mean 'warmup'"):
+        pair.draw(x, product=True, sampler={"warmpu": 3})
+    with pytest.raises(ConfigError, match="sampler.chains: .*got 0"):
+        pair.draw(x, product=True, sampler={"chains": 0})
+    with pytest.raises(UsageError, match="unknown sampler 'hcm': did you mean 'hmc'"):
+        pair.draw(x, product=True, sampler={"name": "hcm"})
+    with pytest.raises(UsageError, match="unknown stage 'joins': did you mean 'joint'"):
+        small.estimator(type(pair), 2).fit(small.data(2)[0], stages=["joins"])
+    with pytest.raises(ConfigError, match="unknown key 'jonit': did you mean 'joint'"):
+        small.estimator(type(pair), 2, jonit={})
+    with pytest.raises(UsageError, match="unknown modality 'm9'"):
+        small.estimator(type(pair), 2, networks={"m9": {}})
+    with pytest.raises(ConfigError, match="unknown recipe 'toi': did you mean 'toy'"):
+        type(pair).from_recipe("toi")
+
+
+@pytest.mark.bad_input
+def test_flows_before_the_joint_stage_are_refused(small, kind):
+    with pytest.raises(StageError, match="stage 'flows' needs stage '.*', which has not been"):
+        small.estimator(kind, 2).fit(small.data(2)[0], stages=["flows"])

@@ -1,0 +1,137 @@
+"""Classifiers that judge generated rows: trained once, kept, and trained anew when need be."""
+
+import numpy as np
+import pytest
+import torch
+
+from mvflow.config import Classifiers as Settings
+from mvflow.core import ArraySource, ConfigError, DataError, Modality
+from mvflow.evaluation import classifiers_for, train_classifiers
+
+SETTINGS = Settings(kind="mlp", hidden=(16,), epochs=15, batch_size=16, learning_rate=1e-2)
+
+
+def source(small, seed=0, **changes):
+    data, labels = small.data(2, rows=120, seed=seed)
+    return ArraySource(data, labels=labels, **changes)
+
+
+@pytest.fixture(scope="module")
+def both(small):
+    return source(small), source(small, seed=1)
+
+
+@pytest.fixture(scope="module")
+def kept(both, tmp_path_factory):
+    path = tmp_path_factory.mktemp("classifiers") / "classifiers.safetensors"
+    return path, classifiers_for(path, *both, SETTINGS)
+
+
+class Heard:
+    """Counts epochs: none when nothing was trained."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def on_step(self, *args):
+        pass
+
+    def on_epoch(self, record, checkpoint):
+        self.epochs += 1
+
+
+def test_separate_classes_are_recognised(kept, both):
+    _, classifiers = kept
+    assert classifiers.classes == 2
+    test = both[1]
+    x = test.take(range(len(test)))
+    for name in ("m0", "m1"):
+        found = np.mean(classifiers.predict(name, x[name]) == test.labels)
+        assert found == classifiers.accuracy[name]
+        assert found > 0.9  # the classes lie eight standard deviations apart
+
+
+def test_what_is_kept_is_used_again(kept, both):
+    path, first = kept
+    heard = Heard()
+    again = classifiers_for(path, *both, SETTINGS, listener=heard)
+    assert heard.epochs == 0
+    assert again.accuracy == first.accuracy
+    a, b = first.networks.state_dict(), again.networks.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def other_labels(data):
+    return ArraySource(data.take(range(len(data))), labels=1 - data.labels)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda train, test, s: ((test, test, s), 0),
+        lambda train, test, s: ((train, train, s), 0),
+        lambda train, test, s: ((other_labels(train), test, s), 0),
+        lambda train, test, s: ((train, other_labels(test), s), 0),
+        lambda train, test, s: ((train, test, s.model_copy(update={"hidden": (8,)})), 0),
+        lambda train, test, s: ((train, test, s), 1),
+    ],
+    ids=["train", "test", "train labels", "test labels", "settings", "seed"],
+)
+def test_any_change_trains_anew(kept, both, tmp_path, change):
+    path, _ = kept
+    copied = tmp_path / "c.safetensors"
+    copied.write_bytes(path.read_bytes())
+    arguments, seed = change(*both, SETTINGS)
+    heard = Heard()
+    made = classifiers_for(copied, *arguments, seed=seed, listener=heard)
+    assert heard.epochs == 2 * SETTINGS.epochs
+    expected = train_classifiers(*arguments, seed=seed)
+    assert made.accuracy == expected.accuracy
+
+
+def test_paired_values_are_trained_on_once(small):
+    """Each distinct value with its own label, whatever the number of rows that use it."""
+    x = np.array([[0.0], [1.0], [2.0], [3.0]])
+    pairs = {"a": np.array([1, 1, 1, 3, 0, 0])}
+    data = ArraySource({"a": x}, pairs=pairs, labels=[1, 1, 1, 0, 0, 0])
+    settings = Settings(kind="mlp", epochs=1, batch_size=100)
+    records = []
+
+    class Records(Heard):
+        def on_epoch(self, record, checkpoint):
+            records.append(record)
+
+    made = train_classifiers(data, data, settings, listener=Records())
+    assert made.accuracy["a"] in (0, 1 / 3, 2 / 3, 1)
+
+
+def test_a_categorical_modality_is_judged_by_class_or_probability():
+    labels = np.arange(90) % 3
+    spec = [Modality("c", (3,), "categorical")]
+    data = ArraySource({"c": labels}, spec, labels=labels)
+    made = train_classifiers(data, data, SETTINGS)
+    assert made.accuracy == {"c": 1.0}
+    np.testing.assert_array_equal(made.predict("c", np.eye(3, dtype=np.float32)), [0, 1, 2])
+
+
+def test_lenet_takes_images_and_uint8():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    x = (labels[:, None, None, None] * 200 + rng.integers(50, size=(40, 1, 16, 18))).astype(
+        np.uint8
+    )
+    data = ArraySource({"i": x}, labels=labels)
+    made = train_classifiers(data, data, Settings(epochs=3, batch_size=8))
+    floats = x.astype(np.float32) / 255
+    np.testing.assert_array_equal(made.predict("i", x), made.predict("i", floats))
+
+
+@pytest.mark.bad_input
+def test_data_that_cannot_be_judged_are_refused(small, both):
+    data, _ = small.data(2, rows=20)
+    with pytest.raises(DataError, match="no labels: coherence needs a class"):
+        train_classifiers(ArraySource(data), both[1], SETTINGS)
+    with pytest.raises(DataError, match="all training rows have the same label"):
+        train_classifiers(ArraySource(data, labels=np.ones(20)), both[1], SETTINGS)
+    with pytest.raises(ConfigError, match="lenet classifier cannot take 'm0' of shape .*kind=mlp"):
+        train_classifiers(*both, Settings())

@@ -1,0 +1,95 @@
+"""Numbers that tell good draws from bad ones."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mvflow.inference.diagnostics import MOST_ROWS, diagnose, exact
+
+
+def found(positions, rows):
+    nothing = torch.zeros(rows)
+    return diagnose(
+        positions,
+        acceptance=nothing + 0.8,
+        divergences=nothing.int(),
+        contacts=nothing,
+        start_ess=nothing + 0.5,
+    )
+
+
+def independent(draws=200, chains=4, rows=3, latent=2):
+    return torch.randn(draws, chains, rows, latent, generator=torch.Generator().manual_seed(0))
+
+
+def test_independent_draws_have_rhat_one_and_full_effective_size():
+    got = found(independent(), 3)
+    assert (np.abs(got.rhat - 1) < 0.02).all()
+    # bulk ESS of independent draws scatters by about a tenth around draws x chains
+    assert (got.ess > 0.7 * 800).all()
+
+
+def test_chains_that_disagree_have_a_large_rhat():
+    apart = independent() + 5 * torch.arange(4)[:, None, None]
+    got = found(apart, 3)
+    assert (got.rhat > 2).all()
+    assert (got.ess < 20).all()
+
+
+def test_one_bad_dimension_of_one_row_is_seen():
+    z = independent()
+    z[:, 1, 2, 1] += 10
+    got = found(z, 3)
+    assert got.rhat[2] > 1.5
+    assert (got.rhat[:2] < 1.05).all()
+
+
+def test_stuck_chains_are_infinitely_bad():
+    z = independent()
+    z[:, :, 1] = torch.arange(4.0)[:, None]
+    z[:, :, 2] = 1.0
+    got = found(z, 3)
+    assert got.rhat[0] < 1.05
+    assert (got.rhat[1:] > 1e3).all()
+    assert np.isfinite(got.ess).all()
+
+
+def test_autocorrelation_lowers_the_effective_size_as_theory_says():
+    """An AR(1) chain with coefficient r has draws (1 - r) / (1 + r) effective ones."""
+    r, noise = 0.8, independent(2000, rows=1, latent=1)
+    z = torch.zeros_like(noise)
+    z[0] = noise[0]
+    for t in range(1, len(z)):
+        z[t] = r * z[t - 1] + math.sqrt(1 - r * r) * noise[t]
+    expected = 8000 * (1 - r) / (1 + r)
+    assert abs(found(z, 1).ess[0] / expected - 1) < 0.2  # the estimator's scatter at this length
+
+
+def test_only_the_first_rows_are_examined():
+    rows = MOST_ROWS + 5
+    got = found(independent(8, 2, rows), rows)
+    assert len(got.rhat) == len(got.ess) == MOST_ROWS
+    assert len(got.acceptance) == rows
+
+
+@pytest.mark.parametrize("share", [None, torch.tensor([0.0, 0.5])])
+def test_exact_draws_need_no_chain(share):
+    got = exact(share)
+    summary = got.summary()
+    assert summary["method"] == "exact"
+    assert ("ball_contacts" in summary) == (share is not None)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_the_summary_names_the_worst_row():
+    z = independent()
+    z[:, 1, 2, 1] += 10
+    got = found(z, 3)
+    summary = got.summary()
+    assert summary["rhat_worst"] == got.rhat.max()
+    assert summary["rows_above_1.05"] == pytest.approx(1 / 3)
+    assert summary["ess_worst"] == got.ess.min()
+    json.dumps(summary, allow_nan=False)

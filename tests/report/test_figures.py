@@ -1,0 +1,80 @@
+"""Parts of figures whose numbers can be checked."""
+
+import numpy as np
+import pytest
+
+from mvflow import ArraySource, Modality
+from mvflow.report.figures.charts import loss_limits
+from mvflow.report.figures.latent import Cloud, density_levels
+from mvflow.report.figures.sheet import TILE, Sheet, look_of
+from mvflow.report.sections.samples import choose_rows
+
+
+def test_contours_hold_the_stated_mass():
+    x = np.linspace(-6, 6, 301)
+    log_density = -0.5 * (x[:, None] ** 2 + (x / 1.5) ** 2) + 7  # not normalised
+    mass = np.exp(log_density) / np.exp(log_density).sum()
+    held = [mass[log_density >= level].sum() for level in density_levels(log_density)[:-1]]
+    np.testing.assert_allclose(held, [0.99, 0.9, 0.7, 0.45, 0.2], atol=0.01)
+
+
+def test_density_that_is_nowhere_has_no_contours():
+    assert density_levels(np.full((4, 4), -np.inf)) == []
+
+
+def test_limits_hold_nearly_all_rows_on_one_scale():
+    z = np.random.default_rng(0).normal(size=(1000, 2)) * [3, 1] + [5, 0]
+    (left, right), (bottom, top) = Cloud(z, None, {}).limits()
+    assert right - left == pytest.approx(top - bottom)
+    inside = (z[:, 0] > left) & (z[:, 0] < right) & (z[:, 1] > bottom) & (z[:, 1] < top)
+    assert inside.mean() > 0.99
+
+
+def test_loss_axis_leaves_out_the_first_steps():
+    low, high = loss_limits([1e6, *np.linspace(10, 2, 99)])
+    assert low < 2
+    assert 10 < high < 12
+    assert loss_limits([]) is None
+    assert loss_limits([float("nan"), None]) is None
+    assert loss_limits([5.0])[0] < 5 < loss_limits([5.0])[1]
+
+
+def test_pixels_of_a_picture_keep_their_values():
+    value = np.zeros((1, 4, 4), np.uint8)
+    value[0, 0, 1] = 255
+    look = look_of(Modality("m", (1, 4, 4)), value[None])
+    sheet = Sheet(TILE, TILE)
+    sheet.place(look, value, 0, 0)
+    quarter = TILE // 4
+    assert (sheet.pixels[:quarter, quarter : 2 * quarter] == 255).all()
+    assert sheet.pixels.sum() == 255 * 3 * quarter**2
+
+
+@pytest.mark.parametrize(
+    ("modality", "kind"),
+    [
+        (Modality("m", (1, 8, 4)), "image"),
+        (Modality("m", (3, 8, 8)), "image"),
+        (Modality("m", (8, 8)), "image"),
+        (Modality("m", (2, 8, 8)), "curve"),
+        (Modality("m", (200,)), "curve"),
+        (Modality("m", (4,), "categorical"), "bars"),
+    ],
+)
+def test_modalities_are_drawn_by_their_shape(modality, kind):
+    rows = np.zeros((3, *modality.shape), np.float32)
+    look = look_of(modality, rows)
+    assert look.kind == kind
+    sheet = Sheet(look.width, TILE)
+    sheet.place(look, rows[0], 0, 0, wrong=True)
+    sheet.figure()
+    assert len(sheet.frames) == 1
+
+
+def test_rows_are_shown_of_all_classes():
+    labels = np.array([0] * 50 + [1] * 3 + [2] * 47)
+    source = ArraySource({"a": np.zeros((100, 2))}, labels=labels)
+    chosen = labels[choose_rows(source, 8, 0)]
+    assert chosen.tolist() == sorted(chosen)
+    assert np.bincount(chosen).tolist() in ([3, 3, 2], [3, 2, 3])
+    assert len(choose_rows(ArraySource({"a": np.zeros((5, 2))}), 8, 0)) == 5

@@ -1,0 +1,253 @@
+"""The page: complete, self-contained, escaped, and true to the metrics."""
+
+import base64
+import io
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import matplotlib
+import pytest
+from PIL import Image
+
+from mvflow import JNF
+from mvflow.core import DataError, UsageError
+from mvflow.report import write_report
+from mvflow.report.entry import directions
+from mvflow.report.reproduce import commands
+
+
+class Page(HTMLParser):
+    """All that the tests ask of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tables, self.images, self.resources, self.ids, self.links = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
+        self.text = text
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+        self.resources += [found[k] for k in ("src", "srcset", "data") if k in found]
+        self.ids += [found["id"]] if "id" in found else []
+        if tag == "a":
+            self.links.append(found["href"])
+        if tag == "img":
+            self.images.append(found)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+
+def page_of(path):
+    page = Page(path.read_text("utf-8"))
+    assert page.open == []  # every element is closed
+    return page
+
+
+@pytest.fixture(scope="module")
+def page_two(two, tmp_path_factory):
+    entries, classifiers = two
+    folder = tmp_path_factory.mktemp("page")
+    path = write_report(
+        folder / "report.html",
+        entries,
+        title="<b>Toy</b> & co",
+        figures=folder / "figures",
+        classifiers=classifiers,
+    )
+    return page_of(path), folder
+
+
+@pytest.fixture(scope="module")
+def page_three(three, tmp_path_factory):
+    entries, classifiers = three
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    return page_of(write_report(path, entries, classifiers=classifiers))
+
+
+def test_nothing_is_loaded_from_elsewhere(page_two):
+    page, _ = page_two
+    assert page.resources
+    assert all(r.startswith("data:image/") for r in page.resources)
+    assert "@import" not in page.text
+    assert "url(" not in page.text
+    assert "<script" not in page.text
+    assert "<link" not in page.text
+
+
+def test_links_lead_to_sections(page_two):
+    page, _ = page_two
+    assert page.links
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_images_have_words_and_can_be_decoded(page_two):
+    page, _ = page_two
+    for image in page.images:
+        assert len(image["alt"]) > 20
+        kind, data = image["src"].split(";base64,")
+        raw = base64.b64decode(data)
+        if kind.endswith("png"):
+            Image.open(io.BytesIO(raw)).verify()
+        else:
+            assert b"<svg" in raw
+
+
+@pytest.mark.parametrize("pages", ["page_two", "page_three"])
+def test_every_direction_has_a_grid(pages, request):
+    made = request.getfixturevalue(pages)
+    page = made[0] if isinstance(made, tuple) else made
+    names = ("square", "circle") if pages == "page_two" else ("photo", "curve", "kind")
+    alts = [image["alt"] for image in page.images]
+    for given, target in directions(names):
+        assert f"<h3>{' + '.join(given)} → {target}</h3>" in page.text
+        wanted = f"test rows of {' and '.join(given)}, each with 8 draws of {target} by"
+        assert sum(wanted in alt for alt in alts) == (2 if pages == "page_two" else 1)
+
+
+def test_coherence_tables_equal_the_metrics(page_two, two):
+    page, _ = page_two
+    table = next(t for t in page.tables if t[0][:2] == ["model", "joint"])
+    header = [cell.replace(" → ", "->").replace(" + ", "+") for cell in table[0]]
+    for row, entry in zip(table[1:], two[0], strict=True):
+        found = entry.metrics["coherence"]
+        wanted = {"model": entry.name, "joint": f"{found['joint']:.3f}"}
+        wanted |= {key: f"{value:.3f}" for key, value in found["conditional"].items()}
+        assert dict(zip(header, row, strict=True)) == wanted
+
+
+def test_many_directions_become_rows(page_three, three):
+    found = three[0][0].metrics["coherence"]
+    table = next(t for t in page_three.tables if t[0][0] == "direction")
+    rows = {row[0].replace(" → ", "->").replace(" + ", "+"): row[1] for row in table[1:]}
+    wanted = {"joint": found["joint"], **found["conditional"]}
+    assert rows == {key: f"{value:.3f}" for key, value in wanted.items()}
+    sizes = next(t for t in page_three.tables if "1 observed" in t[0])
+    assert sizes[1][1:] == [f"{v:.3f}" for v in found["conditional_by_observed"].values()]
+
+
+def test_classifier_accuracy_stands_beside_coherence(page_two, two):
+    page, _ = page_two
+    rows = {row[0]: row[1:] for table in page.tables for row in table}
+    accuracy = two[0][0].metrics["classifiers"]
+    found = rows["real rows (classifier accuracy)"]
+    assert sorted(found) == sorted(f"{value:.3f}" for value in accuracy.values())
+
+
+def test_names_are_escaped(page_two, two, tmp_path):
+    page, _ = page_two
+    assert "&lt;b&gt;Toy&lt;/b&gt; &amp; co" in page.text
+    assert "<b>Toy" not in page.text
+    assert "made &lt;for&gt; tests" in page.text
+    entry = replace(two[0][0], name='<script>alert("$x$")</script>')
+    text = write_report(tmp_path / "r.html", [entry]).read_text("utf-8")
+    assert "<script" not in text
+
+
+def test_figures_are_kept_as_files(page_two):
+    _, folder = page_two
+    names = {path.name for path in (folder / "figures").iterdir()}
+    stems = {path.stem for path in (folder / "figures").iterdir()}
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")}
+    wanted = ("coherence", "samples-square-to-circle-plain", "samples-prior-plain", "loss-joint")
+    assert stems >= set(wanted)
+    assert any(stem.startswith("figure-2") for stem in stems)
+    for path in (folder / "figures").glob("*.png"):
+        Image.open(path).verify()
+    for path in (folder / "figures").glob("*.svg"):
+        assert "<svg" in path.read_text("utf-8")
+
+
+def test_latent_space_of_two_dimensions_shows_posteriors(page_two, page_three):
+    page, _ = page_two
+    alts = " ".join(image["alt"] for image in page.images)
+    assert "Posterior density of z given one square, Gaussian" in alts
+    assert "shared information (contrastive)" in alts
+    assert "Posterior density" not in " ".join(image["alt"] for image in page_three.images)
+
+
+def test_two_modalities_do_not_need_the_sampler(page_two, page_three):
+    words = "With two modalities the sampler is therefore never needed."
+    assert words in page_two[0].text
+    assert words not in page_three.text
+
+
+def test_shared_information_is_shown_where_there_is_some(page_two, page_three):
+    assert 'id="shared"' in page_two[0].text
+    assert 'id="shared"' not in page_three.text
+
+
+def test_commands_make_the_run_again(two, tmp_path):
+    model = JNF.from_recipe("toy", "joint.beta=2.0", "seed=3")
+    entry = replace(two[0][0], name="my run", estimator=model)
+    assert commands(entry)[0] == (
+        "mvflow new 'my run' --recipe toy --store toy.h5"
+        " \\\n  --set seed=3 \\\n  --set joint.beta=2.0"
+    )
+
+
+def test_bare_models_have_a_report(bare, tmp_path):
+    page = page_of(write_report(tmp_path / "r.html", [bare]))
+    assert "Not evaluated yet" in page.text
+    assert "No history was kept" in page.text
+    assert sum("draws of" in image["alt"] for image in page.images) >= 2
+
+
+def test_metrics_without_classes_have_a_report(bare, two, tmp_path):
+    metrics = {k: v for k, v in two[0][0].metrics.items() if k not in ("coherence", "classifiers")}
+    page = page_of(write_report(tmp_path / "r.html", [replace(bare, metrics=metrics)]))
+    assert "Mean log-likelihood of unseen rows" in page.text
+    assert "There are no classes to judge by" in page.text
+
+
+def test_a_failure_leaves_the_old_page(bare, tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(DataError, match="the disk is full"):
+        write_report(path, [bare])
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_same_seed_same_page_and_matplotlib_is_left_alone(bare, tmp_path):
+    before = dict(matplotlib.rcParams)
+    a = write_report(tmp_path / "a.html", [bare], seed=1).read_bytes()
+    b = write_report(tmp_path / "b.html", [bare], seed=1).read_bytes()
+    assert a == b
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_entries_need_names_of_their_own(two, tmp_path):
+    with pytest.raises(UsageError, match="different names"):
+        write_report(tmp_path / "r.html", [two[0][0], two[0][0]])
+    with pytest.raises(UsageError, match="none"):
+        write_report(tmp_path / "r.html", [])
+
+
+def test_importing_is_cheap():
+    code = "import mvflow.report, sys; print({'torch', 'matplotlib'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"

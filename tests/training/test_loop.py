@@ -1,0 +1,210 @@
+"""The loop: resuming to the bit, early stopping, broken numbers, seeds."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mvflow.config import Training
+from mvflow.core import DataError, NumericsError
+from mvflow.models import Losses
+from mvflow.nn import seeded
+from mvflow.training import Silent, Stage, Table, TensorColumn, run_stage
+
+ROWS = 48
+
+
+def table(rows=ROWS, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, 3, generator=rng)
+    columns = {"x": x, "y": x.sum(1, keepdim=True).sin(), "row": torch.arange(rows)}
+    return Table({k: TensorColumn(v, None) for k, v in columns.items()}, rows)
+
+
+def stage(settings, *, validation=True, train=None, spoil=None, seen=None):
+    """A small network with dropout and batch normalisation, trained with further noise."""
+    with seeded(0, "network"):
+        module = nn.Sequential(
+            nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1)
+        )
+
+    def loss(batch, progress):
+        if seen is not None and module.training:
+            seen.append((batch["row"].tolist(), progress))
+        noise = 0.1 * torch.randn_like(batch["x"])
+        total = (module(batch["x"] + noise) - batch["y"]).square().mean()
+        if spoil is not None and module.training:
+            total = spoil(total, batch, progress)
+        return Losses(total, {"double": 2 * total})
+
+    held = table(16, seed=1) if validation else None
+    return Stage("joint", module, loss, settings, table() if train is None else train, held)
+
+
+class Recorder(Silent):
+    def __init__(self):
+        self.records, self.checkpoints = [], []
+
+    def on_epoch(self, record, checkpoint):
+        self.records.append(record)
+        self.checkpoints.append(checkpoint())
+
+
+def train(settings, *, seed=0, resume=None, **options):
+    made, heard = stage(settings, **options), Recorder()
+    run_stage(made, seed=seed, resume=resume, listener=heard)
+    return made.trainable.state_dict(), heard
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+SETTINGS = {
+    "plain": Training(epochs=5, batch_size=8),
+    "scheduled": Training(
+        epochs=5, batch_size=8, schedule="one-cycle", clip=0.5, learning_rate=0.05
+    ),
+    "patient": Training(epochs=8, batch_size=8, patience=2, learning_rate=0.1),
+    "short": Training(epochs=5, batch_size=8, steps_per_epoch=2, schedule="cosine"),
+    "bfloat16": Training(epochs=3, batch_size=8, precision="bfloat16"),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_going_on_from_any_checkpoint_gives_the_same_weights_to_the_bit(settings):
+    expected, whole = train(settings)
+    for i, checkpoint in enumerate(whole.checkpoints):
+        found, rest = train(settings, resume=checkpoint)
+        assert_equal(found, expected)
+        remaining = whole.records[i + 1 :]
+        assert [r.loss for r in rest.records] == [r.loss for r in remaining]
+        assert [r.validation for r in rest.records] == [r.validation for r in remaining]
+        assert [r.learning_rate for r in rest.records] == [r.learning_rate for r in remaining]
+
+
+def test_the_seed_decides_and_the_global_state_stays():
+    before = torch.get_rng_state()
+    weights = [train(SETTINGS["plain"], seed=s)[0] for s in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_equal(weights[0], weights[1])
+    assert not torch.equal(weights[0]["0.weight"], weights[2]["0.weight"])
+
+
+def test_the_listener_changes_nothing():
+    made = stage(SETTINGS["plain"])
+    run_stage(made)
+    assert_equal(made.trainable.state_dict(), train(SETTINGS["plain"])[0])
+
+
+def test_validation_does_not_disturb_training():
+    with_validation = train(SETTINGS["plain"])[0]
+    assert_equal(train(SETTINGS["plain"], validation=False)[0], with_validation)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 4, 1000])
+def test_an_epoch_sees_each_row_at_most_once_and_has_the_steps_asked_for(limit):
+    seen = []
+    settings = Training(epochs=3, batch_size=10, steps_per_epoch=limit)
+    train(settings, seen=seen)
+    steps = min(limit or 4, 4)  # 48 rows hold 4 full batches of 10
+    assert len(seen) == 3 * steps
+    epochs = [sum((rows for rows, _ in seen[e * steps : (e + 1) * steps]), []) for e in range(3)]
+    for rows in epochs:
+        assert len(set(rows)) == len(rows) == 10 * steps
+    assert epochs[0] != epochs[1]
+    np.testing.assert_allclose(
+        [p for _, p in seen], np.arange(3 * steps) / (3 * steps), atol=1e-12
+    )
+
+
+def test_a_batch_larger_than_the_data_takes_all_rows():
+    seen = []
+    train(Training(epochs=1, batch_size=1000), seen=seen)
+    assert [sorted(rows) for rows, _ in seen] == [list(range(ROWS))]
+
+
+def test_the_records_are_means_over_the_steps():
+    _, heard = train(Training(epochs=2, batch_size=8))
+    for epoch, record in enumerate(heard.records):
+        assert (record.stage, record.epoch) == ("joint", epoch)
+        assert record.terms["double"] == pytest.approx(2 * record.loss)
+        assert record.validation.keys() == {"loss", "double"}
+        assert record.samples_per_second > 0
+
+
+def test_early_stopping_keeps_the_best_weights():
+    settings = Training(epochs=40, batch_size=8, patience=3, learning_rate=0.1)
+    weights, heard = train(settings)
+    losses = [r.validation["loss"] for r in heard.records]
+    best = int(np.argmin(losses))
+    assert len(losses) < 40
+    assert len(losses) == best + 1 + 3
+    at_best = heard.checkpoints[best].tensors
+    assert_equal(weights, {k: at_best[f"weights/{k}"] for k in weights})
+
+
+def test_without_patience_the_last_weights_stay():
+    weights, heard = train(SETTINGS["plain"])
+    last = heard.checkpoints[-1].tensors
+    assert_equal(weights, {k: last[f"weights/{k}"] for k in weights})
+
+
+def test_zero_epochs_leave_the_initial_weights_in_evaluation_mode():
+    made = stage(Training(epochs=0))
+    before = {k: v.clone() for k, v in made.trainable.state_dict().items()}
+    run_stage(made)
+    assert_equal(made.trainable.state_dict(), before)
+    assert not made.trainable.training
+
+
+BAD = 17
+
+
+def spoil_in_the_third_epoch(total, batch, progress):
+    hit = (batch["row"] == BAD).any() and progress >= 2 / 5
+    return total * (math.nan if hit else 1.0)
+
+
+def test_a_nan_names_epoch_step_and_rows_and_the_last_good_weights_stay():
+    settings = Training(epochs=5, batch_size=8)
+    seen, made = [], None
+    made = stage(settings, spoil=spoil_in_the_third_epoch, seen=seen)
+    heard = Recorder()
+    with pytest.raises(NumericsError) as caught:
+        run_stage(made, listener=heard)
+    step, rows = next((i, r) for i, (r, p) in enumerate(seen[12:18]) if BAD in r)
+    shown = ", ".join(map(str, rows))
+    assert f"stage 'joint' is not finite at epoch 3, step {step + 1} " in str(caught.value)
+    assert f"(training rows {shown})" in str(caught.value)
+    assert "the weights are those of the last good epoch" in str(caught.value)
+    assert len(heard.records) == 2
+    expected = heard.checkpoints[-1].tensors
+    found = made.trainable.state_dict()
+    assert_equal(found, {k: expected[f"weights/{k}"] for k in found})
+
+
+def test_a_nan_in_the_first_epoch_leaves_the_initial_weights():
+    made = stage(Training(epochs=2, batch_size=8), spoil=lambda total, batch, p: total * math.inf)
+    before = {k: v.clone() for k, v in made.trainable.state_dict().items()}
+    with pytest.raises(NumericsError, match="at epoch 1, step 1 "):
+        run_stage(made)
+    assert_equal(made.trainable.state_dict(), before)
+
+
+@pytest.mark.bad_input
+def test_no_rows_are_refused():
+    with pytest.raises(DataError, match="stage 'joint' has no rows"):
+        train(SETTINGS["plain"], train=table().subset(np.array([], np.int64)))
+
+
+def test_frozen_parameters_stay():
+    made = stage(SETTINGS["plain"])
+    made.trainable[0].requires_grad_(False)
+    before = made.trainable[0].weight.clone()
+    run_stage(made)
+    assert torch.equal(made.trainable[0].weight, before)
