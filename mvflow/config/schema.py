@@ -100,6 +100,7 @@ class Projectors(Training):
     dim: PositiveInt = 10
     temperature: PositiveFloat = 0.1
     ridge: PositiveFloat = 1e-4
+    dropout: Share = 0.0
 
 
 class Joint(Training):

@@ -9,6 +9,9 @@ from mvflow.config.schema import Config
 
 __all__ = ["stage_key", "stage_names"]
 
+LAYOUT = {"flows": 2}
+"""Raised when the weights of a stage get other names, so that older ones are known as stale."""
+
 
 def stage_names(config: Config) -> tuple[str, ...]:
     """Stages of the configured model, in the order in which they are trained."""
@@ -34,6 +37,8 @@ def stage_key(config: Config, stage: str, fingerprint: str) -> str:
         "seed": config.seed,
         "settings": parts[stage],
     }
+    if stage in LAYOUT:
+        inputs["layout"] = LAYOUT[stage]
     if stage == "projectors":
         inputs["networks"] = {n: [m["shape"], m["projector"]] for n, m in modalities.items()}
     elif stage == "joint":

@@ -69,7 +69,11 @@ class Estimator:
 
     kind: ClassVar[str]
 
-    def __init__(self, modalities: Iterable[Modality], latent_dim: int, **sections: Any) -> None:
+    def __init__(self, modalities: Sequence[Modality], latent_dim: int, **sections: Any) -> None:
+        names = [m.name for m in modalities]
+        if len(set(names)) != len(names):
+            msg = f"two modalities have the same name: {', '.join(sorted(names))}"
+            raise UsageError(msg)
         specs: dict[str, dict[str, Any]] = {
             m.name: {
                 k: v for k, v in dataclasses.asdict(m).items() if k != "name" and v is not None
@@ -142,7 +146,9 @@ class Estimator:
             UsageError: if there is no stage of a given name.
         """
         if seed is not None:
-            self.config = self.config.model_copy(update={"seed": seed})
+            self.config = config_from_dict({**self.config.model_dump(), "seed": seed})
+            if run is not None:
+                run.write_config(self.config)
         train = as_source(source, self.modalities)
         check_fits(train, self.modalities)
         held = None if validation is None else as_source(validation, self.modalities)
@@ -323,6 +329,10 @@ class Estimator:
             DataError: if the data do not fit the modalities or are not finite.
             UsageError: if there is nothing to score, or `n` is not positive.
         """
+        both = sorted(set(x) & set(given or {}))
+        if both:
+            msg = f"modality {both[0]!r} is both given and to be scored"
+            raise UsageError(msg)
         seen = self._checked({**(given or {}), **x})  # together, for equal numbers of rows
         batch = {name: seen[name] for name in sorted(x)}
         observed = self._checked(given)

@@ -34,7 +34,7 @@ class Diagnostics(NamedTuple):
     """Effective share of the importance-weighted draws of the experts at the start."""
 
     def summary(self) -> dict[str, float | int | str]:
-        """Worst and typical values, for files and reports."""
+        """Worst and typical values, for files and reports; R-hat is shown as 1000 at most."""
         out: dict[str, float | int | str] = {"method": self.method}
         if self.contacts.size:
             out["ball_contacts"] = float(self.contacts.mean())
@@ -43,8 +43,8 @@ class Diagnostics(NamedTuple):
                 "acceptance": float(self.acceptance.mean()),
                 "acceptance_worst": float(self.acceptance.min()),
                 "divergences": int(self.divergences.sum()),
-                "rhat_worst": float(np.max(self.rhat)),
-                "rhat_median": float(np.median(self.rhat)),
+                "rhat_worst": min(float(np.max(self.rhat)), 1e3),
+                "rhat_median": min(float(np.median(self.rhat)), 1e3),
                 "rows_above_1.05": float(np.mean(self.rhat > 1.05)),
                 "ess_worst": float(np.min(self.ess)),
                 "ess_median": float(np.median(self.ess)),

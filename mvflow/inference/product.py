@@ -109,8 +109,7 @@ class ProductOfExperts:
         pool, log_weights = self._candidates(candidates)
         start, ess = _resample(pool, log_weights, chains)
         start = into_ball(start, self.radius)
-        spread = _resample(pool, log_weights, 64)[0].var(0)
-        inverse_mass = spread.clamp_min(1e-8 * self._scale(spread))
+        inverse_mass = self._variance(pool)
         steps = max(draws, -(-n // chains))
         contacts = torch.zeros(start.shape[1], device=start.device)
         proposals = 0
@@ -157,9 +156,16 @@ class ProductOfExperts:
         bad = ~torch.isfinite(log_weights)
         return pool, log_weights.masked_fill(bad, -math.inf)
 
-    @staticmethod
-    def _scale(variance: Tensor) -> Tensor:
-        return variance.amax(-1, keepdim=True).clamp_min(1e-12)
+    def _variance(self, pool: Tensor) -> Tensor:
+        """Variance of the product, (rows, latent_dim), as if all experts were Gaussian.
+
+        Precisions add up, less |S|-1 times the prior's. Where that leaves little or nothing
+        (experts wider than the prior), half the experts' mean precision stands in.
+        """
+        parts = pool.split(len(pool) // len(self.experts))
+        precision = torch.stack([1 / part.var(0).clamp_min(1e-12) for part in parts]).sum(0)
+        least = precision / len(parts) / 2
+        return 1 / torch.maximum(precision - (len(parts) - 1), least)
 
 
 def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:

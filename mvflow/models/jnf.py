@@ -82,9 +82,9 @@ def build_model(config: Config) -> JNFModel:
     projectors = None
     if shared:
         with seeded(seed, "weights", "projectors"):
+            dim, dropout = config.projectors.dim, config.projectors.dropout
             projectors = {
-                n: build_encoder(networks[n].projector, m, config.projectors.dim)
-                for n, m in specs.items()
+                n: build_encoder(networks[n].projector, m, dim, dropout) for n, m in specs.items()
             }
 
     def encoder(name: str, out_features: int) -> nn.Module:

@@ -98,9 +98,11 @@ class JointVAE(nn.Module):
     def record_latents(self, loc: Tensor, scale: Tensor) -> None:
         """Keep the moments and the extent of q(z|X) over the training rows, (rows, latent_dim).
 
-        The extent is the radius 1.1 max|mu|, outside which no posterior has mass that any
-        training row supports: products of experts are sampled inside that ball.
+        The extent is 1.1 times the largest root mean square of |z| under any row's q(z|X):
+        products of experts are sampled inside the ball of that radius. (The largest |mu| would
+        leave out the dimensions that the data do not use: in each, z spreads as in the prior.)
         """
-        self.radius.copy_(1.1 * loc.norm(dim=-1).max())
+        square = loc.square().sum(-1) + scale.square().sum(-1)
+        self.radius.copy_(1.1 * square.max().sqrt())
         self.latent_mean.copy_(loc.mean(0))
         self.latent_std.copy_((loc.var(0, unbiased=False) + scale.square().mean(0)).sqrt())

@@ -17,6 +17,7 @@ class MLP(nn.Sequential):
 
     Args:
         features: widths from input to output.
+        dropout: share of hidden units that are dropped in training.
 
     Example:
         >>> import torch
@@ -24,11 +25,12 @@ class MLP(nn.Sequential):
         torch.Size([5, 2])
     """
 
-    def __init__(self, *features: int) -> None:
+    def __init__(self, *features: int, dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(features, features[1:], strict=False):
+        for n_in, n_out in zip(features, features[1:-1], strict=False):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        super().__init__(*layers[:-1])
+            layers += [nn.Dropout(dropout)] if dropout else []
+        super().__init__(*layers, nn.Linear(features[-2], features[-1]))
 
 
 class ConvEncoder(nn.Module):
@@ -38,14 +40,22 @@ class ConvEncoder(nn.Module):
         shape: (channels, height, width); each layer needs height and width to be even.
         channels: output channels of the halving layers.
         out_features: width of the output.
+        dropout: share of hidden channels that are dropped in training.
     """
 
-    def __init__(self, shape: Sequence[int], channels: Sequence[int], out_features: int) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: Sequence[int],
+        out_features: int,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         rest = _halved(shape, channels)
         layers: list[nn.Module] = []
         for n_in, n_out in zip((shape[0], *channels), channels, strict=False):
             layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ReLU()]
+            layers += [nn.Dropout2d(dropout)] if dropout else []
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], out_features, rest))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,16 +103,19 @@ def flat(modality: Modality) -> nn.Module:
     return OneHot(modality.size) if modality.likelihood == "categorical" else nn.Flatten()
 
 
-def build_encoder(spec: Network, modality: Modality, out_features: int) -> nn.Module:
+def build_encoder(
+    spec: Network, modality: Modality, out_features: int, dropout: float = 0.0
+) -> nn.Module:
     """Network from rows (rows, *shape) of `modality` to features (rows, out_features).
 
     Raises:
         ConfigError: if the network cannot take rows of that shape.
     """
     if isinstance(spec, MLPNetwork):
-        return nn.Sequential(flat(modality), MLP(modality.size, *spec.hidden, out_features))
+        mlp = MLP(modality.size, *spec.hidden, out_features, dropout=dropout)
+        return nn.Sequential(flat(modality), mlp)
     _check_image(spec, modality)
-    return ConvEncoder(modality.shape, spec.channels, out_features)
+    return ConvEncoder(modality.shape, spec.channels, out_features, dropout)
 
 
 def build_decoder(spec: Network, in_features: int, modality: Modality) -> nn.Module:
