@@ -59,7 +59,11 @@ def keys(config, data="data"):
     return {s: stage_key(config, s, data) for s in ALL}
 
 
-@pytest.mark.parametrize(("path", "value", "expected"), CHANGES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    CHANGES,
+    ids=lambda v: "+".join(map(str, sorted(v))) if isinstance(v, set) else str(v)[:40],
+)
 def test_a_change_reaches_the_stages_that_depend_on_it(path, value, expected):
     before, after = keys(config_from_dict(RAW)), keys(with_change(path, value))
     assert {s for s in ALL if before[s] != after[s]} == expected

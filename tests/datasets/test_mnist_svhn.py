@@ -71,7 +71,7 @@ def test_both_images_of_a_row_show_its_label(build, pairings):
         taken = source.take(np.arange(len(source)))
         np.testing.assert_array_equal(taken["mnist"][:, 0, 0, 0], source.labels)
         np.testing.assert_array_equal(taken["svhn"][:, 0, 0, 0], source.labels)
-        classes = [v[:, 0, 0, 0] for v, _ in source.columns().values()]
+        classes = [c.values[:, 0, 0, 0] for c in source.columns().values()]
         counts = np.min([np.bincount(y, minlength=10) for y in classes], axis=0)
         np.testing.assert_array_equal(np.bincount(source.labels, minlength=10), pairings * counts)
 

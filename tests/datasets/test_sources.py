@@ -73,17 +73,17 @@ def test_columns_indexed_by_hand_equal_take(both, rows):
     at = np.array(rows, np.int64)
     columns, taken = source.columns(), source.take(at)
     assert list(columns) == list(taken)
-    for name, (values, index) in columns.items():
-        by_hand = values[at if index is None else index[at]]
+    for name, column in columns.items():
+        by_hand = column.values[at if column.index is None else column.index[at]]
         assert by_hand.dtype == taken[name].dtype
         np.testing.assert_array_equal(by_hand, taken[name])
 
 
 def test_columns_cover_every_row(both):
     source, data = both
-    for values, index in source.columns().values():
-        assert (index is None) == (data.pairs is None)
-        assert len(values if index is None else index) == ROWS
+    for column in source.columns().values():
+        assert (column.index is None) == (data.pairs is None)
+        assert len(column.values if column.index is None else column.index) == ROWS
 
 
 def test_no_rows_give_empty_arrays_of_the_right_shape(both):

@@ -40,11 +40,11 @@ def test_what_is_written_is_read(folder, data):
         assert store.modalities == tuple(specs)
         assert (split.labels is None) == (data.labels is None)
         np.testing.assert_array_equal(split.labels, data.labels)
-        for name, (values, index) in split.columns().items():
-            assert index is None
-            assert values.dtype == data.arrays[name].dtype
-            assert values.flags.aligned
-            np.testing.assert_array_equal(values, data.arrays[name])
+        for name, column in split.columns().items():
+            assert column.index is None
+            assert column.values.dtype == data.arrays[name].dtype
+            assert column.values.flags.aligned
+            np.testing.assert_array_equal(column.values, data.arrays[name])
 
 
 def test_attributes_are_kept(small, tmp_path):
@@ -104,10 +104,10 @@ def test_the_fingerprint_tells_contents_apart_and_nothing_else(small, tmp_path):
 def test_arrays_are_mapped_read_only_and_outlive_the_store(store_path):
     with Store.open(store_path) as store:
         columns = store["train"].columns()
-    assert all(isinstance(values, np.memmap) for values, _ in columns.values())
+    assert all(isinstance(column.values, np.memmap) for column in columns.values())
     with h5py.File(store_path) as file:
-        for name, (values, _) in columns.items():
-            np.testing.assert_array_equal(values, file["train"][name][...])
+        for name, column in columns.items():
+            np.testing.assert_array_equal(column.values, file["train"][name][...])
     with pytest.raises(ValueError, match="read-only"):
         columns["image"].values[0] = 0
 

@@ -109,9 +109,10 @@ def test_widths_are_uniform_and_independent_of_class_and_of_each_other(store):
 
 
 def test_only_distinct_images_are_stored(store):
-    for values, index in store["train"].columns().values():
-        assert len(np.unique(values, axis=0)) == len(values) == 2 * len(WIDTHS)
-        assert index is not None
+    for column in store["train"].columns().values():
+        distinct = len(np.unique(column.values, axis=0))
+        assert distinct == len(column.values) == 2 * len(WIDTHS)
+        assert column.index is not None
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
