@@ -43,9 +43,6 @@ MODELS = (
 )
 """All take the joint stage of the first: it does not depend on how they differ."""
 
-ROWS: dict[str, Any] = {"rows": 20_000, "test_rows": 5_000}
-"""Pairs of the 2 x 19 x 19 that there are of each class; more would only be read longer."""
-
 SETTINGS: list[str] = []
 """Changes to the recipe, as `section.key=value`."""
 
@@ -103,7 +100,7 @@ def _run(out: Path, seed: int, how: How) -> dict[str, Any]:
     title = "mvflow demo: squares and circles"
     with _timed(steps, "report"):
         make_report(runs, page, title=title, seed=seed, device=how.device, err=how.json)
-    return {"seed": seed, "threads": how.threads, "steps": steps, "models": found}
+    return {"seed": seed, "threads": how.threads, "steps": steps, **found}
 
 
 @contextmanager
@@ -131,7 +128,7 @@ def _build(out: Path, store: Path, seed: int, how: How) -> None:
         msg = f"{out} exists and is not a demo: choose another folder"
         raise UsageError(msg)
     say(f"building {store}", err=how.json)
-    find_builder("toy").build(store, seed=seed, **ROWS)
+    find_builder("toy").build(store, seed=seed)
 
 
 def _train(out: Path, name: str, config: Config, how: How) -> None:

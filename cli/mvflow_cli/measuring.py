@@ -11,11 +11,12 @@ from mvflow_cli.output import finite
 
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
+    from mvflow.evaluation import Classifiers
     from mvflow.runs import RunDirectory
     from mvflow.training import Listener
     from mvflow_datasets import Store
 
-__all__ = ["kept_metrics", "measure"]
+__all__ = ["judges", "kept_metrics", "measure"]
 
 
 def measure(
@@ -32,25 +33,41 @@ def measure(
 
     Rows without labels are evaluated without coherence.
     """
-    from mvflow.evaluation import classifiers_for, evaluate
+    from mvflow.evaluation import evaluate
     from mvflow.runs import write_json
 
-    config = model.config
-    train, test = store[config.data.train], store[split or config.data.test]
+    test = store[split or model.config.data.test]
     classifiers = None
-    if train.labels is not None and test.labels is not None:
-        classifiers = classifiers_for(
-            _classifiers_path(run, store.path),
-            train,
-            store[config.data.test],
-            config.classifiers,
-            device=device,
-            listener=listener,
-        )
+    if test.labels is not None:
+        classifiers = judges(run, model, store, device=device, listener=listener)
     result = evaluate(model, test, classifiers, seed=seed)
     result = finite({**result, "split": test.name, **_inputs(run, model)})
     write_json(run.path / "metrics" / "evaluation.json", result)
     return dict(result)
+
+
+def judges(
+    run: RunDirectory,
+    model: Estimator,
+    store: Store,
+    *,
+    device: str = "cpu",
+    listener: Listener | None = None,
+) -> Classifiers | None:
+    """The store's classifiers, trained if there are none yet; None if its rows have no labels."""
+    from mvflow.evaluation import classifiers_for
+
+    train, test = store[model.config.data.train], store[model.config.data.test]
+    if train.labels is None or test.labels is None:
+        return None
+    return classifiers_for(
+        _classifiers_path(run, store.path),
+        train,
+        test,
+        model.config.classifiers,
+        device=device,
+        listener=listener,
+    )
 
 
 def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:

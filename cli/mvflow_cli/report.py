@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mvflow_cli.measuring import kept_metrics, measure
+from mvflow_cli.measuring import judges, kept_metrics, measure
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
 from mvflow_cli.output import say, show_json
@@ -73,7 +73,7 @@ def make_report(
     """
     from mvflow.report import Entry, write_report
 
-    entries, evaluated = [], []
+    entries, evaluated, classifiers = [], [], None
     names = [run.resolve().name for run in runs]
     with ExitStack() as stack:
         for run, name in zip(runs, names, strict=True):
@@ -87,6 +87,7 @@ def make_report(
                         opened, model, data, seed=seed, device=device, listener=progress
                     )
                 evaluated.append(str(run))
+            classifiers = classifiers or judges(opened, model, data, device=device)
             entries.append(
                 Entry(
                     name if names.count(name) == 1 else str(run),
@@ -98,5 +99,11 @@ def make_report(
                     metrics,
                 )
             )
-        write_report(path, entries, title=title or ", ".join(names), figures=figures)
+        write_report(
+            path,
+            entries,
+            title=title or ", ".join(names),
+            figures=figures,
+            classifiers=classifiers,
+        )
     return evaluated
