@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +48,14 @@ def sample(
         str | None,
         typer.Option(help="Sampler for several given modalities.", show_default=False),
     ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="Sampler settings of the paper: 100 steps of 10 leapfrogs, fixed step size, one "
+            "chain a sample.",
+        ),
+    ] = False,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -74,7 +82,8 @@ def sample(
     path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
     check_replaceable(path)
     wanted = [name for text in targets or [] for name in text.split(",")]
-    samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=sampler)
+    changes = _changes(sampler, paper)
+    samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=changes)
     stages = opened.manifest()["stages"]
     about = {
         "run": str(opened.path.resolve()),
@@ -97,6 +106,18 @@ def sample(
             f"sampler: acceptance {summary['acceptance']:.2f}, worst R-hat "
             f"{summary['rhat_worst']:.2f}, divergences {summary['divergences']}"
         )
+    if summary["method"] == "sir":
+        say(
+            f"sampler: {summary['ess_median']:.0f} effective candidates in the median row, "
+            f"{summary['ess_worst']:.0f} in the worst; one has most of the weight in "
+            f"{summary['rows_dominated']} rows"
+        )
+
+
+def _changes(sampler: str | None, paper: bool) -> dict[str, Any]:
+    from mvflow.inference import PAPER
+
+    return {**(PAPER if paper else {}), **({} if sampler is None else {"name": sampler})}
 
 
 def _source(seen: Observed) -> str:

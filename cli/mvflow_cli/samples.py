@@ -40,9 +40,17 @@ def draw_samples(
     *,
     targets: Sequence[str] | None = None,
     seed: int = 0,
-    sampler: str | None = None,
+    sampler: Mapping[str, Any] | None = None,
 ) -> Samples:
     """Draw z given what is observed and decode it; by default all that is not observed.
+
+    Args:
+        model: a trained model.
+        seen: what is observed.
+        n: draws per row.
+        targets: what to decode.
+        seed: of the draws.
+        sampler: changes to the configured sampler.
 
     Raises:
         NumericsError: if a value is not finite.
@@ -53,8 +61,7 @@ def draw_samples(
     names = [m.name for m in model.modalities]
     rest = [name for name in names if name not in seen.batch] or names
     wanted = subset_of(targets or rest, model.modalities)
-    changes = {} if sampler is None else {"name": sampler}
-    draws = model.draw(seen.batch or None, n, seed=seed, sampler=changes)
+    draws = model.draw(seen.batch or None, n, seed=seed, sampler=sampler)
     generated = model.decode(draws.z, wanted)
     for name, values in {"latent": draws.z, **generated}.items():
         if not np.isfinite(values).all():

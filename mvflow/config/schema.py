@@ -124,7 +124,12 @@ class Flows(Training):
 
 
 class SamplerConfig(Section):
-    """Sampling from a product of experts (paper 3.3)."""
+    """Sampling from a product of experts (paper 3.3).
+
+    `step_size` is where the warm-up starts to adapt, or with `adaptive = false` the size of all
+    steps. `independent` makes a chain for each draw and keeps its last state only; `chains` and
+    `candidates` then have no meaning. `mvflow.inference.PAPER` has the paper's settings.
+    """
 
     name: str = "hmc"
     chains: PositiveInt = 4
@@ -132,6 +137,9 @@ class SamplerConfig(Section):
     draws: PositiveInt = 50
     candidates: PositiveInt = 128
     num_steps: PositiveInt = 10
+    step_size: PositiveFloat = 0.1
+    adaptive: bool = True
+    independent: bool = False
 
 
 class Classifiers(Training):

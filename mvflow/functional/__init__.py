@@ -1,5 +1,12 @@
 """Formulas as pure functions of arrays: NumPy, torch, JAX, or any array API library."""
 
+from mvflow.functional.calibration import (
+    coverage,
+    ecdf_band,
+    ecdf_difference,
+    rank_counts,
+    rank_statistics,
+)
 from mvflow.functional.cca import (
     canonical_correlations,
     pairwise_total_correlation,
@@ -29,6 +36,9 @@ __all__ = [
     "bernoulli_log_prob",
     "canonical_correlations",
     "categorical_log_prob",
+    "coverage",
+    "ecdf_band",
+    "ecdf_difference",
     "effective_sample_size",
     "importance_log_likelihood",
     "info_nce",
@@ -44,6 +54,8 @@ __all__ = [
     "pairwise_info_nce",
     "pairwise_total_correlation",
     "poe_log_density",
+    "rank_counts",
+    "rank_statistics",
     "standard_normal_log_prob",
     "total_correlation",
 ]

@@ -1,14 +1,21 @@
 """Posteriors of any subset of modalities, bound to a sampler."""
 
+from mvflow.inference.chains import PAPER, IndependentChains, MarkovChains, TorchRandom
 from mvflow.inference.diagnostics import Diagnostics
 from mvflow.inference.posterior import Model, build_sampler, draw, subset_posterior
-from mvflow.inference.product import Draws, ProductOfExperts, TorchRandom, into_ball
+from mvflow.inference.product import Draws, ProductOfExperts, ProductSampler, into_ball
+from mvflow.inference.sir import SIR
 
 __all__ = [
+    "PAPER",
+    "SIR",
     "Diagnostics",
     "Draws",
+    "IndependentChains",
+    "MarkovChains",
     "Model",
     "ProductOfExperts",
+    "ProductSampler",
     "TorchRandom",
     "build_sampler",
     "draw",

@@ -6,35 +6,53 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Diagnostics", "diagnose", "exact"]
+from mvflow.functional import effective_sample_size
+
+__all__ = ["Diagnostics", "diagnose", "exact", "weighted"]
+
+WORST_RHAT = 1000.0
+"""R-hat of chains that never move, where the formula divides by zero."""
 
 MOST_ROWS = 256
-"""R-hat and effective sample sizes are computed for this many rows at most."""
+"""R-hat, effective sample sizes of chains and Pareto's k are computed for this many rows."""
+
+MOST_CHAINS = 16
+"""And from this many chains, at most."""
+
+_NONE = np.zeros(0)
 
 
 class Diagnostics(NamedTuple):
-    """Quality of draws, one number per row; empty arrays where a draw was exact."""
+    """Quality of draws, one number per row; empty arrays for what a method does not have."""
 
     method: str
-    """"exact" for draws from a density that can be sampled directly, else "mcmc"."""
+    """"exact" (the density can be sampled directly), "mcmc" (chains) or "sir" (resampling)."""
     acceptance: NDArray[np.float64]
     """Mean acceptance probability of proposals."""
     divergences: NDArray[np.int64]
     """Proposals that ran away numerically; rejected and counted."""
     contacts: NDArray[np.float64]
-    """Share of proposals (mcmc) or draws (exact) that fell outside the ball."""
+    """Share of proposals (mcmc), draws (exact) or candidates (sir) that fell outside the ball."""
     rhat: NDArray[np.float64]
     """Largest rank-normalised split R-hat over dimensions (first rows only)."""
     ess: NDArray[np.float64]
-    """Smallest bulk effective sample size over dimensions, of all kept steps."""
+    """Effective number: of all kept steps, the smallest over dimensions (mcmc, first rows only);
+    of the weighted candidates (sir)."""
     start_ess: NDArray[np.float64]
-    """Effective share of the importance-weighted draws of the experts at the start."""
+    """Effective share of the importance-weighted draws of the experts, from which chains start
+    (mcmc) or draws are resampled (sir)."""
+    khat: NDArray[np.float64] = _NONE
+    """Shape of the Pareto tail of the weights; averages over them are not to be trusted from 0.7
+    on (sir, first rows only; Vehtari et al. 2024)."""
+    largest_weight: NDArray[np.float64] = _NONE
+    """Share of all weight that one candidate has (sir)."""
 
     def summary(self) -> dict[str, float | int | str]:
-        """Worst and typical values, for files and reports; R-hat is shown as 1000 at most."""
+        """Worst and typical values, for files and reports."""
         out: dict[str, float | int | str] = {"method": self.method}
         if self.contacts.size:
             out["ball_contacts"] = float(self.contacts.mean())
@@ -43,21 +61,31 @@ class Diagnostics(NamedTuple):
                 "acceptance": float(self.acceptance.mean()),
                 "acceptance_worst": float(self.acceptance.min()),
                 "divergences": int(self.divergences.sum()),
-                "rhat_worst": min(float(np.max(self.rhat)), 1e3),
-                "rhat_median": min(float(np.median(self.rhat)), 1e3),
+                "rhat_worst": float(np.max(self.rhat)),
+                "rhat_median": float(np.median(self.rhat)),
                 "rows_above_1.05": float(np.mean(self.rhat > 1.05)),
                 "ess_worst": float(np.min(self.ess)),
                 "ess_median": float(np.median(self.ess)),
-                "start_ess_median": float(np.median(self.start_ess)),
+            }
+            if self.start_ess.size:
+                out["start_ess_median"] = float(np.median(self.start_ess))
+        if self.method == "sir":
+            out |= {
+                "ess_worst": float(np.min(self.ess)),
+                "ess_median": float(np.median(self.ess)),
+                "ess_share_worst": float(np.min(self.start_ess)),
+                "ess_share_median": float(np.median(self.start_ess)),
+                "khat_worst": min(float(np.max(self.khat)), 1e3),
+                "rows_khat_above_0.7": float(np.mean(self.khat > 0.7)),
+                "rows_dominated": int(np.sum(self.largest_weight > 0.5)),
             }
         return out
 
 
 def exact(contacts: Tensor | None = None) -> Diagnostics:
     """Diagnostics of draws that need no Markov chain."""
-    none = np.zeros(0)
-    shares = none if contacts is None else contacts.double().cpu().numpy()
-    return Diagnostics("exact", none, np.zeros(0, np.int64), shares, none, none, none)
+    shares = _NONE if contacts is None else contacts.double().cpu().numpy()
+    return Diagnostics("exact", _NONE, np.zeros(0, np.int64), shares, _NONE, _NONE, _NONE)
 
 
 def diagnose(
@@ -66,12 +94,13 @@ def diagnose(
     acceptance: Tensor,
     divergences: Tensor,
     contacts: Tensor,
-    start_ess: Tensor,
+    start_ess: Tensor | None = None,
 ) -> Diagnostics:
     """Diagnostics of chains (draws, chains, rows, latent_dim)."""
     from arviz_stats.base.array import array_stats
 
-    chains = positions[:, :, :MOST_ROWS].double().cpu().numpy()
+    chains = positions[:, :MOST_CHAINS, :MOST_ROWS].double().cpu().numpy()
+    examined = chains.shape[1] / positions.shape[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constant chains divide zero by zero: R-hat is then inf
         rhat = array_stats.rhat(chains, chain_axis=1, draw_axis=0)
@@ -81,7 +110,43 @@ def diagnose(
         acceptance.double().cpu().numpy(),
         divergences.cpu().numpy().astype(np.int64),
         contacts.double().cpu().numpy(),
-        np.nan_to_num(rhat, nan=np.inf).max(-1),
-        np.nan_to_num(ess, nan=1.0).min(-1),
-        start_ess.double().cpu().numpy(),
+        np.minimum(np.nan_to_num(rhat, nan=WORST_RHAT), WORST_RHAT).max(-1),
+        np.nan_to_num(ess, nan=1.0).min(-1) / examined,
+        _NONE if start_ess is None else start_ess.double().cpu().numpy(),
     )
+
+
+def weighted(log_weights: Tensor, *, contacts: Tensor) -> Diagnostics:
+    """Diagnostics of draws resampled by log weights (candidates, rows)."""
+    weights = log_weights.double().cpu()
+    ess = effective_sample_size(weights, axis=0).numpy()
+    dead = torch.isneginf(weights).all(0)
+    share = torch.softmax(weights.masked_fill(dead, 0.0), 0)
+    largest = torch.where(dead, 1.0, share.amax(0)).numpy()
+    return Diagnostics(
+        "sir",
+        _NONE,
+        np.zeros(0, np.int64),
+        contacts.double().cpu().numpy(),
+        _NONE,
+        ess,
+        ess / len(weights),
+        np.array([_pareto_k(w) for w in weights[:, :MOST_ROWS].T.numpy()]),
+        largest,
+    )
+
+
+def _pareto_k(log_weights: NDArray[np.float64]) -> float:
+    """Shape of the weights' tail: 0 if they are all equal there, infinite if too few are left."""
+    from arviz_stats.base.array import array_stats
+
+    finite = log_weights[np.isfinite(log_weights)]
+    if len(finite) < 25:  # the fit takes the largest fifth, of which it needs five
+        return np.inf
+    scaled = np.maximum(finite - finite.max(), -700.0)  # what underflows cannot be fitted
+    tail = int(min(len(scaled) / 5, 3 * len(scaled) ** 0.5))
+    if np.ptp(np.sort(scaled)[-tail:]) < 1e-10:
+        return 0.0
+    with np.errstate(all="ignore"):
+        k = float(array_stats.psislw(-scaled)[1])
+    return k if np.isfinite(k) else np.inf

@@ -13,10 +13,10 @@ from zuko.distributions import DiagNormal
 
 from mvflow.config import SamplerConfig
 from mvflow.core import Modality, UsageError
+from mvflow.inference.chains import IndependentChains, MarkovChains
 from mvflow.inference.diagnostics import exact
-from mvflow.inference.product import Draws, ProductOfExperts, into_ball
+from mvflow.inference.product import Draws, ProductOfExperts, ProductSampler, into_ball
 from mvflow.plugins import find
-from mvflow.samplers import SamplingAlgorithm
 
 __all__ = ["Model", "build_sampler", "draw", "subset_posterior"]
 
@@ -108,14 +108,7 @@ def draw(
         msg = f"n={n}: expected at least one draw"
         raise UsageError(msg)
     if isinstance(posterior, ProductOfExperts):
-        return posterior.sample(
-            n,
-            build_sampler(sampler),
-            chains=sampler.chains,
-            warmup=sampler.warmup,
-            draws=sampler.draws,
-            candidates=sampler.candidates,
-        )
+        return build_sampler(sampler).sample(posterior, n)
     z = posterior.sample((n,))
     outside = _outside(z, radius)
     contacts = outside.double().mean(0)
@@ -129,14 +122,32 @@ def draw(
     return Draws(z, exact(contacts))
 
 
-def build_sampler(settings: SamplerConfig) -> SamplingAlgorithm:
-    """The sampler that is registered under the configured name.
+def build_sampler(settings: SamplerConfig) -> ProductSampler:
+    """The sampler that is registered under the configured name, with the configured settings.
+
+    What is registered is a class: a kernel (`mvflow.samplers.SamplingAlgorithm`), which is run
+    as `MarkovChains` or `IndependentChains`, or a `ProductSampler` of its own. It is made by its
+    class method `from_settings(settings)`, or without one by `cls(num_steps=...)`.
 
     Raises:
         UsageError: if there is none; the message lists those there are.
     """
-    algorithm: SamplingAlgorithm = find("samplers", settings.name)(num_steps=settings.num_steps)
-    return algorithm
+    kind = find("samplers", settings.name)
+    if hasattr(kind, "from_settings"):
+        made = kind.from_settings(settings)
+    else:
+        made = kind(num_steps=settings.num_steps)
+    if isinstance(made, ProductSampler):
+        return made
+    if settings.independent:
+        return IndependentChains(made, steps=settings.draws, warmup=settings.warmup)
+    return MarkovChains(
+        made,
+        chains=settings.chains,
+        warmup=settings.warmup,
+        draws=settings.draws,
+        candidates=settings.candidates,
+    )
 
 
 def _outside(z: Tensor, radius: Tensor | float) -> Tensor:

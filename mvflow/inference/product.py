@@ -1,27 +1,24 @@
-"""Products of experts over the latent space, inside a ball, sampled by MCMC (paper 3.3)."""
+"""Products of experts over the latent space, inside a ball (paper 3.3), and their samplers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from mvflow.functional import (
-    effective_sample_size,
     inside_ball,
     mixture_log_prob,
     poe_log_density,
     standard_normal_log_prob,
 )
-from mvflow.inference.diagnostics import Diagnostics, diagnose
-from mvflow.samplers import SamplingAlgorithm, run
+from mvflow.inference.diagnostics import Diagnostics
 
-__all__ = ["Draws", "ProductOfExperts", "TorchRandom", "into_ball"]
+__all__ = ["Draws", "ProductOfExperts", "ProductSampler", "into_ball"]
 
 
 class Draws(NamedTuple):
@@ -32,19 +29,13 @@ class Draws(NamedTuple):
     diagnostics: Diagnostics
 
 
-@dataclass(frozen=True)
-class TorchRandom:
-    """Random arrays for samplers from torch's generator (seed it with `mvflow.nn.seeded`)."""
+@runtime_checkable
+class ProductSampler(Protocol):
+    """A way to draw from a product of experts; holds settings, never state."""
 
-    like: Tensor
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal numbers."""
-        return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
-
-    def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        """Uniform numbers of [0, 1)."""
-        return torch.rand(shape, dtype=self.like.dtype, device=self.like.device)
+    def sample(self, product: ProductOfExperts, n: int) -> Draws:
+        """`n` draws per row, none outside the ball, with diagnostics."""
+        ...
 
 
 class ProductOfExperts:
@@ -82,72 +73,13 @@ class ProductOfExperts:
             (grad,) = torch.autograd.grad(value.sum(), z)
         return inside_ball(value.detach(), z.detach(), self.radius), grad
 
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        algorithm: SamplingAlgorithm,
-        *,
-        chains: int = 4,
-        warmup: int = 100,
-        draws: int = 50,
-        candidates: int = 128,
-    ) -> Draws:
-        """Draw by MCMC from chains that start at importance-resampled draws of the experts.
-
-        Args:
-            n: draws per row.
-            algorithm: the sampler.
-            chains: chains per row; R-hat compares them.
-            warmup: steps that adapt the sampler and are thrown away.
-            draws: least steps kept per chain; more are made if `n` needs them.
-            candidates: draws per expert among which the starts are resampled.
+    def candidates(self, count: int) -> tuple[Tensor, Tensor]:
+        """`count` draws of each expert, and their log weights under the balance heuristic.
 
         Returns:
-            `n` draws per row, evenly spaced over all chains, with diagnostics.
+            Draws (|S| count, rows, latent_dim), each expert's in turn, and their log weights
+            (|S| count, rows); the weight of a draw that is not finite or outside the ball is 0.
         """
-        pool, log_weights = self._candidates(candidates)
-        start, ess = _resample(pool, log_weights, chains)
-        start = into_ball(start, self.radius)
-        inverse_mass = self._variance(pool)
-        steps = max(draws, -(-n // chains))
-        contacts = torch.zeros(start.shape[1], device=start.device)
-        proposals = 0
-
-        def count(info: object) -> None:
-            nonlocal contacts, proposals
-            outside = info.proposal.norm(dim=-1) > self.radius  # type: ignore[attr-defined]
-            contacts = contacts + outside.sum(0)
-            proposals += len(outside)
-
-        chain = run(
-            algorithm,
-            start,
-            self.value_and_grad,
-            TorchRandom(start),
-            warmup=warmup,
-            draws=steps,
-            inverse_mass=inverse_mass,
-            on_step=count,
-        )
-        kept = chain.positions  # (draws, chains, rows, latent_dim)
-        at = torch.linspace(0, len(kept) * chains - 1, n, device=kept.device).long()
-        z = kept.flatten(0, 1)[at]
-        found = diagnose(
-            kept,
-            acceptance=chain.acceptance,
-            divergences=chain.divergences,
-            contacts=contacts / max(proposals, 1),
-            start_ess=ess / len(pool),
-        )
-        return Draws(z, found)
-
-    def _unbounded(self, z: Tensor) -> Tensor:
-        terms = torch.stack([expert.log_prob(z) for expert in self.experts])
-        return poe_log_density(terms, standard_normal_log_prob(z))
-
-    def _candidates(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draws from all experts and their log weights under the balance heuristic."""
         pool = torch.cat([expert.sample((count,)) for expert in self.experts])
         pool = torch.where(pool.isfinite(), pool, 0.0)
         terms = torch.stack([expert.log_prob(pool) for expert in self.experts])
@@ -156,16 +88,29 @@ class ProductOfExperts:
         bad = ~torch.isfinite(log_weights)
         return pool, log_weights.masked_fill(bad, -math.inf)
 
-    def _variance(self, pool: Tensor) -> Tensor:
+    def variance(self, pool: Tensor) -> Tensor:
         """Variance of the product, (rows, latent_dim), as if all experts were Gaussian.
 
         Precisions add up, less |S|-1 times the prior's. Where that leaves little or nothing
         (experts wider than the prior), half the experts' mean precision stands in.
+
+        Args:
+            pool: of `candidates`.
         """
         parts = pool.split(len(pool) // len(self.experts))
         precision = torch.stack([1 / part.var(0).clamp_min(1e-12) for part in parts]).sum(0)
         least = precision / len(parts) / 2
         return 1 / torch.maximum(precision - (len(parts) - 1), least)
+
+    def mixture_draws(self, n: int) -> Tensor:
+        """`n` draws per row, (n, rows, latent_dim), each of an expert chosen at random."""
+        each = torch.stack([expert.sample((n,)) for expert in self.experts])
+        chosen = torch.randint(len(each), each.shape[1:-1], device=each.device)
+        return torch.gather(each, 0, chosen[None, ..., None].expand(1, *each.shape[1:]))[0]
+
+    def _unbounded(self, z: Tensor) -> Tensor:
+        terms = torch.stack([expert.log_prob(z) for expert in self.experts])
+        return poe_log_density(terms, standard_normal_log_prob(z))
 
 
 def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:
@@ -179,23 +124,3 @@ def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:
     norm = z.norm(dim=-1, keepdim=True)
     surface = 0.999 * radius * z / norm
     return torch.where(norm <= radius, z, surface.nan_to_num())
-
-
-def _resample(pool: Tensor, log_weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Multinomial resampling per row; rows whose weights all vanish start at the nearest draw.
-
-    Args:
-        pool: (candidates, rows, latent_dim).
-        log_weights: (candidates, rows).
-        count: how many to take per row.
-
-    Returns:
-        Positions (count, rows, latent_dim) and the effective sample size of each row (rows,).
-    """
-    dead = torch.isneginf(log_weights).all(0)
-    nearest = -pool.norm(dim=-1)
-    logits = torch.where(dead, 50 * nearest, log_weights)
-    chosen = torch.distributions.Categorical(logits=logits.T, validate_args=False).sample((count,))
-    rows = torch.arange(pool.shape[1], device=pool.device)
-    ess = effective_sample_size(logits, axis=0)
-    return pool[chosen, rows], torch.where(dead, 0.0, ess)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtyping import Bool, Float
 
@@ -14,6 +14,9 @@ from mvflow.samplers.adaptation import (
 )
 from mvflow.samplers.base import Random, ValueAndGrad
 from mvflow.samplers.integrators import leapfrog, safe_gradient
+
+if TYPE_CHECKING:
+    from mvflow.config import SamplerConfig
 
 __all__ = ["HMC", "AdaptiveHMCState", "HMCInfo", "HMCState", "Noise", "init", "step"]
 
@@ -183,6 +186,14 @@ class HMC:
     def paper(cls, step_size: float = 0.01) -> "HMC":
         """HMC as in the paper's Appendix F: one fixed step size, no jitter, no adaptation."""
         return cls(step_size=step_size, jitter=0.0, adaptive=False)
+
+    @classmethod
+    def from_settings(cls, settings: "SamplerConfig") -> "HMC":
+        """HMC as configured: a step size that adapts, or one that is fixed, without jitter."""
+        size, steps = settings.step_size, settings.num_steps
+        if settings.adaptive:
+            return cls(step_size=size, num_steps=steps)
+        return cls(step_size=size, num_steps=steps, jitter=0.0, adaptive=False)
 
     def init(
         self,

@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mvflow.estimators import load
+from mvflow.estimators import JNF, load
+from mvflow.inference import PAPER
 from mvflow_datasets import Store
 
 
@@ -66,6 +67,29 @@ def test_all_modalities_of_an_array_and_the_store(mvflow, trained, npy, tmp_path
         assert file["samples/square"].shape == (3, 4, 1, 32, 32)
         assert np.array_equal(file["given/circle"], x)
         assert json.loads(file.attrs["given"])["square"] == "store"
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "said"),
+    [
+        (("--sampler", "sir"), {"name": "sir"}, "effective candidates"),
+        (("--sampler", "hmc", "--paper"), {**PAPER, "name": "hmc"}, "acceptance"),
+        (("--paper",), PAPER, "acceptance"),
+    ],
+)
+def test_the_chosen_sampler_draws(mvflow, fitted, small, npy, tmp_path, words, changes, said):
+    fitted(JNF, 3).save(tmp_path / "run")
+    x = {name: small.data(3)[0][name][:2] for name in ("m0", "m1")}
+    given = [word for name in x for word in ("--given", f"{name}={npy(name, x[name])}")]
+    path = tmp_path / "a.h5"
+    found = mvflow(
+        "sample", tmp_path / "run", *given, *words, "--n", "3", "--seed", "4", "--out", path
+    )
+    assert found.code == 0, found
+    assert said in found.out
+    with h5py.File(path) as file:
+        z = load(tmp_path / "run").draw(x, 3, seed=4, sampler=changes).z
+        assert np.array_equal(file["latent"], z)
 
 
 def test_the_default_file_is_in_the_run_and_is_replaced(mvflow, trained):

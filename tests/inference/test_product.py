@@ -11,7 +11,7 @@ from zuko.distributions import DiagNormal
 
 from mvflow.config import Flows, SamplerConfig
 from mvflow.functional import effective_sample_size, normal_poe
-from mvflow.inference import ProductOfExperts, build_sampler, draw, into_ball
+from mvflow.inference import MarkovChains, ProductOfExperts, build_sampler, draw, into_ball
 from mvflow.nn import seeded
 from mvflow.posteriors import build_posterior
 from mvflow.samplers import HMC
@@ -59,9 +59,8 @@ def test_hmc_draws_have_the_moments_of_the_gaussian_product():
     locs, scales, made = experts(rows=3)
     loc, scale = normal_poe(locs, scales)
     with seeded(0, "hmc"):
-        found = ProductOfExperts(made).sample(
-            2000, HMC(num_steps=5), chains=16, warmup=60, draws=125
-        )
+        chains = MarkovChains(HMC(num_steps=5), chains=16, warmup=60, draws=125)
+        found = chains.sample(ProductOfExperts(made), 2000)
     assert (found.diagnostics.rhat < 1.1).all()
     chains = found.z.numpy().reshape(125, 16, 3, 2)  # n is all that was kept
     u = (chains - loc) / scale
@@ -93,7 +92,8 @@ def test_a_product_of_flows_is_drawn_as_a_grid_has_it():
     with torch.no_grad():
         weight = torch.softmax(product.log_prob(grid)[:, 0], 0).numpy()
     with seeded(0, "hmc"):
-        found = product.sample(640, HMC(num_steps=5), chains=16, warmup=40, draws=40)
+        chains = MarkovChains(HMC(num_steps=5), chains=16, warmup=40, draws=40)
+        found = chains.sample(product, 640)
     z, at = found.z.numpy().reshape(40, 16, 2), grid[:, 0].numpy()
     for f in (lambda v: v, lambda v: v**2, lambda v: v[..., :1] * v[..., 1:]):
         expected = (weight[:, None] * f(at)).sum(0)
@@ -193,9 +193,8 @@ def test_rows_drawn_alone_follow_the_same_distribution():
             for q in made
         ]
         with seeded(row, "hmc"):
-            found = ProductOfExperts(alone).sample(
-                800, HMC(num_steps=5), chains=16, warmup=40, draws=50
-            )
+            chains = MarkovChains(HMC(num_steps=5), chains=16, warmup=40, draws=50)
+            found = chains.sample(ProductOfExperts(alone), 800)
         error = scale[row] / np.sqrt(found.diagnostics.ess[0])
         assert (np.abs(found.z[:, 0].numpy().mean(0) - loc[row]) < 4 * error).all()
 
@@ -219,7 +218,7 @@ def test_the_start_is_resampled_by_importance():
     locs, scales, made = experts(count=2, rows=2)
     product = ProductOfExperts(made)
     with seeded(0, "candidates"):
-        found = product.sample(1, HMC(), warmup=0, draws=1, candidates=200)
+        found = MarkovChains(HMC(), warmup=0, draws=1, candidates=200).sample(product, 1)
     with seeded(0, "candidates"):
         pool = torch.cat([q.sample((200,)) for q in made])
     terms = torch.stack([q.log_prob(pool) for q in made])
@@ -259,5 +258,9 @@ def test_into_ball_keeps_what_is_inside_and_directions():
     assert torch.equal(into_ball(z[:2], math.inf), z[:2])
 
 
-def test_the_built_sampler_has_the_configured_steps():
-    assert build_sampler(SamplerConfig(num_steps=3)) == HMC(num_steps=3)
+def test_the_built_sampler_has_the_configured_settings():
+    built = build_sampler(
+        SamplerConfig(num_steps=3, step_size=0.2, chains=5, warmup=6, draws=7, candidates=8)
+    )
+    kernel = HMC(num_steps=3, step_size=0.2)
+    assert built == MarkovChains(kernel, chains=5, warmup=6, draws=7, candidates=8)

@@ -1,0 +1,327 @@
+"""Can the posteriors be trusted? Simulation-based calibration and the sampler's diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from mvflow.core import Batch, Source, Subset, UsageError, derive_seed, generator, subset_of
+from mvflow.estimators import Estimator
+from mvflow.functional import (
+    coverage,
+    ecdf_band,
+    ecdf_difference,
+    rank_counts,
+    rank_statistics,
+)
+from mvflow.nn import seeded
+
+__all__ = ["diagnose"]
+
+ALPHA = 0.05
+"""Probability that a calibrated model fails any of all its tests."""
+BINS = 20
+"""Of rank histograms, where there are rows enough."""
+SHOWN = (0.5, 0.8, 0.95)
+"""Levels of the intervals that are reported by coordinate."""
+LEVELS = np.arange(1, 20) / 20
+TOLERATED = 0.1
+"""Error of a coverage, or of the mean rank, up to which a failed test is no reason for alarm."""
+LEAST_ROWS, LEAST_DRAWS = 20, 9
+MOST_SUBSETS = 15
+"""All subsets of four modalities; of more, a choice."""
+CHUNK = 256
+
+MEANING = {
+    "model": (
+        "z is drawn from the prior and x from the decoders, so that calibrated posteriors are "
+        "those of the model itself. A failure lies in the posteriors, in q(z|X), at which they "
+        "are trained, or in weights and a beta that make training aim elsewhere on purpose."
+    ),
+    "data": (
+        "z is drawn from q(z|X) of real rows, so that calibrated posteriors are what training "
+        "aims at: the average of q(z|X) over the rows that share what is observed. A failure "
+        "lies in the posteriors or, of several modalities, in Eq. 12, which takes these averages "
+        "for posteriors under the prior."
+    ),
+}
+VERDICTS = ("good", "look closer", "do not trust")
+
+
+class Fit(NamedTuple):
+    """How the ranks of one subset's posterior lie, by coordinate of z."""
+
+    p_values: NDArray[np.float64]
+    """(tests, latent_dim): chi-square of the histogram, Kolmogorov-Smirnov."""
+    counts: NDArray[np.int64]
+    expected: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+    """(levels, latent_dim)."""
+    difference: NDArray[np.float64]
+    """(draws + 1, latent_dim): distribution function of the ranks less the uniform one."""
+    mean: NDArray[np.float64]
+    """Mean rank as a probability; 0.5 if all is well."""
+
+
+def diagnose(
+    estimator: Estimator,
+    data: Source | None = None,
+    *,
+    rows: int = 200,
+    draws: int = 99,
+    seed: int = 0,
+    subsets: Iterable[Iterable[str]] | None = None,
+) -> dict[str, Any]:
+    """Rank true latents among posterior draws given each subset (Talts et al. 2018).
+
+    Args:
+        estimator: the model.
+        data: None simulates rows with the model, z from the prior and x from the decoders, and
+            so tests whether q(z|x_S) is the model's posterior. Real rows have z from q(z|X), and
+            test whether q(z|x_S) is what its training aims at.
+        rows: how many latents are ranked; the more, the smaller the errors that are found.
+        draws: posterior draws per row. Of a sampler's draws, which depend on each other, only
+            19, spread evenly over its chains.
+        seed: of all that is drawn.
+        subsets: observed modalities; by default all subsets of up to four modalities, of more
+            the single ones, one of each size, and all.
+
+    Returns:
+        A JSON object: for each of the `subsets` its Bonferroni-corrected `p_value`, `coverage`,
+        rank histograms, verdict and advice, and the `sampler`'s diagnostics with theirs; the
+        worst `verdict`; `failed`, the subsets that are not calibrated.
+
+    Raises:
+        UsageError: if there are too few rows or draws, or a modality is unknown.
+    """
+    for name, value, least in (("rows", rows, LEAST_ROWS), ("draws", draws, LEAST_DRAWS)):
+        if value < least:
+            msg = f"{name} is {value}: calibration needs at least {least}"
+            raise UsageError(msg)
+    against = "model" if data is None else "data"
+    chosen = _subsets(estimator, subsets, against)
+    z, x = (
+        _simulated(estimator, rows, seed) if data is None else _real(estimator, data, rows, seed)
+    )
+    tests = 2 * z.shape[1] * len(chosen)
+    found = {
+        "+".join(given): _subset(estimator, given, z, x, draws=draws, seed=seed, tests=tests)
+        for given in chosen
+    }
+    verdicts = [f["verdict"] for f in found.values()]
+    verdicts += [f["sampler"]["verdict"] for f in found.values() if "verdict" in f["sampler"]]
+    return {
+        "against": against,
+        "meaning": MEANING[against],
+        "rows": len(z),
+        "draws": draws,
+        "seed": seed,
+        "latent_dim": z.shape[1],
+        "tests": tests,
+        "alpha": ALPHA,
+        "outside_ball": float(np.mean(_norm(z) > float(estimator.model_.joint.radius))),
+        "verdict": max(verdicts, key=VERDICTS.index),
+        "failed": [name for name, f in found.items() if f["verdict"] != "good"],
+        "subsets": found,
+    }
+
+
+def _norm(z: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.linalg.norm(z, axis=-1))
+
+
+def _subsets(
+    estimator: Estimator, asked: Iterable[Iterable[str]] | None, against: str
+) -> list[Subset]:
+    names = sorted(m.name for m in estimator.modalities)
+    if asked is not None:
+        chosen = list(dict.fromkeys(subset_of(s, estimator.modalities) for s in asked))
+        if not chosen or () in chosen:
+            msg = "a subset to diagnose is empty: name one modality or more"
+            raise UsageError(msg)
+        return chosen
+    # z and the draws are both from q(z|X) where all is observed in data: nothing to be tested
+    largest = len(names) - (against == "data" and len(names) > 1)
+    every = [s for size in range(1, largest + 1) for s in combinations(names, size)]
+    if len(every) <= MOST_SUBSETS:
+        return every
+    return [(n,) for n in names] + [tuple(names[:size]) for size in range(2, largest + 1)]
+
+
+def _simulated(
+    estimator: Estimator, rows: int, seed: int
+) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+    """Latents of the prior, and rows of all modalities drawn from the decoders."""
+    z = estimator.sample_latent(None, rows, seed=derive_seed(seed, "calibration", "z"))[:, 0]
+    joint = estimator.model_.joint
+    parts = []
+    for i, start in enumerate(range(0, rows, CHUNK)):
+        with seeded(seed, "calibration", "x", i, device=joint.radius.device), torch.no_grad():
+            some = torch.from_numpy(z[start : start + CHUNK]).to(joint.radius.device)
+            parts.append({n: p.sample().cpu().numpy() for n, p in joint.decode(some).items()})
+    return z, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _real(
+    estimator: Estimator, data: Source, rows: int, seed: int
+) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+    """Rows of the data, and latents of q(z|X)."""
+    if len(data) < LEAST_ROWS:
+        msg = f"the data have {len(data)} rows: calibration needs at least {LEAST_ROWS}"
+        raise UsageError(msg)
+    x = data.take(generator(seed, "calibration rows").permutation(len(data))[:rows])
+    return estimator.sample_latent(x, 1, seed=derive_seed(seed, "calibration", "z"))[0], x
+
+
+def _subset(
+    estimator: Estimator,
+    given: Subset,
+    z: NDArray[np.float32],
+    x: Batch,
+    *,
+    draws: int,
+    seed: int,
+    tests: int,
+) -> dict[str, Any]:
+    is_product = 1 < len(given) < len(estimator.modalities)
+    n = min(draws, BINS - 1) if is_product else draws
+    observed = {name: x[name] for name in given}
+    path = derive_seed(seed, "calibration", *given)
+    drawn = estimator.draw(observed, n, seed=path)
+    ranks = rank_statistics(z, drawn.z)
+    fit = _fit(ranks, n, generator(path, "ties"))
+    summary: dict[str, Any] = drawn.diagnostics.summary()
+    if drawn.diagnostics.method != "exact":
+        summary |= _sampler(summary, len(z), n)
+    worst = int(fit.p_values.min(0).argmin())
+    p_value = min(1.0, float(fit.p_values.min()) * tests)
+    kind = _kind(fit, worst)
+    verdict = _verdict(fit, worst, p_value)
+    is_all = len(given) == len(estimator.modalities) > 1
+    return {
+        "given": list(given),
+        "draws": n,
+        "p_value": p_value,
+        "verdict": verdict,
+        "kind": "calibrated" if verdict == "good" else kind,
+        "advice": _advice(fit, worst, verdict, kind, _cure(is_product, is_all, summary)),
+        "worst": worst,
+        "failing": int((fit.p_values.min(0) * tests < ALPHA).sum()),
+        "coverage": {f"{c:g}": _row(fit.coverage[LEVELS == c][0]) for c in SHOWN},
+        "mean_rank": _row(fit.mean),
+        "p_values": {"chi_square": _row(fit.p_values[0]), "ks": _row(fit.p_values[1])},
+        "histogram": {"expected": _row(fit.expected), "counts": fit.counts.T.tolist()},
+        "curve": {
+            "levels": _row(LEVELS),
+            "mean": _row(fit.coverage.mean(1)),
+            "lowest": _row(fit.coverage.min(1)),
+            "highest": _row(fit.coverage.max(1)),
+        },
+        "ecdf": {"band": ecdf_band(len(z)), "difference": _row(fit.difference[:, worst])},
+        "sampler": summary,
+    }
+
+
+def _row(values: NDArray[Any]) -> list[float]:
+    return [float(f"{v:.4g}") for v in values]
+
+
+def _fit(ranks: NDArray[np.int64], n: int, rng: np.random.Generator) -> Fit:
+    rows = len(ranks)
+    counts, expected = rank_counts(ranks, n, max(2, min(BINS, n + 1, rows // 5)))
+    pearson = ((counts - expected[:, None]) ** 2 / expected[:, None]).sum(0)
+    spread = (ranks + rng.random(ranks.shape)) / (n + 1)  # uniform on [0, 1], if all is well
+    return Fit(
+        np.stack(
+            [
+                stats.chi2.sf(pearson, len(expected) - 1),
+                np.array([stats.kstest(u, "uniform").pvalue for u in spread.T]),
+            ]
+        ),
+        counts,
+        expected,
+        coverage(ranks, n, LEVELS),
+        ecdf_difference(ranks, n),
+        (ranks.mean(0) + 0.5) / (n + 1),
+    )
+
+
+def _kind(fit: Fit, k: int) -> str:
+    """What is most wrong with coordinate k: where draws lie, or how far they spread."""
+    error = (fit.coverage[:, k] - LEVELS).mean()
+    if abs(fit.mean[k] - 0.5) > abs(error):
+        return "shifted"
+    return "too narrow" if error < 0 else "too wide"
+
+
+def _verdict(fit: Fit, k: int, p_value: float) -> str:
+    if p_value >= ALPHA:
+        return "good"
+    error = max(abs(fit.coverage - LEVELS[:, None]).max(), abs(fit.mean - 0.5).max())
+    return "look closer" if error <= TOLERATED else "do not trust"
+
+
+def _cure(is_product: bool, is_all: bool, sampler: Mapping[str, Any]) -> str:
+    if is_all:
+        return "train the joint stage longer (joint.epochs), or give its encoders wider networks"
+    if not is_product:
+        return "train the posteriors longer (flows.epochs), or choose a richer flows.posterior"
+    if sampler.get("verdict", "good") != "good":
+        return "mend the sampler first, whose diagnostics are not good here"
+    return "calibrate the posteriors of its single modalities first, whose errors it multiplies"
+
+
+def _advice(fit: Fit, k: int, verdict: str, kind: str, cure: str) -> str:
+    """One sentence on what to do."""
+    if verdict == "good":
+        return "Nothing to do: true values lie among the draws as they should."
+    if kind == "shifted":
+        share = 1 - fit.mean[k]
+        side = "above" if share > 0.5 else "below"
+        share = max(share, 1 - share)
+        what = f"{100 * share:.0f} % of draws of z{k} lie {side} the true value in place of 50 %"
+    else:
+        found = fit.coverage[LEVELS == 0.8][0][k]
+        what = f"80 % intervals of z{k} hold {100 * found:.0f} % of the true values"
+    return f"{kind.capitalize()} ({what}): {cure}."
+
+
+def _sampler(found: Mapping[str, Any], rows: int, used: int) -> dict[str, str]:
+    """A verdict on a sampler's draws given one subset, from its worst diagnostic."""
+    high, bad = found.get("rows_above_1.05", 0.0), found.get("rows_khat_above_0.7", 0.0)
+    diverged = found.get("divergences", 0) / rows
+    checks = [
+        (
+            (found.get("acceptance_worst", 1) < 0.4) + (found.get("acceptance_worst", 1) < 0.2),
+            "Proposals are seldom accepted in some rows: use a longer warm-up (sampler.warmup).",
+        ),
+        (
+            (diverged > 0) + (diverged > 1),
+            "Steps ran away and were rejected: use a longer warm-up (sampler.warmup).",
+        ),
+        (
+            (high > 0) + (high > 0.05),
+            f"Chains disagree (R-hat above 1.05) in {100 * high:.0f} % of rows: draw longer "
+            "(sampler.draws), and use more chains (sampler.chains).",
+        ),
+        (
+            (bad > 0) + (bad > 0.05),
+            f"Few candidates carry all weight in {100 * bad:.0f} % of rows: use more of them "
+            "(sampler.candidates), or Markov chains (sampler.name=hmc).",
+        ),
+        (
+            int(found.get("ess_median", used) < used),
+            f"The typical row has fewer than {used} independent draws, which alone makes "
+            "posteriors look too narrow: draw longer (sampler.draws).",
+        ),
+    ]
+    level, advice = max(checks, key=lambda check: check[0])
+    if level == 0:
+        return {"verdict": "good", "advice": "Nothing to do: the sampler's draws are sound here."}
+    return {"verdict": VERDICTS[level], "advice": advice}

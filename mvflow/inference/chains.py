@@ -1,0 +1,204 @@
+"""Draws of a product of experts by Markov chains: a few long ones, or a short one a draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvflow.core import UsageError
+from mvflow.functional import effective_sample_size
+from mvflow.inference.diagnostics import diagnose
+from mvflow.inference.product import Draws, ProductOfExperts, into_ball
+from mvflow.samplers import SamplingAlgorithm, run
+
+__all__ = ["PAPER", "IndependentChains", "MarkovChains", "TorchRandom"]
+
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        "independent": True,
+        "warmup": 0,
+        "draws": 100,
+        "num_steps": 10,
+        "step_size": 0.01,
+        "adaptive": False,
+    }
+)
+"""Sampler settings of the paper's Appendix F, which says "100 steps per sampling".
+
+It leaves open what a step takes; 10 leapfrogs of size 0.01 and the start at a draw of a random
+expert are those of MultiVae, by the paper's first author. One chain a draw, of which the last
+state is kept. Ours by default instead: a few chains that start at importance-resampled draws, a
+mass from the experts' precisions, a step size that adapts in each row, many states of each kept.
+"""
+
+SNAPSHOTS = 10
+"""States of each independent chain that R-hat compares."""
+
+
+@dataclass(frozen=True)
+class TorchRandom:
+    """Random arrays for samplers from torch's generator (seed it with `mvflow.nn.seeded`)."""
+
+    like: Tensor
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform numbers of [0, 1)."""
+        return torch.rand(shape, dtype=self.like.dtype, device=self.like.device)
+
+
+@dataclass(frozen=True)
+class MarkovChains:
+    """A few long chains per row, from importance-resampled draws of the experts.
+
+    Args:
+        algorithm: the sampler.
+        chains: chains per row; R-hat compares them.
+        warmup: steps that adapt the sampler and are thrown away.
+        draws: least steps kept per chain; more are made if the number of draws needs them.
+        candidates: draws per expert among which the starts are resampled.
+
+    Example:
+        >>> from mvflow.samplers import HMC
+        >>> from zuko.distributions import DiagNormal
+        >>> half = DiagNormal(torch.zeros(4, 2), torch.full((4, 2), 0.5))
+        >>> found = MarkovChains(HMC(num_steps=3)).sample(ProductOfExperts([half, half]), 7)
+        >>> found.z.shape, found.diagnostics.method
+        (torch.Size([7, 4, 2]), 'mcmc')
+    """
+
+    algorithm: SamplingAlgorithm
+    chains: int = 4
+    warmup: int = 100
+    draws: int = 50
+    candidates: int = 128
+
+    @torch.no_grad()
+    def sample(self, product: ProductOfExperts, n: int) -> Draws:
+        """`n` draws per row, evenly spaced over all chains (see `ProductSampler`)."""
+        pool, log_weights = product.candidates(self.candidates)
+        start, ess = _resample(pool, log_weights, self.chains)
+        start = into_ball(start, product.radius)
+        contacts = _Contacts(product.radius, start)
+        chain = run(
+            self.algorithm,
+            start,
+            product.value_and_grad,
+            TorchRandom(start),
+            warmup=self.warmup,
+            draws=max(self.draws, -(-n // self.chains)),
+            inverse_mass=product.variance(pool),
+            on_step=contacts.count,
+        )
+        kept = chain.positions  # (draws, chains, rows, latent_dim)
+        at = torch.linspace(0, len(kept) * self.chains - 1, n, device=kept.device).long()
+        found = diagnose(
+            kept,
+            acceptance=chain.acceptance,
+            divergences=chain.divergences,
+            contacts=contacts.share,
+            start_ess=ess / len(pool),
+        )
+        return Draws(kept.flatten(0, 1)[at], found)
+
+
+@dataclass(frozen=True)
+class IndependentChains:
+    """One chain a draw, from a draw of a random expert, of which the last state is kept.
+
+    Draws are independent, but only as good as a chain's end: R-hat compares its states on the
+    way. The mass is one in each coordinate.
+
+    Args:
+        algorithm: the sampler.
+        steps: steps of each chain after the warm-up.
+        warmup: steps before, which adapt the sampler.
+
+    Raises:
+        UsageError: if there are fewer than 4 steps, which R-hat needs.
+    """
+
+    algorithm: SamplingAlgorithm
+    steps: int = 100
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 4:
+            msg = f"draws is {self.steps}, expected at least 4 steps of each independent chain"
+            raise UsageError(msg)
+
+    @torch.no_grad()
+    def sample(self, product: ProductOfExperts, n: int) -> Draws:
+        """`n` draws per row, the ends of as many chains (see `ProductSampler`)."""
+        start = into_ball(product.mixture_draws(n), product.radius)
+        contacts = _Contacts(product.radius, start)
+        thin = _thinning(self.steps)
+        chain = run(
+            self.algorithm,
+            start,
+            product.value_and_grad,
+            TorchRandom(start),
+            warmup=self.warmup,
+            draws=self.steps // thin,
+            thin=thin,
+            on_step=contacts.count,
+        )
+        kept = chain.positions
+        found = diagnose(
+            kept,
+            acceptance=chain.acceptance,
+            divergences=chain.divergences,
+            contacts=contacts.share,
+        )
+        return Draws(kept[-1], found)
+
+
+class _Contacts:
+    """Share of proposals outside the ball, per row."""
+
+    def __init__(self, radius: float, start: Tensor) -> None:
+        self.radius = radius
+        self.outside = torch.zeros(start.shape[1], device=start.device)
+        self.proposals = 0
+
+    def count(self, info: Any) -> None:
+        self.outside = self.outside + (info.proposal.norm(dim=-1) > self.radius).sum(0)
+        self.proposals += len(info.proposal)
+
+    @property
+    def share(self) -> Tensor:
+        return self.outside / max(self.proposals, 1)
+
+
+def _thinning(steps: int) -> int:
+    """Largest divisor of `steps` that leaves `SNAPSHOTS` states, or 1 where none does."""
+    fits = [d for d in range(1, steps // SNAPSHOTS + 1) if steps % d == 0]
+    return fits[-1] if fits else 1
+
+
+def _resample(pool: Tensor, log_weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Multinomial resampling per row; rows whose weights all vanish start at the nearest draw.
+
+    Args:
+        pool: (candidates, rows, latent_dim).
+        log_weights: (candidates, rows).
+        count: how many to take per row.
+
+    Returns:
+        Positions (count, rows, latent_dim) and the effective sample size of each row (rows,).
+    """
+    dead = torch.isneginf(log_weights).all(0)
+    nearest = -pool.norm(dim=-1)
+    logits = torch.where(dead, 50 * nearest, log_weights)
+    chosen = torch.distributions.Categorical(logits=logits.T, validate_args=False).sample((count,))
+    rows = torch.arange(pool.shape[1], device=pool.device)
+    ess = effective_sample_size(logits, axis=0)
+    return pool[chosen, rows], torch.where(dead, 0.0, ess)

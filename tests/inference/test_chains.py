@@ -1,0 +1,175 @@
+"""Chains over products: what makes draws of them, and the paper's settings."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from zuko.distributions import DiagNormal
+
+from mvflow.config import SamplerConfig
+from mvflow.core import UsageError
+from mvflow.functional import normal_poe
+from mvflow.inference import (
+    PAPER,
+    SIR,
+    IndependentChains,
+    MarkovChains,
+    ProductOfExperts,
+    ProductSampler,
+    build_sampler,
+    draw,
+)
+from mvflow.inference.chains import SNAPSHOTS, _thinning
+from mvflow.nn import seeded
+from mvflow.samplers import HMC, run
+
+LOCS = np.array([[[0.3, -0.2], [0.0, 0.5]], [[-0.1, 0.4], [0.3, 0.1]]])
+SCALES = np.array([[[0.5, 0.8], [0.6, 0.6]], [[0.7, 0.6], [0.9, 0.4]]])
+
+SAMPLERS = {
+    "markov chains": MarkovChains(HMC(num_steps=5), warmup=30, draws=30, candidates=64),
+    "independent chains": IndependentChains(HMC(0.3, num_steps=5), steps=10, warmup=10),
+    "sir": SIR(),
+}
+
+
+def product(locs=LOCS, scales=SCALES, radius=math.inf):
+    experts = [DiagNormal(*map(torch.from_numpy, pair)) for pair in zip(locs, scales, strict=True)]
+    return ProductOfExperts(experts, radius)
+
+
+@pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS.keys())
+def sampler(request):
+    return request.param
+
+
+# Laws of every sampler of products: a new one adds a line to SAMPLERS.
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_draws_are_inside_and_diagnosed(sampler, n):
+    assert isinstance(sampler, ProductSampler)
+    with seeded(0, "sampler"):
+        found = sampler.sample(product(radius=0.7), n)
+    assert found.z.shape == (n, 2, 2)
+    assert (found.z.norm(dim=-1) <= 0.7).all()
+    assert not found.z.requires_grad
+    d = found.diagnostics
+    assert d.method in ("mcmc", "sir")
+    assert len(d.ess) == len(d.contacts) == 2
+    assert (d.contacts > 0).all()
+    json.dumps(d.summary(), allow_nan=False)
+
+
+def test_the_seed_decides(sampler):
+    found = []
+    for seed in (0, 0, 1):
+        with seeded(seed, "sampler"):
+            found.append(sampler.sample(product(), 5).z)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_a_row_does_not_hear_of_the_data_of_the_others(sampler):
+    other = LOCS.copy()
+    other[:, 1] += 1
+    found = []
+    for locs in (LOCS, other):
+        with seeded(0, "sampler"):
+            found.append(sampler.sample(product(locs), 5).z)
+    assert torch.equal(found[0][:, 0], found[1][:, 0])
+    assert not torch.equal(found[0][:, 1], found[1][:, 1])
+
+
+def test_float32_stays_float32(sampler):
+    locs, scales = LOCS.astype(np.float32), SCALES.astype(np.float32)
+    assert sampler.sample(product(locs, scales), 3).z.dtype == torch.float32
+
+
+# The paper's settings.
+
+
+def test_the_papers_settings_make_the_papers_sampler():
+    built = build_sampler(SamplerConfig(**PAPER))
+    assert built == IndependentChains(HMC.paper(0.01), steps=100, warmup=0)
+    assert built.algorithm.num_steps == 10
+
+
+def test_each_draw_is_the_last_state_of_its_own_chain():
+    """As `run` makes it by hand: from a random expert's draw, unit mass, fixed step size."""
+    settings = SamplerConfig(**{**PAPER, "draws": 20, "step_size": 0.05})
+    with seeded(0, "paper"):
+        found = draw(product(), 6, settings)
+    with seeded(0, "paper"):
+        start = product().mixture_draws(6)
+
+        class Source:
+            normal = staticmethod(lambda shape: torch.randn(shape, dtype=torch.float64))
+            uniform = staticmethod(lambda shape: torch.rand(shape, dtype=torch.float64))
+
+        kernel = HMC(0.05, jitter=0.0, adaptive=False)
+        chain = run(kernel, start, product().value_and_grad, Source, warmup=0, draws=20)
+    assert torch.equal(found.z, chain.positions[-1])
+    assert (chain.step_size == 0.05).all()
+    np.testing.assert_allclose(found.diagnostics.acceptance, chain.acceptance, rtol=1e-9)
+
+
+def test_independent_chains_reach_the_gaussian_product():
+    loc, scale = normal_poe(LOCS, SCALES)
+    sampler = IndependentChains(HMC(0.2, num_steps=5), steps=30, warmup=10)
+    with seeded(0, "chains"):
+        found = sampler.sample(product(), 2000)
+    u = (found.z.numpy() - loc) / scale
+    assert (np.abs(u.mean(0)) < 4 / math.sqrt(2000)).all()
+    assert (np.abs((u**2).mean(0) - 1) < 4 * math.sqrt(2 / 2000)).all()
+    assert (found.diagnostics.rhat < 1.05).all()
+
+
+def test_the_start_is_a_draw_of_a_random_expert():
+    """Two experts far apart in one row: half the draws are of each, independently."""
+    locs = np.array([[[-9.0, 0.0]], [[9.0, 0.0]]])
+    with seeded(0, "mixture"):
+        z = product(locs, np.ones((2, 1, 2))).mixture_draws(4000)[:, 0]
+    left = z[:, 0] < 0
+    assert abs(left.double().mean() - 0.5) < 4 * 0.5 / math.sqrt(4000)
+    assert abs(z[left].mean(0)[0] + 9) < 4 / math.sqrt(2000)
+    assert abs(z[~left].mean(0)[0] - 9) < 4 / math.sqrt(2000)
+
+
+def test_chains_that_do_not_arrive_are_seen():
+    """Steps too short to leave the starts, of experts that are apart: R-hat says so."""
+    locs = np.array([[[-3.0, 0.0]], [[3.0, 0.0]]])
+    sampler = IndependentChains(HMC.paper(1e-4), steps=20)
+    with seeded(0, "chains"):
+        found = sampler.sample(product(locs, np.full((2, 1, 2), 0.3)), 16)
+    assert (found.diagnostics.rhat > 1.5).all()
+
+
+@pytest.mark.parametrize(("steps", "thin"), [(4, 1), (19, 1), (100, 10), (105, 7), (101, 1)])
+def test_states_on_the_way_are_evenly_spaced_and_the_last_is_kept(steps, thin):
+    assert _thinning(steps) == thin
+    assert steps % thin == 0
+    assert steps // thin >= min(steps, SNAPSHOTS)
+
+
+@pytest.mark.bad_input
+def test_too_few_steps_are_refused():
+    with pytest.raises(UsageError, match="draws is 3, expected at least 4 steps"):
+        build_sampler(SamplerConfig(**{**PAPER, "draws": 3}))
+
+
+class Kernel:
+    """A kernel of somebody else, which knows `num_steps` only."""
+
+    def __init__(self, num_steps):
+        self.hmc = HMC(0.3, num_steps=num_steps)
+        self.init, self.step = self.hmc.init, self.hmc.step
+
+
+def test_a_kernel_without_from_settings_gets_the_number_of_steps(monkeypatch):
+    monkeypatch.setattr("mvflow.inference.posterior.find", lambda group, name: Kernel)
+    built = build_sampler(SamplerConfig(name="kernel", num_steps=3, chains=2))
+    assert (built.chains, built.algorithm.hmc.num_steps) == (2, 3)
+    assert built.sample(product(), 4).z.shape == (4, 2, 2)
