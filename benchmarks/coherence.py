@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mvflow.config import assign, config_from_dict, recipe, stage_names
+from mvflow.config import config_from_dict, recipe, stage_names
 from mvflow.core import fingerprint
 from mvflow.estimators import CLASSES
 from mvflow.evaluation import classifiers_for, evaluate
@@ -70,7 +70,7 @@ def _measured(
     """Train one system unless it is trained, measure it unless it is measured."""
     path = arguments.runs / f"{arguments.recipe}-{seed}-{system}"
     settings = [*SYSTEMS[system], f"seed={seed}", f"data.store={arguments.store.resolve()}"]
-    config = config_from_dict(assign(recipe(arguments.recipe), [*settings, *arguments.set]))
+    config = config_from_dict(recipe(arguments.recipe, [*settings, *arguments.set]))
     train, test = store[config.data.train], store[config.data.test]
     if path.exists():
         run = RunDirectory.open(path)

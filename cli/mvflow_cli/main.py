@@ -14,6 +14,7 @@ import typer
 from mvflow.core.errors import MvflowError, UsageError
 from mvflow_cli import data
 from mvflow_cli.demo import demo
+from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
 from mvflow_cli.new import new
 from mvflow_cli.report import report
@@ -39,6 +40,7 @@ app.command()(train_joint)
 app.command()(train_flows)
 app.command()(sample)
 app.command()(evaluate)
+app.command()(diagnose)
 app.command()(report)
 app.command()(demo)
 app.add_typer(data.app, name="data")

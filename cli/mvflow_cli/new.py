@@ -97,11 +97,10 @@ def configure(
     Raises:
         ConfigError: if a name, a key or a value is wrong, or the choices contradict each other.
     """
-    from mvflow.config import assign, config_from_dict
+    from mvflow.config import config_from_dict
     from mvflow.config import recipe as find_recipe
     from mvflow.core import ConfigError
 
-    raw = find_recipe(recipe)
     chosen = {key: value for key, value in choices.items() if value is not None}
     for key, value in chosen.items():
         _check_choice(key, value)
@@ -110,7 +109,7 @@ def configure(
         raise ConfigError(msg)
     if seed is not None:
         chosen["seed"] = str(seed)
-    raw = assign(raw, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
+    raw = find_recipe(recipe, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
     raw["data"] = {**raw.get("data", {}), "store": str(store.resolve())}
     config = config_from_dict(raw, where="--set")
     if config.model == "jnf-shared":

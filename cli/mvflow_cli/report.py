@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mvflow_cli.diagnose import kept_diagnosis
 from mvflow_cli.measuring import judges, kept_metrics, measure
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
@@ -87,6 +88,9 @@ def make_report(
                         opened, model, data, seed=seed, device=device, listener=progress
                     )
                 evaluated.append(str(run))
+            calibration = kept_diagnosis(opened, model)
+            if calibration is not None:
+                metrics = {**metrics, "calibration": calibration}
             classifiers = classifiers or judges(opened, model, data, device=device)
             entries.append(
                 Entry(

@@ -148,7 +148,7 @@ class LinearGaussian:
             gain = self.loadings[name].T / self.noise[name] ** 2
             precision = precision + gain @ self.loadings[name]
             weighted = weighted + (np.asarray(x[name], np.float64) - self.offsets[name]) @ gain.T
-        covariance = np.linalg.inv(precision)
+        covariance = np.asarray(np.linalg.inv(precision), np.float64)
         return Gaussian(weighted @ covariance, covariance)
 
     def product(self, x: Batch, divisions: int | None = None) -> Gaussian:
@@ -161,7 +161,8 @@ class LinearGaussian:
         experts = [self.posterior({name: x[name]}) for name in subset_of(x, self.modalities)]
         times = len(experts) - 1 if divisions is None else divisions
         precisions = [np.linalg.inv(expert.covariance) for expert in experts]
-        covariance = np.linalg.inv(sum(precisions) - times * np.eye(self.latent_dim))
+        precision = sum(precisions) - times * np.eye(self.latent_dim)
+        covariance = np.asarray(np.linalg.inv(precision), np.float64)
         weighted = sum(e.mean @ p for e, p in zip(experts, precisions, strict=True))
         return Gaussian(weighted @ covariance, covariance)
 

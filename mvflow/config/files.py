@@ -30,16 +30,30 @@ def recipe_names() -> list[str]:
     )
 
 
-def recipe(name: str) -> dict[str, Any]:
-    """The recipe `name` as a plain dict.
+def recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
+    """The recipe `name`, with `section.key=value` assignments carried out, as a plain dict.
+
+    A recipe's table `by_projector` holds what differs for a kind of projector; assignments have
+    the last word.
 
     Raises:
-        ConfigError: if there is no such recipe; the message lists the known ones.
+        ConfigError: if there is no such recipe (the message lists the known ones), or an
+            assignment is malformed or names an unknown key.
+
+    Example:
+        >>> recipe("mnist-svhn", ["projectors.kind=dcca"])["projectors"]["batch_size"]
+        2000
     """
     if name not in recipe_names():
         raise ConfigError(unknown_name("recipe", name, recipe_names()))
     text = (resources.files("mvflow.config") / "recipes" / f"{name}.toml").read_text("utf-8")
-    return {"recipe": name, **tomllib.loads(text)}
+    raw = {"recipe": name, **tomllib.loads(text)}
+    by_kind = raw.pop("by_projector", {})
+    assignments = list(assignments)
+    kind = assign(raw, assignments).get("projectors", {}).get("kind")
+    if kind in by_kind:
+        raw["projectors"] = {**raw.get("projectors", {}), **by_kind[kind]}
+    return assign(raw, assignments)
 
 
 def parse_toml(path: Path) -> Config:

@@ -15,7 +15,6 @@ from torch import Tensor
 from mvflow.config import (
     Config,
     SamplerConfig,
-    assign,
     config_from_dict,
     recipe,
     stage_names,
@@ -99,7 +98,7 @@ class Estimator:
         Raises:
             ConfigError: if the recipe or a key is unknown.
         """
-        return cls.from_config(config_from_dict(assign(recipe(name), assignments)))
+        return cls.from_config(config_from_dict(recipe(name, assignments)))
 
     def _take_config(self, config: Config) -> None:
         self.config = config

@@ -16,7 +16,7 @@ from mvflow.inference.diagnostics import diagnose
 from mvflow.inference.product import Draws, ProductOfExperts, into_ball
 from mvflow.samplers import SamplingAlgorithm, run
 
-__all__ = ["PAPER", "IndependentChains", "MarkovChains", "TorchRandom"]
+__all__ = ["PAPER", "IndependentChains", "MarkovChains", "TorchRandom", "resample"]
 
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
@@ -85,7 +85,7 @@ class MarkovChains:
     def sample(self, product: ProductOfExperts, n: int) -> Draws:
         """`n` draws per row, evenly spaced over all chains (see `ProductSampler`)."""
         pool, log_weights = product.candidates(self.candidates)
-        start, ess = _resample(pool, log_weights, self.chains)
+        start, ess = resample(pool, log_weights, self.chains)
         start = into_ball(start, product.radius)
         contacts = _Contacts(product.radius, start)
         chain = run(
@@ -184,7 +184,7 @@ def _thinning(steps: int) -> int:
     return fits[-1] if fits else 1
 
 
-def _resample(pool: Tensor, log_weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def resample(pool: Tensor, log_weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Multinomial resampling per row; rows whose weights all vanish start at the nearest draw.
 
     Args:

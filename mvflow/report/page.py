@@ -62,6 +62,7 @@ def write_report(
 
 def _sections() -> dict[str, Callable[[Context], HTML]]:
     from mvflow.report.sections import (
+        calibration,
         footer,
         header,
         latent,
@@ -79,6 +80,7 @@ def _sections() -> dict[str, Callable[[Context], HTML]]:
         "Latent space": latent.latent_space,
         "Likelihood": scores.likelihood,
         "Trust": sampler.sampler,
+        "Calibration": calibration.calibration,
         "Shared": shared.shared,
         "Training": training.training,
         "Facts": header.facts,

@@ -53,7 +53,7 @@ def test_stuck_chains_are_infinitely_bad():
     z[:, :, 2] = 1.0
     got = found(z, 3)
     assert got.rhat[0] < 1.05
-    assert (got.rhat[1:] > 1e3).all()
+    assert (got.rhat[1:] >= 1e3).all()
     assert np.isfinite(got.ess).all()
 
 

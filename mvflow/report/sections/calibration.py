@@ -1,0 +1,125 @@
+"""Are the posteriors right? Simulation-based calibration in words and figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mvflow.report.entry import Entry
+from mvflow.report.figures.calibration import coverage_curves, rank_histograms
+from mvflow.report.markup import HTML, join, section, table, tag
+from mvflow.report.sections.context import Context, figures
+
+__all__ = ["calibration"]
+
+MOST_SHOWN = 12
+"""Histograms beyond this number are those of the subsets that are best calibrated."""
+
+INTRO = (
+    "Each of many true values of z is ranked among draws of z given some modalities. If the draws "
+    "are right, every rank is as likely as any other and the histograms are flat, up to the grey "
+    "band, which holds 99 of 100 bars. A valley in the middle means that posteriors are too "
+    "narrow, a hill that they are too wide, a slope that they are shifted."
+)
+CURVES = (
+    "Left: an interval that claims 80 % should hold 80 % of the true values; a curve below the "
+    "dotted line claims too much. Right: where ranks pile up, for the worst coordinate of "
+    "z; any one coordinate of a calibrated posterior stays in the grey band in 95 of 100 cases."
+)
+
+
+def calibration(context: Context) -> HTML:
+    """A verdict on each subset's posterior; nothing if no model was diagnosed."""
+    known = [entry for entry in context.entries if _found(entry)]
+    if not known:
+        return join([])
+    parts: list[HTML] = [tag("p", INTRO)]
+    for entry in known:
+        parts += [tag("h3", entry.name), tag("p", _scope(entry)), _table(entry)]
+        parts += _figures(context, entry)
+    return section("calibration", "Are the posteriors right?", *parts)
+
+
+def _found(entry: Entry) -> dict[str, Any]:
+    return (entry.metrics or {}).get("calibration") or {}
+
+
+def _scope(entry: Entry) -> str:
+    found = _found(entry)
+    words = f"{found['rows']} rows. {found['meaning']}"
+    if found["outside_ball"] > 0.01:
+        words += (
+            f" {100 * found['outside_ball']:.0f} % of the true values lie outside the ball within "
+            "which z is drawn, and cannot be found."
+        )
+    return words
+
+
+def _table(entry: Entry) -> HTML:
+    subsets: dict[str, dict[str, Any]] = _found(entry)["subsets"]
+    levels = list(next(iter(subsets.values()))["coverage"])
+    header = [
+        "given",
+        *(f"{100 * float(c):g}\N{NO-BREAK SPACE}%" for c in levels),
+        "p",
+        "verdict",
+        "what to do",
+    ]
+    rows = []
+    for name, found in subsets.items():
+        shares = [sum(found["coverage"][c]) / len(found["coverage"][c]) for c in levels]
+        cells = [tag("td", f"{100 * share:.0f} %", class_="number") for share in shares]
+        cells.append(tag("td", _p_value(found["p_value"]), class_="number"))
+        rows.append([name.replace("+", " + "), *cells, _pill(found["verdict"]), _advice(found)])
+    caption = (
+        "Share of true values in central intervals that claim 50, 80 and 95 % (mean over z); p is "
+        f"corrected for {_found(entry)['tests']} tests."
+    )
+    return table(header, rows, caption, "words")
+
+
+def _p_value(value: float) -> str:
+    """A p-value for readers.
+
+    Example:
+        >>> _p_value(1e-9), _p_value(0.0312), _p_value(1.0)
+        ('< 0.001', '0.031', '1.000')
+    """
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _pill(verdict: str) -> HTML:
+    return tag("span", verdict, class_=f"pill {verdict.replace(' ', '-')}")
+
+
+def _advice(found: dict[str, Any]) -> HTML:
+    sampler = found["sampler"]
+    if sampler.get("verdict", "good") == "good":
+        return join([found["advice"]])
+    return join([found["advice"], tag("br"), "Sampler: ", sampler["advice"]])
+
+
+def _figures(context: Context, entry: Entry) -> list[HTML]:
+    subsets: dict[str, dict[str, Any]] = _found(entry)["subsets"]
+    worst = sorted(subsets, key=lambda name: subsets[name]["p_value"])[:MOST_SHOWN]
+    shown = {name: found for name, found in subsets.items() if name in worst}
+    said = "; ".join(f"given {name}: {found['kind']}" for name, found in shown.items())
+    covered = "; ".join(
+        f"given {name}: {100 * _mean(found['coverage']['0.8']):.0f} %"
+        for name, found in subsets.items()
+    )
+    histograms = context.album.show(
+        rank_histograms(shown), f"calibration-ranks-{entry.name}",
+        f"Histograms of the ranks of true values of z by {entry.name}; {said}.",
+        "Ranks of true values among draws, the worst coordinate of z for each subset.",
+        vector=True,
+    )  # fmt: skip
+    curves = context.album.show(
+        coverage_curves(subsets), f"calibration-coverage-{entry.name}",
+        f"Coverage of intervals and distribution of ranks by {entry.name}. Intervals that claim "
+        f"80 % hold, {covered}.", CURVES, vector=True,
+    )  # fmt: skip
+    return [figures(histograms, kind="wide"), figures(curves, kind="wide")]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
