@@ -51,7 +51,7 @@ def main() -> None:
         for system in arguments.systems or DEFAULT[arguments.recipe]:
             run, result = _measured(arguments, store, system, seed, first)
             first = first or run
-            rows.append({"system": system, "seed": seed, **result})
+            rows.append({**result, "system": system, "seed": seed})
             print(f"{system} seed {seed}: {_line(result)}", flush=True)
     table = _table(rows)
     print("\n" + table)

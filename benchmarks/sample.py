@@ -16,10 +16,13 @@ process, one thread.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -38,6 +41,7 @@ from mvflow.inference.product import Draws
 from mvflow.models import build_model
 from mvflow.nn import seeded
 from mvflow.posteriors import build_posterior
+from mvflow.posteriors.inverse import OrderedInverse
 from mvflow.runs import write_json
 
 Rows = list[dict[str, Any]]
@@ -78,7 +82,7 @@ def schedule(arguments: argparse.Namespace) -> Rows:
 
     timed: dict[str, Callable[[], Any]] = {"mvflow, paper": ours, "mvflow, default": default}
     if find_spec("multivae"):
-        encoders = {name: model.posteriors[name].encoder for name in x}
+        encoders = {name: model.flows[name].encoder for name in x}
         theirs = _multivae(encoders, 20, {name: tuple(v.shape[1:]) for name, v in x.items()}, None)
         repeated = {name: v.expand(1, *v.shape[1:]) for name, v in x.items()}
         timed["MultiVae"] = lambda: _their_draws(theirs, repeated, n, steps)
@@ -109,7 +113,6 @@ def known(arguments: argparse.Namespace) -> Rows:
                 with seeded(0, name):
                     row = _score(locs, scales, sample, few=name == "hamiltorch")
                 out.append({"d": d, "width": width, "sampler": name, **row})
-                print("  ", out[-1], flush=True)
     return out
 
 
@@ -118,12 +121,10 @@ def inverse(arguments: argparse.Namespace) -> Rows:
     out = []
     for d in (20, 64, 190):
         with seeded(0, "inverse"):
-            q = build_posterior(Flows(), d, lambda n: nn.Linear(2, n)).requires_grad_(False)(
-                torch.zeros(1, 2)
-            )
-            y = torch.randn(1024, 1, d)
-        plain = [part.transform for part in _autoregressive(q)]
-        ordered = list(_autoregressive(q))
+            flow = build_posterior(Flows(), d, lambda n: nn.Linear(2, n)).requires_grad_(False)
+            q, y = flow(torch.zeros(1, 2)), torch.randn(1024, 1, d)
+        ordered = [part for part in flow.modules() if isinstance(part, OrderedInverse)]
+        plain = [part.transform for part in ordered]
         seconds = _turn_by_turn(
             {
                 "density": lambda q=q, y=y: q.log_prob(y),
@@ -187,12 +188,21 @@ def _score(
     return {
         "effective": round(float(effective), 1),
         "reported": round(float(np.median(claimed)), 1),
-        "gradients / effective": round(per_row / effective, 1),
-        "CPU ms / effective": round(1e3 * seconds / len(loc) / effective, 3),
+        "worst R-hat or k": _worst(found),
+        "gradients / effective": round(float(per_row / effective), 1),
+        "CPU ms / effective": round(float(1e3 * seconds / len(loc) / effective), 3),
+        "effective / CPU s": round(float(effective * len(loc) / seconds), 1),
         "rms deviation, s.e.": round(float(np.sqrt(np.mean(deviations**2))), 2),
         "largest, s.e.": round(float(np.abs(deviations).max()), 1),
         "variance / exact": round(float(u.var(0).mean()), 3),
     }
+
+
+def _worst(found: Any) -> float | str:
+    if not isinstance(found, Draws):
+        return "-"
+    d = found.diagnostics
+    return round(float(np.max(d.khat if d.method == "sir" else d.rhat)), 2)
 
 
 def _counted(product: ProductOfExperts) -> dict[str, int]:
@@ -212,22 +222,33 @@ def _their_gaussian_draws(product: ProductOfExperts, n: int) -> Tensor:
     """MultiVae's sampler, its flows the identity and its encoders constants."""
     q = {f"m{j}": expert.base_dist for j, expert in enumerate(product.experts)}
     constants = {
-        name: lambda index, e=e: torch.cat([e.loc, e.scale.log()], -1)[index[:, 0].long()]
+        name: lambda index, e=e: torch.cat([e.loc, e.scale.log()], -1)[index[:, 0].long()].float()
         for name, e in q.items()
     }
     rows, d = next(iter(q.values())).loc.shape
     model = _multivae(constants, d, dict.fromkeys(q, (1,)), _identity(d))
-    index = torch.arange(rows, dtype=torch.float64)[:, None]
-    return _their_draws(model.double(), dict.fromkeys(q, index), n, 100).reshape(n, rows, d)
+    index = torch.arange(rows).float()[:, None]
+    return _their_draws(model, dict.fromkeys(q, index), n, 100).reshape(n, rows, d)
 
 
 _their_gaussian_draws.gradients = 200 * 100 * 11  # type: ignore[attr-defined]
 
 
 def _their_draws(model: Any, x: dict[str, Tensor], n: int, steps: int) -> Tensor:
-    return model._sample_from_poe_subset(
-        list(x), x, mcmc_steps=steps, n_lf=10, eps_lf=0.01, K=n, divide_prior=True
-    )
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        return model._sample_from_poe_subset(
+            list(x), x, mcmc_steps=steps, n_lf=10, eps_lf=0.01, K=n, divide_prior=True
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _multivae(
@@ -276,12 +297,6 @@ def _identity(d: int) -> Callable[[], nn.Module]:
             return ModelOutput(out=z, log_abs_det_jac=torch.zeros_like(z[:, 0]))
 
     return Identity
-
-
-def _autoregressive(q: Any) -> list[Any]:
-    """The `OrderedInverse` modules that a flow's transforms were made by."""
-    parts = [t for t in q.transform.transforms if hasattr(t, "_ordered")]
-    return [part._ordered.func.__self__ for part in parts]
 
 
 # Measuring.

@@ -40,15 +40,16 @@ CHUNK = 256
 
 MEANING = {
     "model": (
-        "True values of z are drawn from the prior and x from the decoders, so that calibrated posteriors are "
-        "those of the model itself. A failure lies in the posteriors, in q(z|X), at which they "
-        "are trained, or in weights and a beta that make training aim elsewhere on purpose."
+        "True values of z are drawn from the prior and x from the decoders, so that calibrated "
+        "posteriors are those of the model itself. A failure lies in the posteriors, in q(z|X), "
+        "at which they are trained, or in weights and a beta that make training aim elsewhere on "
+        "purpose."
     ),
     "data": (
-        "True values of z are drawn from q(z|X) of real rows, so that calibrated posteriors are what training "
-        "aims at: the average of q(z|X) over the rows that share what is observed. A failure "
-        "lies in the posteriors or, of several modalities, in Eq. 12, which takes these averages "
-        "for posteriors under the prior."
+        "True values of z are drawn from q(z|X) of real rows, so that calibrated posteriors are "
+        "what training aims at: the average of q(z|X) over the rows that share what is observed. "
+        "A failure lies in the posteriors or, of several modalities, in Eq. 12, which takes these "
+        "averages for posteriors under the prior."
     ),
 }
 CURES = {

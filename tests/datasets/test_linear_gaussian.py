@@ -281,15 +281,15 @@ def test_the_product_of_two_trained_posteriors_is_the_exact_one(trained):
     estimator, exact, x = trained
     given = {name: x[name][:60] for name in ("m0", "m1")}
     found = divergences(exact.posterior(given), *learnt(estimator, given, 400))
-    # errors of two experts and a chain worth 100 to 400 draws, .005 to .02
-    assert found.mean() < 0.1
+    # measured .014: errors of two experts, .006, and a chain worth 100 to 400 draws, .005 to .02
+    assert found.mean() < 0.06
     single = divergences(exact.posterior(given), *learnt(estimator, {"m0": given["m0"]}))
     assert single.mean() > 3 * found.mean()  # one expert is no stand-in for the product
 
 
 def test_trained_likelihoods_are_the_exact_ones(trained):
     estimator, exact, x = trained
-    # measured .001 and .004 nats; a bar of .03 is a percent or less of what z explains
+    # measured .003 and .001 nats, with standard errors of .003; half trained it is .05 to .4
     joint = estimator.log_likelihood(x, n=200) - exact.log_likelihood(x)
     assert abs(joint.mean()) < 0.03
     scored, given = {"m1": x["m1"]}, {"m0": x["m0"]}
