@@ -7,7 +7,7 @@ OUT ?= mvflow-demo
 # One OpenMP thread: two threads on a busy machine can be many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs build clean
+.PHONY: demo test lint docs build bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -32,6 +32,9 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/sample.py
 
 build: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -16,13 +16,12 @@ process, one thread.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -56,6 +55,7 @@ OURS = {
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
+    logging.disable(logging.INFO)  # MultiVae announces every call
     out: dict[str, Any] = {"about": _about()}
     with torch.no_grad():
         for part in arguments.parts or PARTS:
@@ -235,20 +235,11 @@ _their_gaussian_draws.gradients = 200 * 100 * 11  # type: ignore[attr-defined]
 
 
 def _their_draws(model: Any, x: dict[str, Tensor], n: int, steps: int) -> Tensor:
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model._sample_from_poe_subset(
             list(x), x, mcmc_steps=steps, n_lf=10, eps_lf=0.01, K=n, divide_prior=True
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _multivae(

@@ -21,7 +21,7 @@ def find(group: str, name: str) -> Any:
     Raises:
         UsageError: if nothing is registered under that name; the message lists what is.
 
-    Example:
+    Examples:
         >>> find("samplers", "hmc").__name__
         'HMC'
     """

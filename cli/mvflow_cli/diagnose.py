@@ -63,7 +63,8 @@ def diagnose(
     if json:
         show_json(result)
         return
-    show(_table(str(run), result))
+    for table in _tables(str(run), result):
+        show(table)
     for line in _words(result):
         say(line)
 
@@ -95,37 +96,50 @@ def _inputs(run: RunDirectory, model: Estimator) -> Mapping[str, Any]:
     }
 
 
-def _table(run: str, result: Mapping[str, Any]) -> Table:
-    table = Table(
-        title=f"{run}: {result['rows']} rows against the {result['against']}, seed "
-        f"{result['seed']}",
-        title_justify="left",
+def _tables(run: str, result: Mapping[str, Any]) -> Iterator[Table]:
+    """How well true values lie among the draws; how the sampler fared, where there is one."""
+    subsets = result["subsets"]
+    title = f"{run}: {result['rows']} rows against the {result['against']}"
+    levels = [f"in {100 * float(c):g} %" for c in next(iter(subsets.values()))["coverage"]]
+    yield _table(
+        title, ["given", *levels, "p"], {k: [k, *_covered(v)] for k, v in subsets.items()}, result
     )
-    for name in ("given", "50 %", "80 %", "95 %", "p", "R-hat > 1.05", "ESS", "accepted", "div."):
-        table.add_column(name, justify="left" if name == "given" else "right")
-    table.add_column("posterior")
-    table.add_column("sampler")
-    for name, found in result["subsets"].items():
-        table.add_row(name, *_cells(found))
+    chains = {k: v["sampler"] for k, v in subsets.items() if "verdict" in v["sampler"]}
+    if chains:
+        header = ["given", "rows with R-hat > 1.05", "typical ESS", "accepted", "divergences"]
+        rows = {k: [k, *_sampled(v)] for k, v in chains.items()}
+        yield _table("sampler", header, rows, {"subsets": chains})
+
+
+def _table(
+    title: str, header: list[str], rows: Mapping[str, list[str]], result: Mapping[str, Any]
+) -> Table:
+    """A table with the verdicts of the subsets in its last column."""
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name == "given" else "right", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
+    for name, cells in rows.items():
+        verdict = result["subsets"][name]["verdict"]
+        table.add_row(*cells, f"[{COLOURS[verdict]}]{verdict}[/]")
     return table
 
 
-def _cells(found: Mapping[str, Any]) -> Iterator[str]:
+def _covered(found: Mapping[str, Any]) -> Iterator[str]:
     for shares in found["coverage"].values():
         yield f"{100 * sum(shares) / len(shares):.0f} %"
     yield f"{found['p_value']:.2g}"
-    sampler = found["sampler"]
-    above, ess = sampler.get("rows_above_1.05"), sampler.get("ess_median")
-    yield "-" if above is None else f"{100 * above:.0f} % of rows"
-    yield "-" if ess is None else f"{ess:.0f}"
-    yield "-" if sampler.get("acceptance") is None else f"{sampler['acceptance']:.2f}"
-    yield str(sampler.get("divergences", "-"))
-    yield _coloured(found["verdict"])
-    yield _coloured(sampler["verdict"]) if "verdict" in sampler else "exact"
 
 
-def _coloured(verdict: str) -> str:
-    return f"[{COLOURS[verdict]}]{verdict}[/]"
+def _sampled(sampler: Mapping[str, Any]) -> Iterator[str]:
+    for key, form in (
+        ("rows_above_1.05", "{:.0%}"),
+        ("ess_median", "{:.0f}"),
+        ("acceptance", "{:.2f}"),
+        ("divergences", "{}"),
+    ):
+        value = sampler.get(key)
+        yield "-" if value is None else form.format(value)
 
 
 def _words(result: Mapping[str, Any]) -> Iterator[str]:

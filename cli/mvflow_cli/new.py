@@ -23,7 +23,10 @@ def new(
         Path, typer.Argument(metavar="RUN", help="Directory to make.", show_default=False)
     ],
     recipe: Annotated[
-        str, typer.Option(help="Recipe to begin with: toy, mnist-svhn.", show_default=False)
+        str,
+        typer.Option(
+            help="Recipe to begin with: toy, mnist-svhn, linear-gaussian.", show_default=False
+        ),
     ],
     store: Annotated[Path, typer.Option(help="Store with the data (.h5).", show_default=False)],
     model: Annotated[

@@ -31,7 +31,7 @@ def show_json(value: Mapping[str, Any]) -> None:
 def finite(value: Any) -> Any:
     """The value with null in place of NaN and infinity, which JSON does not have.
 
-    Example:
+    Examples:
         >>> finite({"rhat": float("inf"), "rows": [1, 2.5]})
         {'rhat': None, 'rows': [1, 2.5]}
     """

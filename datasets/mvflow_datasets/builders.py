@@ -36,7 +36,7 @@ class Parameter:
         Raises:
             UsageError: if it is not a whole number, or below the minimum.
 
-        Example:
+        Examples:
             >>> Parameter("rows", 100, "rows to draw").parse("20")
             20
         """
@@ -174,7 +174,7 @@ class Builder:
 def known_builders() -> list[str]:
     """Names of all datasets that can be built here, ours and other people's.
 
-    Example:
+    Examples:
         >>> "toy" in known_builders()
         True
     """
@@ -187,7 +187,7 @@ def find_builder(name: str) -> Builder:
     Raises:
         UsageError: if there is none of that name; the message lists those that there are.
 
-    Example:
+    Examples:
         >>> find_builder("toy").needs_source
         False
     """

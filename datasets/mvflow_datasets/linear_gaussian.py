@@ -32,7 +32,7 @@ class Gaussian(NamedTuple):
     def log_prob(self, x: ArrayLike) -> Floats:
         """Log density in nats, (rows,), of x (rows, size).
 
-        Example:
+        Examples:
             >>> Gaussian(np.zeros((1, 1)), np.eye(1)).log_prob([[0.0]]).round(3)
             array([-0.919])
         """
@@ -44,7 +44,7 @@ class Gaussian(NamedTuple):
     def kl(self, other: Gaussian) -> Floats:
         """KL(self || other) in nats, (rows,).
 
-        Example:
+        Examples:
             >>> a, b = (Gaussian(np.full((1, 2), m), np.eye(2)) for m in (0.0, 1.0))
             >>> a.kl(b)
             array([1.])
@@ -70,7 +70,7 @@ class LinearGaussian:
         offsets: name -> b_j, (size,).
         noise: name -> s_j.
 
-    Example:
+    Examples:
         >>> exact = LinearGaussian.drawn(modalities=3, latent=2, seed=0)
         >>> z, x = exact.sample(5, np.random.default_rng(0))
         >>> exact.posterior({"m0": x["m0"], "m2": x["m2"]}).mean.shape

@@ -41,7 +41,7 @@ def pair_by_class(
     Returns:
         Name of a set -> (pairs,) positions in that set.
 
-    Example:
+    Examples:
         >>> classes = {"a": np.array([0, 1, 1]), "b": np.array([1, 0, 0])}
         >>> pairs = pair_by_class(classes, 1, np.random.default_rng(0))
         >>> bool(np.all(classes["a"][pairs["a"]] == classes["b"][pairs["b"]]))

@@ -96,7 +96,7 @@ class Split:
 class Store:
     """A store opened for reading; `store["train"]` is a source of rows.
 
-    Example:
+    Examples:
         >>> from tempfile import mkdtemp
         >>> path = write_store(f"{mkdtemp()}/tiny.h5", name="tiny",
         ...     modalities=[Modality("a", (2,))], splits={"train": SplitData({"a": np.eye(2)})})

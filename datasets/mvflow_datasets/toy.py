@@ -23,7 +23,7 @@ OUTLINE = 2
 def square(width: int, *, full: bool) -> NDArray[np.uint8]:
     """A centred square `width` pixels wide, white on black, (1, 32, 32).
 
-    Example:
+    Examples:
         >>> int((square(10, full=True) == 255).sum())
         100
     """

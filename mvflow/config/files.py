@@ -20,7 +20,7 @@ __all__ = ["assign", "config_from_dict", "parse_toml", "recipe", "recipe_names",
 def recipe_names() -> list[str]:
     """Names of the recipes that come with mvflow.
 
-    Example:
+    Examples:
         >>> "toy" in recipe_names()
         True
     """
@@ -40,7 +40,7 @@ def recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
         ConfigError: if there is no such recipe (the message lists the known ones), or an
             assignment is malformed or names an unknown key.
 
-    Example:
+    Examples:
         >>> recipe("mnist-svhn", ["projectors.kind=dcca"])["projectors"]["batch_size"]
         2000
     """
@@ -77,7 +77,7 @@ def config_from_dict(raw: Mapping[str, Any], where: str = "configuration") -> Co
         ConfigError: naming the first wrong key, what is wrong and, if a key is unknown, the
             nearest known one.
 
-    Example:
+    Examples:
         >>> config_from_dict({"latent_dim": 2, "modalities": {"a": {"shape": [3]}}}).seed
         0
     """
@@ -102,7 +102,7 @@ def assign(raw: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if an assignment is malformed or names an unknown key.
 
-    Example:
+    Examples:
         >>> assign({"joint": {"beta": 1.0}}, ["joint.beta=2.5"])
         {'joint': {'beta': 2.5}}
     """

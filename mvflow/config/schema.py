@@ -134,7 +134,7 @@ class SamplerConfig(Section):
     name: str = "hmc"
     chains: PositiveInt = 4
     warmup: NonNegativeInt = 100
-    draws: PositiveInt = 50
+    draws: PositiveInt = 200
     candidates: PositiveInt = 128
     num_steps: PositiveInt = 10
     step_size: PositiveFloat = 0.1

@@ -9,8 +9,8 @@ from mvflow.config.schema import Config
 
 __all__ = ["stage_key", "stage_names"]
 
-LAYOUT = {"flows": 2}
-"""Raised when the weights of a stage get other names, so that older ones are known as stale."""
+LAYOUT = {"jnf": 2, "jnf-shared": 3}
+"""Raised when the networks of a model's flows change, so that older weights are known as stale."""
 
 
 def stage_names(config: Config) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def stage_key(config: Config, stage: str, fingerprint: str) -> str:
 
     Two runs with equal keys train the same weights, so one can take them from the other.
 
-    Example:
+    Examples:
         >>> from mvflow.config import config_from_dict
         >>> a = config_from_dict({"latent_dim": 2, "modalities": {"a": {"shape": [3]}}})
         >>> b = a.model_copy(update={"model": "jnf-shared"})
@@ -37,8 +37,6 @@ def stage_key(config: Config, stage: str, fingerprint: str) -> str:
         "seed": config.seed,
         "settings": parts[stage],
     }
-    if stage in LAYOUT:
-        inputs["layout"] = LAYOUT[stage]
     if stage == "projectors":
         inputs["networks"] = {n: [m["shape"], m["projector"]] for n, m in modalities.items()}
     elif stage == "joint":
@@ -48,6 +46,7 @@ def stage_key(config: Config, stage: str, fingerprint: str) -> str:
             for name, m in modalities.items()
         }
     else:
+        inputs["layout"] = LAYOUT[config.model]
         earlier = [s for s in stage_names(config) if s != "flows"]
         inputs["earlier"] = [stage_key(config, s, fingerprint) for s in earlier]
     text = json.dumps(inputs, sort_keys=True)

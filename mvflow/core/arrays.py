@@ -18,7 +18,7 @@ def namespace(*arrays: Array) -> Any:
     Raises:
         TypeError: if the arrays come from different libraries or are not arrays.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> xp = namespace(np.ones(2))
         >>> float(xp.sum(np.ones(2)))

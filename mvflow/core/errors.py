@@ -48,7 +48,7 @@ class NotFittedError(MvflowError, RuntimeError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Sentence for an unknown name: the nearest known one first, then all of them.
 
-    Example:
+    Examples:
         >>> unknown_name("modality", "mnsit", ["mnist", "svhn"])
         "unknown modality 'mnsit': did you mean 'mnist'? Known: mnist, svhn"
     """

@@ -15,7 +15,7 @@ def derive_seed(seed: int, *path: str | int) -> int:
     Parts with different paths get statistically independent streams, so a stage, an epoch or a
     chunk of rows can be recomputed alone.
 
-    Example:
+    Examples:
         >>> derive_seed(0, "joint", 3) == derive_seed(0, "joint", 3)
         True
         >>> derive_seed(0, "joint", 3) == derive_seed(0, "joint", 4)

@@ -29,7 +29,7 @@ class ArraySource:
     Raises:
         DataError: if row counts differ or values are not finite.
 
-    Example:
+    Examples:
         >>> s = ArraySource({"a": np.zeros((5, 2)), "b": np.ones((5, 3))})
         >>> len(s), s.modalities[1].shape, s.take([4])["b"].shape
         (5, (3,), (1, 3))
@@ -101,7 +101,7 @@ def as_source(
 ) -> Source:
     """Return `data` as a `Source`; a dict of arrays becomes one.
 
-    Example:
+    Examples:
         >>> len(as_source({"a": np.zeros((3, 2), np.float32)}))
         3
     """
@@ -117,7 +117,7 @@ def check_rows(rows: ArrayLike, count: int, of: str) -> NDArray[np.int64]:
         DataError: if a row is not one of 0...count - 1.
         UsageError: if `rows` is not a list of whole numbers.
 
-    Example:
+    Examples:
         >>> check_rows([2, 0], 3, "the data")
         array([2, 0])
     """
@@ -135,7 +135,7 @@ def check_rows(rows: ArrayLike, count: int, of: str) -> NDArray[np.int64]:
 def fingerprint(source: Source) -> str:
     """Hash of all values of a source; a store has its own, computed when it was written.
 
-    Example:
+    Examples:
         >>> a, b = ArraySource({"a": np.zeros((2, 2))}), ArraySource({"a": np.ones((2, 2))})
         >>> fingerprint(a) == fingerprint(b)
         False
@@ -158,7 +158,7 @@ def subset_of(names: Iterable[str], modalities: Iterable[Modality]) -> tuple[str
     Raises:
         UsageError: if a name is unknown or given twice.
 
-    Example:
+    Examples:
         >>> subset_of(["b", "a"], [Modality("a", (1,)), Modality("b", (1,))])
         ('a', 'b')
     """
@@ -191,7 +191,7 @@ def check_batch(
             message names the modality, the row and what was expected.
         UsageError: if a name is unknown.
 
-    Example:
+    Examples:
         >>> out = check_batch({"a": [[1.0, 2.0]]}, [Modality("a", (2,))])
         >>> out["a"].dtype
         dtype('float32')

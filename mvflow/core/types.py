@@ -49,7 +49,7 @@ class Modality:
     Raises:
         DataError: if a field cannot be used.
 
-    Example:
+    Examples:
         >>> Modality("svhn", (3, 32, 32), "laplace", scale=0.75).size
         3072
     """
@@ -89,7 +89,7 @@ class Modality:
 def rescale_weights(modalities: tuple[Modality, ...]) -> dict[str, float]:
     """Factor of each modality's log-likelihood: its own, or max_k size_k / size_j (paper, E.1).
 
-    Example:
+    Examples:
         >>> rescale_weights((Modality("a", (4,)), Modality("b", (2,))))
         {'a': 1.0, 'b': 2.0}
     """

@@ -23,7 +23,7 @@ class JNF(Estimator):
         sections: further sections of the configuration, such as `joint={"epochs": 50}`, and
             `networks={"image": {"encoder": {"kind": "conv", "channels": [32, 64]}}}`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
         >>> model = JNF([Modality("a", (3,)), Modality("b", (3,))], latent_dim=2,

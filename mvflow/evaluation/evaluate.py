@@ -21,7 +21,7 @@ __all__ = ["direction", "evaluate"]
 def direction(given: tuple[str, ...], target: str) -> str:
     """Key of a direction of generation.
 
-    Example:
+    Examples:
         >>> direction(("m1", "m0"), "m2")
         'm0+m1->m2'
     """

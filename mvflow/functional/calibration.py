@@ -22,7 +22,7 @@ def rank_statistics(
 ) -> Int[Array, "rows *latent"]:
     """How many draws lie below each value, from 0 to the number of draws, by coordinate.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> rank_statistics(np.array([0.5, 9.0]), np.array([[0.0, 1.0], [1.0, 2.0]]))
         array([1, 2])
@@ -44,7 +44,7 @@ def rank_counts(
     Returns:
         Counts of each bin, and the expected counts, which do not depend on the coordinate.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> rank_counts(np.array([0, 1, 2, 3, 3, 3]), num_draws=3, bins=2)
         (array([2, 4]), array([3., 3.]))
@@ -66,7 +66,7 @@ def coverage(
     A rank r stands for the interval [r, r + 1] / (L + 1) of probabilities, so that what is
     expected of a calibrated posterior is exactly the level, for any number of draws.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> coverage(np.arange(4), 3, np.array([0.5, 0.75]))
         array([0.5 , 0.75])
@@ -91,7 +91,7 @@ def ecdf_difference(
 
     A hump then a dip: posteriors that are too narrow. All above zero: posteriors too far right.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> ecdf_difference(np.array([0, 1, 1, 1]), 3)
         array([0.  , 0.5 , 0.25, 0.  ])
@@ -109,7 +109,7 @@ def ecdf_band(rows: int, level: float = 0.95) -> float:
 
     The bound of Dvoretzky, Kiefer, Wolfowitz and Massart: it holds for all points at once.
 
-    Example:
+    Examples:
         >>> round(ecdf_band(200), 3)
         0.096
     """

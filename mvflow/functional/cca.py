@@ -38,7 +38,7 @@ def canonical_correlations(
         ridge: share of the mean variance that is added to each variance; it shrinks the
             correlations below one.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> a = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         >>> canonical_correlations(a, a[:, :1] - 2 * a[:, 1:]).round(3)
@@ -61,7 +61,7 @@ def total_correlation(
     Not Tr(T'T)^(1/2) with T = S_1^(1/2) S_12 S_2^(1/2), as printed there: see this module.
     Where a correlation vanishes the norm has a kink, and its gradient there is taken as zero.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> a = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         >>> float(total_correlation(a, 3 * a).round(3))
@@ -77,7 +77,7 @@ def pairwise_total_correlation(
 ) -> Float64[Array, ""]:
     """Sum of `total_correlation` over all pairs of modalities (paper, end of Appendix B.1).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> a = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         >>> float(pairwise_total_correlation([a, a, a]).round(3))

@@ -10,7 +10,7 @@ __all__ = ["accuracy", "agreement"]
 def agreement(predictions: Int[Array, "modalities samples"]) -> Bool[Array, " samples"]:
     """Whether all modalities of a sample were given the same class; the mean is joint coherence.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> agreement(np.array([[1, 2, 3], [1, 2, 0]]))
         array([ True,  True, False])
@@ -24,7 +24,7 @@ def accuracy(
 ) -> Float[Array, ""]:
     """Share of predictions that equal the label; on generated rows, conditional coherence.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(accuracy(np.array([1, 2, 3, 3]), np.array([1, 2, 0, 3])))
         0.75

@@ -24,7 +24,7 @@ def info_nce(
         b: projections of the other.
         temperature: the smaller, the more the nearest negatives count.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(info_nce(np.eye(2), np.eye(2), temperature=1.0).round(3))
         0.627
@@ -42,7 +42,7 @@ def pairwise_info_nce(
 ) -> Float[Array, ""]:
     """Sum of `info_nce` over all pairs of modalities (paper, end of Appendix B.2).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(pairwise_info_nce([np.eye(2)] * 3, temperature=1.0).round(3))
         1.88

@@ -21,7 +21,7 @@ def normal_log_prob(
 ) -> Float[Array, "..."]:
     """Return log N(x; loc, scale^2), elementwise.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> normal_log_prob(np.array([0.0, 2.0]), 0.0, 2.0).round(3)
         array([-1.612, -2.112])
@@ -35,7 +35,7 @@ def laplace_log_prob(
 ) -> Float[Array, "..."]:
     """Return log Laplace(x; loc, scale) with diversity `scale`, elementwise.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> laplace_log_prob(np.array([0.0, 2.0]), 0.0, 0.5)
         array([ 0., -4.])
@@ -50,7 +50,7 @@ def bernoulli_log_prob(x: Float[Array, "..."], logits: Float[Array, "..."]) -> F
     The values `x` may lie anywhere in [0, 1]: between the ends this is the negative
     cross-entropy, not a normalised density.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> bernoulli_log_prob(np.array([1.0, 0.0]), np.array([1000.0, 1000.0]))
         array([    0., -1000.])
@@ -68,7 +68,7 @@ def categorical_log_prob(
         labels: classes 0, 1, ...
         logits: one more axis than `labels`, the last, over the classes.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> categorical_log_prob(np.array([1]), np.log([[1.0, 3.0]])).round(3)
         array([-0.288])
@@ -81,7 +81,7 @@ def categorical_log_prob(
 def standard_normal_log_prob(z: Float[Array, "*batch latent"]) -> Float[Array, "*batch"]:
     """Return log N(z; 0, I), summed over the last axis.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(standard_normal_log_prob(np.zeros(2)).round(3))
         -1.838

@@ -17,7 +17,7 @@ def mixture_log_prob(
     no weight exceeds the smallest of those that the components alone would give, times their
     number.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> mixture_log_prob(np.log([[0.2, 1.0], [0.4, 3.0]])).round(3)
         array([-1.204,  0.693])
@@ -32,7 +32,7 @@ def importance_log_likelihood(
 
     Its expectation is a lower bound that rises with K; K = 1 is the ELBO.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(importance_log_likelihood(np.log(np.array([1.0, 3.0]))).round(3))
         0.693
@@ -43,7 +43,7 @@ def importance_log_likelihood(
 def effective_sample_size(log_weights: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
     """Return (sum w)^2 / sum w^2 over `axis` (Kong 1992); 0 where every weight is zero.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(effective_sample_size(np.array([5.0, 5.0, 5.0, -np.inf])).round(3))
         3.0

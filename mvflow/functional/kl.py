@@ -12,7 +12,7 @@ def normal_kl_standard(
 ) -> Float[Array, "*batch"]:
     """Return KL(N(loc, diag scale^2) || N(0, I)), the regulariser of the ELBO (paper, Eq. 3).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(normal_kl_standard(np.array([1.0, 2.0]), np.ones(2)))
         2.5
@@ -29,7 +29,7 @@ def normal_kl(
 ) -> Float[Array, "*batch"]:
     """Return KL(N(loc0, diag scale0^2) || N(loc1, diag scale1^2)); batch axes broadcast.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> zero, one = np.zeros(2), np.ones(2)
         >>> float(normal_kl(zero, one, 2 * one, 2 * one).round(3))

@@ -14,7 +14,7 @@ def log_sum_exp(
 ) -> Float[Array, "..."]:
     """Return log sum exp(x) over `axis`; -inf where every term is -inf, NaN where one is NaN.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> float(log_sum_exp(np.array([-np.inf, -1000.0])))
         -1000.0
@@ -30,7 +30,7 @@ def log_sum_exp(
 def log_mean_exp(x: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
     """Return log of the mean of exp(x) over `axis`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> log_mean_exp(np.log([[2.0, 4.0], [4.0, 0.5]])).round(3)
         array([1.099, 0.811])

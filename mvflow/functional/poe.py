@@ -21,7 +21,7 @@ def poe_log_density(
         expert_log_probs: log q_j(z|x_j), experts first.
         prior_log_prob: log p(z).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> poe_log_density(np.array([[-1.0], [-2.0], [-3.0]]), np.array([-0.5]))
         array([-5.])
@@ -48,7 +48,7 @@ def normal_poe(
     Raises:
         UsageError: if the product is improper, that is, a precision is not positive.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> loc, scale = normal_poe(np.array([[1.0], [3.0]]), np.full((2, 1), 0.5))
         >>> loc.round(3), scale.round(3)
@@ -74,7 +74,7 @@ def inside_ball(
 
     A product divided by the prior may be improper in the tails; the ball makes it proper.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> inside_ball(np.zeros(2), np.array([[0.0, 1.0], [3.0, 4.0]]), 2.0)
         array([  0., -inf])

@@ -66,7 +66,7 @@ class MarkovChains:
         draws: least steps kept per chain; more are made if the number of draws needs them.
         candidates: draws per expert among which the starts are resampled.
 
-    Example:
+    Examples:
         >>> from mvflow.samplers import HMC
         >>> from zuko.distributions import DiagNormal
         >>> half = DiagNormal(torch.zeros(4, 2), torch.full((4, 2), 0.5))

@@ -49,7 +49,7 @@ class ProductOfExperts:
         experts: distributions with batch shape (rows,) and event shape (latent_dim,).
         radius: of the ball; infinity for none.
 
-    Example:
+    Examples:
         >>> from zuko.distributions import DiagNormal
         >>> half = DiagNormal(torch.zeros(4, 2), torch.ones(4, 2))
         >>> p = ProductOfExperts([half, half, half])
@@ -116,7 +116,7 @@ class ProductOfExperts:
 def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:
     """Values of z (..., latent_dim), those outside the ball moved to its surface; NaN becomes 0.
 
-    Example:
+    Examples:
         >>> into_ball(torch.tensor([[3.0, 4.0], [0.5, 0.0]]), 1.0)
         tensor([[0.5994, 0.7992],
                 [0.5000, 0.0000]])

@@ -35,7 +35,7 @@ class SIR:
     Raises:
         UsageError: if a setting is not positive.
 
-    Example:
+    Examples:
         >>> from zuko.distributions import DiagNormal
         >>> half = DiagNormal(torch.zeros(4, 2), torch.full((4, 2), 0.5))
         >>> found = SIR().sample(ProductOfExperts([half, half]), 7)

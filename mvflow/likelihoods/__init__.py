@@ -26,7 +26,7 @@ def likelihood(modality: Modality, parameters: Tensor) -> Distribution:
             logits of `bernoulli` and `categorical`. bfloat16 is widened to float32, since sums
             over thousands of pixels need it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> m = Modality("a", (3,), "laplace", scale=0.5)
         >>> likelihood(m, torch.zeros(2, 3)).log_prob(torch.zeros(2, 3))

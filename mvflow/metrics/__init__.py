@@ -13,7 +13,7 @@ __all__ = ["Coherence", "MeanAndError"]
 class Coherence:
     """Share of samples whose predicted classes agree: with each other, or with a known class.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> Coherence().update(np.array([[1, 2, 3], [1, 2, 0]])).compute()
         0.6666666666666666
@@ -55,7 +55,7 @@ class Coherence:
 class MeanAndError:
     """Mean and its standard error, by Welford's method merged over batches.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> found = MeanAndError().update(np.array([1.0, 3.0])).compute()
         >>> found["mean"], round(found["standard_error"], 6)

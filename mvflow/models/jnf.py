@@ -11,7 +11,7 @@ from zuko.distributions import NormalizingFlow
 from mvflow.config import Config
 from mvflow.core import Modality
 from mvflow.models.joint import JointVAE
-from mvflow.nn import MLP, ModalityDict, build_decoder, build_encoder, seeded
+from mvflow.nn import MLP, ModalityDict, Standardise, build_decoder, build_encoder, seeded
 from mvflow.posteriors import FlowPosterior, build_posterior
 
 __all__ = ["JNFModel", "build_model"]
@@ -89,7 +89,10 @@ def build_model(config: Config) -> JNFModel:
 
     def encoder(name: str, out_features: int) -> nn.Module:
         if shared:
-            return MLP(config.projectors.dim, *config.flows.summary_hidden, out_features)
+            dim = config.projectors.dim
+            return nn.Sequential(
+                Standardise(dim), MLP(dim, *config.flows.summary_hidden, out_features)
+            )
         return build_encoder(networks[name].encoder, specs[name], out_features)
 
     with seeded(seed, "weights", "flows"):

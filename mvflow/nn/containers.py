@@ -12,7 +12,7 @@ __all__ = ["ModalityDict"]
 class ModalityDict(nn.Module):
     """Mapping from modality names to modules. Any name may be used, "type" or "values" too.
 
-    Example:
+    Examples:
         >>> d = ModalityDict({"values": nn.Linear(2, 1)})
         >>> d["values"].out_features, list(d.state_dict())
         (1, ['x_values.weight', 'x_values.bias'])

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from mvflow.config import ConvNetwork, MLPNetwork, Network
 from mvflow.core import ConfigError, Modality
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "build_decoder", "build_encoder", "flat"]
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "OneHot",
+    "Standardise",
+    "build_decoder",
+    "build_encoder",
+    "flat",
+]
 
 
 class MLP(nn.Sequential):
@@ -19,7 +29,7 @@ class MLP(nn.Sequential):
         features: widths from input to output.
         dropout: share of hidden units that are dropped in training.
 
-    Example:
+    Examples:
         >>> import torch
         >>> MLP(3, 8, 2)(torch.zeros(5, 3)).shape
         torch.Size([5, 2])
@@ -82,7 +92,7 @@ class ConvDecoder(nn.Module):
 class OneHot(nn.Module):
     """Class numbers (rows,) as indicators (rows, classes); class probabilities stay as they are.
 
-    Example:
+    Examples:
         >>> import torch
         >>> OneHot(3)(torch.tensor([2, 0]))
         tensor([[0., 0., 1.],
@@ -96,6 +106,39 @@ class OneHot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map integers to indicators."""
         return x if x.is_floating_point() else nn.functional.one_hot(x, self.classes).float()
+
+
+class Standardise(nn.Module):
+    """Features with the mean and standard deviation of given rows brought to 0 and 1.
+
+    Args:
+        features: width of the input.
+
+    Examples:
+        >>> import torch
+        >>> layer = Standardise(1)
+        >>> layer.fit(torch.tensor([[1.0], [3.0]]))
+        >>> layer(torch.tensor([[3.0]]))
+        tensor([[1.]])
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Take the moments of `x`, (rows, features); constant features are only centred."""
+        spread = x.std(0, correction=0)
+        self.mean.copy_(x.mean(0))
+        self.std.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise rows of features."""
+        return (x - self.mean) / self.std
 
 
 def flat(modality: Modality) -> nn.Module:

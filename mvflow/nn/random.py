@@ -18,7 +18,7 @@ def seeded(seed: int, *path: str | int, device: torch.device | str = "cpu") -> I
 
     Everything torch draws is covered: initial weights, noise, dropout, other people's modules.
 
-    Example:
+    Examples:
         >>> with seeded(0, "noise"):
         ...     a = torch.randn(3)
         >>> with seeded(0, "noise"):

@@ -42,7 +42,7 @@ class FlowPosterior(LazyDistribution):
         transform: flow over standardised z, or None for a Gaussian.
         context: number of features of x that also condition the transforms (0 in the paper).
 
-    Example:
+    Examples:
         >>> q = FlowPosterior(nn.Linear(3, 4), latent=2)
         >>> q(torch.zeros(5, 3)).log_prob(torch.zeros(7, 5, 2)).shape
         torch.Size([7, 5])

@@ -1,4 +1,4 @@
-"""Inverse of a masked autoregressive transform at about the cost of one evaluation."""
+"""Inverse of a masked autoregressive transform with the arithmetic of one evaluation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Transform
+from torch.nn.functional import linear
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.lazy import LazyTransform
 from zuko.nn import MaskedLinear
-from zuko.transforms import AutoregressiveTransform
+from zuko.transforms import AutoregressiveTransform, DependentTransform
+from zuko.utils import broadcast
 
 __all__ = ["OrderedInverse"]
 
@@ -33,12 +35,13 @@ class OrderedInverse(LazyTransform):
     The plain inverse evaluates the whole network once for each feature. A hidden unit whose
     inputs are all known never changes again, so here the units are sorted by the step at which
     that happens, and each step computes only its own: together one evaluation of the network.
-    Density and gradients are zuko's; the inverse equals zuko's to rounding.
+    Density and gradients are zuko's; the inverse equals zuko's to rounding. Weights that are
+    frozen are masked when the transform is made, not at each evaluation.
 
     Args:
         transform: the transform, over an MLP of masked linear layers and activations.
 
-    Example:
+    Examples:
         >>> t = OrderedInverse(MaskedAutoregressiveTransform(3, hidden_features=(8, 8)))
         >>> y = torch.randn(5, 3)
         >>> with torch.no_grad():
@@ -53,7 +56,27 @@ class OrderedInverse(LazyTransform):
     def forward(self, c: Tensor | None = None) -> Transform:
         """The transform for context `c`, (rows, context)."""
         meta = partial(self.transform.meta, c)
+        if not any(p.requires_grad for p in self.transform.hyper.parameters()):
+            meta = partial(self._meta, self._masked(), c)  # of frozen weights: masked once
         return _Ordered(meta, self.transform.passes, partial(self._inverse, c))
+
+    def _masked(self) -> list[Callable[[Tensor], Tensor]]:
+        return [
+            partial(linear, weight=m.weight * m.mask, bias=m.bias)
+            if isinstance(m, MaskedLinear)
+            else m
+            for m in self.transform.hyper
+        ]
+
+    def _meta(
+        self, layers: list[Callable[[Tensor], Tensor]], c: Tensor | None, x: Tensor
+    ) -> Transform:
+        """The univariate transforms that x parametrises, as zuko's `meta`."""
+        if c is not None:
+            x = torch.cat(broadcast(x, c, ignore=1), -1)
+        for layer in layers:
+            x = layer(x)
+        return DependentTransform(self._univariate(x.unflatten(-1, (-1, self.transform.total))), 1)
 
     def _inverse(self, c: Tensor | None, y: Tensor) -> Tensor:
         # Everything is held units first, so that what one step adds is one block of memory.
@@ -106,14 +129,14 @@ class OrderedInverse(LazyTransform):
     def _layers(self) -> list[_Layer]:
         """Layers with units sorted by the step that makes them computable."""
         order = self.transform.order
-        linear = [m for m in self.transform.hyper if isinstance(m, MaskedLinear)]
-        context = linear[0].in_features - len(order)
+        masked = [m for m in self.transform.hyper if isinstance(m, MaskedLinear)]
+        context = masked[0].in_features - len(order)
         when = torch.cat([order + 1, order.new_zeros(context)])
         place = torch.arange(len(when), device=order.device)
         layers = []
-        for i, module in enumerate(linear):
+        for i, module in enumerate(masked):
             mask = module.mask
-            is_last = i == len(linear) - 1
+            is_last = i == len(masked) - 1
             at = torch.where(mask, when, 0).amax(-1)
             sort = place.new_tensor(range(len(at))) if is_last else torch.argsort(at, stable=True)
             counts = torch.bincount(at, minlength=self.transform.passes + 1)

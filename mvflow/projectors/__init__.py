@@ -19,7 +19,7 @@ Objective = Callable[[Mapping[str, Tensor]], Tensor]
 def contrastive(settings: Projectors) -> Objective:
     """Symmetric InfoNCE on cosine similarities, summed over all pairs (B.2-B.4).
 
-    Example:
+    Examples:
         >>> import torch
         >>> loss = contrastive(Projectors(dim=2))
         >>> z = torch.eye(2)

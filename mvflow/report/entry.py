@@ -93,7 +93,7 @@ def titles(entries: Sequence[Entry]) -> list[str]:
 def directions(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
     """Directions that are shown: each modality to each other, then all others to each.
 
-    Example:
+    Examples:
         >>> directions(["a", "b"])
         [(('a',), 'b'), (('b',), 'a')]
         >>> directions("abc")[-1]
@@ -112,7 +112,7 @@ def directions(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
 def class_name(store: dict[str, Any], label: int) -> str:
     """What a label is called.
 
-    Example:
+    Examples:
         >>> class_name({"name": "toy"}, 1), class_name({}, 1)
         ('full', 'class 1')
     """

@@ -17,7 +17,7 @@ class HTML(str):
 def text(value: object) -> HTML:
     """A value as HTML; plain text is escaped.
 
-    Example:
+    Examples:
         >>> text("a < b"), text(HTML("<b>a</b>"))
         ('a &lt; b', '<b>a</b>')
     """
@@ -32,7 +32,7 @@ def join(parts: Iterable[object]) -> HTML:
 def tag(name: str, /, *children: object, **attributes: object) -> HTML:
     """An element; `class_` gives `class`, `aria_label` gives `aria-label`, None gives nothing.
 
-    Example:
+    Examples:
         >>> tag("p", "a < b", class_="note")
         '<p class="note">a &lt; b</p>'
     """

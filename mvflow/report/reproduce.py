@@ -31,7 +31,7 @@ def commands(entry: Entry) -> list[str]:
 def differences(plain: Mapping[str, Any], changed: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Keys of `changed` whose values are others than in `plain`, with values as TOML.
 
-    Example:
+    Examples:
         >>> list(differences({"a": {"b": 1, "c": "x"}}, {"a": {"b": 2, "c": "x"}}))
         [('a.b', '2')]
     """

@@ -31,7 +31,7 @@ class Check(NamedTuple):
 def acceptance(mean: float, worst: float) -> Check:
     """Share of proposals that were accepted; the sampler aims at 0.8.
 
-    Example:
+    Examples:
         >>> acceptance(0.83, 0.7).verdict, acceptance(0.83, 0.1).verdict
         ('good', 'do not trust')
     """
@@ -48,7 +48,7 @@ def acceptance(mean: float, worst: float) -> Check:
 def divergences(count: int, steps: int) -> Check:
     """Proposals that ran away numerically, of `steps` proposals in all.
 
-    Example:
+    Examples:
         >>> [divergences(n, 1000).verdict for n in (0, 10, 11)]
         ['good', 'look closer', 'do not trust']
     """
@@ -72,7 +72,7 @@ def rhat(worst: float, above: float, median: float) -> Check:
         above: share of rows whose R-hat is above 1.05.
         median: R-hat of the typical row.
 
-    Example:
+    Examples:
         >>> cases = (1.05, 0.0), (1.2, 0.5), (3.0, 0.05), (3.0, 0.06)
         >>> [rhat(worst, above, 1.0).verdict for worst, above in cases]
         ['good', 'look closer', 'look closer', 'do not trust']
@@ -93,7 +93,7 @@ def rhat(worst: float, above: float, median: float) -> Check:
 def effective(worst: float, median: float, kept: int) -> Check:
     """How many independent draws the kept steps of a row are worth.
 
-    Example:
+    Examples:
         >>> cases = (100.0, 150.0), (10.0, 20.0), (10.0, 19.0), (9.9, 150.0)
         >>> [effective(worst, median, 200).verdict for worst, median in cases]
         ['good', 'look closer', 'do not trust', 'do not trust']
@@ -111,7 +111,7 @@ def effective(worst: float, median: float, kept: int) -> Check:
 def contacts(share: float) -> Check:
     """Share of proposals that fell outside the ball in which latents are kept.
 
-    Example:
+    Examples:
         >>> [contacts(s).verdict for s in (0.01, 0.1, 0.11)]
         ['good', 'look closer', 'do not trust']
     """
@@ -131,7 +131,7 @@ def contacts(share: float) -> Check:
 def redrawn(shares: Mapping[str, float]) -> Check:
     """Share of draws given one modality that fell outside the ball and were drawn again.
 
-    Example:
+    Examples:
         >>> [redrawn({"a": 0.0, "b": s}).verdict for s in (0.01, 0.05, 0.06)]
         ['good', 'look closer', 'do not trust']
     """

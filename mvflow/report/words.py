@@ -25,7 +25,7 @@ PLURALS = {"toy"}
 def arrow(key: str) -> str:
     """A direction's key for readers.
 
-    Example:
+    Examples:
         >>> arrow("m0+m1->m2")
         'm0 + m1 → m2'
     """
@@ -35,7 +35,7 @@ def arrow(key: str) -> str:
 def of_100(share: float) -> str:
     """A share as a count out of 100 that never rounds to all or none.
 
-    Example:
+    Examples:
         >>> of_100(0.968), of_100(0.999), of_100(1.0), of_100(0.002)
         ('97', 'more than 99', '100', 'fewer than 1')
     """
@@ -49,7 +49,7 @@ def of_100(share: float) -> str:
 def conditional_sentence(data: str, given: str, target: str, share: float) -> str:
     """Conditional coherence of one direction in words.
 
-    Example:
+    Examples:
         >>> conditional_sentence("toy", "square", "circle", 0.97)
         'Of 100 circles generated from a square, 97 were full or empty as the square was.'
         >>> conditional_sentence("digits", "mnist", "svhn", 0.6)
@@ -68,7 +68,7 @@ def conditional_sentence(data: str, given: str, target: str, share: float) -> st
 def agreement_sentence(modalities: int, share: float) -> str:
     """Joint coherence in words.
 
-    Example:
+    Examples:
         >>> agreement_sentence(2, 0.947)
         'Of 100 pairs generated from nothing, 95 agree: both modalities are of one class.'
     """
@@ -109,7 +109,7 @@ def readings(entry: Entry) -> list[tuple[str, str]]:
 def signed(value: float, digits: int = 2) -> str:
     """A number with a true minus sign.
 
-    Example:
+    Examples:
         >>> signed(-1.5)
         '−1.50'
     """
@@ -141,7 +141,7 @@ def _likelihood(metrics: Mapping[str, Any]) -> tuple[str, str]:
 def _percent(share: float) -> str:
     """A share in percent; one digit more close to the ends.
 
-    Example:
+    Examples:
         >>> _percent(0.921), _percent(0.999), _percent(1.0)
         ('92 %', '99.9 %', '100 %')
     """

@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         DataError: if the disk is full or the directory cannot be written.
 
-    Example:
+    Examples:
         >>> path = Path(tempfile.mkdtemp()) / "a.txt"
         >>> write_atomically(path, lambda p: p.write_text("whole"))
         >>> path.read_text()

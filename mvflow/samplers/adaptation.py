@@ -30,7 +30,7 @@ class DualAveraging(NamedTuple):
 def dual_averaging_init(step_size: Float[Array, " rows"]) -> DualAveraging:
     """State before the first update, for the given first step sizes.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> dual_averaging_init(np.array([1.0])).log_step_avg
         array([0.])
@@ -69,7 +69,7 @@ def dual_averaging_update(
         The new state; step sizes stay within a factor 1e10 of the first one's tenfold, so
         that a row without any acceptable step does not underflow.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> state = dual_averaging_init(np.array([0.1, 0.1]))
         >>> state = dual_averaging_update(state, np.array([1.0, 0.0]))

@@ -41,7 +41,7 @@ class NumpyRandom:
         generator: advanced by every draw.
         dtype: that of the positions.
 
-    Example:
+    Examples:
         >>> NumpyRandom(np.random.default_rng(0)).normal((2, 3)).shape
         (2, 3)
     """

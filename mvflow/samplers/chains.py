@@ -55,7 +55,7 @@ def run(
     Raises:
         UsageError: if `draws` or `thin` is below 1, or `warmup` below 0.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from mvflow.samplers import HMC, NumpyRandom
         >>> normal = lambda z: (-0.5 * (z * z).sum(-1), -z)

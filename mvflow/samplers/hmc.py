@@ -145,11 +145,14 @@ class HMC:
         jitter: after the warm-up each step's size is scaled by a factor drawn from
             [1 - jitter, 1 + jitter], so that no orbit returns to its start.
         adaptive: whether `step` obeys its argument `adapt`; if not, the step size is fixed.
+        longest: longest trajectory, step size times steps, where the step size adapts. In units
+            of the mass a quarter orbit of a Gaussian, at whose end nothing of its start is left;
+            without it, small targets let the steps grow until trajectories return.
 
     Raises:
         UsageError: if a setting lies outside its range.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from mvflow.samplers import NumpyRandom
         >>> normal = lambda z: (-0.5 * (z * z).sum(-1), -z)
@@ -165,6 +168,7 @@ class HMC:
     target_acceptance: float = 0.8
     jitter: float = 0.2
     adaptive: bool = True
+    longest: float = math.pi / 2
 
     def __post_init__(self) -> None:
         for name, value, fits, expected in (
@@ -177,6 +181,7 @@ class HMC:
                 "a share between 0 and 1",
             ),
             ("jitter", self.jitter, 0 <= self.jitter < 1, "a number from 0 to below 1"),
+            ("longest", self.longest, self.longest > 0, "a positive number"),
         ):
             if not fits:
                 msg = f"HMC: {name} is {value}, expected {expected}"
@@ -207,9 +212,8 @@ class HMC:
         if inverse_mass is None:
             inverse_mass = xp.ones_like(position[0, ...])
         first = xp.full_like(position[0, :, 0], self.step_size)
-        return AdaptiveHMCState(
-            init(position, value_and_grad), dual_averaging_init(first), inverse_mass
-        )
+        adaptation = self._capped(dual_averaging_init(first))
+        return AdaptiveHMCState(init(position, value_and_grad), adaptation, inverse_mass)
 
     def step(
         self,
@@ -243,7 +247,17 @@ class HMC:
             adaptation = dual_averaging_update(
                 adaptation, xp.mean(info.acceptance_rate, axis=0), target=self.target_acceptance
             )
+            adaptation = self._capped(adaptation)
         return AdaptiveHMCState(kernel, adaptation, state.inverse_mass), info
+
+    def _capped(self, adaptation: DualAveraging) -> DualAveraging:
+        if not self.adaptive or self.longest == math.inf:
+            return adaptation
+        xp, most = namespace(adaptation.log_step), math.log(self.longest / self.num_steps)
+        return adaptation._replace(
+            log_step=xp.clip(adaptation.log_step, max=most),
+            log_step_avg=xp.clip(adaptation.log_step_avg, max=most),
+        )
 
 
 def _kinetic(

@@ -42,7 +42,7 @@ def leapfrog(
         inverse_mass: diagonal of the inverse mass matrix.
         num_steps: number of steps.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> normal = lambda z: (-0.5 * (z * z).sum(-1), -z)
         >>> one = np.ones((1, 1, 1))
@@ -67,7 +67,7 @@ def safe_gradient(grad: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     The bound is the fourth root of the largest number (4e9 in float32, 1e77 in float64): a
     trajectory that runs away then ends in a rejected proposal, not in overflow.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> safe_gradient(np.array([1.0, np.nan, np.inf, -1e200]))
         array([ 1.00000000e+00,  0.00000000e+00,  0.00000000e+00, -1.15792089e+77])

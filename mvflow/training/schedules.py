@@ -28,7 +28,7 @@ SCHEDULES = {"constant": _constant, "cosine": _cosine, "one-cycle": _one_cycle}
 def annealed(start: float | None, end: float, share: float, progress: float) -> float:
     """Value that falls linearly in its logarithm from `start` to `end` over the first `share`.
 
-    Example:
+    Examples:
         >>> [round(annealed(20, 1, 0.5, p), 2) for p in (0, 0.25, 0.5, 1)]
         [20.0, 4.47, 1.0, 1]
     """

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mvflow.config import Config
 from mvflow.core import DataError, generator
 from mvflow.models import JNFModel, Losses
+from mvflow.nn import Standardise
 from mvflow.posteriors import FlowPosterior
 from mvflow.projectors import OBJECTIVES
 from mvflow.training.schedules import annealed
@@ -89,6 +90,13 @@ def _flows_stage(model: JNFModel, config: Config, rows: Table, validation: Table
         return Losses(-torch.stack(list(terms.values())).sum(), terms)
 
     cached = _cached(model, rows)
+    all_rows = torch.arange(len(cached), device=cached.device)
+    for name, posterior in model.flows.items():
+        for part in posterior.modules():
+            if isinstance(
+                part, Standardise
+            ):  # a projection's scale is arbitrary, DCCA's above all
+                part.fit(cached.columns[name].gather(all_rows))
     held = None if validation is None else _cached(model, validation)
     return Stage("flows", model.flows, loss, config.flows, cached, held)
 

@@ -29,7 +29,7 @@ class TensorColumn:
 def as_input(x: Tensor) -> Tensor:
     """What networks take: uint8 intensities become float32 in [0, 1], all else stays.
 
-    Example:
+    Examples:
         >>> as_input(torch.tensor([0, 255], dtype=torch.uint8))
         tensor([0., 1.])
     """

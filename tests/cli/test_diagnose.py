@@ -1,5 +1,6 @@
 """`mvflow diagnose`, and how it gets into the report."""
 
+import io
 import json
 import shutil
 
@@ -23,17 +24,33 @@ def test_json_is_the_file(mvflow, copied):
     assert mvflow("diagnose", copied, *FEW, "--seed", "3", "--json").out == found.out
 
 
-def test_table_and_words(mvflow, copied, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+def test_table_and_words(mvflow, copied):
     found = mvflow("diagnose", copied, *FEW, "--against", "data")
     assert found.code == 0, found
     result = read_json(copied / "metrics" / "diagnose.json")
     assert result["against"] == "data"
     assert set(result["subsets"]) == {"circle", "square"}
-    for text in ("30 rows against the data", "R-hat", "80 %", "exact", result["meaning"]):
+    for text in ("30 rows", "against the data", "in 80 %", "verdict", result["meaning"]):
         assert text in found.out
     for name, one in result["subsets"].items():
         assert (f"{name}: {one['advice']}" in found.out) == (one["verdict"] != "good")
+
+
+def test_a_narrow_terminal_shows_subsets_and_verdicts_whole():
+    from rich.console import Console
+
+    from mvflow_cli.diagnose import _tables
+
+    sampler = {"rows_above_1.05": 0.5, "ess_median": 99.0, "acceptance": 0.8, "divergences": 1}
+    found = {"coverage": {"0.5": [0.4], "0.8": [0.7], "0.95": [0.9]}, "p_value": 1e-9}
+    found |= {"verdict": "do not trust", "sampler": {**sampler, "verdict": "look closer"}}
+    result = {"rows": 30, "against": "model", "subsets": {"mnist+svhn": found}}
+    console = Console(width=80, file=io.StringIO())
+    for table in _tables("runs/a", result):
+        console.print(table)
+    text = console.file.getvalue()
+    for word in ("mnist+svhn", "do not trust", "look closer", "50%", "70 %", "1e-09"):
+        assert word in text
 
 
 def test_data_are_looked_for_only_if_they_are_needed(mvflow, refused, copied, tmp_path):

@@ -118,7 +118,8 @@ def test_each_draw_is_the_last_state_of_its_own_chain():
 
 def test_independent_chains_reach_the_gaussian_product():
     loc, scale = normal_poe(LOCS, SCALES)
-    sampler = IndependentChains(HMC(0.2), steps=40, warmup=20)
+    kernel = HMC(0.06, adaptive=False)  # about a quarter of an orbit a step
+    sampler = IndependentChains(kernel, steps=40)
     with seeded(0, "chains"):
         found = sampler.sample(product(), 2000)
     u = (found.z.numpy() - loc) / scale

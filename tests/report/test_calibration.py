@@ -34,8 +34,8 @@ def test_every_subset_has_its_verdict_and_advice(text, diagnosed):
             row = row.split("</tr>")[0]
             assert f">{found['verdict']}</span>" in row
             assert found["advice"] in row
-            covered = sum(found["coverage"]["0.8"]) / len(found["coverage"]["0.8"])
-            assert f">{100 * covered:.0f} %</td>" in row
+            covered = [f"{100 * sum(c) / len(c):.0f}" for c in found["coverage"].values()]
+            assert f">{' · '.join(covered)} %</td>" in row
 
 
 def test_figures_say_what_they_show(text, diagnosed):

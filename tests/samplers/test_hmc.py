@@ -3,6 +3,7 @@ import array_api_compat.torch as torch_xp
 import numpy as np
 import pytest
 import torch
+from arviz_stats.base.array import array_stats
 from scipy import stats
 
 from mvflow.core import UsageError
@@ -287,12 +288,32 @@ def test_the_ball_is_never_left_and_its_moments_are_right(latent, z_scores, norm
 def test_step_sizes_follow_the_scale_of_each_row(normal_target):
     scale = np.array([0.01, 1.0])[:, None]
     start = scale * np.random.default_rng(0).normal(size=(64, 2, 5))
-    chains = run(HMC(), start, normal_target(0, scale), random(), warmup=400, draws=200)
+    target = normal_target(0, scale)
+    algorithm = HMC(longest=np.inf)
+    chains = run(algorithm, start, target, random(), warmup=400, draws=200)
     ratio = chains.step_size[1] / chains.step_size[0]
     # both rows see the same target up to scale; their noise differs, and so do the last steps
     assert ratio == pytest.approx(100, rel=0.15)
     # jitter of 20 % in the step size costs a little acceptance
     np.testing.assert_allclose(chains.acceptance, 0.8, atol=0.08)
+
+
+@pytest.mark.parametrize("num_steps", [3, 10])
+def test_trajectories_do_not_come_back(num_steps, normal_target):
+    """No longer than a quarter orbit, so that squares decorrelate too: half a step is a draw.
+
+    Without the cap, ten steps of the size that 0.8 of acceptance allows go round and back.
+    """
+    start = np.random.default_rng(0).normal(size=(4, 3, 2))
+    found = []
+    for longest in (np.pi / 2, np.inf):
+        algorithm = HMC(num_steps=num_steps, longest=longest)
+        chains = run(algorithm, start, normal_target(), random(), warmup=100, draws=500)
+        squares = chains.positions**2
+        found.append(array_stats.ess(squares, chain_axis=1, draw_axis=0).min())
+        assert (chains.state.adaptation.log_step_avg <= np.log(longest / num_steps) + 1e-9).all()
+    assert found[0] > 0.5 * 2000
+    assert found[0] > 2 * found[1]
 
 
 def test_the_inverse_mass_makes_directions_alike(normal_target):

@@ -100,7 +100,7 @@ def _references(axes: Axes, levels: Sequence[Number], chance: Number) -> None:
 def loss_limits(values: Sequence[Number], skip: float = 0.05) -> tuple[float, float] | None:
     """Range of the y axis that shows all but the first share of a curve; None without values.
 
-    Example:
+    Examples:
         >>> low, high = loss_limits([1000.0, 5.0, 4.0, 3.0])
         >>> low < 3.0 and 5.0 < high < 6.0
         True

@@ -161,7 +161,7 @@ def posterior_panel(part: Figure | SubFigure, panel: Panel) -> None:
 def density_levels(log_density: NDArray[np.floating[Any]]) -> list[float]:
     """Heights whose contours hold 99, 90, 70, 45 and 20 % of the mass on the grid, then the top.
 
-    Example:
+    Examples:
         >>> x = np.linspace(-4, 4, 201)
         >>> levels = density_levels(-0.5 * (x[:, None] ** 2 + x**2))
         >>> bool(abs(levels[1] - np.log(0.1)) < 0.02)  # 90 % of a Gaussian in the plane

@@ -37,7 +37,7 @@ class Look(NamedTuple):
 def look_of(modality: Modality, real: NDArray[Any]) -> Look:
     """How to draw a modality, on a scale that real rows fill.
 
-    Example:
+    Examples:
         >>> from mvflow.core import Modality
         >>> look_of(Modality("m", (1, 28, 28)), np.zeros((4, 1, 28, 28), np.uint8)).kind
         'image'

@@ -12,7 +12,7 @@ from mvflow.report.sections.context import Context, figures
 __all__ = ["calibration"]
 
 MOST_SHOWN = 12
-"""Histograms beyond this number are those of the subsets that are best calibrated."""
+"""Of more subsets, the histograms of those that are worst calibrated are shown."""
 
 INTRO = (
     "Each of many true values of z is ranked among draws of z given some modalities. If the draws "
@@ -54,22 +54,27 @@ def _scope(entry: Entry) -> str:
     return words
 
 
+def _subsets(entry: Entry) -> dict[str, dict[str, Any]]:
+    """What was found of each subset, the small ones first."""
+    found: dict[str, dict[str, Any]] = _found(entry)["subsets"]
+    return dict(sorted(found.items(), key=lambda item: (len(item[1]["given"]), item[0])))
+
+
 def _table(entry: Entry) -> HTML:
-    subsets: dict[str, dict[str, Any]] = _found(entry)["subsets"]
+    subsets = _subsets(entry)
     levels = list(next(iter(subsets.values()))["coverage"])
-    header = [
-        "given",
-        *(f"{100 * float(c):g}\N{NO-BREAK SPACE}%" for c in levels),
-        "p",
-        "verdict",
-        "what to do",
-    ]
+    claimed = " · ".join(f"{100 * float(c):g}" for c in levels)
+    header = ["given", f"{claimed} % intervals hold", "test", "verdict", "what to do"]
     rows = []
     for name, found in subsets.items():
-        shares = [sum(found["coverage"][c]) / len(found["coverage"][c]) for c in levels]
-        cells = [tag("td", f"{100 * share:.0f} %", class_="number") for share in shares]
-        cells.append(tag("td", _p_value(found["p_value"]), class_="number"))
-        rows.append([name.replace("+", " + "), *cells, _pill(found["verdict"]), _advice(found)])
+        held = " · ".join(f"{100 * _mean(found['coverage'][c]):.0f}" for c in levels)
+        rows.append([
+            name.replace("+", " + "),
+            tag("td", f"{held} %", class_="number"),
+            tag("td", f"p {_p_value(found['p_value'])}", class_="number"),
+            _pill(found["verdict"]),
+            _advice(found),
+        ])  # fmt: skip
     caption = (
         "Share of true values in central intervals that claim 50, 80 and 95 % (mean over z); p is "
         f"corrected for {_found(entry)['tests']} tests."
@@ -80,11 +85,11 @@ def _table(entry: Entry) -> HTML:
 def _p_value(value: float) -> str:
     """A p-value for readers.
 
-    Example:
+    Examples:
         >>> _p_value(1e-9), _p_value(0.0312), _p_value(1.0)
-        ('< 0.001', '0.031', '1.000')
+        ('< 0.001', '= 0.031', '= 1.000')
     """
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _pill(verdict: str) -> HTML:
@@ -95,11 +100,13 @@ def _advice(found: dict[str, Any]) -> HTML:
     sampler = found["sampler"]
     if sampler.get("verdict", "good") == "good":
         return join([found["advice"]])
-    return join([found["advice"], tag("br"), "Sampler: ", sampler["advice"]])
+    return join(
+        [found["advice"], tag("br"), f"Sampler, {sampler['verdict']}: ", sampler["advice"]]
+    )
 
 
 def _figures(context: Context, entry: Entry) -> list[HTML]:
-    subsets: dict[str, dict[str, Any]] = _found(entry)["subsets"]
+    subsets = _subsets(entry)
     worst = sorted(subsets, key=lambda name: subsets[name]["p_value"])[:MOST_SHOWN]
     shown = {name: found for name, found in subsets.items() if name in worst}
     said = "; ".join(f"given {name}: {found['kind']}" for name, found in shown.items())
