@@ -55,7 +55,8 @@ def main() -> None:
             print(f"{system} seed {seed}: {_line(result)}", flush=True)
     table = _table(rows)
     print("\n" + table)
-    out = {"about": _about(arguments), "data": store.info(), "runs": rows}
+    data = {key: value for key, value in store.info().items() if key != "path"}
+    out = {"about": _about(arguments), "data": data, "runs": rows}
     write_json(arguments.out / f"coherence-{arguments.recipe}.json", out)
     (arguments.out / f"coherence-{arguments.recipe}.md").write_text(table + "\n", "utf-8")
 

@@ -78,7 +78,7 @@ class MarkovChains:
     algorithm: SamplingAlgorithm
     chains: int = 4
     warmup: int = 100
-    draws: int = 50
+    draws: int = 200
     candidates: int = 128
 
     @torch.no_grad()

@@ -52,7 +52,7 @@ class Hamiltorch:
 
     chains: int = 4
     warmup: int = 100
-    draws: int = 50
+    draws: int = 200
     candidates: int = 128
     num_steps: int = 10
     step_size: float = 0.1
