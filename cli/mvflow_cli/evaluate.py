@@ -78,7 +78,7 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         for of, found in result[key].items():
             yield title, of, _mean_and_error(found)
     sampler = result["sampler"]
-    for key in ("acceptance", "rhat_worst", "divergences", "ball_contacts"):
+    for key in ("acceptance", "rhat_worst", "divergences", "ess_median", "ball_contacts"):
         if key in sampler:
             value = sampler[key]
             yield f"sampler {sampler['name']}", key, "-" if value is None else f"{value:.4g}"

@@ -108,6 +108,33 @@ def effective(worst: float, median: float, kept: int) -> Check:
     return Check("Effective sample size", value, "do not trust", advice)
 
 
+def weights(worst: float, median: float, heavy: float, dominated: int) -> Check:
+    """Importance weights: effective number of candidates per row, and how heavy their tails are.
+
+    Args:
+        worst: least effective sample size of a row.
+        median: effective sample size of the median row.
+        heavy: share of rows whose Pareto shape exceeds 0.7.
+        dominated: rows in which one candidate has more than half of the weight.
+
+    Examples:
+        >>> cases = (150.0, 300.0, 0.0, 0), (30.0, 90.0, 0.04, 0), (6.0, 50.0, 0.4, 0)
+        >>> [weights(*case).verdict for case in cases]
+        ['good', 'look closer', 'do not trust']
+    """
+    value = (
+        f"effective draws: median {median:.0f}, worst {worst:.0f}; "
+        f"heavy tails in {100 * heavy:.0f} % of rows"
+    )
+    if worst >= 100 and heavy == 0:
+        return Check("Importance weights", value, "good", "Nothing to do: many draws count.")
+    if worst >= 10 and heavy <= 0.05 and not dominated:
+        advice = "A few draws carry most of the weight: raise sampler.candidates."
+        return Check("Importance weights", value, "look closer", advice)
+    advice = "The experts hardly overlap, so few draws count: use the sampler hmc."
+    return Check("Importance weights", value, "do not trust", advice)
+
+
 def contacts(share: float) -> Check:
     """Share of proposals that fell outside the ball in which latents are kept.
 
@@ -167,5 +194,8 @@ def checks(metrics: Mapping[str, Any], chains: int, draws: int) -> list[Check]:
         ]
         if "ball_contacts" in s:
             found.append(contacts(s["ball_contacts"]))
+    if s.get("method") == "sir":
+        heavy, dominated = s["rows_khat_above_0.7"], s["rows_dominated"]
+        found = [weights(s["ess_worst"], s["ess_median"], heavy, dominated)]
     shares = metrics.get("latent", {}).get("redrawn", {})
     return [*found, redrawn(shares)] if shares else found

@@ -116,3 +116,14 @@ def test_all_diagnostics_of_an_evaluation_are_judged(two):
         "Share redrawn",
     ]
     assert checks({}, 2, 4) == []
+
+
+def test_importance_resampling_is_judged_by_its_weights():
+    sampler = {
+        **{"method": "sir", "ess_worst": 150.0, "ess_median": 300.0},
+        **{"rows_khat_above_0.7": 0.0, "rows_dominated": 0},
+    }
+    (good,) = checks({"sampler": sampler}, 4, 200)
+    assert (good.name, good.verdict) == ("Importance weights", GOOD)
+    (bad,) = checks({"sampler": {**sampler, "ess_worst": 20.0, "rows_dominated": 1}}, 4, 200)
+    assert bad.verdict == NO

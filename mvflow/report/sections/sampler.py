@@ -10,6 +10,7 @@ from mvflow.report.verdicts import Check, checks
 __all__ = ["sampler"]
 
 MEANINGS = {
+    "Importance weights": "how many draws of the experts truly count",
     "Acceptance": "share of the sampler's proposals that were taken; it aims at 0.8",
     "Divergences": "steps that ran away numerically",
     "R-hat": "whether chains started apart end alike; 1 is perfect",
@@ -61,10 +62,12 @@ def _verdicts(entry: Entry) -> HTML:
     settings = entry.estimator.config.sampler
     rows = [_row(check) for check in checks(entry.metrics, settings.chains, settings.draws)]
     found = entry.metrics.get("sampler", {})
-    caption = (
-        f"{found.get('name', settings.name)}, {found.get('rows', 0)} rows, "
-        f"{settings.chains} chains of {settings.draws} steps after {settings.warmup} of warm-up."
+    effort = (
+        f"{settings.chains} chains of {settings.draws} steps after {settings.warmup} of warm-up"
     )
+    if found.get("method") == "sir":
+        effort = f"{settings.candidates} candidates of each expert"
+    caption = f"{found.get('name', settings.name)}, {found.get('rows', 0)} rows, {effort}."
     return table(["check", "value", "verdict", "what to do"], rows, caption, "words")
 
 
