@@ -100,7 +100,8 @@ class Table:
         """Divide rows into those to train on and a held-out `share` of them (None if 0).
 
         Where rows pair stored values, the distinct values of the modality with the fewest are
-        divided, so that none of these is on both sides; values of the others may recur.
+        divided, so that none of these is on both sides; values of the others may recur. Where
+        there are too few of them to divide, rows are divided, and all values may recur.
 
         Raises:
             DataError: if nothing would be left on one side.
