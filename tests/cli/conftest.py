@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -104,6 +105,11 @@ def make(mvflow, store, tmp_path):
     return call
 
 
+def _hear_ctrl_c():
+    """A test run in the background ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started():
     """Start the command as its own process; what is still running at the end is killed."""
@@ -116,6 +122,7 @@ def started():
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=_hear_ctrl_c,
             **options,
         )
         processes.append(process)
