@@ -1,7 +1,11 @@
-"""Fill `cli.md` with the help of every command, and turn formulas into MathML."""
+"""Fill `cli.md` with the help of every command and `data.md` with the data cards, and turn
+formulas into MathML.
+"""
 
 import html
+import json
 import re
+from pathlib import Path
 
 import click
 import typer
@@ -22,6 +26,8 @@ def on_page_content(content: str, page, config, files) -> str:
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
+    if page.file.src_uri == "data.md":
+        return markdown + "\n" + _cards()
     if page.file.src_uri != "cli.md":
         return markdown
     from mvflow_cli.main import app
@@ -56,3 +62,87 @@ def _prose(text: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _cards() -> str:
+    """A card of every data set: what its builder says, and what is known of a built store."""
+    from mvflow_datasets import find_builder, known_builders
+
+    known = json.loads((Path(__file__).parent / "data" / "cards.json").read_text())
+    builders = [find_builder(name) for name in known_builders()]
+    return "\n".join(_card(b, known.get(b.name, {})) for b in builders)
+
+
+def _card(builder, known: dict) -> str:
+    parts = [f"## {builder.name}\n", _sentence(builder.summary), builder.about]
+    if known.get("picture"):
+        parts.append(
+            f"![Rows of {builder.name}](images/data/{known['picture']})"
+            '{ style="image-rendering: pixelated; width: 100%" }'
+        )
+    parts += [_modalities(known), _counts(known)]
+    if builder.parameters:
+        rows = [(f"`--{p.name.replace('_', '-')}`", p.default, p.help) for p in builder.parameters]
+        parts.append(_table(("parameter", "default", "meaning"), rows))
+    parts += [_sources(builder, known.get("sources", {}))]
+    if builder.licence:
+        parts.append(f"Licence: {builder.licence}.")
+    source = " --source FOLDER" if builder.needs_source else ""
+    parts.append(f"```\nmvflow data build {builder.name} {builder.name}.h5{source}\n```")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _modalities(known: dict) -> str:
+    rows = [
+        (
+            f"`{m['name']}`",
+            " × ".join(map(str, m["shape"])),
+            m["likelihood"] + ("" if m["likelihood"] == "bernoulli" else f", scale {m['scale']}"),
+            "by size" if m["weight"] is None else f"{m['weight']:.4g}",
+            ", ".join(
+                f"{split['arrays'][m['name']]['distinct']:,} {name}"
+                for name, split in known["splits"].items()
+            ),
+            next(iter(known["splits"].values()))["arrays"][m["name"]]["dtype"].lstrip("<|"),
+        )
+        for m in known.get("modalities", ())
+    ]
+    return _table(("modality", "shape", "likelihood", "weight", "distinct", "stored as"), rows)
+
+
+def _counts(known: dict) -> str:
+    rows = []
+    for name, split in known.get("splits", {}).items():
+        counts = sorted(split["labels"].values())
+        each = " to ".join(f"{n:,}" for n in dict.fromkeys([*counts[:1], *counts[-1:]]))
+        factors = ", ".join(split["factors"])
+        rows.append((name, f"{split['rows']:,}", len(counts) or "", each, factors))
+    table = _table(("split", "rows", "classes", "rows of a class", "factors"), rows)
+    if not rows:
+        return ""
+    size = f"Seed {known['seed']}, {known['bytes'] / 1e6:,.0f} MB."
+    return f"{table}\n\n{size}" + (f" {_sentence(known['note'])}" if known["note"] else "")
+
+
+def _sources(builder, checksums: dict) -> str:
+    parts = []
+    for form in builder.forms:
+        rows = [(f"`{f.name}`", f.where_published) for f in form]
+        parts.append(_table(("or else" if parts else "source", "where it is published"), rows))
+    if checksums:
+        lines = "\n".join(f"{digest}  {name}" for name, digest in checksums.items())
+        parts.append(
+            f"SHA-256 (of a folder, that of what `sha256sum` lists):\n\n```\n{lines}\n```"
+        )
+    return "\n\n".join(parts)
+
+
+def _table(head: tuple[str, ...], rows: list) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *([_cell(str(v)) for v in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].removesuffix(".") + "."

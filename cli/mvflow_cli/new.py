@@ -25,7 +25,8 @@ def new(
     recipe: Annotated[
         str,
         typer.Option(
-            help="Recipe to begin with: toy, mnist-svhn, linear-gaussian.", show_default=False
+            help="Recipe to begin with, such as toy or mnist-svhn; 'auto' chooses by the store.",
+            show_default=False,
         ),
     ],
     store: Annotated[Path, typer.Option(help="Store with the data (.h5).", show_default=False)],
@@ -101,7 +102,6 @@ def configure(
         ConfigError: if a name, a key or a value is wrong, or the choices contradict each other.
     """
     from mvflow.config import config_from_dict
-    from mvflow.config import recipe as find_recipe
     from mvflow.core import ConfigError
 
     chosen = {key: value for key, value in choices.items() if value is not None}
@@ -112,7 +112,7 @@ def configure(
         raise ConfigError(msg)
     if seed is not None:
         chosen["seed"] = str(seed)
-    raw = find_recipe(recipe, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
+    raw = _settled(recipe, store, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
     raw["data"] = {**raw.get("data", {}), "store": str(store.resolve())}
     config = config_from_dict(raw, where="--set")
     if config.model == "jnf-shared":
@@ -120,6 +120,27 @@ def configure(
 
         OBJECTIVES[config.projectors.kind](config.projectors)  # refuses what it cannot train
     return config
+
+
+def _settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, Any]:
+    """A recipe, or for `auto` what fits the store, with the assignments carried out."""
+    from mvflow.config import assign, recipe_names
+    from mvflow.config import recipe as find_recipe
+    from mvflow.config.auto import AUTO, auto_config
+    from mvflow.core import ConfigError, unknown_name
+    from mvflow_datasets import Store
+
+    if recipe in recipe_names():
+        return find_recipe(recipe, assignments)
+    if recipe != AUTO:
+        raise ConfigError(unknown_name("recipe", recipe, [*recipe_names(), AUTO]))
+    with Store.open(store) as opened:
+        names: dict[str, Any] = {m.name: {} for m in opened.modalities}
+        data = assign({"modalities": names}, assignments).get("data", {})
+        train = opened[data.get("train", "train")]
+        arrays = train.info()["arrays"]
+        bytes_only = {name for name, array in arrays.items() if array["dtype"] == "uint8"}
+        return assign(auto_config(train.modalities, len(train), bytes_only), assignments)
 
 
 def create(

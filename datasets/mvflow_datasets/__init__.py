@@ -4,17 +4,23 @@ from mvflow_datasets.builders import (
     Builder,
     Content,
     Parameter,
+    SourceArchive,
     SourceFile,
+    SourceFolder,
     find_builder,
     known_builders,
 )
 from mvflow_datasets.store import Split, SplitData, Store, write_store
+from mvflow_datasets.writing import Blocks
 
 __all__ = [
+    "Blocks",
     "Builder",
     "Content",
     "Parameter",
+    "SourceArchive",
     "SourceFile",
+    "SourceFolder",
     "Split",
     "SplitData",
     "Store",

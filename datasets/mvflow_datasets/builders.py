@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from mvflow import __version__, plugins
 from mvflow.core import DataError, Modality, UsageError, unknown_name
+from mvflow_datasets.archives import ENDINGS
 from mvflow_datasets.writing import SplitData, write_store
 
 __all__ = [
     "Builder",
     "Content",
     "Parameter",
+    "Published",
+    "SourceArchive",
     "SourceFile",
+    "SourceFolder",
     "find_builder",
     "known_builders",
 ]
@@ -70,6 +77,87 @@ class SourceFile:
         places = (source / folder / name for folder in (".", self.folder) for name in names)
         return next((place for place in places if place.is_file()), None)
 
+    def checksums(self, place: Path) -> dict[str, str]:
+        """SHA-256 of what `find` found, by the name that the store records."""
+        return {place.name: _sha256(place)}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFolder:
+    """A folder of files that a builder reads all alike; how many is up to who fills it.
+
+    Args:
+        name: what `make` finds it by, and the first of the names that it may have.
+        where_published: what is to be put there, for the message when it is missing.
+        endings: ends of the names of its files, in lower case; other files are not looked at.
+        also: other names that it may have.
+    """
+
+    name: str
+    where_published: str
+    endings: tuple[str, ...]
+    also: tuple[str, ...] = ()
+
+    def find(self, source: Path) -> Path | None:
+        """The folder under the source folder, or None if there is none that holds such files."""
+        places = (source / name for name in (self.name, *self.also))
+        return next((place for place in places if self.members(place)), None)
+
+    def members(self, place: Path) -> list[Path]:
+        """Its files in the order of their names, numbers in them by value: 2.jpg before 10.jpg."""
+        if not place.is_dir():
+            return []
+        found = (file for file in place.iterdir() if not file.name.startswith("."))
+        return sorted(
+            (file for file in found if file.name.lower().endswith(self.endings)), key=_by_number
+        )
+
+    def checksums(self, place: Path) -> dict[str, str]:
+        """SHA-256 of each file, by its name."""
+        return {file.name: _sha256(file) for file in self.members(place)}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceArchive:
+    """A folder of so many files that they are published in an archive: either will do.
+
+    Args:
+        name: name of the folder; the archive has the same with `.zip`, `.tar` or `.tar.gz`.
+        where_published: the page that publishes it, for the message when it is missing.
+        inside: a folder that the folder holds, by which it is recognised.
+        also: other names that it may have.
+    """
+
+    name: str
+    where_published: str
+    inside: str
+    also: tuple[str, ...] = ()
+
+    def find(self, source: Path) -> Path | None:
+        """The folder or the archive; the source may itself be one of them."""
+        if source.is_file():
+            return source if source.name.lower().endswith(ENDINGS) else None
+        names = (self.name, *self.also)
+        folders = (source, *(source / name for name in names))
+        inner = (folder / name for folder in folders for name in ("", *names))
+        archives = (source / f"{name}{ending}" for name in names for ending in ENDINGS)
+        found = next((place for place in inner if (place / self.inside).is_dir()), None)
+        return found or next((place for place in archives if place.is_file()), None)
+
+    def checksums(self, place: Path) -> dict[str, str]:
+        """SHA-256 of the archive; of a folder, that of what `sha256sum` lists, sorted by name."""
+        if place.is_file():
+            return {place.name: _sha256(place)}
+        files = sorted(str(f.relative_to(place)) for f in place.rglob("*") if f.is_file())
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{_sha256(place / file)}  {file}\n".encode())
+        return {self.name: digest.hexdigest()}
+
+
+Published: TypeAlias = SourceFile | SourceFolder | SourceArchive
+"""What a builder may read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -90,13 +178,25 @@ class Builder:
         make: called with the found files by published name, the seed and all parameters.
         parameters: what a user may choose.
         files: what it reads; none for a dataset that is drawn from the seed alone.
+        alternatives: what it reads instead where `files` are not all there, the first that is
+            complete.
+        about: how it is made, a few sentences for its data card.
+        licence: under what terms the data may be used.
     """
 
     name: str
     summary: str
     make: Callable[..., Content]
     parameters: tuple[Parameter, ...] = ()
-    files: tuple[SourceFile, ...] = ()
+    files: tuple[Published, ...] = ()
+    alternatives: tuple[tuple[Published, ...], ...] = ()
+    about: str = ""
+    licence: str = ""
+
+    @property
+    def forms(self) -> tuple[tuple[Published, ...], ...]:
+        """The sets of files of which one must be there; none for a dataset that is drawn."""
+        return (self.files, *self.alternatives) if self.files else ()
 
     @property
     def needs_source(self) -> bool:
@@ -127,7 +227,7 @@ class Builder:
             DataError: if a file is missing or damaged, or the store cannot be written.
         """
         chosen = self._chosen(parameters)
-        files = self._located(source)
+        form, files = self._located(source)
         content = self.make(files, seed, **chosen)
         return write_store(
             path,
@@ -140,7 +240,11 @@ class Builder:
                 "seed": seed,
                 "mvflow": __version__,
             },
-            sources={file.name: _sha256(file) for file in files.values()},
+            sources={
+                name: digest
+                for file in form
+                for name, digest in file.checksums(files[file.name]).items()
+            },
             note=content.note,
         )
 
@@ -151,24 +255,29 @@ class Builder:
                 raise UsageError(unknown_name(f"parameter of {self.name!r}", name, known))
         return {name: p.parse(given.get(name, p.default)) for name, p in known.items()}
 
-    def _located(self, source: str | Path | None) -> dict[str, Path]:
+    def _located(self, source: str | Path | None) -> tuple[tuple[Published, ...], dict[str, Path]]:
+        """The form that is there, and where its files lie."""
         if not self.needs_source:
             if source is not None:
                 msg = f"dataset {self.name!r} is drawn from the seed: it takes no source folder"
                 raise UsageError(msg)
-            return {}
+            return (), {}
         if source is None:
+            listed = (", ".join(f.name for f in form) for form in self.forms)
             msg = (
                 f"dataset {self.name!r} is made from published files: "
-                f"name the folder that holds {', '.join(f.name for f in self.files)}"
+                f"name the folder that holds {'; or '.join(listed)}"
             )
             raise UsageError(msg)
-        found = {file.name: file.find(Path(source)) for file in self.files}
-        missing = [f"{f.name} ({f.where_published})" for f in self.files if not found[f.name]]
-        if missing:
-            msg = f"source files are not in {source}: {'; '.join(missing)}"
-            raise DataError(msg)
-        return {name: place for name, place in found.items() if place}
+        lacking = []
+        for form in self.forms:
+            found = {file.name: file.find(Path(source)) for file in form}
+            missing = [f"{f.name} ({f.where_published})" for f in form if not found[f.name]]
+            if not missing:
+                return form, {name: place for name, place in found.items() if place}
+            lacking.append("; ".join(missing))
+        msg = f"source files are not in {source}: {', or else '.join(lacking)}"
+        raise DataError(msg)
 
 
 def known_builders() -> list[str]:
@@ -196,6 +305,12 @@ def find_builder(name: str) -> Builder:
         msg = f"the plug-in registered as dataset {name!r} is {builder!r}: expected a Builder"
         raise UsageError(msg)
     return builder
+
+
+def _by_number(file: Path) -> list[tuple[int, str]]:
+    """Sorts the numbers in a name by value, and before letters."""
+    parts = re.findall(r"\d+|\D+", file.name)
+    return [(int(part), "") if part.isdecimal() else (sys.maxsize, part) for part in parts]
 
 
 def _sha256(path: Path) -> str:

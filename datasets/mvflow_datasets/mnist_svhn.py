@@ -92,6 +92,11 @@ BUILDER = Builder(
     summary="handwritten digits and house numbers of the same class (Shi et al. 2019)",
     make=_make,
     parameters=(Parameter("pairings", 5, "how often each digit's images are paired anew"),),
+    about=(
+        "Per class both sets are shuffled and zipped to the shorter, several times with fresh "
+        "shuffles. Every image is stored once; a row holds the positions of its two."
+    ),
+    licence="MNIST: CC BY-SA 3.0; SVHN: non-commercial use only",
     files=tuple(
         SourceFile(name, _SVHN if name.endswith(".mat") else _MNIST, folder)
         for names in _FILES.values()

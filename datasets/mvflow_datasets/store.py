@@ -289,7 +289,7 @@ def _read_pairs(
 def _values(stored: Any, at: NDArray[Any] | None = None) -> NDArray[Any]:
     """All rows, or those at the given positions in their order, as an array."""
     if isinstance(stored, np.ndarray):
-        return stored if at is None else stored[at]
+        return stored if at is None else np.asarray(stored).take(at, axis=0)
     if not stored:
         msg = "the store is closed: open it again to read from it"
         raise UsageError(msg)

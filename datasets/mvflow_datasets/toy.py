@@ -89,4 +89,9 @@ BUILDER = Builder(
         Parameter("rows", 200_000, "pairs for training"),
         Parameter("test_rows", 10_000, "pairs for testing"),
     ),
+    about=(
+        "Both shapes are centred and share nothing but whether they are full: half of the rows "
+        "are. Their widths, 10 to 28 pixels, are drawn independently and kept as factors."
+    ),
+    licence="drawn by mvflow (Apache-2.0)",
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,49 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import DataError, Modality, check_batch
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "SplitData", "write_store"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "Blocks", "SplitData", "write_store"]
 
 FORMAT = "mvflow-store"
 FORMAT_VERSION = 1
 
 _ALIGNED = {"alignment_threshold": 1, "alignment_interval": 64}  # memory maps of whole floats
 _RESERVED = {"labels", "pairs", "factors"}
+_BLOCK_BYTES = 1 << 20  # what is made, hashed or written at a time stays in the cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """Images that are made while they are written, so that memory never holds them all.
+
+    Args:
+        shape: of the whole array, (rows, *shape of one).
+        make: called with `start` and `stop`, once each in rising order; returns the rows from
+            `start` on and before `stop`, (stop - start, *shape) uint8.
+
+    Examples:
+        >>> ramp = Blocks((3, 1, 2), lambda a, b: np.full((b - a, 1, 2), a, np.uint8))
+        >>> len(ramp), [len(block) for block in ramp]
+        (3, [3])
+    """
+
+    shape: tuple[int, ...]
+    make: Callable[[int, int], NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        step = max(1, _BLOCK_BYTES // math.prod(self.shape[1:]))
+        for start in range(0, len(self), step):
+            rows = min(step, len(self) - start)
+            block = self.make(start, start + rows)
+            if block.shape != (rows, *self.shape[1:]) or block.dtype != np.uint8:
+                msg = (
+                    f"a block is {block.dtype} of shape {block.shape}: "
+                    f"expected uint8 of shape {(rows, *self.shape[1:])}"
+                )
+                raise ValueError(msg)
+            yield block
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,13 +71,13 @@ class SplitData:
 
     Args:
         arrays: modality -> (rows, *shape), or (distinct, *shape) where `pairs` says which one a
-            row takes.
+            row takes; as arrays, or as `Blocks` that are made while they are written.
         labels: class of each row.
         pairs: modality -> (rows,) positions in the array of that name.
         factors: known causes of each row, by name.
     """
 
-    arrays: Mapping[str, ArrayLike]
+    arrays: Mapping[str, ArrayLike | Blocks]
     labels: ArrayLike | None = None
     pairs: Mapping[str, ArrayLike] | None = None
     factors: Mapping[str, ArrayLike] = field(default_factory=dict)
@@ -54,6 +92,7 @@ def write_store(
     builder: Mapping[str, Any] | None = None,
     sources: Mapping[str, str] | None = None,
     note: str = "",
+    about: Mapping[str, NDArray[Any]] | None = None,
 ) -> Path:
     """Write a store, whole or not at all: on any failure an older file at `path` stays as it was.
 
@@ -65,6 +104,8 @@ def write_store(
         builder: what made the data: name, parameters, seed, version of mvflow.
         sources: SHA-256 of each file that the data came from, by file name.
         note: what a reader of results must know, such as "SVHN subset (8,001 digits)".
+        about: further arrays of numbers or texts by their place below `/_about`, which no source
+            reads and which the fingerprint leaves out: units, names of columns and of rows.
 
     Returns:
         The path.
@@ -85,26 +126,40 @@ def write_store(
         "splits": json.dumps(rows),
         "builder": json.dumps(dict(builder or {}), sort_keys=True),
         "sources": json.dumps(dict(sources or {}), sort_keys=True),
-        "fingerprint": _fingerprint(specs, datasets),
     }
     with _replacing(path) as temporary, h5py.File(temporary, "w", **_ALIGNED) as file:
         file.attrs.update(
             format=FORMAT, format_version=FORMAT_VERSION, name=name, note=note, **header
         )
         for key, array in datasets.items():
-            file.create_dataset(key, data=array)
+            _write(file, key, array)
+        for key, array in (about or {}).items():
+            text = array.dtype.kind == "U"
+            stored = array.astype(h5py.string_dtype()) if text else array
+            file.create_dataset(f"_about/{key}", data=stored)
+        file.attrs["fingerprint"] = _fingerprint(specs, file, datasets)
     return path
+
+
+def _write(file: h5py.File, key: str, array: NDArray[Any] | Blocks) -> None:
+    if not isinstance(array, Blocks):
+        file.create_dataset(key, data=array)
+        return
+    stored, start = file.create_dataset(key, array.shape, np.uint8), 0
+    for block in array:
+        stored[start : start + len(block)] = block
+        start += len(block)
 
 
 def _checked_split(
     split: str, data: SplitData, modalities: tuple[Modality, ...]
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, NDArray[Any] | Blocks]:
     """Arrays of a split by their place in its group, of the types in which they are stored."""
     names = [m.name for m in modalities]
     try:
         _check_names(split, names, data)
         paired = data.pairs is not None
-        arrays = {name: np.asarray(values) for name, values in data.arrays.items()}
+        arrays = {name: _stand_in(values) for name, values in data.arrays.items()}
         out = check_batch(arrays, modalities, rows_equal=not paired)
         rows = len(out[names[0]])
         if data.pairs is not None:
@@ -117,7 +172,15 @@ def _checked_split(
     except DataError as error:
         msg = f"split {split!r}: {error}"
         raise DataError(msg) from error
-    return {key: np.ascontiguousarray(array) for key, array in out.items()}
+    blocks = {name: x for name, x in data.arrays.items() if isinstance(x, Blocks)}
+    return {key: np.ascontiguousarray(x) for key, x in out.items() if key not in blocks} | blocks
+
+
+def _stand_in(values: ArrayLike | Blocks) -> NDArray[Any]:
+    """The array; for blocks, which are not made yet, zeros of their shape without their memory."""
+    if isinstance(values, Blocks):
+        return np.broadcast_to(np.uint8(0), values.shape)
+    return np.asarray(values)
 
 
 def _check_names(split: str, modalities: list[str], data: SplitData) -> None:
@@ -164,19 +227,34 @@ def _stacked_pairs(
 
 
 def _row_count(
-    datasets: Mapping[str, NDArray[Any]], split: str, modalities: tuple[Modality, ...]
+    datasets: Mapping[str, NDArray[Any] | Blocks], split: str, modalities: tuple[Modality, ...]
 ) -> int:
     return len(datasets.get(f"{split}/pairs", datasets[f"{split}/{modalities[0].name}"]))
 
 
-def _fingerprint(modalities: tuple[Modality, ...], datasets: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of the specifications and of every array: place, type, shape and bytes, by place."""
+def _fingerprint(
+    modalities: tuple[Modality, ...],
+    file: h5py.File,
+    datasets: Mapping[str, NDArray[Any] | Blocks],
+) -> str:
+    """SHA-256 of the specifications and of every array: place, type, shape and bytes, by place.
+
+    What was made while it was written is read back.
+    """
     digest = hashlib.sha256(json.dumps([asdict(m) for m in modalities]).encode())
     for key in sorted(datasets):
-        array = datasets[key]
-        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.data)
+        array, stored = datasets[key], file[key]
+        digest.update(f"{key} {stored.dtype} {stored.shape}\n".encode())
+        if isinstance(array, Blocks):
+            for block in Blocks(array.shape, partial(_rows, stored)):
+                digest.update(block.data)
+        else:
+            digest.update(array.data)
     return digest.hexdigest()
+
+
+def _rows(stored: h5py.Dataset, start: int, stop: int) -> NDArray[np.uint8]:
+    return np.asarray(stored[start:stop])
 
 
 @contextmanager

@@ -23,7 +23,8 @@ class TensorColumn:
 
     def gather(self, rows: Tensor) -> Tensor:
         """Values of the given rows, as stored."""
-        return self.values[rows if self.index is None else self.index[rows]]
+        at = rows if self.index is None else self.index.index_select(0, rows)
+        return self.values.index_select(0, at)  # several times as fast as values[at]
 
 
 def as_input(x: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def as_input(x: Tensor) -> Tensor:
         >>> as_input(torch.tensor([0, 255], dtype=torch.uint8))
         tensor([0., 1.])
     """
-    return x.float() / 255 if x.dtype == torch.uint8 else x
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
 class Table:

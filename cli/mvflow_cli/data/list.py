@@ -27,6 +27,9 @@ def list_datasets(json: Json = False) -> None:
                     for p in b.parameters
                 },
                 "files": {f.name: f.where_published for f in b.files},
+                "alternatives": [
+                    {f.name: f.where_published for f in form} for form in b.alternatives
+                ],
             }
             for b in builders
         }
@@ -35,6 +38,7 @@ def list_datasets(json: Json = False) -> None:
     table = Table("name", "what", "parameters", "needs")
     for b in builders:
         parameters = "\n".join(f"--{p.name.replace('_', '-')} {p.default}" for p in b.parameters)
-        needs = f"--source with {len(b.files)} files" if b.files else "nothing"
+        counts = " or ".join(str(len(form)) for form in b.forms)
+        needs = f"--source with {counts} files" if b.forms else "nothing"
         table.add_row(b.name, b.summary, parameters, needs)
     show(table)

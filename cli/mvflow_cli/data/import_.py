@@ -1,0 +1,125 @@
+"""`mvflow data import`: a store from files of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvflow_cli.options import Json, Seed
+from mvflow_cli.output import say, show_json
+
+__all__ = ["import_"]
+
+
+def import_(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.h5", help="Store to write.", show_default=False)
+    ],
+    modalities: Annotated[
+        list[str],
+        typer.Option(
+            "--modality",
+            metavar="NAME=PATH[:PART]",
+            help="A modality and where it is: .npy, .npz, .csv, .tsv, .parquet, .h5ad, .h5mu or "
+            "a folder of images; PART is columns, an array or a matrix. May be repeated.",
+            show_default=False,
+        ),
+    ],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH[:PART]", help="Class of each row, for coherence.", show_default=False
+        ),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH[:PART]",
+            help="Group of each row, such as the subject: never on both sides of a split.",
+            show_default=False,
+        ),
+    ] = None,
+    keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH[:PART]",
+            help="What names the rows of a modality (or of labels, groups): rows with the same "
+            "key are paired. NAME=:COLUMN is a column of its own table. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    likelihoods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--likelihood",
+            metavar="NAME=KIND",
+            help="normal, laplace, bernoulli or categorical, where not the suggested one.",
+            show_default=False,
+        ),
+    ] = None,
+    transforms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--transform",
+            metavar="NAME=KIND",
+            help="none, standardise or log1p, where not the suggested one.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Shares of train,test or of train,validation,test.")
+    ] = "0.8,0.1,0.1",
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT.h5.")] = False,
+    json: Json = False,
+) -> None:
+    """Import arrays, tables, images and annotated matrices into a store.
+
+    Rows are paired by position, or by key. Says what it understood and did to the values.
+
+    Example: mvflow data import own.h5 --modality image=scans/ --modality rna=counts.csv
+    """
+    from mvflow.core import UsageError
+    from mvflow_datasets import Store
+    from mvflow_datasets.importing import Wanted, import_data, split_shares
+
+    if out.exists() and not force:
+        msg = f"{out} exists already: add --force to replace it"
+        raise UsageError(msg)
+    wanted = Wanted(
+        _assigned("--modality", modalities, "image=images.npy"),
+        labels=labels,
+        groups=groups,
+        keys=_assigned("--keys", keys, "rna=counts.csv:sample"),
+        likelihoods=_assigned("--likelihood", likelihoods, "image=laplace"),
+        transforms=_assigned("--transform", transforms, "rna=none"),
+        split=split_shares(split),
+        seed=seed,
+    )
+    done = import_data(out, wanted)
+    if json:
+        with Store.open(out) as store:
+            found = store.info()
+        show_json({**found, "understood": done.understood, "warnings": done.warnings})
+        return
+    for line in done.understood[:-1]:
+        say(line)
+    for line in done.warnings:
+        say(f"mvflow: warning: {line}", err=True)
+    say(f"wrote {out}: {done.understood[-1]}; next: mvflow new RUN --recipe auto --store {out}")
+
+
+def _assigned(option: str, texts: Sequence[str] | None, example: str) -> dict[str, str]:
+    """`NAME=VALUE` options as a dict, in their order."""
+    out: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name or not value:
+            raise typer.BadParameter(f"cannot read {option} {text!r}: expected {example}")
+        if name in out:
+            raise typer.BadParameter(f"{option} names {name!r} twice")
+        out[name] = value
+    return out

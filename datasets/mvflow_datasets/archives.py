@@ -1,0 +1,175 @@
+"""Files by name, wherever they are published: in a folder, in a zip or in a tar archive.
+
+Nothing is unpacked beside the user's files, and memory holds the names, not the contents.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from mvflow.core import DataError
+
+__all__ = ["ENDINGS", "Files", "open_files"]
+
+ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+_UNPACK: dict[bytes, Callable[[Path], Any]] = {  # by the first bytes of the archive
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZ": bz2.BZ2File,
+    b"\xfd7": lzma.LZMAFile,
+}
+_DAMAGE = (EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+
+class Files(Protocol):
+    """Files that are read by name."""
+
+    place: Path
+
+    @property
+    def names(self) -> list[str]:
+        """Paths of all files inside, with `/`, in no particular order."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Contents of one file.
+
+        Raises:
+            DataError: if it is damaged or cannot be read.
+        """
+        ...
+
+
+def open_files(place: Path) -> Files:
+    """Open a folder, a zip or a tar archive, compressed or not.
+
+    Raises:
+        DataError: if it is neither, is damaged, or cannot be read.
+
+    Examples:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "a.txt").write_text("hello")
+        >>> open_files(folder).read("a.txt")
+        b'hello'
+    """
+    if place.is_dir():
+        return _Folder(place)
+    try:
+        return (_Zip if zipfile.is_zipfile(place) else _Tar)(place)
+    except _DAMAGE as error:
+        raise _damaged(place, error) from error
+    except OSError as error:
+        raise _unreadable(place, error) from error
+
+
+class _Folder:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    @property
+    def names(self) -> list[str]:
+        found = os.walk(self.place)
+        return [
+            (Path(folder) / file).relative_to(self.place).as_posix()
+            for folder, _, files in found
+            for file in files
+        ]
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.place / name).read_bytes()
+        except OSError as error:
+            raise _unreadable(self.place / name, error) from error
+
+
+class _Zip:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._zip = zipfile.ZipFile(place)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self._zip.namelist() if not name.endswith("/")]
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._zip.read(name)
+        except (*_DAMAGE, NotImplementedError, OSError, RuntimeError) as error:
+            raise _damaged(self.place / name, error) from error
+
+
+class _Tar:
+    """A tar archive; where its files lie is noted in one pass, then each is read from there.
+
+    A compressed one cannot be read at any place, so it is unpacked into a nameless temporary file.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._file = _unpacked(place)
+        weakref.finalize(self, self._file.close)
+        self._where = _listed(self._file)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._where)
+
+    def read(self, name: str) -> bytes:
+        offset, size = self._where[name]
+        self._file.seek(offset)
+        data = self._file.read(size)
+        if len(data) != size:
+            raise _damaged(self.place / name, EOFError("unexpected end of data"))
+        return data
+
+
+def _unpacked(place: Path) -> IO[bytes]:
+    """The archive itself, or the nameless file into which it was unpacked."""
+    packed = place.open("rb")
+    with packed:
+        unpack = _UNPACK.get(packed.read(2))
+    if unpack is None:
+        return place.open("rb")
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115, closed with the archive
+    try:
+        with unpack(place) as stream:
+            shutil.copyfileobj(stream, unpacked, 1 << 20)
+        unpacked.seek(0)
+    except BaseException:
+        unpacked.close()
+        raise
+    return unpacked
+
+
+def _listed(file: IO[bytes]) -> dict[str, tuple[int, int]]:
+    """Name -> offset and size of each file in a tar archive."""
+    where = {}
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            vars(archive)["members"].clear()  # else it keeps a large object per file
+            if member.isreg() and not member.issparse():
+                where[member.name] = (member.offset_data, member.size)
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # the mark of the end
+            raise EOFError("unexpected end of data")
+    return where
+
+
+def _damaged(place: Path, error: Exception) -> DataError:
+    return DataError(f"{place} is truncated or damaged ({error}): download it again")
+
+
+def _unreadable(place: Path, error: OSError) -> DataError:
+    return DataError(f"cannot read {place}: {error.strerror or error}")

@@ -1,0 +1,7 @@
+"""Data of one's own: arrays, tables, images and annotated matrices become a store."""
+
+from mvflow_datasets.importing.importer import Imported, Wanted, import_data
+from mvflow_datasets.importing.pairing import split_shares
+from mvflow_datasets.importing.units import Units, read_units
+
+__all__ = ["Imported", "Units", "Wanted", "import_data", "read_units", "split_shares"]

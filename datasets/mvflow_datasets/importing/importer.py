@@ -1,0 +1,237 @@
+"""Importing: files in, one store out, and a report of what was understood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow import __version__
+from mvflow.core import Modality, UsageError, unknown_name
+from mvflow_datasets.importing.annotated import modalities_of
+from mvflow_datasets.importing.deciding import Decided, decide
+from mvflow_datasets.importing.pairing import divided
+from mvflow_datasets.importing.reading import checksum, read_facts, read_values
+from mvflow_datasets.importing.references import Raw, Reference, key_texts
+from mvflow_datasets.importing.rows import FACTS, Rows, pair
+from mvflow_datasets.writing import SplitData, write_store
+
+__all__ = ["Imported", "Wanted", "import_data"]
+
+RESERVED = {"labels", "groups", "pairs", "factors"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be imported, and how.
+
+    Args:
+        modalities: name -> `PATH` or `PATH:PART`: columns of a table, an array of a `.npz`, a
+            matrix of a `.h5ad`, a modality of a `.h5mu`. A whole `.h5mu` file becomes one
+            modality `name-mod` for each `mod`.
+        labels: where the class of each row is.
+        groups: where the group of each row is that must stay on one side of the splits.
+        keys: name of a modality (or `labels`, `groups`) -> where the keys of its rows are;
+            `:COLUMN` is a column of its own file.
+        likelihoods: modality -> likelihood, where not the suggested one.
+        transforms: modality -> `none`, `standardise` or `log1p`, where not the suggested one.
+        split: shares of train and test, or of train, validation and test.
+        seed: of the splits.
+    """
+
+    modalities: Mapping[str, str]
+    labels: str | None = None
+    groups: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    likelihoods: Mapping[str, str] = field(default_factory=dict)
+    transforms: Mapping[str, str] = field(default_factory=dict)
+    split: tuple[float, ...] = (0.8, 0.1, 0.1)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What was made, and what was understood on the way: one sentence each."""
+
+    path: Path
+    understood: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def import_data(path: str | Path, wanted: Wanted) -> Imported:
+    """Import arrays, tables, images and annotated matrices into a store.
+
+    The same files, choices and seed give the same store. All is read and checked before
+    anything is written.
+
+    Args:
+        path: the store to write.
+        wanted: what to import.
+
+    Returns:
+        The path, and what was understood.
+
+    Raises:
+        DataError: if a file cannot be read, holds values that cannot be used, or the rows do not
+            fit together; the message names the place.
+        UsageError: if a name or a choice is unknown, or keys are missing.
+
+    Examples:
+        >>> from tempfile import mkdtemp
+        >>> folder = mkdtemp()
+        >>> np.save(f"{folder}/x.npy", np.random.default_rng(0).normal(3, 2, (50, 4)))
+        >>> done = import_data(f"{folder}/x.h5", Wanted({"x": f"{folder}/x.npy"}))
+        >>> done.understood[-1]
+        'train 40 rows, validation 5 rows, test 5 rows'
+    """
+    places = _places(wanted)
+    facts = {n: Reference.parse(t) for n in FACTS if (t := getattr(wanted, n)) is not None}
+    keys = _key_places(wanted, places | facts)
+    raws = {
+        name: read_values(at, _columns_of(at.path, [*facts.values(), *keys.values()]))
+        for name, at in places.items()
+    }
+    raws |= {name: read_facts(at) for name, at in facts.items()}
+    rows = pair(raws, {name: _keys(at) for name, at in keys.items()})
+    parts = divided(rows.groups, wanted.split, wanted.seed)
+    taken = {part: _taken(rows, at) for part, at in parts.items()}
+    decided = {
+        name: decide(
+            name,
+            raws[name],
+            {part: arrays[name] for part, (arrays, _) in taken.items()},
+            wanted.likelihoods.get(name),
+            wanted.transforms.get(name),
+        )
+        for name in places
+    }
+    splits = {
+        part: SplitData(
+            {name: d.arrays[part] for name, d in decided.items()},
+            labels=None if rows.labels is None else rows.labels[parts[part]],
+            pairs=pairs,
+        )
+        for part, (_, pairs) in taken.items()
+    }
+    about = {f"{n}/{key}": a for n, d in decided.items() for key, a in d.about.items()}
+    about |= {f"rows/{part}": rows.origin[at] for part, at in parts.items()}
+    files = {at.path for at in (*places.values(), *facts.values(), *keys.values())}
+    write_store(
+        path,
+        name=Path(path).stem,
+        modalities=[d.modality for d in decided.values()],
+        splits=splits,
+        builder=_builder(wanted, decided, rows),
+        sources={file.as_posix(): checksum(file) for file in sorted(files)},
+        about=about,
+    )
+    return _report(Path(path), places, raws, decided, rows, parts)
+
+
+def _places(wanted: Wanted) -> dict[str, Reference]:
+    """Where each modality lies; a whole `.h5mu` file stands for all its modalities."""
+    if not wanted.modalities:
+        msg = "nothing to import: name at least one modality"
+        raise UsageError(msg)
+    places: dict[str, Reference] = {}
+    for name, text in wanted.modalities.items():
+        at = Reference.parse(text)
+        if at.path.suffix.lower() == ".h5mu" and not at.part and at.path.is_file():
+            places |= {f"{name}-{mod}": Reference(at.path, mod) for mod in modalities_of(at)}
+        else:
+            places[name] = at
+    for name in places:
+        Modality(name, (1,))  # refuses names that cannot be used
+        if name in RESERVED:
+            msg = f"a modality cannot be named {name!r}: stores use that name themselves"
+            raise UsageError(msg)
+    for choices in (wanted.likelihoods, wanted.transforms):
+        for name in choices:
+            if name not in places:
+                raise UsageError(unknown_name("modality", name, places))
+    return places
+
+
+def _key_places(wanted: Wanted, places: Mapping[str, Reference]) -> dict[str, Reference]:
+    """Where the keys lie; labels and groups of a modality's own file share its keys."""
+    keys = {}
+    for name, text in wanted.keys.items():
+        if name not in places:
+            raise UsageError(unknown_name("modality", name, places))
+        own = text.startswith(":") and len(text) > 1
+        keys[name] = Reference(places[name].path, text[1:]) if own else Reference.parse(text)
+    for fact in set(FACTS) & set(places) - set(keys):
+        for name, at in list(keys.items()):
+            if places[name].path == places[fact].path:
+                keys[fact] = at
+    return keys
+
+
+def _columns_of(path: Path, references: list[Reference]) -> list[str]:
+    """Columns of a table that are keys, labels or groups, and so no values."""
+    return list(dict.fromkeys(at.part for at in references if at.path == path and at.part))
+
+
+def _keys(at: Reference) -> NDArray[np.str_]:
+    return key_texts(read_facts(at).values, str(at))
+
+
+def _taken(
+    rows: Rows, part: NDArray[np.int64]
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int64]] | None]:
+    """Rows of each file that a part takes, and if some are taken twice, which row takes which."""
+    positions = {name: at[part] for name, at in rows.positions.items()}
+    if all(len(np.unique(at)) == len(at) for at in positions.values()):
+        return positions, None
+    found = {name: np.unique(at, return_inverse=True) for name, at in positions.items()}
+    return {n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()}
+
+
+def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict[str, Any]:
+    parameters: dict[str, Any] = dict(wanted.modalities)
+    parameters["split"] = ",".join(f"{share:g}" for share in wanted.split)
+    for name in FACTS:
+        if getattr(wanted, name) is not None:
+            parameters[name] = getattr(wanted, name)
+    parameters |= {f"keys.{name}": text for name, text in wanted.keys.items()}
+    return {
+        "name": "import",
+        "parameters": parameters,
+        "transforms": {name: d.transform for name, d in decided.items()},
+        "classes": list(rows.classes),
+        "seed": wanted.seed,
+        "mvflow": __version__,
+    }
+
+
+def _report(
+    path: Path,
+    places: Mapping[str, Reference],
+    raws: Mapping[str, Raw],
+    decided: Mapping[str, Decided],
+    rows: Rows,
+    parts: Mapping[str, NDArray[np.int64]],
+) -> Imported:
+    lines = []
+    for name, at in places.items():
+        raw, found = raws[name], decided[name]
+        categorical = found.modality.likelihood == "categorical"
+        shape = "1" if categorical else " x ".join(map(str, found.modality.shape))
+        note = f" ({raw.note})" if raw.note else ""
+        lines.append(f"{name}: {len(raw.values):,} rows of {shape} from {at}{note}; {found.words}")
+    lines.append(rows.words)
+    if rows.labels is not None:
+        shown = ", ".join(rows.classes[:8]) + ("..." if len(rows.classes) > 8 else "")
+        lines.append(f"labels: {len(rows.classes)} classes ({shown})")
+    lines.append(", ".join(f"{part} {len(at):,} rows" for part, at in parts.items()))
+    warnings = [d.warning for d in decided.values() if d.warning]
+    if rows.labels is not None:
+        absent = set(rows.labels.tolist()) - set(rows.labels[parts["train"]].tolist())
+        if absent:
+            names = ", ".join(rows.classes[c] for c in sorted(absent))
+            warnings.append(f"no row to train on has the label {names}")
+    return Imported(path, tuple(lines), tuple(warnings))

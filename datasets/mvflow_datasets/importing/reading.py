@@ -1,0 +1,120 @@
+"""Every kind of file that can be imported, by its suffix."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from mvflow.core import DataError
+from mvflow_datasets.importing.annotated import read_annotated, read_observations
+from mvflow_datasets.importing.arrays import read_array
+from mvflow_datasets.importing.images import image_files, read_images
+from mvflow_datasets.importing.references import Raw, Reference
+from mvflow_datasets.importing.tables import read_table
+
+__all__ = ["checksum", "read_facts", "read_values"]
+
+ARRAYS, TABLES, ANNOTATED = {".npy", ".npz"}, {".csv", ".tsv", ".parquet"}, {".h5ad", ".h5mu"}
+
+
+def read_values(at: Reference, without: Collection[str] = ()) -> Raw:
+    """Values of a modality.
+
+    Args:
+        at: where they lie.
+        without: columns of a table to leave out.
+
+    Raises:
+        DataError: if they cannot be read or used; the message names the place.
+    """
+    raw = _by_kind(
+        at,
+        folder=read_images,
+        array=read_array,
+        table=lambda at: read_table(at, without),
+        annotated=read_annotated,
+    )
+    if not len(raw.values):
+        msg = f"{at} has no rows"
+        raise DataError(msg)
+    return raw
+
+
+def read_facts(at: Reference) -> Raw:
+    """One value for each row: labels, groups or keys.
+
+    Raises:
+        DataError: if they cannot be read, or are not one value for each row.
+    """
+    raw = _by_kind(
+        at,
+        folder=_names,
+        array=read_array,
+        table=lambda at: read_table(at, facts=True),
+        annotated=read_observations,
+    )
+    values = raw.values
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        msg = f"{at} has shape {values.shape}: expected one value for each row"
+        raise DataError(msg)
+    return Raw(values, raw.columns, raw.keys)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all images of a folder."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for image in image_files(path):
+        digest.update(f"{image.name} {checksum(image)}\n".encode())
+    return digest.hexdigest()
+
+
+def _by_kind(
+    at: Reference,
+    *,
+    folder: Callable[[Reference], Raw],
+    array: Callable[[Reference], Raw],
+    table: Callable[[Reference], Raw],
+    annotated: Callable[[Reference], Raw],
+) -> Raw:
+    suffix = at.path.suffix.lower()
+    if not at.path.exists():
+        msg = f"there is no file or folder {at}"
+        raise DataError(msg)
+    with _readable(at.path):
+        if at.path.is_dir():
+            return folder(at)
+        for known, read in ((ARRAYS, array), (TABLES, table), (ANNOTATED, annotated)):
+            if suffix in known:
+                return read(at)
+    listed = ", ".join(sorted(ARRAYS | TABLES | ANNOTATED))
+    what = f"ends in {suffix!r}" if suffix else "has no suffix"
+    msg = f"{at.path} {what}: known are {listed} and folders of images"
+    raise DataError(msg)
+
+
+def _names(at: Reference) -> Raw:
+    keys = np.array([f.stem for f in image_files(at.path)], np.str_)
+    return Raw(keys, keys=keys)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        msg = f"cannot read {path}: {reason}"
+        raise DataError(msg) from error
+    except MemoryError as error:
+        msg = f"{path} is larger than the memory: import fewer columns or rows"
+        raise DataError(msg) from error

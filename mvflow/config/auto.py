@@ -1,0 +1,145 @@
+"""A configuration chosen from the data: the recipe `auto`, for data of one's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from mvflow.core import Modality
+
+__all__ = ["AUTO", "auto_config"]
+
+AUTO = "auto"
+"""Name of the recipe that `auto_config` stands for."""
+
+JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
+MOST_LATENT = 20
+
+
+def auto_config(
+    modalities: Iterable[Modality], rows: int, intensities: Collection[str] = ()
+) -> dict[str, Any]:
+    """Networks, latent size and length of training for data that no recipe was written for.
+
+    Starting points, to be edited in `config.toml`, not optima: images whose sides can be halved
+    get convolutions, all else fully connected layers with a width by its size; the latent space
+    is no larger than half the data, a twentieth of the rows, or the paper's 20; the epochs give
+    a stated number of steps, within limits.
+
+    Args:
+        modalities: specifications; likelihood, scale and weight are taken over.
+        rows: number of rows to train on.
+        intensities: names of the modalities whose values lie in [0, 1] for certain, so that
+            the decoder of a `normal` or `laplace` one may end in a sigmoid.
+
+    Returns:
+        A plain dict for `config_from_dict`.
+
+    Examples:
+        >>> raw = auto_config([Modality("rna", (50,)), Modality("scan", (1, 32, 32))], 2000)
+        >>> raw["latent_dim"], raw["modalities"]["scan"]["encoder"]
+        (20, {'kind': 'conv', 'channels': [32, 64, 128]})
+    """
+    specs = tuple(modalities)
+    batch = _between(2 ** round(math.log2(max(1, rows / 32))), 16, 128)
+    size = sum(m.size for m in specs)
+    latent = min(MOST_LATENT, max(2, size // 2), max(2, rows // 20))
+    training = {"batch_size": batch, "learning_rate": 2e-3, "schedule": "one-cycle"}
+    fitting = {"learning_rate": 1e-3, "schedule": "cosine", "patience": 20}
+    large = min(512, 2 ** int(math.log2(max(2, rows))))
+    held_out = 0.1 if rows < 4000 else 0.05
+    # What DCCA can estimate from such a batch, and measure on such held-out rows.
+    dim = max(1, min(10, latent, large // 10, int(held_out * rows) // 10))
+    return {
+        "recipe": AUTO,
+        "latent_dim": latent,
+        "data": {"validation": held_out},
+        "modalities": {m.name: _modality(m, m.name in intensities) for m in specs},
+        "joint": {
+            "epochs": _epochs(JOINT_STEPS, rows, batch),
+            **training,
+            "merge": [_width(2 * latent * len(specs))] * 2,
+        },
+        "projectors": {
+            "kind": "contrastive",
+            "dim": dim,
+            "dropout": 0.1,
+            "epochs": _epochs(PROJECTOR_STEPS, rows, large),
+            "batch_size": large,
+            **fitting,
+        },
+        "flows": {
+            "posterior": "maf",
+            "transforms": 2,
+            "hidden": [128, 128],
+            "summary_hidden": [128, 128],
+            "epochs": _epochs(FLOW_STEPS, rows, 2 * batch),
+            "batch_size": 2 * batch,
+            **fitting,
+        },
+        "classifiers": {
+            "kind": "lenet" if all(_fits_lenet(m) for m in specs) else "mlp",
+            "epochs": _epochs(CLASSIFIER_STEPS, rows, batch),
+            "batch_size": batch,
+        },
+    }
+
+
+def _modality(modality: Modality, unit: bool) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "shape": list(modality.shape),
+        "likelihood": modality.likelihood,
+        "scale": modality.scale,
+    }
+    if modality.weight is not None:
+        spec["weight"] = modality.weight
+    squashed = unit and modality.likelihood in {"normal", "laplace"}
+    output = {"output": "sigmoid"} if squashed else {}
+    channels = _channels(modality.shape)
+    if channels:
+        conv = {"kind": "conv", "channels": channels}
+        decoder = {"kind": "conv", "channels": channels[::-1], **output}
+        return {**spec, "encoder": conv, "decoder": decoder, "projector": conv}
+    mlp = {"kind": "mlp", "hidden": [_width(modality.size)] * 2}
+    return {**spec, "encoder": mlp, "decoder": {**mlp, **output}, "projector": mlp}
+
+
+def _channels(shape: tuple[int, ...]) -> list[int]:
+    """Widths of halving convolutions down to a side below 8; none where that cannot be done.
+
+    Examples:
+        >>> _channels((3, 64, 96)), _channels((1, 28, 28)), _channels((1, 75, 75))
+        ([32, 64, 128, 256], [32, 64], [])
+    """
+    if len(shape) != 3:
+        return []
+    channels: list[int] = []
+    height, width = shape[1:]
+    while min(height, width) >= 8 and height % 2 == width % 2 == 0:
+        channels.append(min(256, 32 << len(channels)))
+        height, width = height // 2, width // 2
+    return channels if max(height, width) <= 16 else []
+
+
+def _width(size: int) -> int:
+    """Hidden width: the power of two from twice the size on, between 64 and 512.
+
+    Examples:
+        >>> _width(3), _width(50), _width(5000)
+        (64, 128, 512)
+    """
+    return _between(1 << (2 * size - 1).bit_length(), 64, 512)
+
+
+def _epochs(steps: int, rows: int, batch: int) -> int:
+    """Passes over the rows that make about `steps` steps, between 10 and 300."""
+    return _between(round(steps / max(1, math.ceil(rows / batch))), 10, 300)
+
+
+def _between(value: int, low: int, high: int) -> int:
+    return max(low, min(high, value))
+
+
+def _fits_lenet(modality: Modality) -> bool:
+    return len(modality.shape) == 3 and min(modality.shape[1:]) >= 16

@@ -1,0 +1,107 @@
+"""`mvflow data import` and the recipe `auto`: from files of one's own to samples."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mvflow.runs import RunDirectory
+from mvflow_datasets import Store
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with two modalities and labels, in which we are."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=80)
+    cause = 2.0 * labels - 1 + 0.3 * rng.normal(size=80)
+    bright = 100 + 60 * cause[:, None, None] + 5 * rng.normal(size=(80, 8, 8))
+    np.save("image.npy", bright.clip(0, 255).astype(np.uint8))
+    table = cause[:, None] * [10.0, -4.0] + 50 + rng.normal(size=(80, 2))
+    lines = [
+        f"s{i},{a},{b},{('no', 'yes')[y]}"
+        for i, ((a, b), y) in enumerate(zip(table, labels, strict=True))
+    ]
+    (tmp_path / "table.csv").write_text("id,a,b,ill\n" + "\n".join(lines))
+    return tmp_path
+
+
+WORDS = ("--modality", "image=image.npy", "--modality", "table=table.csv:a,b")
+
+
+def test_says_what_it_understood(mvflow, here):
+    found = mvflow("data", "import", "out.h5", *WORDS, "--labels", "table.csv:ill")
+    assert found.code == 0, found
+    lines = found.out.splitlines()
+    assert lines[0].startswith("image: 80 rows of 1 x 8 x 8 from image.npy; intensities")
+    assert lines[1].endswith("standardised; normal, scale 0.5")
+    assert lines[2] == "80 rows, paired by position"
+    assert lines[3] == "labels: 2 classes (no, yes)"
+    assert lines[4].startswith("wrote out.h5: train 64 rows, validation 8 rows, test 8 rows;")
+
+
+def test_json(mvflow, here):
+    found = mvflow("data", "import", "out.h5", *WORDS, "--split", "0.75,0.25", "--json")
+    about = json.loads(found.out)
+    assert {n: s["rows"] for n, s in about["splits"].items()} == {"train": 60, "test": 20}
+    assert about["builder"]["transforms"] == {"image": "none", "table": "standardise"}
+    assert about["understood"]
+
+
+def test_replaces_only_when_forced(mvflow, refused, here):
+    words = ("data", "import", "out.h5", *WORDS)
+    assert mvflow(*words).code == 0
+    before = (here / "out.h5").read_bytes()
+    assert "--force" in refused(*words, code=2)
+    assert (here / "out.h5").read_bytes() == before
+    assert "nan.npy" in refused(*words[:3], "--modality", "a=nan.npy", "--force", code=1)
+    assert (here / "out.h5").read_bytes() == before
+    assert mvflow(*words, "--seed", "1", "--force").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "hint", "code"),
+    [
+        (("--modality", "image.npy"), "cannot read --modality 'image.npy'", 2),
+        (("--modality", "image="), "expected image=images.npy", 2),
+        ((*WORDS, "--modality", "image=table.csv"), "--modality names 'image' twice", 2),
+        ((*WORDS, "--split", "0.8,0.1"), "sum to 1", 2),
+        ((*WORDS, "--keys", "image"), "cannot read --keys", 2),
+        ((*WORDS, "--keys", "image=table.csv:id"), "table has no keys", 2),
+        ((*WORDS, "--transform", "table=log"), "did you mean 'log1p'?", 2),
+        ((*WORDS, "--labels", "table.csv:il"), "unknown column 'il': did you mean 'ill'?", 1),
+        ((*WORDS, "--labels", "gone.npy"), "there is no file or folder gone.npy", 1),
+        ((), "--modality", 2),
+    ],
+)
+def test_wrong_use_is_refused_and_leaves_nothing(refused, here, words, hint, code):
+    assert hint in refused("data", "import", "out.h5", *words, code=code)
+    assert not (here / "out.h5").exists()
+
+
+def test_from_files_to_samples(mvflow, here):
+    assert mvflow("data", "import", "out.h5", *WORDS, "--labels", "table.csv:ill").code == 0
+    short = [f"{stage}.epochs=2" for stage in ("joint", "flows", "projectors")]
+    settings = [word for s in (*short, "sampler.warmup=3") for word in ("--set", s)]
+    found = mvflow(
+        *("new", "run", "--recipe", "auto", "--store", "out.h5", "--projector", "contrastive"),
+        *settings,
+    )
+    assert found.code == 0, found
+    config = RunDirectory.open(here / "run").config()
+    assert (config.recipe, config.model, config.joint.epochs) == ("auto", "jnf-shared", 2)
+    assert config.modalities["image"].decoder.output == "sigmoid"
+    assert mvflow("train", "run").code == 0
+    found = mvflow("sample", "run", "--given", "image", "--n", "2")
+    assert found.code == 0, found
+
+
+def test_auto_with_splits_of_other_names(refused, mvflow, here):
+    assert mvflow("data", "import", "out.h5", *WORDS).code == 0
+    words = ("new", "run", "--recipe", "auto", "--store", "out.h5")
+    assert "did you mean 'train'?" in refused(*words, "--set", "data.train=trian", code=2)
+    assert "did you mean 'auto'?" in refused("new", "run", "--recipe", "aut", *words[4:], code=2)
+    assert mvflow(*words, "--set", "data.test=validation").code == 0
+    with Store.open(here / "out.h5") as store:
+        assert store.splits == ("train", "validation", "test")

@@ -1,0 +1,89 @@
+"""The recipe `auto`: small rules, and networks that fit whatever there is."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mvflow.config import config_from_dict, to_toml
+from mvflow.config.auto import auto_config
+from mvflow.core import Modality
+from mvflow.models import build_model
+
+IMAGE, TABLE = Modality("image", (3, 32, 32), "laplace", 0.75), Modality("table", (7,), scale=0.5)
+
+
+def auto(*modalities, rows=1000, **options):
+    return config_from_dict(auto_config(modalities, rows, **options))
+
+
+def test_images_get_convolutions_and_tables_layers():
+    config = auto(IMAGE, TABLE, intensities=["image"])
+    image, table = config.modalities["image"], config.modalities["table"]
+    assert image.encoder.kind == image.decoder.kind == image.projector.kind == "conv"
+    assert image.decoder.channels == image.encoder.channels[::-1]
+    assert (image.decoder.output, table.decoder.output) == ("sigmoid", "identity")
+    assert table.encoder.hidden == (64, 64)
+    assert config.recipe == "auto"
+
+
+def test_what_the_store_says_is_taken_over():
+    weighted = Modality("w", (5,), "laplace", 0.3, weight=2.0)
+    config = auto(IMAGE, weighted, Modality("c", (4,), "categorical"))
+    assert {m.name: m for m in config.specifications()}["w"] == weighted
+    assert config.modalities["c"].likelihood == "categorical"
+
+
+def test_a_sigmoid_only_where_the_range_is_certain():
+    assert auto(IMAGE).modalities["image"].decoder.output == "identity"
+    bits = Modality("bits", (1, 16, 16), "bernoulli")
+    assert auto(bits, intensities=["bits"]).modalities["bits"].decoder.output == "identity"
+
+
+@pytest.mark.parametrize(
+    ("modalities", "rows", "latent"),
+    [
+        ((IMAGE,), 10_000, 20),
+        ((TABLE,), 10_000, 3),
+        ((Modality("one", (1,)),), 10_000, 2),
+        ((IMAGE,), 100, 5),
+        ((IMAGE,), 2, 2),
+    ],
+)
+def test_the_latent_space_is_no_larger_than_the_data(modalities, rows, latent):
+    assert auto(*modalities, rows=rows).latent_dim == latent
+
+
+def test_more_rows_mean_fewer_epochs():
+    epochs = [auto(TABLE, rows=n).joint.epochs for n in (50, 1000, 10_000, 1_000_000)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert (epochs[0], epochs[-1]) == (300, 10)
+
+
+def test_classifiers_that_can_look_at_all_modalities():
+    assert auto(IMAGE).classifiers.kind == "lenet"
+    assert auto(IMAGE, TABLE).classifiers.kind == "mlp"
+
+
+sides = st.sampled_from([1, 7, 8, 12, 16, 28, 30, 32])
+shapes = st.one_of(
+    st.tuples(st.integers(1, 40)),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.sampled_from([1, 3]), sides, sides),
+)
+
+
+@given(st.lists(shapes, min_size=1, max_size=3), st.integers(2, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_every_choice_is_a_model_that_runs(found, rows):
+    specs = [Modality(f"m{i}", shape) for i, shape in enumerate(found)]
+    config = auto(*specs, rows=rows)
+    assert to_toml(config)
+    model = build_model(config)
+    x = {m.name: torch.zeros(2, *m.shape) for m in specs}
+    with torch.no_grad():
+        assert torch.isfinite(model.joint.losses(x).total)
+
+
+def test_the_same_data_give_the_same_configuration():
+    assert auto_config([IMAGE, TABLE], 500) == auto_config([IMAGE, TABLE], 500)
