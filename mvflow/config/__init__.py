@@ -9,6 +9,7 @@ from mvflow.config.files import (
     to_toml,
 )
 from mvflow.config.schema import (
+    Amortised,
     Classifiers,
     Config,
     ConvNetwork,
@@ -16,16 +17,20 @@ from mvflow.config.schema import (
     Evaluation,
     Flows,
     Joint,
+    Layer,
+    LayersNetwork,
     MLPNetwork,
     ModalityConfig,
     Network,
     Projectors,
+    ResNetwork,
     SamplerConfig,
     Training,
 )
-from mvflow.config.stages import stage_key, stage_names
+from mvflow.config.stages import all_stages, stage_key, stage_names
 
 __all__ = [
+    "Amortised",
     "Classifiers",
     "Config",
     "ConvNetwork",
@@ -33,12 +38,16 @@ __all__ = [
     "Evaluation",
     "Flows",
     "Joint",
+    "Layer",
+    "LayersNetwork",
     "MLPNetwork",
     "ModalityConfig",
     "Network",
     "Projectors",
+    "ResNetwork",
     "SamplerConfig",
     "Training",
+    "all_stages",
     "assign",
     "config_from_dict",
     "parse_toml",

@@ -16,6 +16,8 @@ from mvflow.core import ConfigError, unknown_name
 
 __all__ = ["assign", "config_from_dict", "parse_toml", "recipe", "recipe_names", "to_toml"]
 
+NETWORKS = ("encoder", "decoder", "projector")
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with mvflow.
@@ -33,8 +35,10 @@ def recipe_names() -> list[str]:
 def recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
     """The recipe `name`, with `section.key=value` assignments carried out, as a plain dict.
 
-    A recipe's table `by_projector` holds what differs for a kind of projector; assignments have
-    the last word.
+    A recipe's file is a configuration with four more keys: `extends` names a recipe whose values
+    it changes, `every_modality` holds what all modalities have unless their own table says
+    otherwise, `by_model` and `by_projector` hold what differs for a model and a kind of
+    projector. Assignments have the last word.
 
     Raises:
         ConfigError: if there is no such recipe (the message lists the known ones), or an
@@ -46,13 +50,16 @@ def recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
     """
     if name not in recipe_names():
         raise ConfigError(unknown_name("recipe", name, recipe_names()))
-    text = (resources.files("mvflow.config") / "recipes" / f"{name}.toml").read_text("utf-8")
-    raw = {"recipe": name, **tomllib.loads(text)}
-    by_kind = raw.pop("by_projector", {})
+    raw = {"recipe": name, **_read(name)}
+    by_model, by_projector = raw.pop("by_model", {}), raw.pop("by_projector", {})
     assignments = list(assignments)
-    kind = assign(raw, assignments).get("projectors", {}).get("kind")
-    if kind in by_kind:
-        raw["projectors"] = {**raw.get("projectors", {}), **by_kind[kind]}
+    chosen = assign(raw, assignments)
+    model = chosen.get("model", Config.model_fields["model"].default)
+    kind = chosen.get("projectors", {}).get("kind")
+    for special in (by_model.get(model, {}), by_projector.get(kind, {})):
+        raw = _merged(raw, special)
+    every = raw.pop("every_modality", {})
+    raw["modalities"] = {n: _merged(every, own) for n, own in raw["modalities"].items()}
     return assign(raw, assignments)
 
 
@@ -124,6 +131,27 @@ def assign(raw: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     return out
 
 
+def _read(name: str) -> dict[str, Any]:
+    """Content of a recipe's file, over that of the recipe it extends."""
+    text = (resources.files("mvflow.config") / "recipes" / f"{name}.toml").read_text("utf-8")
+    raw = tomllib.loads(text)
+    base = raw.pop("extends", None)
+    return raw if base is None else _merged(_read(base), raw)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `changes`, table by table; a network is replaced as a whole."""
+    out = dict(base)
+    for key, value in changes.items():
+        if key in NETWORKS or not (isinstance(value, dict) and isinstance(out.get(key), dict)):
+            out[key] = value
+        elif key == "networks":
+            out[key] = {**out[key], **value}
+        else:
+            out[key] = _merged(out[key], value)
+    return out
+
+
 def _copied(node: Any) -> Any:
     return {k: _copied(v) for k, v in node.items()} if isinstance(node, dict) else node
 
@@ -171,12 +199,26 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    node: type[BaseModel] | None = Config
+    """Keys of the section at `loc`, which for a network holds its kind after its place."""
+    models: list[type[BaseModel]] = [Config]
     for part in loc[:-1]:
-        field = None if node is None else node.model_fields.get(str(part))
-        annotation = None if field is None else field.annotation
-        inner = [annotation, *get_args(annotation)]
-        models = [a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)]
-        if field is not None:
-            node = models[0] if models else None
-    return [] if node is None else list(node.model_fields)
+        of_kind = [m for m in models if len(models) > 1 and _kind(m) == part]
+        fields = [f for m in models if (f := m.model_fields.get(str(part)))]
+        if of_kind:
+            models = of_kind
+        elif fields:
+            models = [m for f in fields for m in _sections(f.annotation)]
+    return list(models[0].model_fields) if models else []
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """All sections inside an annotation, as in `dict[str, A | B]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for a in get_args(annotation) for m in _sections(a)]
+
+
+def _kind(section: type[BaseModel]) -> str:
+    """The name that tells a section from its alternatives."""
+    name: str = get_args(section.model_fields["kind"].annotation)[0]
+    return name

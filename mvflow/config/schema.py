@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from mvflow.core import Likelihood, Modality
 
 __all__ = [
+    "Amortised",
     "Classifiers",
     "Config",
     "ConvNetwork",
@@ -16,10 +17,13 @@ __all__ = [
     "Evaluation",
     "Flows",
     "Joint",
+    "Layer",
+    "LayersNetwork",
     "MLPNetwork",
     "ModalityConfig",
     "Network",
     "Projectors",
+    "ResNetwork",
     "SamplerConfig",
     "Training",
 ]
@@ -28,6 +32,7 @@ FORMAT: Literal[1] = 1
 """Version of the run directory's format."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Pair = tuple[PositiveInt, PositiveInt]
 
 
 class Section(BaseModel):
@@ -52,7 +57,46 @@ class ConvNetwork(Section):
     output: Literal["identity", "sigmoid"] = "identity"
 
 
-Network = Annotated[MLPNetwork | ConvNetwork, Field(discriminator="kind")]
+class ResNetwork(Section):
+    """Residual blocks of the given widths with a halving between each two (paper Figure E.18).
+
+    A decoder is written from the latent side, as in `ConvNetwork`: (256, 128, 64).
+    """
+
+    kind: Literal["resnet"]
+    channels: tuple[PositiveInt, ...] = (64, 128, 256)
+    output: Literal["identity", "sigmoid"] = "identity"
+
+
+class Layer(Section):
+    """One convolution; a decoder's are transposed, and `channels` then are those it takes."""
+
+    channels: PositiveInt
+    kernel: Pair = (4, 4)
+    stride: Pair = (2, 2)
+    padding: tuple[NonNegativeInt, NonNegativeInt] = (1, 1)
+
+
+class LayersNetwork(Section):
+    """Any convolutions, then linear layers, with normalisation between them (Table E.7).
+
+    A decoder is the mirror: first the linear layers, then transposed convolutions, both written
+    from the latent side. `activated` also normalises and activates what its convolutions begin
+    with.
+    """
+
+    kind: Literal["layers"]
+    layers: tuple[Layer, ...] = ()
+    hidden: tuple[PositiveInt, ...] = ()
+    norm: Literal["none", "batch"] = "none"
+    activation: Literal["relu", "leaky-relu"] = "relu"
+    activated: bool = False
+    output: Literal["identity", "sigmoid"] = "identity"
+
+
+Network = Annotated[
+    MLPNetwork | ConvNetwork | ResNetwork | LayersNetwork, Field(discriminator="kind")
+]
 
 
 class ModalityConfig(Section):
@@ -104,12 +148,16 @@ class Projectors(Training):
 
 
 class Joint(Training):
-    """Joint VAE (paper 3.1): beta falls from `beta_start` to `beta` over the share `anneal`."""
+    """Joint VAE (paper 3.1): beta falls from `beta_start` to `beta` over the share `anneal`.
+
+    The heads of q(z|X) are merged by an MLP with the hidden layers `merge`, or, with "concat",
+    each gives an equal part of z (Appendix E.3).
+    """
 
     beta: PositiveFloat = 1.0
     beta_start: PositiveFloat | None = None
     anneal: Share = 0.5
-    merge: tuple[PositiveInt, ...] = (512, 512)
+    merge: tuple[PositiveInt, ...] | Literal["concat"] = (512, 512)
 
 
 class Flows(Training):
@@ -121,6 +169,17 @@ class Flows(Training):
     bins: PositiveInt = 8
     context: PositiveInt = 16
     summary_hidden: tuple[PositiveInt, ...] = (512, 512)
+
+
+class Amortised(Flows):
+    """One posterior q(z|x_S) for all subsets, from embeddings of what is observed.
+
+    `summary_hidden` are the widths of the layers that merge the embeddings, each `embedding` wide.
+    """
+
+    posterior: Literal["gaussian", "maf", "conditional-maf", "nsf"] = "conditional-maf"
+    context: PositiveInt = 32
+    embedding: PositiveInt = 64
 
 
 class SamplerConfig(Section):
@@ -140,14 +199,20 @@ class SamplerConfig(Section):
     step_size: PositiveFloat = 0.1
     adaptive: bool = True
     independent: bool = False
+    divide_by: Literal["aggregate", "prior"] = "aggregate"
 
 
 class Classifiers(Training):
-    """Classifiers that measure coherence (paper Table G.8)."""
+    """Classifiers that measure coherence (paper Appendix G).
 
-    kind: Literal["lenet", "mlp"] = "lenet"
+    Each modality has the network of `networks` with its name, or else one of `kind`: "auto" is
+    `lenet` for images from 16x16 and `mlp` for all else.
+    """
+
+    kind: Literal["lenet", "mlp", "auto"] = "lenet"
     hidden: tuple[PositiveInt, ...] = (128,)
     dropout: Share = 0.5
+    networks: dict[str, Network] = {}
 
 
 class Evaluation(Section):
@@ -167,6 +232,7 @@ class Config(Section):
     format: Literal[1] = FORMAT
     recipe: str = ""
     model: Literal["jnf", "jnf-shared"] = "jnf"
+    subset: Literal["product", "amortised"] = "product"
     seed: NonNegativeInt = 0
     latent_dim: PositiveInt
     data: Data = Data()
@@ -174,6 +240,7 @@ class Config(Section):
     projectors: Projectors = Projectors()
     joint: Joint = Joint()
     flows: Flows = Flows()
+    amortised: Amortised = Amortised()
     sampler: SamplerConfig = SamplerConfig()
     classifiers: Classifiers = Classifiers()
     evaluation: Evaluation = Evaluation()

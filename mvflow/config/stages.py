@@ -7,15 +7,25 @@ import json
 
 from mvflow.config.schema import Config
 
-__all__ = ["stage_key", "stage_names"]
+__all__ = ["all_stages", "stage_key", "stage_names"]
 
 LAYOUT = {"jnf": 2, "jnf-shared": 3}
-"""Raised when the networks of a model's flows change, so that older weights are known as stale."""
+"""Raised when the networks of a model's posteriors change, so that older weights are stale."""
 
 
 def stage_names(config: Config) -> tuple[str, ...]:
-    """Stages of the configured model, in the order in which they are trained."""
-    return ("projectors", "joint", "flows") if config.model == "jnf-shared" else ("joint", "flows")
+    """Stages of the configured model and kind of posterior, in the order of training."""
+    return (*_earlier(config), "flows" if config.subset == "product" else "amortised")
+
+
+def all_stages(config: Config) -> tuple[str, ...]:
+    """Stages that a run of the configured model may have, whichever posterior is asked for."""
+    return (*_earlier(config), "flows", "amortised")
+
+
+def _earlier(config: Config) -> tuple[str, ...]:
+    """What the posteriors rest on."""
+    return ("projectors", "joint") if config.model == "jnf-shared" else ("joint",)
 
 
 def stage_key(config: Config, stage: str, fingerprint: str) -> str:
@@ -47,7 +57,6 @@ def stage_key(config: Config, stage: str, fingerprint: str) -> str:
         }
     else:
         inputs["layout"] = LAYOUT[config.model]
-        earlier = [s for s in stage_names(config) if s != "flows"]
-        inputs["earlier"] = [stage_key(config, s, fingerprint) for s in earlier]
+        inputs["earlier"] = [stage_key(config, s, fingerprint) for s in _earlier(config)]
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
 
-from mvflow.core import Modality, rescale_weights
+from mvflow.core import ConfigError, Modality, rescale_weights
 from mvflow.functional import normal_kl_standard
 from mvflow.likelihoods import likelihood
 from mvflow.nn import MLP, ModalityDict
 
-__all__ = ["JointVAE", "Losses"]
+__all__ = ["JointVAE", "Losses", "head_width"]
 
 
 class Losses(NamedTuple):
@@ -27,17 +27,50 @@ class Losses(NamedTuple):
     """Its parts in nats per row, for the history."""
 
 
+def head_width(latent_dim: int, modalities: int, merge: Iterable[int] | Literal["concat"]) -> int:
+    """Features that each head of q(z|X) has: location and log-scale of z, or of its part.
+
+    Raises:
+        ConfigError: if the heads are to be concatenated and z has no equal part for each.
+
+    Examples:
+        >>> head_width(200, 5, (512, 512)), head_width(200, 5, "concat")
+        (400, 80)
+    """
+    if merge != "concat":
+        return 2 * latent_dim
+    if latent_dim % modalities:
+        msg = (
+            f"latent_dim {latent_dim} cannot be shared out among {modalities} modalities: "
+            'joint.merge="concat" needs a multiple of their number'
+        )
+        raise ConfigError(msg)
+    return 2 * latent_dim // modalities
+
+
+class _Concat(nn.Module):
+    """The locations of all heads side by side, then their log-scales."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.unflatten(-1, (self.heads, 2, -1)).transpose(-3, -2).flatten(-3)
+
+
 class JointVAE(nn.Module):
     """p(X, z) = N(z; 0, I) prod_j p(x_j|z), with a Gaussian q(z|X) (Eq. 1 and 3).
 
-    q(z|X) has separate heads for the modalities, merged by a small MLP (Table E.6).
+    q(z|X) has separate heads for the modalities, merged by a small MLP (Table E.6) or laid side by
+    side (Appendix E.3).
 
     Args:
         modalities: their specifications; kept sorted by name, so no order matters.
-        heads: name -> network from rows to (rows, 2 * latent_dim) features.
+        heads: name -> network from rows to (rows, `head_width`) features.
         decoders: name -> network from (rows, latent_dim) to parameters of p(x|z).
         latent_dim: dimension of z.
-        merge: widths of the hidden layers that merge the heads.
+        merge: widths of the hidden layers that merge the heads, or "concat".
     """
 
     def __init__(
@@ -46,7 +79,7 @@ class JointVAE(nn.Module):
         heads: Mapping[str, nn.Module],
         decoders: Mapping[str, nn.Module],
         latent_dim: int,
-        merge: Iterable[int] = (512, 512),
+        merge: Iterable[int] | Literal["concat"] = (512, 512),
     ) -> None:
         super().__init__()
         self.modalities = tuple(sorted(modalities, key=lambda m: m.name))
@@ -54,8 +87,8 @@ class JointVAE(nn.Module):
         self.weights = rescale_weights(self.modalities)
         self.heads = ModalityDict(heads)
         self.decoders = ModalityDict(decoders)
-        width = 2 * latent_dim
-        self.merge = MLP(width * len(self.modalities), *merge, width)
+        count, width = len(self.modalities), 2 * latent_dim
+        self.merge = _Concat(count) if merge == "concat" else MLP(width * count, *merge, width)
         self.radius: Tensor
         self.latent_mean: Tensor
         self.latent_std: Tensor

@@ -2,6 +2,7 @@
 
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
+from mvflow.nn.layers import BatchNorm, LayersDecoder, LayersEncoder
 from mvflow.nn.networks import (
     MLP,
     ConvDecoder,
@@ -13,13 +14,20 @@ from mvflow.nn.networks import (
     flat,
 )
 from mvflow.nn.random import seeded
+from mvflow.nn.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
 
 __all__ = [
     "MLP",
+    "BatchNorm",
     "ConvDecoder",
     "ConvEncoder",
+    "LayersDecoder",
+    "LayersEncoder",
     "ModalityDict",
     "OneHot",
+    "ResidualBlock",
+    "ResidualDecoder",
+    "ResidualEncoder",
     "Standardise",
     "build_classifier",
     "build_decoder",

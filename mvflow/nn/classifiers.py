@@ -6,7 +6,7 @@ from torch import nn
 
 from mvflow.config import Classifiers
 from mvflow.core import ConfigError, Modality
-from mvflow.nn.networks import MLP, flat
+from mvflow.nn.networks import MLP, build_encoder, flat
 
 __all__ = ["build_classifier"]
 
@@ -14,19 +14,24 @@ __all__ = ["build_classifier"]
 def build_classifier(settings: Classifiers, modality: Modality, classes: int) -> nn.Module:
     """Network from rows of `modality` to class scores (rows, classes).
 
-    `lenet` is Table G.8: two 5x5 convolutions with pooling, dropout, two linear layers. (The
-    table prints 350 inputs of the linear layer for 28x28 images; two unpadded convolutions and
-    poolings leave 320.)
+    A network that `settings` names for the modality is built as an encoder is. `lenet` is Table
+    G.8: two 5x5 convolutions with pooling, dropout, two linear layers. (The table prints 350
+    inputs of the linear layer for 28x28 images; two unpadded convolutions and poolings leave 320.)
 
     Raises:
-        ConfigError: if `lenet` is asked of something that is not an image of 16x16 or more.
+        ConfigError: if a network cannot take rows of that shape; `lenet` takes images of 16x16
+            or more.
     """
-    if settings.kind == "mlp":
+    spec = settings.networks.get(modality.name)
+    if spec is not None:
+        return build_encoder(spec, modality, classes, settings.dropout)
+    is_image = len(modality.shape) == 3 and min(modality.shape[1:]) >= 16
+    if settings.kind == "mlp" or (settings.kind == "auto" and not is_image):
         return nn.Sequential(flat(modality), MLP(modality.size, *settings.hidden, classes))
-    if len(modality.shape) != 3 or min(modality.shape[1:]) < 16:
+    if not is_image:
         msg = (
             f"a lenet classifier cannot take {modality.name!r} of shape {modality.shape}: "
-            "expected (channels, height, width) from 16x16; use classifiers.kind=mlp"
+            "expected (channels, height, width) from 16x16; use classifiers.kind=mlp or auto"
         )
         raise ConfigError(msg)
     channels, *sides = modality.shape

@@ -1,4 +1,4 @@
-"""Encoders and decoders: plain networks from rows to features and back (paper Tables E.6, E.7)."""
+"""Encoders and decoders: plain networks from rows to features and back (paper Appendix E)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mvflow.config import ConvNetwork, MLPNetwork, Network
+from mvflow.config import ConvNetwork, LayersNetwork, MLPNetwork, Network, ResNetwork
 from mvflow.core import ConfigError, Modality
+from mvflow.nn.layers import LayersDecoder, LayersEncoder, sides_after, sides_before
+from mvflow.nn.residual import ResidualDecoder, ResidualEncoder
 
 __all__ = [
     "MLP",
@@ -154,22 +156,40 @@ def build_encoder(
     Raises:
         ConfigError: if the network cannot take rows of that shape.
     """
-    if isinstance(spec, MLPNetwork):
-        mlp = MLP(modality.size, *spec.hidden, out_features, dropout=dropout)
-        return nn.Sequential(flat(modality), mlp)
-    _check_image(spec, modality)
-    return ConvEncoder(modality.shape, spec.channels, out_features, dropout)
+    match spec:
+        case MLPNetwork():
+            mlp = MLP(modality.size, *spec.hidden, out_features, dropout=dropout)
+            return nn.Sequential(flat(modality), mlp)
+        case ConvNetwork():
+            _check_image(spec.kind, len(spec.channels), spec.channels, modality)
+            return ConvEncoder(modality.shape, spec.channels, out_features, dropout)
+        case ResNetwork():
+            _check_image(spec.kind, len(spec.channels) - 1, spec.channels, modality)
+            return ResidualEncoder(modality.shape, spec.channels, out_features, dropout)
+        case LayersNetwork(layers=()):
+            network = LayersEncoder((modality.size,), spec, out_features, dropout)
+            return nn.Sequential(flat(modality), network)
+        case LayersNetwork():
+            _check_layers(spec, modality, is_decoder=False)
+            return LayersEncoder(modality.shape, spec, out_features, dropout)
 
 
 def build_decoder(spec: Network, in_features: int, modality: Modality) -> nn.Module:
     """Network from (rows, in_features) to the parameters (rows, *shape) of p(x|z)."""
     body: nn.Module
-    if isinstance(spec, MLPNetwork):
-        mlp = MLP(in_features, *spec.hidden, modality.size)
-        body = nn.Sequential(mlp, nn.Unflatten(1, modality.shape))
-    else:
-        _check_image(spec, modality)
-        body = ConvDecoder(in_features, spec.channels, modality.shape)
+    match spec:
+        case MLPNetwork():
+            mlp = MLP(in_features, *spec.hidden, modality.size)
+            body = nn.Sequential(mlp, nn.Unflatten(1, modality.shape))
+        case ConvNetwork():
+            _check_image(spec.kind, len(spec.channels), spec.channels, modality)
+            body = ConvDecoder(in_features, spec.channels, modality.shape)
+        case ResNetwork():
+            _check_image(spec.kind, len(spec.channels) - 1, spec.channels, modality)
+            body = ResidualDecoder(in_features, spec.channels, modality.shape)
+        case LayersNetwork():
+            _check_layers(spec, modality, is_decoder=True)
+            body = LayersDecoder(in_features, spec, modality.shape)
     return nn.Sequential(body, nn.Sigmoid()) if spec.output == "sigmoid" else body
 
 
@@ -177,12 +197,32 @@ def _halved(shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int]:
     return shape[1] >> len(channels), shape[2] >> len(channels)
 
 
-def _check_image(spec: ConvNetwork, modality: Modality) -> None:
-    step = 1 << len(spec.channels)
-    fits = len(modality.shape) == 3 and not any(n % step or n < step for n in modality.shape[1:])
-    if not spec.channels or not fits:
+def _check_image(kind: str, halvings: int, channels: Sequence[int], modality: Modality) -> None:
+    if not channels:
+        msg = f"the {kind} network of {modality.name!r} has no layers: name their channels"
+        raise ConfigError(msg)
+    step = 1 << halvings
+    if len(modality.shape) != 3 or any(n % step for n in modality.shape[1:]):
         msg = (
-            f"a conv network with {len(spec.channels)} layers cannot take {modality.name!r} of "
+            f"a {kind} network with {len(channels)} layers cannot take {modality.name!r} of "
             f"shape {modality.shape}: expected (channels, height, width), both multiples of {step}"
+        )
+        raise ConfigError(msg)
+
+
+def _check_layers(spec: LayersNetwork, modality: Modality, *, is_decoder: bool) -> None:
+    if not spec.layers:
+        return
+    sides: Sequence[int] = (0,)
+    if len(modality.shape) == 3:
+        side = modality.shape[1:]
+        sides = (
+            sides_before(spec.layers, side)[0] if is_decoder else sides_after(spec.layers, side)
+        )
+    if min(sides) < 1:
+        msg = (
+            f"the {len(spec.layers)} convolutions of a layers network cannot take "
+            f"{modality.name!r} of shape {modality.shape}: expected (channels, height, width), "
+            "large enough for all kernels"
         )
         raise ConfigError(msg)

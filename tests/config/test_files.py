@@ -26,7 +26,25 @@ networks = st.one_of(
         optional={"output": st.sampled_from(["identity", "sigmoid"])},
     ),
     st.fixed_dictionaries(
-        {"kind": st.just("conv"), "channels": st.lists(st.integers(1, 64), max_size=3)}
+        {
+            "kind": st.sampled_from(["conv", "resnet"]),
+            "channels": st.lists(st.integers(1, 64), max_size=3),
+        }
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.just("layers")},
+        optional={
+            "layers": st.lists(
+                st.fixed_dictionaries(
+                    {"channels": st.integers(1, 64)},
+                    optional={"kernel": st.tuples(st.integers(1, 9), st.integers(1, 9))},
+                ),
+                max_size=2,
+            ),
+            "hidden": st.lists(st.integers(1, 64), max_size=2),
+            "norm": st.sampled_from(["none", "batch"]),
+            "activated": st.booleans(),
+        },
     ),
 )
 modalities = st.dictionaries(
@@ -58,7 +76,11 @@ configs = st.fixed_dictionaries(
         "seed": st.integers(0, 2**31),
         "model": st.sampled_from(["jnf", "jnf-shared"]),
         "data": st.fixed_dictionaries({"store": st.text(st.characters(codec="utf-8"))}),
-        "joint": st.fixed_dictionaries({}, optional=training | {"beta_start": positive}),
+        "joint": st.fixed_dictionaries(
+            {},
+            optional=training
+            | {"beta_start": positive, "merge": st.sampled_from(["concat", [], [3, 4]])},
+        ),
         "flows": st.fixed_dictionaries({}, optional=training),
     },
 )
@@ -101,6 +123,15 @@ def test_specifications_are_sorted_by_name():
             {"modalities": {"a": {"shape": [3], "encoder": {"kind": "mlp", "hiden": [3]}}}},
             "unknown key 'hiden': did you mean 'hidden'.*modalities.a.encoder",
         ),
+        (
+            {"modalities": {"a": {"shape": [3], "encoder": {"kind": "conv", "chanels": [3]}}}},
+            "unknown key 'chanels': did you mean 'channels'.*modalities.a.encoder",
+        ),
+        (
+            {"classifiers": {"networks": {"a": {"kind": "layers", "nrom": "batch"}}}},
+            "unknown key 'nrom': did you mean 'norm'.*classifiers.networks.a",
+        ),
+        ({"joint": {"merge": "add"}}, "joint.merge.*got 'add'"),
         ({"joint": {"beta": -1}}, "joint.beta: input should be greater than 0, got -1"),
         ({"joint": {"beta": "x"}}, "joint.beta: input should be a valid number.*got 'x'"),
         ({"modalities": {}}, "modalities: "),

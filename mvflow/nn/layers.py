@@ -1,0 +1,189 @@
+"""Networks written out layer by layer, with batch normalisation (paper Table E.7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mvflow.config import Layer, LayersNetwork
+from mvflow.core import ConfigError
+from mvflow.nn.residual import ChannelsLast
+
+__all__ = ["BatchNorm", "LayersDecoder", "LayersEncoder", "sides_after", "sides_before"]
+
+ACTIVATIONS = {"relu": nn.ReLU, "leaky-relu": nn.LeakyReLU}
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of features (rows, channels) or images (rows, channels, ...).
+
+    In training by the moments of the batch, in evaluation by their running means, so that a row
+    does not depend on the rows beside it. A single value per channel has no variance: such a
+    batch is an error in training.
+
+    Args:
+        channels: length of the second axis.
+
+    Examples:
+        >>> BatchNorm(3).eval()(torch.ones(1, 3)).shape
+        torch.Size([1, 3])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel.
+
+        Raises:
+            ConfigError: if a batch of one row is trained on and has one value per channel.
+        """
+        if self.training and x.numel() == x.shape[1]:
+            msg = (
+                "batch normalisation cannot train on batches of 1 row: use batch_size of 2 or more"
+            )
+            raise ConfigError(msg)
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training
+        )
+
+
+class LayersEncoder(nn.Sequential):
+    """Convolutions, then linear layers; `Flatten` between them, activations after each but one.
+
+    Args:
+        shape: of one row, (channels, height, width) if there are convolutions.
+        spec: the layers. A bias that batch normalisation would remove is left out.
+        out_features: width of the output.
+        dropout: share of channels and hidden units that are dropped in training.
+
+    Examples:
+        >>> spec = LayersNetwork(kind="layers", layers=[{"channels": 8}], hidden=[16])
+        >>> LayersEncoder((1, 28, 28), spec, 5)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self, shape: Sequence[int], spec: LayersNetwork, out_features: int, dropout: float = 0.0
+    ) -> None:
+        parts: list[nn.Module] = [ChannelsLast()] if spec.layers else []
+        channels = shape[0]
+        for layer in spec.layers:
+            parts += [_conv(nn.Conv2d, channels, layer.channels, layer, _has_bias(spec))]
+            parts += _activated(spec, layer.channels)
+            parts += [nn.Dropout2d(dropout)] if dropout else []
+            channels = layer.channels
+        sides = sides_after(spec.layers, shape[1:]) if spec.layers else shape[1:]
+        features = channels * math.prod(sides)
+        parts += [nn.Flatten()]
+        for width in spec.hidden:
+            parts += [nn.Linear(features, width, bias=_has_bias(spec)), *_activated(spec, width)]
+            parts += [nn.Dropout(dropout)] if dropout else []
+            features = width
+        super().__init__(*parts, nn.Linear(features, out_features))
+
+
+class LayersDecoder(nn.Sequential):
+    """Linear layers, then transposed convolutions that end at exactly `shape`.
+
+    Each transposed convolution undoes a convolution of the same kernel, stride and padding: its
+    output padding follows from the size that it has to reach.
+
+    Args:
+        in_features: width of the input.
+        spec: the layers, from the latent side.
+        shape: of one row of the output.
+    """
+
+    def __init__(self, in_features: int, spec: LayersNetwork, shape: Sequence[int]) -> None:
+        parts: list[nn.Module] = []
+        features = in_features
+        for width in spec.hidden:
+            parts += [nn.Linear(features, width, bias=_has_bias(spec)), *_activated(spec, width)]
+            features = width
+        sizes = sides_before(spec.layers, shape[1:])
+        start = (spec.layers[0].channels, *sizes[0]) if spec.layers else tuple(shape)
+        width = math.prod(start)
+        if spec.activated and spec.layers:
+            parts += [nn.Linear(features, width, bias=_has_bias(spec)), *_activated(spec, width)]
+        else:
+            parts += [nn.Linear(features, width)]
+        parts += [nn.Unflatten(1, start)]
+        for i, layer in enumerate(spec.layers):
+            is_last = i + 1 == len(spec.layers)
+            n_out = shape[0] if is_last else spec.layers[i + 1].channels
+            conv = _conv(
+                nn.ConvTranspose2d, layer.channels, n_out, layer, is_last or _has_bias(spec)
+            )
+            conv.output_padding = _left_over(layer, sizes[i + 1])
+            parts += [conv] if is_last else [conv, *_activated(spec, n_out)]
+        super().__init__(*parts)
+
+
+def sides_after(layers: Sequence[Layer], sides: Sequence[int]) -> tuple[int, ...]:
+    """Height and width behind convolutions; below 1 where a kernel does not fit.
+
+    Examples:
+        >>> sides_after([Layer(channels=8)] * 4, (28, 28))
+        (1, 1)
+    """
+    for layer in layers:
+        span = _spans(layer, sides)
+        sides = [n // s + 1 if n >= 0 else 0 for n, s in zip(span, layer.stride, strict=True)]
+        if min(sides) < 1:
+            break
+    return tuple(sides)
+
+
+def sides_before(layers: Sequence[Layer], sides: Sequence[int]) -> list[tuple[int, ...]]:
+    """Height and width before each transposed convolution, and the given ones after the last.
+
+    Examples:
+        >>> sides_before([Layer(channels=8, kernel=(3, 3))] * 3, (28, 28))
+        [(4, 4), (7, 7), (14, 14), (28, 28)]
+    """
+    found = [tuple(sides)]
+    for layer in reversed(layers):
+        found.append(sides_after([layer], found[-1]))
+        if min(found[-1]) < 1:
+            break
+    return found[::-1]
+
+
+def _spans(layer: Layer, sides: Sequence[int]) -> list[int]:
+    """How far a kernel can move along each side."""
+    measures = zip(sides, layer.padding, layer.kernel, strict=True)
+    return [n + 2 * p - k for n, p, k in measures]
+
+
+def _left_over(layer: Layer, sides: Sequence[int]) -> tuple[int, int]:
+    height, width = (n % s for n, s in zip(_spans(layer, sides), layer.stride, strict=True))
+    return height, width
+
+
+def _has_bias(spec: LayersNetwork) -> bool:
+    return spec.norm == "none"
+
+
+def _activated(spec: LayersNetwork, channels: int) -> list[nn.Module]:
+    norm = [BatchNorm(channels)] if spec.norm == "batch" else []
+    return [*norm, ACTIVATIONS[spec.activation]()]
+
+
+def _conv(
+    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d],
+    n_in: int,
+    n_out: int,
+    layer: Layer,
+    bias: bool,
+) -> nn.Conv2d | nn.ConvTranspose2d:
+    return kind(n_in, n_out, layer.kernel, layer.stride, layer.padding, bias=bias)

@@ -1,0 +1,134 @@
+"""Recipes: what the paper says, and how a recipe's file becomes a configuration."""
+
+import pytest
+
+from mvflow.config import config_from_dict, files, recipe, recipe_names, stage_key
+
+# recipe: latent, beta, batch, learning rate, merge, blocks of JNF and of JNF-Shared
+PAPER = {
+    "polymnist": (190, 2.5, 128, 1e-3, (512, 512), 2, 2),
+    "translated-polymnist": (200, 0.5, 128, 1e-3, "concat", 3, 2),
+    "mhd": (64, 0.5, 64, 1e-3, (512, 512), 2, 2),
+    "pendigits-speech": (64, 0.5, 64, 1e-3, (512, 512), 2, 2),
+}
+
+SMALL = [n for n in recipe_names() if n.endswith("-small")]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_values_of_the_paper(name):
+    latent, beta, batch, rate, merge, *blocks = PAPER[name]
+    for model, transforms in zip(("jnf", "jnf-shared"), blocks, strict=True):
+        config = config_from_dict(recipe(name, [f"model={model}"]))
+        assert config.latent_dim == latent
+        assert (config.joint.beta, config.joint.merge) == (beta, merge)
+        assert (config.flows.transforms, config.flows.summary_hidden) == (transforms, (512, 512))
+        assert config.projectors.dim == 10
+        for stage in (config.joint, config.flows, config.projectors):
+            assert (stage.batch_size, stage.learning_rate) == (batch, rate)
+
+
+def test_translated_polymnist_projects_with_simpler_networks_for_dcca():
+    kinds = {
+        kind: {
+            m.projector.kind
+            for m in config_from_dict(
+                recipe("translated-polymnist", [f"projectors.kind={kind}"])
+            ).modalities.values()
+        }
+        for kind in ("contrastive", "dcca")
+    }
+    assert kinds == {"contrastive": {"resnet"}, "dcca": {"layers"}}
+
+
+@pytest.mark.parametrize("name", [n.removesuffix("-small") for n in SMALL])
+def test_a_small_variant_differs_in_size_not_in_kind(name):
+    full, small = (config_from_dict(recipe(n)) for n in (name, f"{name}-small"))
+    for a, b in zip(full.specifications(), small.specifications(), strict=True):
+        assert a == b
+    assert small.latent_dim <= full.latent_dim
+    assert small.joint.beta == full.joint.beta
+    assert small.joint.epochs < full.joint.epochs
+    assert type(small.joint.merge) is type(full.joint.merge)
+
+
+@pytest.mark.parametrize("size", ["", "-small"])
+def test_the_rebuild_of_mhd_has_its_recipe(size):
+    mhd, rebuild = recipe(f"mhd{size}"), recipe(f"pendigits-speech{size}")
+    assert rebuild == {**mhd, "recipe": f"pendigits-speech{size}"}
+
+
+def test_assignments_have_the_last_word():
+    settings = ["model=jnf-shared", "flows.transforms=4", "modalities.m1.encoder.kind=mlp"]
+    made = recipe("translated-polymnist", settings)
+    assert made["flows"]["transforms"] == 4
+    assert [m["encoder"]["kind"] for m in made["modalities"].values()] == [
+        "mlp" if n == "m1" else "resnet" for n in made["modalities"]
+    ]
+    fewer = recipe("polymnist", ["modalities.m4=none", "modalities.m3=none"])
+    assert list(fewer["modalities"]) == ["m0", "m1", "m2"]
+
+
+def test_projector_settings_leave_the_joint_stage_of_the_benchmark():
+    """Systems of one benchmark take the joint stage from one another."""
+    made = [
+        config_from_dict(recipe("translated-polymnist-small", settings))
+        for settings in (
+            ["model=jnf"],
+            ["model=jnf-shared"],
+            ["model=jnf-shared", "projectors.kind=dcca"],
+        )
+    ]
+    assert len({stage_key(c, "joint", "data") for c in made}) == 1
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "mvflow.config" / "recipes").mkdir(parents=True)
+    monkeypatch.setattr(files.resources, "files", lambda package: tmp_path / package)
+    return tmp_path / "mvflow.config" / "recipes"
+
+
+def test_a_recipe_is_merged_table_by_table(folder):
+    base = """
+        latent_dim = 3
+        modalities = { a = {}, b = { shape = [5] } }
+        [every_modality]
+        shape = [4]
+        scale = 0.5
+        encoder = { kind = "mlp", hidden = [7] }
+        [joint]
+        beta = 2.0
+        epochs = 9
+        [by_model.jnf-shared.joint]
+        epochs = 4
+        [by_model.jnf-shared.every_modality]
+        scale = 0.25
+        [classifiers.networks]
+        a = { kind = "conv", channels = [3] }
+    """
+    other = """
+        extends = "base"
+        [joint]
+        epochs = 1
+        [every_modality]
+        encoder = { kind = "conv", channels = [3] }
+        [classifiers.networks]
+        a = { kind = "mlp", hidden = [3] }
+    """
+    (folder / "base.toml").write_text(base, "utf-8")
+    (folder / "other.toml").write_text(other, "utf-8")
+    assert recipe("other") == {
+        "recipe": "other",
+        "latent_dim": 3,
+        "joint": {"beta": 2.0, "epochs": 1},
+        "modalities": {
+            "a": {"shape": [4], "scale": 0.5, "encoder": {"kind": "conv", "channels": [3]}},
+            "b": {"shape": [5], "scale": 0.5, "encoder": {"kind": "conv", "channels": [3]}},
+        },
+        "classifiers": {"networks": {"a": {"kind": "mlp", "hidden": [3]}}},
+    }
+    shared = recipe("base", ["model=jnf-shared"])
+    assert shared["joint"] == {"beta": 2.0, "epochs": 4}
+    assert shared["modalities"]["b"]["scale"] == 0.25
+    assert shared["modalities"]["a"]["encoder"] == {"kind": "mlp", "hidden": [7]}
