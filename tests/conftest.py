@@ -142,6 +142,7 @@ def small_estimator(kind, count, **changes):
     sections = {
         "joint": {**train, "merge": [8]},
         "flows": {**train, "hidden": [8], "summary_hidden": [8], "context": 2},
+        "amortised": {**train, "hidden": [8], "summary_hidden": [8], "embedding": 4, "context": 2},
         "sampler": {"warmup": 8, "draws": 4, "chains": 2, "candidates": 8, "num_steps": 3},
         "evaluation": {
             "rows": 30,

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from mvflow_cli.opening import open_store, open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, Threads
+from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
 from mvflow_cli.output import finite, say, show, show_json
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def diagnose(
             "data: real rows, are posteriors what they were trained to be?"
         ),
     ] = "model",
+    subset: SubsetKind = None,
     seed: Seed = 0,
     store: StorePath = None,
     device: Device = "cpu",
@@ -51,7 +52,7 @@ def diagnose(
     if against not in REFERENCES:
         raise UsageError(unknown_name("reference", against, REFERENCES))
     set_up(device, threads)
-    opened, model = open_trained(run, device)
+    opened, model = open_trained(run, device, subset)
     options: dict[str, Any] = {"rows": rows, "draws": draws, "seed": seed}
     if against == "model":
         found = measure(model, **options)

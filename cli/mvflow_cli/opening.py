@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
 
-__all__ = ["open_store", "open_trained", "set_up", "store_path"]
+__all__ = ["open_store", "open_trained", "set_up", "store_path", "with_subset"]
 
 
 def set_up(device: str = "cpu", threads: int | None = None) -> None:
@@ -74,7 +74,24 @@ def open_store(run: RunDirectory, config: Config, override: Path | None = None) 
     return store
 
 
-def open_trained(path: Path, device: str = "cpu") -> tuple[RunDirectory, Estimator]:
+def with_subset(config: Config, subset: str | None) -> Config:
+    """The configuration with another kind of posterior for subsets.
+
+    Raises:
+        UsageError: if there is no such kind.
+    """
+    from mvflow.core import UsageError, unknown_name
+
+    if subset is None:
+        return config
+    if subset not in ("product", "amortised"):
+        raise UsageError(unknown_name("subset posterior", subset, ("product", "amortised")))
+    return config.model_copy(update={"subset": subset})
+
+
+def open_trained(
+    path: Path, device: str = "cpu", subset: str | None = None
+) -> tuple[RunDirectory, Estimator]:
     """A run directory all of whose stages are done, and its model.
 
     Raises:
@@ -85,6 +102,8 @@ def open_trained(path: Path, device: str = "cpu") -> tuple[RunDirectory, Estimat
     from mvflow.runs import RunDirectory
 
     run = RunDirectory.open(path)
-    config = run.config()
+    config = with_subset(run.config(), subset)
     run.require(stage_names(config), config)
-    return run, load(path, device)
+    model = load(path, device)
+    model.config = config
+    return run, model

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Again", "Device", "Json", "RunPath", "Seed", "StorePath", "Threads"]
+__all__ = ["Again", "Device", "Json", "RunPath", "Seed", "StorePath", "SubsetKind", "Threads"]
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 StorePath = Annotated[
@@ -22,6 +22,16 @@ Threads = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+]
+SubsetKind = Annotated[
+    str | None,
+    typer.Option(
+        "--subset",
+        metavar="product|amortised",
+        help="What stands for q(z|x_S): the product of one expert for each modality, or one "
+        "posterior for all subsets; by default as in config.toml.",
+        show_default=False,
+    ),
 ]
 Again = Annotated[
     bool, typer.Option("--again", help="Train from the beginning, whatever there is.")

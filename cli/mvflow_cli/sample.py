@@ -9,7 +9,7 @@ import typer
 
 from mvflow_cli.observed import Observed, read_observed
 from mvflow_cli.opening import open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, Threads
+from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
 from mvflow_cli.output import say, show_json
 from mvflow_cli.samples import check_replaceable, draw_samples, write_samples
 
@@ -56,6 +56,7 @@ def sample(
             "chain a sample.",
         ),
     ] = False,
+    subset: SubsetKind = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -77,7 +78,7 @@ def sample(
     if sampler is not None and sampler not in known("samplers"):
         raise UsageError(unknown_name("sampler", sampler, known("samplers")))
     set_up(device, threads)
-    opened, model = open_trained(run, device)
+    opened, model = open_trained(run, device, subset)
     seen = read_observed(opened, model.config, given or [], rows, store)
     path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
     check_replaceable(path)
@@ -92,6 +93,7 @@ def sample(
         "n": n,
         "rows": seen.rows,
         "given": seen.origin,
+        "subset": model.config.subset,
     }
     write_samples(path, samples, seen, about)
     summary = samples.diagnostics
@@ -105,6 +107,12 @@ def sample(
         say(
             f"sampler: acceptance {summary['acceptance']:.2f}, worst R-hat "
             f"{summary['rhat_worst']:.2f}, divergences {summary['divergences']}"
+        )
+    if summary.get("rows_improper"):
+        say(
+            f"the product of {_source(seen)} is improper in {summary['rows_improper']} rows: its "
+            "experts are wider than the prior that it is divided by, and only the ball holds "
+            "these draws; divide by the aggregated posterior (sampler.divide_by) instead"
         )
     if summary["method"] == "sir":
         say(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvflow_cli.options import Device, Json, RunPath, StorePath, Threads
+from mvflow_cli.options import Device, Json, RunPath, StorePath, SubsetKind, Threads
 from mvflow_cli.training import How, train_command
 
 __all__ = ["train"]
@@ -10,6 +10,7 @@ __all__ = ["train"]
 
 def train(
     run: RunPath,
+    subset: SubsetKind = None,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -21,4 +22,4 @@ def train(
 
     Example: mvflow train runs/toy
     """
-    train_command(run, None, How(store, device, threads, json=json))
+    train_command(run, None, How(store, device, threads, json=json, subset=subset))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mvflow_cli.opening import open_store, set_up
+from mvflow_cli.opening import open_store, set_up, with_subset
 from mvflow_cli.output import say, show_json
 from mvflow_cli.progress import Progress
 
@@ -30,6 +30,7 @@ class How:
     threads: int | None = None
     again: bool = False
     json: bool = False
+    subset: str | None = None
 
 
 def train_command(path: Path, stage: str | None, how: How) -> None:
@@ -61,7 +62,7 @@ def train_stages(path: Path, stage: str | None, how: How) -> dict[str, Any]:
 
     run = RunDirectory.open(path)
     with run.lock():
-        config = run.config()
+        config = _configured(run, stage, how)
         wanted = _wanted(run, config, stage)
         with open_store(run, config, how.store) as store:
             if how.store is not None:
@@ -80,6 +81,17 @@ def train_stages(path: Path, stage: str | None, how: How) -> dict[str, Any]:
     return result
 
 
+def _configured(run: RunDirectory, stage: str | None, how: How) -> Config:
+    """The run's configuration; another kind of posterior that is asked for is written into it."""
+    config = run.config()
+    kind = {"flows": "product", "amortised": "amortised"}.get(stage or "", how.subset)
+    changed = with_subset(config, kind)
+    if changed != config:
+        run.write_config(changed)
+        say(f"config.toml: subset = {changed.subset!r} (was {config.subset!r})", err=how.json)
+    return changed
+
+
 def _wanted(run: RunDirectory, config: Config, stage: str | None) -> tuple[str, ...]:
     from mvflow.config import stage_names
     from mvflow.core import UsageError
@@ -90,7 +102,7 @@ def _wanted(run: RunDirectory, config: Config, stage: str | None) -> tuple[str, 
     if stage not in names:
         msg = f"{run.path} has no stage {stage!r}: model {config.model!r} has {', '.join(names)}"
         raise UsageError(msg)
-    if stage == "flows":
+    if stage in ("flows", "amortised"):
         run.require(names[: names.index(stage)], config)
     return (stage,)
 
@@ -111,8 +123,7 @@ def _todo(
     for name in wanted:
         status = run.status(name, config, data)
         if how.again:
-            run.weights(name).unlink(missing_ok=True)
-            run.checkpoint(name).unlink(missing_ok=True)
+            run.forget(name)
             status = "missing"
         said = {
             "done": "done already",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from mvflow.core import (
 from mvflow.estimators.fitting import check_fits, restored, train_stage
 from mvflow.estimators.scoring import log_likelihood
 from mvflow.inference import Diagnostics, draw, subset_posterior
-from mvflow.models import build_model
+from mvflow.models import build_amortised, build_model
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
 from mvflow.training import Listener, Table, as_input
@@ -158,6 +159,8 @@ class Estimator:
                 raise UsageError(unknown_name("stage", stage, names))
         if not self.trained_:
             self.model_ = build_model(self.config)
+        elif "amortised" in wanted and self.model_.amortised is None:
+            self.model_.amortised = build_amortised(self.config)
         self.model_.to(device)
         self._forget(wanted)
         rows = Table.of(train, device)
@@ -189,6 +192,7 @@ class Estimator:
         seed: int = 0,
         sampler: Mapping[str, Any] | None = None,
         product: bool = False,
+        subset: str | None = None,
     ) -> LatentDraws:
         """Draw z from q(z|x_S), with diagnostics.
 
@@ -198,18 +202,24 @@ class Estimator:
             n: draws per row.
             seed: of these draws.
             sampler: changes to the configured sampler, such as {"warmup": 200}.
-            product: use the product of experts even where q(z|X) of all modalities is known.
+            product: do without q(z|X) even where all modalities are given.
+            subset: "product" of experts or "amortised" posterior; by default as configured.
 
         Raises:
             ConfigError: if `sampler` has an unknown key or a value that cannot be used.
             DataError: if the data do not fit the modalities or are not finite.
+            NotFittedError: if posteriors of that kind have not been trained.
+            UsageError: if there is no such kind.
         """
-        batch = self._checked(given)
+        kind = self._kind(subset)
+        batch = self._checked(given, kind)
         settings = self._sampler(sampler or {})
         parts = []
         for i, rows in enumerate(_chunks(batch)):
             with seeded(seed, "draw", i, device=self._device):
-                posterior = subset_posterior(self.model_, rows, product=product)
+                posterior = subset_posterior(
+                    self.model_, rows, product=product, subset=kind, divide_by=settings.divide_by
+                )
                 radius = self.model_.joint.radius if rows else torch.inf
                 parts.append(draw(posterior, n, settings, radius))
         z = torch.cat([p.z for p in parts], 1).cpu().numpy()
@@ -291,24 +301,32 @@ class Estimator:
 
     # Scoring
 
-    def posterior_log_prob(self, z: ArrayLike, given: Batch) -> NDArray[np.float64]:
+    def posterior_log_prob(
+        self, z: ArrayLike, given: Batch, *, product: bool = False, subset: str | None = None
+    ) -> NDArray[np.float64]:
         """Log q(z|x_S) in nats, (..., rows), of z (..., rows, latent_dim).
 
-        For several, but not all, modalities the product of experts is not normalised.
+        For several, but not all, modalities the product of experts is not normalised; the
+        amortised posterior is. Options as in `draw`.
 
         Raises:
             DataError: if z is not of that shape.
+            NotFittedError: if posteriors of that kind have not been trained.
             UsageError: if no modality is given.
         """
-        batch = self._checked(given)
+        kind = self._kind(subset)
+        batch = self._checked(given, kind)
         if not batch:
             msg = "no modality was given: q(z|x_S) needs one or more"
             raise UsageError(msg)
         rows = len(next(iter(batch.values())))
         values = torch.from_numpy(self._checked_latent(z, rows)).to(self._device)
+        divide_by = self.config.sampler.divide_by
         with torch.no_grad():
             parts = [
-                subset_posterior(self.model_, rows).log_prob(part)
+                subset_posterior(
+                    self.model_, rows, product=product, subset=kind, divide_by=divide_by
+                ).log_prob(part)
                 for rows, part in zip(_chunks(batch), values.split(CHUNK, -2), strict=True)
             ]
         return torch.cat(parts, -1).double().cpu().numpy()
@@ -341,7 +359,13 @@ class Estimator:
         if n < 1:
             msg = f"n={n}: expected at least one draw"
             raise UsageError(msg)
-        return log_likelihood(self.model_, batch, observed, n=n, seed=seed)
+        posterior = partial(
+            subset_posterior,
+            self.model_,
+            subset=self._kind(None),
+            divide_by=self.config.sampler.divide_by,
+        )
+        return log_likelihood(self.model_, posterior, batch, observed, n=n, seed=seed)
 
     # Keeping
 
@@ -369,8 +393,19 @@ class Estimator:
     def _device(self) -> torch.device:
         return self.model_.joint.radius.device
 
-    def _check_fitted(self) -> None:
-        missing = [s for s in stage_names(self.config) if s not in self.trained_]
+    def _kind(self, subset: str | None) -> Literal["product", "amortised"]:
+        kinds: dict[str, Literal["product", "amortised"]] = {
+            "product": "product",
+            "amortised": "amortised",
+        }
+        chosen = subset or self.config.subset
+        if chosen not in kinds:
+            raise UsageError(unknown_name("subset posterior", chosen, kinds))
+        return kinds[chosen]
+
+    def _check_fitted(self, kind: Literal["product", "amortised"] | None = None) -> None:
+        config = self.config.model_copy(update={"subset": kind or self.config.subset})
+        missing = [s for s in stage_names(config) if s not in self.trained_]
         if missing:
             what = f"this {type(self).__name__} is not trained"
             msg = f"{what} (missing: {', '.join(missing)}): call fit"
@@ -378,9 +413,12 @@ class Estimator:
 
     def _forget(self, stages: Sequence[str]) -> None:
         """Bring stages to their initial weights, and drop what was trained on them."""
-        again = {*stages, *(("flows",) if stages else ())} & {*self.trained_}
+        rest = () if {*stages} <= {"flows", "amortised"} else ("flows", "amortised")
+        again = {*stages, *rest} & {*self.trained_}
         if again:
             fresh = build_model(self.config)
+            if "amortised" in again:
+                fresh.amortised = build_amortised(self.config)
             for stage in again:
                 weights = fresh.stage_module(stage).state_dict()
                 self.model_.stage_module(stage).load_state_dict(weights)
@@ -401,8 +439,10 @@ class Estimator:
             raise DataError(msg)
         return values
 
-    def _checked(self, given: Batch | None) -> dict[str, Tensor]:
-        self._check_fitted()
+    def _checked(
+        self, given: Batch | None, kind: Literal["product", "amortised"] | None = None
+    ) -> dict[str, Tensor]:
+        self._check_fitted(kind)
         batch = check_batch(given or {}, self.modalities)
         for name, values in batch.items():
             if len(values) == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from mvflow.functional import log_mean_exp, mixture_log_prob
-from mvflow.inference import Model, ProductOfExperts, subset_posterior
+from mvflow.inference import Model, ProductOfExperts
 from mvflow.nn import seeded
 
 __all__ = ["log_likelihood"]
@@ -19,16 +19,32 @@ __all__ = ["log_likelihood"]
 MOST_VALUES = 2**24
 """Decoded values held at once."""
 
+Posterior = Callable[[Mapping[str, Tensor]], Distribution | ProductOfExperts]
+
 
 @torch.no_grad()
 def log_likelihood(
-    model: Model, x: Mapping[str, Tensor], given: Mapping[str, Tensor], *, n: int, seed: int
+    model: Model,
+    posterior: Posterior,
+    x: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    *,
+    n: int,
+    seed: int,
 ) -> NDArray[np.float64]:
     r"""Log p(x | given) = log E_{q(z|given)} prod_j p(x_j|z) of each row (paper C.2).
 
     z is drawn from an equal mixture of q(z|given) and of posteriors that have seen x, so that
     no weight exceeds the number of its parts (balance heuristic). Without `given`, q(z|given)
     is the prior and the value is log p(x).
+
+    Args:
+        model: the model.
+        posterior: observed modalities -> q(z|x_S).
+        x: what is scored.
+        given: what it is conditioned on.
+        n: draws per row.
+        seed: of the draws.
     """
     largest = max(m.size for m in model.modalities)
     size = max(1, MOST_VALUES // (n * largest))
@@ -40,6 +56,7 @@ def log_likelihood(
             parts.append(
                 _chunk(
                     model,
+                    posterior,
                     {k: v[at] for k, v in x.items()},
                     {k: v[at] for k, v in given.items()},
                     n,
@@ -48,15 +65,21 @@ def log_likelihood(
     return torch.cat(parts).double().cpu().numpy()
 
 
-def _chunk(model: Model, x: Mapping[str, Tensor], given: Mapping[str, Tensor], n: int) -> Tensor:
+def _chunk(
+    model: Model,
+    posterior: Posterior,
+    x: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    n: int,
+) -> Tensor:
     rows = len(next(iter(x.values())))
-    target = subset_posterior(model, given)
+    target = posterior(given)
     seen = {**given, **x}
     proposals: list[Distribution] = []
     if len(seen) == len(model.modalities):
         proposals.append(model.joint.posterior(seen))
     else:
-        proposals += [model.unimodal(name, value) for name, value in seen.items()]
+        proposals += [_proposal(posterior, name, value) for name, value in seen.items()]
     if isinstance(target, ProductOfExperts):
         proposals += target.experts
     else:
@@ -71,3 +94,10 @@ def _chunk(model: Model, x: Mapping[str, Tensor], given: Mapping[str, Tensor], n
     if isinstance(target, ProductOfExperts):  # its constant, from the same draws
         value = value - log_mean_exp(log_target.double(), axis=0)
     return value
+
+
+def _proposal(posterior: Posterior, name: str, x: Tensor) -> Distribution:
+    """q(z|x_j) of one modality, which no kind of posterior makes a product."""
+    made = posterior({name: x})
+    assert not isinstance(made, ProductOfExperts)
+    return made

@@ -323,6 +323,11 @@ def _sampler(found: Mapping[str, Any], rows: int, used: int) -> dict[str, str]:
             "(sampler.draws), and use more chains (sampler.chains).",
         ),
         (
+            2 * (found.get("rows_improper", 0) > 0),
+            f"The product is improper in {found.get('rows_improper', 0)} of {rows} rows: divide "
+            "by the aggregated posterior (sampler.divide_by=aggregate).",
+        ),
+        (
             (bad > 0) + (bad > 0.05),
             f"Few candidates carry all weight in {100 * bad:.0f} % of rows: use more of them "
             "(sampler.candidates), or Markov chains (sampler.name=hmc).",

@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from mvflow.core import Array, UsageError, namespace
 
-__all__ = ["inside_ball", "normal_poe", "poe_log_density"]
+__all__ = ["inside_ball", "normal_poe", "poe_log_density", "power_tail_log_density"]
 
 
 def poe_log_density(
@@ -19,7 +19,7 @@ def poe_log_density(
 
     Args:
         expert_log_probs: log q_j(z|x_j), experts first.
-        prior_log_prob: log p(z).
+        prior_log_prob: log p(z), or of what else the experts share.
 
     Examples:
         >>> import numpy as np
@@ -82,3 +82,26 @@ def inside_ball(
     xp = namespace(log_density, z)
     inside = xp.linalg.vector_norm(z, axis=-1) <= radius
     return xp.where(inside, log_density, -math.inf)
+
+
+def power_tail_log_density(squares: Float[Array, "*batch"], edge: float) -> Float[Array, "*batch"]:
+    """Log density, up to a constant, of a Gaussian whose tail is a power law.
+
+    -m^2 / 2 at a Mahalanobis distance m up to the edge c, and -c^2 (1 + log(m^2 / c^2)) / 2
+    beyond: value and slope meet, and the density falls as m^(-c^2) there, more slowly than any
+    Gaussian. (In one dimension and on one side: the Crystal Ball function of particle physics.)
+    It can be normalised where c^2 exceeds the dimension.
+
+    Args:
+        squares: m^2.
+        edge: c.
+
+    Examples:
+        >>> import numpy as np
+        >>> power_tail_log_density(np.array([0.0, 1.0, 4.0, 16.0]), 2.0).round(3)
+        array([-0.   , -0.5  , -2.   , -4.773])
+    """
+    xp = namespace(squares)
+    ratio = squares / edge**2
+    tail = edge**2 * (1.0 + xp.log(xp.where(ratio > 1.0, ratio, xp.ones_like(ratio))))
+    return -0.5 * xp.where(ratio > 1.0, tail, squares)

@@ -26,6 +26,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         "num_steps": 10,
         "step_size": 0.01,
         "adaptive": False,
+        "divide_by": "prior",
     }
 )
 """Sampler settings of the paper's Appendix F, which says "100 steps per sampling".
@@ -33,7 +34,8 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 It leaves open what a step takes; 10 leapfrogs of size 0.01 and the start at a draw of a random
 expert are those of MultiVae, by the paper's first author. One chain a draw, of which the last
 state is kept. Ours by default instead: a few chains that start at importance-resampled draws, a
-mass from the experts' precisions, a step size that adapts in each row, many states of each kept.
+mass from the experts' precisions, a step size that adapts in each row, many states of each kept,
+and a product divided by what its experts share in truth (`Aggregate`).
 """
 
 SNAPSHOTS = 10
@@ -106,6 +108,7 @@ class MarkovChains:
             divergences=chain.divergences,
             contacts=contacts.share,
             start_ess=ess / len(pool),
+            improper=product.is_improper(pool),
         )
         return Draws(kept.flatten(0, 1)[at], found)
 
@@ -157,6 +160,7 @@ class IndependentChains:
             acceptance=chain.acceptance,
             divergences=chain.divergences,
             contacts=contacts.share,
+            improper=product.is_improper(start),
         )
         return Draws(kept[-1], found)
 

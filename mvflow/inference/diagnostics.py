@@ -50,12 +50,16 @@ class Diagnostics(NamedTuple):
     on (sir, first rows only; Vehtari et al. 2024)."""
     largest_weight: NDArray[np.float64] = _NONE
     """Share of all weight that one candidate has (sir)."""
+    improper: NDArray[np.bool_] = np.zeros(0, np.bool_)
+    """Whether the product's mass lies outside the ball, which alone holds its draws (products)."""
 
     def summary(self) -> dict[str, float | int | str]:
         """Worst and typical values, for files and reports."""
         out: dict[str, float | int | str] = {"method": self.method}
         if self.contacts.size:
             out["ball_contacts"] = float(self.contacts.mean())
+        if self.improper.size:
+            out["rows_improper"] = int(self.improper.sum())
         if self.method == "mcmc":
             out |= {
                 "acceptance": float(self.acceptance.mean()),
@@ -95,6 +99,7 @@ def diagnose(
     divergences: Tensor,
     contacts: Tensor,
     start_ess: Tensor | None = None,
+    improper: Tensor | None = None,
 ) -> Diagnostics:
     """Diagnostics of chains (draws, chains, rows, latent_dim)."""
     from arviz_stats.base.array import array_stats
@@ -113,10 +118,13 @@ def diagnose(
         np.minimum(np.nan_to_num(rhat, nan=WORST_RHAT), WORST_RHAT).max(-1),
         np.nan_to_num(ess, nan=1.0).min(-1) / examined,
         _NONE if start_ess is None else start_ess.double().cpu().numpy(),
+        improper=_flags(improper),
     )
 
 
-def weighted(log_weights: Tensor, *, contacts: Tensor) -> Diagnostics:
+def weighted(
+    log_weights: Tensor, *, contacts: Tensor, improper: Tensor | None = None
+) -> Diagnostics:
     """Diagnostics of draws resampled by log weights (candidates, rows)."""
     weights = log_weights.double().cpu()
     ess = effective_sample_size(weights, axis=0).numpy()
@@ -133,7 +141,12 @@ def weighted(log_weights: Tensor, *, contacts: Tensor) -> Diagnostics:
         ess / len(weights),
         np.array([_pareto_k(w) for w in weights[:, :MOST_ROWS].T.numpy()]),
         largest,
+        _flags(improper),
     )
+
+
+def _flags(values: Tensor | None) -> NDArray[np.bool_]:
+    return np.zeros(0, np.bool_) if values is None else values.cpu().numpy()
 
 
 def _pareto_k(log_weights: NDArray[np.float64]) -> float:

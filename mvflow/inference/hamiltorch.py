@@ -101,6 +101,7 @@ class Hamiltorch:
             divergences=torch.tensor([target.broken for target in targets]),
             contacts=torch.tensor([target.outside / target.calls for target in targets]),
             start_ess=ess / len(pool),
+            improper=product.is_improper(pool),
         )
         return Draws(kept.flatten(0, 1)[at], found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from mvflow.config import SamplerConfig
 from mvflow.core import Modality, UsageError
 from mvflow.inference.chains import IndependentChains, MarkovChains
 from mvflow.inference.diagnostics import exact
-from mvflow.inference.product import Draws, ProductOfExperts, ProductSampler, into_ball
+from mvflow.inference.product import (
+    Aggregate,
+    Draws,
+    Prior,
+    ProductOfExperts,
+    ProductSampler,
+    into_ball,
+)
 from mvflow.plugins import find
 
 __all__ = ["Model", "build_sampler", "draw", "subset_posterior"]
@@ -29,6 +36,8 @@ class Joint(Protocol):
     """The generative part of a model."""
 
     radius: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def posterior(self, x: Mapping[str, Tensor]) -> Distribution:
         """q(z|X) of all modalities."""
@@ -62,16 +71,30 @@ class Model(Protocol):
         """q(z|x_j)."""
         ...
 
+    def amortised_posterior(self, x: Mapping[str, Tensor]) -> Distribution:
+        """q(z|x_S), where one distribution is trained for all subsets."""
+        ...
+
 
 def subset_posterior(
-    model: Model, given: Mapping[str, Tensor], *, product: bool = False
+    model: Model,
+    given: Mapping[str, Tensor],
+    *,
+    product: bool = False,
+    subset: Literal["product", "amortised"] = "product",
+    divide_by: Literal["aggregate", "prior"] = "aggregate",
 ) -> Distribution | ProductOfExperts:
     """q(z|x_S): the prior for no modality, the flow for one, q(z|X) for all, else Eq. 12.
+
+    Amortised: the one flow for all subsets takes the place of the single ones and of Eq. 12.
 
     Args:
         model: a trained model.
         given: observed modalities, name -> (rows, *shape), as network inputs.
-        product: use the product of experts for all modalities too.
+        product: for all modalities too, do not use q(z|X) but what stands for other subsets.
+        subset: what stands for them, the product of experts or the amortised posterior.
+        divide_by: what the experts of a product share: the aggregated posterior, at which they
+            are trained, or the prior (Eq. 12 to the letter), improper if experts are wider.
 
     Returns:
         A distribution with batch shape (rows,); for no modality a single row.
@@ -83,10 +106,15 @@ def subset_posterior(
         return DiagNormal(zero, torch.ones_like(zero))
     if len(given) == len(names) and not product and len(names) > 1:
         return model.joint.posterior(given)
+    if subset == "amortised":
+        return model.amortised_posterior(given)
     experts = [model.unimodal(name, given[name]) for name in names if name in given]
     if len(experts) == 1:
         return experts[0]
-    return ProductOfExperts(experts, model.joint.radius)
+    joint = model.joint
+    prior = divide_by == "prior"
+    shared = Prior() if prior else Aggregate(joint.latent_mean, joint.latent_std)
+    return ProductOfExperts(experts, joint.radius, shared)
 
 
 @torch.no_grad()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -14,11 +16,21 @@ from mvflow.functional import (
     inside_ball,
     mixture_log_prob,
     poe_log_density,
+    power_tail_log_density,
     standard_normal_log_prob,
 )
 from mvflow.inference.diagnostics import Diagnostics
 
-__all__ = ["Draws", "ProductOfExperts", "ProductSampler", "into_ball"]
+__all__ = ["Aggregate", "Draws", "Prior", "ProductOfExperts", "ProductSampler", "into_ball"]
+
+INSIDE = 0.9
+"""Share of a Gaussian's mass that lies inside the edge at which its tail becomes a power law.
+
+Chosen by the density of q(z|X) under products of trained experts (`benchmarks/divisor.py`): from
+0.99 on wide experts put mass far outside, below 0.7 narrow ones lose.
+"""
+PROBES = 32
+"""Draws of the experts in whose directions the tail of a product is probed."""
 
 
 class Draws(NamedTuple):
@@ -38,16 +50,70 @@ class ProductSampler(Protocol):
         ...
 
 
+class Shared(Protocol):
+    """What every expert contains once, and a product of |S| experts divides out |S|-1 times."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density up to a constant, (...,), of z (..., latent_dim)."""
+        ...
+
+    @property
+    def precision(self) -> Tensor | float:
+        """Of its Gaussian part: a number, or one for each dimension."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """p(z) = N(0, I), as Eq. 12 has it. Experts wider than it make the product improper."""
+
+    precision: float = 1.0
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z)."""
+        return standard_normal_log_prob(z)
+
+
+class Aggregate:
+    r"""The aggregated posterior, a Gaussian with the latents' moments and a power-law tail.
+
+    Experts are trained at z ~ q(z|X) of the data (Eq. 8), so what they all contain is the law of
+    these z over all rows, which is the prior only if training has made it so. The tail beyond
+    the edge that holds 0.9 of a Gaussian falls more slowly than any Gaussian pushed through
+    autoregressive or spline transforms, whose inverses are Lipschitz: every q_j divided by this
+    is bounded, and a product of experts is therefore always proper.
+
+    Args:
+        mean: of the latents over all rows, (latent_dim,).
+        std: their standard deviation.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        self.mean, self.std = mean, std
+        self.edge = float(chi2.ppf(INSIDE, len(mean))) ** 0.5
+
+    @property
+    def precision(self) -> Tensor:
+        """Of the Gaussian, (latent_dim,)."""
+        return self.std**-2
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density up to a constant."""
+        squares = ((z - self.mean) / self.std).square().sum(-1)
+        return power_tail_log_density(squares, self.edge)
+
+
 class ProductOfExperts:
-    r"""prod_j q_j(z|x_j) / p(z)^(|S|-1) within |z| <= radius, up to a constant (Eq. 12).
+    r"""prod_j q_j(z|x_j) / s(z)^(|S|-1) within |z| <= radius, up to a constant (Eq. 12).
 
     The exponent is |S|-1 (F.3 prints one division by the prior, which agrees only for |S| = 2).
-    Experts wider than the prior make the quotient improper in the tails; inside the ball that
-    the training rows' latents span it always has a finite mass.
+    Divided by the prior, experts wider than it make the quotient grow outwards: it then has a
+    finite mass only inside the ball that the training rows' latents span.
 
     Args:
         experts: distributions with batch shape (rows,) and event shape (latent_dim,).
         radius: of the ball; infinity for none.
+        shared: s(z), what each expert contains once: the `Prior` of Eq. 12, or an `Aggregate`.
 
     Examples:
         >>> from zuko.distributions import DiagNormal
@@ -57,9 +123,15 @@ class ProductOfExperts:
         torch.Size([5, 4])
     """
 
-    def __init__(self, experts: Sequence[Distribution], radius: Tensor | float = math.inf) -> None:
+    def __init__(
+        self,
+        experts: Sequence[Distribution],
+        radius: Tensor | float = math.inf,
+        shared: Shared | None = None,
+    ) -> None:
         self.experts = tuple(experts)
         self.radius = float(radius)
+        self.shared = Prior() if shared is None else shared
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Unnormalised log density, (..., rows), of z (..., rows, latent_dim)."""
@@ -83,16 +155,42 @@ class ProductOfExperts:
         pool = torch.cat([expert.sample((count,)) for expert in self.experts])
         pool = torch.where(pool.isfinite(), pool, 0.0)
         terms = torch.stack([expert.log_prob(pool) for expert in self.experts])
-        target = poe_log_density(terms, standard_normal_log_prob(pool))
+        target = poe_log_density(terms, self.shared.log_prob(pool))
         log_weights = inside_ball(target, pool, self.radius) - mixture_log_prob(terms)
         bad = ~torch.isfinite(log_weights)
         return pool, log_weights.masked_fill(bad, -math.inf)
 
+    @torch.no_grad()
+    def is_improper(self, pool: Tensor) -> Tensor:
+        """Whether each row's product has most of its mass far outside, (rows,) of bool.
+
+        Along the axes and towards some draws of the experts, log pi(z) + d log |z| must fall
+        between 4 and 16 times the radius: the mass of shells around the experts' centre. Never
+        so for an `Aggregate`, under which products are proper by construction.
+
+        Args:
+            pool: of `candidates`.
+        """
+        rows, latent = pool.shape[1:]
+        if isinstance(self.shared, Aggregate):
+            return torch.zeros(rows, dtype=torch.bool, device=pool.device)
+        centre = pool.mean(0)
+        offsets = pool[:: max(1, len(pool) // PROBES)] - centre
+        towards = offsets / offsets.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        axes = torch.eye(latent, dtype=pool.dtype, device=pool.device)[:, None].expand(
+            -1, rows, -1
+        )
+        directions = torch.cat([towards, axes, -axes])
+        reach = self.radius if math.isfinite(self.radius) else float(pool.norm(dim=-1).max())
+        near, far = (self._unbounded(centre + k * reach * directions) for k in (4, 16))
+        grows = (far - near) + latent * math.log(4) > 0  # False where either is not a number
+        return grows.any(0)
+
     def variance(self, pool: Tensor) -> Tensor:
         """Variance of the product, (rows, latent_dim), as if all experts were Gaussian.
 
-        Precisions add up, less |S|-1 times the prior's. Where that leaves little or nothing
-        (experts wider than the prior), half the experts' mean precision stands in.
+        Precisions add up, less |S|-1 times that of what they share. Where that leaves little or
+        nothing (experts that are wider), half the experts' mean precision stands in.
 
         Args:
             pool: of `candidates`.
@@ -100,7 +198,7 @@ class ProductOfExperts:
         parts = pool.split(len(pool) // len(self.experts))
         precision = torch.stack([1 / part.var(0).clamp_min(1e-12) for part in parts]).sum(0)
         least = precision / len(parts) / 2
-        return 1 / torch.maximum(precision - (len(parts) - 1), least)
+        return 1 / torch.maximum(precision - (len(parts) - 1) * self.shared.precision, least)
 
     def mixture_draws(self, n: int) -> Tensor:
         """`n` draws per row, (n, rows, latent_dim), each of an expert chosen at random."""
@@ -110,7 +208,7 @@ class ProductOfExperts:
 
     def _unbounded(self, z: Tensor) -> Tensor:
         terms = torch.stack([expert.log_prob(z) for expert in self.experts])
-        return poe_log_density(terms, standard_normal_log_prob(z))
+        return poe_log_density(terms, self.shared.log_prob(z))
 
 
 def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:

@@ -70,7 +70,11 @@ class SIR:
             chosen.offer(pool, each)
             log_weights.append(each)
             outside.append((pool.norm(dim=-1) > product.radius).double().mean(0))
-        found = weighted(torch.cat(log_weights), contacts=torch.stack(outside).mean(0))
+        found = weighted(
+            torch.cat(log_weights),
+            contacts=torch.stack(outside).mean(0),
+            improper=product.is_improper(pool),
+        )
         return Draws(into_ball(chosen.z, product.radius), found)
 
 

@@ -149,10 +149,28 @@ def contacts(share: float) -> Check:
         advice = "The product reaches the edge of what training saw: look at the odd samples."
         return Check("Ball contacts", value, "look closer", advice)
     advice = (
-        "The product is held together by the ball alone: its experts are too wide for the prior. "
-        "Train the joint stage with a larger beta, or another posterior family."
+        "The product is held together by the ball alone: divide by the aggregated posterior "
+        "(sampler.divide_by), or train another posterior family."
     )
     return Check("Ball contacts", value, "do not trust", advice)
+
+
+def proper(improper: int, rows: int) -> Check:
+    """Rows whose product has its mass outside the ball, however far.
+
+    Examples:
+        >>> [proper(n, 64).verdict for n in (0, 1, 7)]
+        ['good', 'look closer', 'do not trust']
+    """
+    value = f"{improper} of {rows} rows improper"
+    if improper == 0:
+        return Check("Proper target", value, "good", "Nothing to do: the product has an end.")
+    advice = (
+        "Experts are wider than the prior they are divided by: divide by the aggregated posterior "
+        "instead (sampler.divide_by=aggregate)."
+    )
+    few = improper <= 0.1 * rows
+    return Check("Proper target", value, "look closer" if few else "do not trust", advice)
 
 
 def redrawn(shares: Mapping[str, float]) -> Check:
@@ -194,6 +212,8 @@ def checks(metrics: Mapping[str, Any], chains: int, draws: int) -> list[Check]:
         ]
         if "ball_contacts" in s:
             found.append(contacts(s["ball_contacts"]))
+        if "rows_improper" in s:
+            found.append(proper(s["rows_improper"], s["rows"]))
     if s.get("method") == "sir":
         heavy, dominated = s["rows_khat_above_0.7"], s["rows_dominated"]
         found = [weights(s["ess_worst"], s["ess_median"], heavy, dominated)]

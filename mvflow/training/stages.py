@@ -1,4 +1,4 @@
-"""The stages of JNF and JNF-Shared: projectors, joint VAE, flows (paper 3.1, 3.2, 3.4)."""
+"""The stages of JNF and JNF-Shared: projectors, joint VAE, posteriors (paper 3.1, 3.2, 3.4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mvflow.config import Config
 from mvflow.core import DataError, generator
 from mvflow.models import JNFModel, Losses
-from mvflow.nn import Standardise
+from mvflow.nn import ModalityDict, Standardise
 from mvflow.posteriors import FlowPosterior
 from mvflow.projectors import OBJECTIVES
 from mvflow.training.schedules import annealed
@@ -29,7 +29,7 @@ def build_stage(
     """The stage `name` of a model, ready for `run_stage`.
 
     Args:
-        name: "projectors", "joint" or "flows".
+        name: "projectors", "joint", "flows" or "amortised".
         model: its parts trained by earlier stages are frozen here: they are evaluated once for
             every row and the results become the columns that this stage trains on.
         config: settings of the stage.
@@ -38,8 +38,13 @@ def build_stage(
     """
     if validation is None:
         rows, validation = rows.split(config.data.validation, generator(config.seed, "validation"))
-    build = {"projectors": _projector_stage, "joint": _joint_stage, "flows": _flows_stage}[name]
-    return build(model, config, rows, validation)
+    build = {
+        "projectors": _projector_stage,
+        "joint": _joint_stage,
+        "flows": _flows_stage,
+        "amortised": _amortised_stage,
+    }
+    return build[name](model, config, rows, validation)
 
 
 def finish_stage(name: str, model: JNFModel, rows: Table) -> None:
@@ -81,24 +86,53 @@ def _joint_stage(model: JNFModel, config: Config, rows: Table, validation: Table
 
 def _flows_stage(model: JNFModel, config: Config, rows: Table, validation: Table | None) -> Stage:
     for _, posterior in model.flows.items():
-        assert isinstance(posterior, FlowPosterior)
-        posterior.standardise(model.joint.latent_mean, model.joint.latent_std)
+        _standardise_latent(posterior, model)
 
     def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
-        z = torch.addcmul(batch["loc "], batch["scale "], torch.randn_like(batch["loc "]))
+        z = _joint_draw(batch)
         terms = {name: q(batch[name]).log_prob(z).mean() for name, q in model.flows.items()}
         return Losses(-torch.stack(list(terms.values())).sum(), terms)
 
-    cached = _cached(model, rows)
-    all_rows = torch.arange(len(cached), device=cached.device)
-    for name, posterior in model.flows.items():
-        for part in posterior.modules():
-            if isinstance(
-                part, Standardise
-            ):  # a projection's scale is arbitrary, DCCA's above all
-                part.fit(cached.columns[name].gather(all_rows))
-    held = None if validation is None else _cached(model, validation)
+    cached, held = _cached(model, rows), None if validation is None else _cached(model, validation)
+    _standardise_conditions(model.flows, cached)
     return Stage("flows", model.flows, loss, config.flows, cached, held)
+
+
+def _amortised_stage(
+    model: JNFModel, config: Config, rows: Table, validation: Table | None
+) -> Stage:
+    posterior, names = model.amortised, [m.name for m in model.modalities]
+    assert posterior is not None
+    _standardise_latent(posterior.posterior, model)
+
+    def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
+        z = _joint_draw(batch)
+        observed = torch.rand(len(z), len(names), device=z.device) < 0.5  # all 2^M subsets alike
+        fit = posterior({name: batch[name] for name in names}, observed).log_prob(z).mean()
+        return Losses(-fit, {"log_density": fit})
+
+    cached, held = _cached(model, rows), None if validation is None else _cached(model, validation)
+    _standardise_conditions(posterior.encoders, cached)
+    return Stage("amortised", posterior, loss, config.amortised, cached, held)
+
+
+def _joint_draw(batch: Mapping[str, Tensor]) -> Tensor:
+    """Draws of q(z|X), one for each row, at which all posteriors are trained (Eq. 8)."""
+    return torch.addcmul(batch["loc "], batch["scale "], torch.randn_like(batch["loc "]))
+
+
+def _standardise_latent(posterior: nn.Module, model: JNFModel) -> None:
+    assert isinstance(posterior, FlowPosterior)
+    posterior.standardise(model.joint.latent_mean, model.joint.latent_std)
+
+
+def _standardise_conditions(networks: ModalityDict, cached: Table) -> None:
+    """Fit what standardises conditions: a projection's scale is arbitrary, DCCA's above all."""
+    all_rows = torch.arange(len(cached), device=cached.device)
+    for name, network in networks.items():
+        for part in network.modules():
+            if isinstance(part, Standardise):
+                part.fit(cached.columns[name].gather(all_rows))
 
 
 def _cached(model: JNFModel, rows: Table) -> Table:

@@ -144,3 +144,20 @@ def test_a_bar_on_a_terminal_and_no_result_among_it(mvflow, make, monkeypatch):
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", found.err)
     for stage in ("joint", "flows"):
         assert re.search(rf"{stage} ━+ epoch 1/1 0:00:00 +[\d,]+/s +loss -?[\d.]+", plain), plain
+
+
+def test_both_kinds_of_subset_posterior_in_one_run(mvflow, refused, copied):
+    assert "amortised" in refused("train", copied, "--subset", "amortized", code=2)
+    line = refused("sample", copied, "--given", "square", "--subset", "amortised", code=1)
+    assert f"mvflow train-amortised {copied}" in line
+    before = RunDirectory.open(copied).weights("flows").read_bytes()
+    found = mvflow("train", copied, "--subset", "amortised")
+    assert found.code == 0, found
+    assert "config.toml: subset = 'amortised' (was 'product')" in found.out
+    assert RunDirectory.open(copied).weights("flows").read_bytes() == before
+    assert mvflow("sample", copied, "--given", "square").code == 0  # as config.toml now says
+    found = mvflow("sample", copied, "--given", "circle", "--subset", "product", "--json")
+    assert json.loads(found.out)["subset"] == "product"
+    assert set(json.loads(found.out)["stages"]) == {"joint", "flows"}
+    assert "done already" in mvflow("train-flows", copied).out
+    assert RunDirectory.open(copied).config().subset == "product"

@@ -57,7 +57,10 @@ def test_the_product_of_exact_experts_is_the_exact_posterior(model, known, given
     """Eq. 12 with the exponent |S| - 1, for two and for three modalities."""
     x = known.sample(4)
     product = subset_posterior(
-        model, {n: v for n, v in tensors(x).items() if n in given}, product=True
+        model,
+        {n: v for n, v in tensors(x).items() if n in given},
+        product=True,
+        divide_by="prior",
     )
     loc, scale = known.posterior({n: x[n] for n in given})
     exact = DiagNormal(
@@ -66,6 +69,40 @@ def test_the_product_of_exact_experts_is_the_exact_posterior(model, known, given
     z = torch.randn(30, 4, 2).double()
     difference = product.log_prob(z) - exact.log_prob(z)
     torch.testing.assert_close(difference, difference[:1].expand_as(difference), rtol=0, atol=1e-9)
+
+
+def test_the_aggregated_posterior_is_divided_out_by_default(known):
+    """Latents with other moments than the prior's: the experts share these, not the prior."""
+    model, x = known.model(), tensors(known.sample(4))
+    model.joint.latent_mean.copy_(torch.tensor([0.5, -1.0]))
+    model.joint.latent_std.copy_(torch.tensor([2.0, 3.0]))
+    given = {n: x[n] for n in ("m0", "m1", "m2")}
+    by_default, by_prior = (
+        subset_posterior(model, given, product=True, divide_by=by) for by in ("aggregate", "prior")
+    )
+    z = torch.tensor([[0.5, -1.0], [2.5, 2.0], [-1.5, -4.0]], dtype=torch.float64)[:, None]
+    difference = (by_default.log_prob(z) - by_prior.log_prob(z))[:, 0]
+    # 2 (log p - log s): the points are 0, sqrt 2 and sqrt 2 standard deviations from the mean
+    expected = -(z[:, 0] ** 2).sum(-1) + torch.tensor([0.0, 2.0, 2.0])
+    torch.testing.assert_close(
+        difference - difference[0], expected - expected[0], rtol=0, atol=1e-9
+    )
+
+
+def test_amortised_stands_for_every_proper_subset(model, known):
+    x = tensors(known.sample(4))
+    asked = []
+    model.amortised_posterior = lambda given: asked.append(sorted(given)) or "amortised"
+    try:
+        assert isinstance(subset_posterior(model, {}, subset="amortised"), DiagNormal)
+        for names in (["m0"], ["m0", "m2"]):
+            given = {n: x[n] for n in names}
+            assert subset_posterior(model, given, subset="amortised") == "amortised"
+        assert subset_posterior(model, x, subset="amortised").base_dist is not None
+        assert subset_posterior(model, x, subset="amortised", product=True) == "amortised"
+    finally:
+        del model.amortised_posterior
+    assert asked == [["m0"], ["m0", "m2"], ["m0", "m1", "m2"]]
 
 
 def test_the_product_knows_the_ball_of_the_joint_posterior(known):

@@ -11,7 +11,14 @@ from zuko.distributions import DiagNormal
 
 from mvflow.config import Flows, SamplerConfig
 from mvflow.functional import effective_sample_size, normal_poe
-from mvflow.inference import MarkovChains, ProductOfExperts, build_sampler, draw, into_ball
+from mvflow.inference import (
+    Aggregate,
+    MarkovChains,
+    ProductOfExperts,
+    build_sampler,
+    draw,
+    into_ball,
+)
 from mvflow.nn import seeded
 from mvflow.posteriors import build_posterior
 from mvflow.samplers import HMC
@@ -110,6 +117,55 @@ def test_an_improper_product_stays_in_the_ball():
     assert (norm <= 4.0).all()
     assert norm.median() > 3.0  # the mass is at the wall
     assert (found.diagnostics.contacts > 0).all()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("width", [1.5, 3.0])
+def test_wide_experts_have_a_proper_product_under_an_aggregate(count, width):
+    """Without a ball: the mass on shells falls outwards, where by the prior it grows."""
+    made = [DiagNormal(torch.zeros(1, 2), torch.full((1, 2), width)).expand((1,))] * count
+    shared = Aggregate(torch.zeros(2), torch.ones(2))
+    shells = torch.tensor([3.0, 10.0, 30.0, 100.0])
+    z = torch.stack([shells, torch.zeros(4)], -1)[:, None]
+    masses = {
+        "aggregate": ProductOfExperts(made, shared=shared).log_prob(z)[:, 0] + 2 * shells.log(),
+        "prior": ProductOfExperts(made).log_prob(z)[:, 0] + 2 * shells.log(),
+    }
+    assert (masses["prior"].diff() > 0).all()
+    assert (masses["aggregate"][1:].diff() < 0).all()
+
+
+def test_wide_experts_are_drawn_as_a_grid_has_their_product():
+    """Two experts of standard deviation 2 over N(0, I): nothing from nowhere, and no ball."""
+    wide = [DiagNormal(torch.full((1, 2), at), torch.full((1, 2), 2.0)) for at in (-0.5, 0.5)]
+    product = ProductOfExperts(wide, shared=Aggregate(torch.zeros(2), torch.ones(2)))
+    axis = torch.linspace(-25, 25, 401)
+    grid = torch.cartesian_prod(axis, axis)[:, None]
+    weight = torch.softmax(product.log_prob(grid)[:, 0].double(), 0).numpy()
+    with seeded(0, "hmc"):
+        found = MarkovChains(HMC(num_steps=5), chains=16, warmup=60, draws=150).sample(
+            product, 2400
+        )
+    norm = np.linalg.norm(
+        found.z.numpy().reshape(150, 16, 2).astype(float), axis=-1, keepdims=True
+    )
+    for f in (lambda r: r, lambda r: r**2, lambda r: r > 6.0):
+        expected = (weight * f(grid[:, 0].norm(dim=-1).numpy())).sum()
+        assert abs(f(norm).mean() - expected) < 4 * standard_error(f(norm).astype(float))
+    assert not found.diagnostics.improper.any()
+
+
+@pytest.mark.parametrize("radius", [4.0, math.inf])
+@pytest.mark.parametrize(("scale", "improper"), [(0.5, False), (1.2, False), (1.6, True)])
+@pytest.mark.parametrize("latent", [1, 2, 20])
+def test_an_improper_product_is_known_before_sampling(radius, scale, improper, latent):
+    """Two Gaussians divided by N(0, 1): proper up to a variance of 2, in each dimension alone."""
+    scales = torch.full((3, latent), 0.3)
+    scales[:, -1] = scale
+    product = ProductOfExperts([DiagNormal(torch.zeros(3, latent), scales)] * 2, radius)
+    with seeded(0, "pool"):
+        pool, _ = product.candidates(64)
+    assert product.is_improper(pool).tolist() == [improper] * 3
 
 
 @pytest.mark.parametrize("latent", [2, 8])

@@ -113,6 +113,7 @@ def test_all_diagnostics_of_an_evaluation_are_judged(two):
         "R-hat",
         "Effective sample size",
         "Ball contacts",
+        "Proper target",
         "Share redrawn",
     ]
     assert checks({}, 2, 4) == []

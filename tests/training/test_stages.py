@@ -24,6 +24,7 @@ def config(model, **changes):
         "joint": {**train, "merge": [8]},
         "projectors": {**train, "dim": 2},
         "flows": {**train, "hidden": [8], "summary_hidden": [8]},
+        "amortised": {**train, "hidden": [8], "summary_hidden": [8], "embedding": 4},
     }
     for section, values in changes.items():
         raw[section] = {**raw.get(section, {}), **values}
@@ -59,7 +60,8 @@ def snapshot(module):
 
 @pytest.mark.parametrize("model", ["jnf", "jnf-shared"])
 @pytest.mark.parametrize("paired", [False, True])
-def test_the_flows_stage_leaves_all_else_to_the_bit(model, paired):
+@pytest.mark.parametrize("last", ["flows", "amortised"])
+def test_the_last_stage_leaves_all_else_to_the_bit(model, paired, last):
     settings, rows = config(model), table(paired=paired)
     with seeded(0, "model"):
         made = with_batch_normalisation(build_model(settings))
@@ -68,13 +70,14 @@ def test_the_flows_stage_leaves_all_else_to_the_bit(model, paired):
         run_stage(stage)
         finish_stage(name, made, stage.train)
     frozen = {n: snapshot(made.stage_module(n)) for n in stage_names(settings)[:-1]}
-    before = snapshot(made.flows)
-    stage = build_stage("flows", made, settings, rows)
+    before = snapshot(made.stage_module(last))
+    stage = build_stage(last, made, settings, rows)
     run_stage(stage)
     for name, expected in frozen.items():
         found = made.stage_module(name).state_dict()
         assert all(torch.equal(found[k], expected[k]) for k in expected), name
-    assert any(not torch.equal(v, before[k]) for k, v in made.flows.state_dict().items())
+    after = made.stage_module(last).state_dict()
+    assert any(not torch.equal(v, before[k]) for k, v in after.items())
 
 
 @pytest.mark.parametrize("model", ["jnf", "jnf-shared"])

@@ -15,6 +15,7 @@ MEANINGS = {
     "Divergences": "steps that ran away numerically",
     "R-hat": "whether chains started apart end alike; 1 is perfect",
     "Effective sample size": "how many independent draws a row's steps are worth",
+    "Proper target": "whether the product can be a density at all, without the ball",
     "Ball contacts": "how often the sampler left the region that training saw",
     "Share redrawn": "draws given one modality that fell outside that region",
 }
