@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from mvflow.core import Likelihood, Modality
 
@@ -175,6 +184,8 @@ class Amortised(Flows):
     """One posterior q(z|x_S) for all subsets, from embeddings of what is observed.
 
     `summary_hidden` are the widths of the layers that merge the embeddings, each `embedding` wide.
+    What is not set but the family and its context is that of `flows`; epochs are twice as many,
+    since all subsets are to be learnt.
     """
 
     posterior: Literal["gaussian", "maf", "conditional-maf", "nsf"] = "conditional-maf"
@@ -244,6 +255,19 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     classifiers: Classifiers = Classifiers()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _amortised_as_flows(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("flows", {}), Mapping):
+            return raw
+        flows, amortised = raw.get("flows", {}), raw.get("amortised", {})
+        if not isinstance(amortised, Mapping):
+            return raw
+        same = {k: v for k, v in flows.items() if k not in ("posterior", "context")}
+        if isinstance(same.get("epochs"), int):
+            same["epochs"] *= 2
+        return {**raw, "amortised": {**same, **amortised}}
 
     def specifications(self) -> tuple[Modality, ...]:
         """Modalities sorted by name, so that nothing depends on the order they are given in."""

@@ -1,0 +1,178 @@
+"""How far are posteriors from the truth? KL(true || approximation) on a grid, for every subset.
+
+    python benchmarks/truth.py
+
+z ~ N(0, I) in two dimensions, three modalities of one noisy number each: a bent one (banana), a
+linear one and the distance from the origin (a ring). Every posterior p(z|x_S) is known on a grid.
+Each family is fitted to pairs (z, x) by maximum likelihood, one expert for each modality, and
+Eq. 12 makes the rest; the amortised posterior is fitted to all subsets at once. Reported are
+the median and, in brackets, the worst of the rows, in nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import about, markdown
+from torch import Tensor
+
+from mvflow.config import Amortised, Flows
+from mvflow.inference import Aggregate, Prior, ProductOfExperts
+from mvflow.models import Losses
+from mvflow.nn import MLP, seeded
+from mvflow.posteriors import AmortisedPosterior, build_posterior
+from mvflow.runs import write_json
+from mvflow.training import Stage, Table, TensorColumn, run_stage
+
+AXIS = torch.linspace(-6, 6, 241)
+GRID = torch.cartesian_prod(AXIS, AXIS)[:, None]
+CELL = float(AXIS[1] - AXIS[0]) ** 2
+MEANS: dict[str, Callable[[Tensor], Tensor]] = {
+    "banana": lambda z: z[..., 1] + z[..., 0] ** 2 - 1,
+    "linear": lambda z: 0.8 * z[..., 1] - 0.6 * z[..., 0],
+    "ring": lambda z: z.norm(dim=-1),
+}
+NOISE = {"banana": 0.3, "linear": 0.5, "ring": 0.3}
+FAMILIES = ("gaussian", "maf", "conditional-maf", "nsf")
+Posterior = Callable[[Mapping[str, Tensor]], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=64, help="observations to judge")
+    parser.add_argument("--steps", type=int, default=3000, help="of each fit")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    train, test = sample(200 * 256, 0), sample(arguments.rows, 1)
+    truth = {s: true_posterior({n: test[n] for n in s}) for s in subsets()}
+    table, seconds = [], {}
+    for name, posterior in systems(train, arguments.steps, seconds):
+        for given, known in truth.items():
+            kl = divergence(known, posterior({n: test[n] for n in given}))
+            line = {"posterior": name, "given": "+".join(given), "mean": float(kl.mean())}
+            table.append({**line, "median": float(kl.median()), "worst": float(kl.max())})
+            print(line["posterior"], line["given"], f"{table[-1]['median']:.4f}", flush=True)
+    names = list(dict.fromkeys(line["posterior"] for line in table))
+    text = markdown(
+        [
+            {
+                "posterior": name,
+                **{line["given"]: cell(line) for line in table if line["posterior"] == name},
+            }
+            for name in names
+        ]
+    )
+    print("\n" + text)
+    out = {"about": about("zuko"), "rows": arguments.rows, "steps": arguments.steps}
+    write_json(arguments.out / "truth.json", {**out, "seconds": seconds, "divergences": table})
+    (arguments.out / "truth.md").write_text(text + "\n", "utf-8")
+
+
+def cell(line: Mapping[str, Any]) -> str:
+    return f"{line['median']:.3f} ({line['worst']:.2f})"
+
+
+def subsets() -> list[tuple[str, ...]]:
+    return [s for size in (1, 2, 3) for s in combinations(MEANS, size)]
+
+
+def sample(rows: int, seed: int) -> dict[str, Tensor]:
+    with seeded(seed, "truth"):
+        z = torch.randn(rows, 2)
+        x = {n: f(z)[:, None] + NOISE[n] * torch.randn(rows, 1) for n, f in MEANS.items()}
+    return {"z": z, **x}
+
+
+def true_posterior(x: Mapping[str, Tensor]) -> Tensor:
+    """Log p(z|x_S) of each row on the grid, (points, rows)."""
+    log_p = -0.5 * GRID.double().square().sum(-1)
+    for name, values in x.items():
+        residual = (values[:, 0].double() - MEANS[name](GRID.double())) / NOISE[name]
+        log_p = log_p - 0.5 * residual**2
+    return log_p - torch.logsumexp(log_p, 0) - np.log(CELL)
+
+
+@torch.no_grad()
+def divergence(known: Tensor, posterior: Any) -> Tensor:
+    """KL(true || posterior) of each row; the posterior is normalised on the grid."""
+    at = GRID.expand(-1, known.shape[1], -1)
+    log_q = torch.cat([posterior.log_prob(part) for part in at.split(8192)]).double()
+    log_q = log_q - torch.logsumexp(log_q, 0) - np.log(CELL)
+    return (known.exp() * (known - log_q)).sum(0) * CELL
+
+
+def systems(train: Mapping[str, Tensor], steps: int, seconds: dict[str, float]) -> Any:
+    """Name and posterior of each family's experts and products, and of the amortised rivals."""
+    shared = Aggregate(train["z"].mean(0), train["z"].std(0))
+    for family in FAMILIES:
+        begun = time.process_time()
+        experts = {name: expert(train, name, family, steps) for name in MEANS}
+        seconds[family] = time.process_time() - begun
+        for kind, divided in (("prior", Prior()), ("aggregate", shared)):
+            yield f"{family}, product over the {kind}", product_of(experts, divided)
+    for family in ("conditional-maf", "nsf"):
+        begun = time.process_time()
+        made = amortised(train, family, 3 * steps)
+        seconds[f"amortised {family}"] = time.process_time() - begun
+        yield f"{family}, amortised", made
+
+
+def product_of(experts: Mapping[str, Any], shared: Any) -> Posterior:
+    return lambda x: ProductOfExperts([experts[n](x[n]) for n in x], shared=shared)
+
+
+def settings(kind: type[Flows], family: str, steps: int) -> dict[str, Any]:
+    epochs = max(1, steps // 200)
+    return {
+        "posterior": family,
+        "transforms": 3,
+        "hidden": (64, 64),
+        "epochs": epochs,
+        "batch_size": 256,
+        "learning_rate": 3e-3,
+        "schedule": "one-cycle",
+    }
+
+
+def expert(train: Mapping[str, Tensor], name: str, family: str, steps: int) -> Any:
+    chosen = Flows(**settings(Flows, family, steps))
+    with seeded(0, name, family):
+        q = build_posterior(chosen, 2, lambda out: MLP(1, 64, 64, out))
+    fit(q, chosen, train, lambda b: q(b[name]).log_prob(b["z"]).mean())
+    return q
+
+
+def amortised(train: Mapping[str, Tensor], family: str, steps: int) -> Any:
+    chosen = Amortised(**settings(Amortised, family, steps))
+    with seeded(0, "amortised", family):
+        q = AmortisedPosterior(
+            {n: MLP(1, 64, 32) for n in MEANS},
+            build_posterior(chosen, 2, lambda out: MLP(33 * len(MEANS), 128, 128, out)),
+            32,
+        )
+
+    def fitness(batch: Mapping[str, Tensor]) -> Tensor:
+        observed = torch.rand(len(batch["z"]), len(MEANS)) < 0.5
+        return q({n: batch[n] for n in MEANS}, observed).log_prob(batch["z"]).mean()
+
+    fit(q, chosen, train, fitness)
+    return q
+
+
+def fit(module: Any, chosen: Flows, train: Mapping[str, Tensor], fitness: Any) -> None:
+    table = Table({n: TensorColumn(v, None) for n, v in train.items()}, len(train["z"]))
+    stage = Stage("flows", module, lambda b, _: Losses(-fitness(b), {}), chosen, table)
+    run_stage(stage)
+    module.requires_grad_(False)
+
+
+if __name__ == "__main__":
+    main()
