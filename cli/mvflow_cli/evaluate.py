@@ -16,6 +16,9 @@ from mvflow_cli.progress import Progress
 
 __all__ = ["evaluate"]
 
+SHOWN = 12
+"""Directions beyond which the table shows means; the file always has all."""
+
 
 def evaluate(
     run: RunPath,
@@ -28,7 +31,7 @@ def evaluate(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Measure coherence, likelihoods and the sampler's diagnostics of a trained run.
+    """Measure coherence, Fréchet distances, likelihoods, diversity and the sampler of a run.
 
     Example: mvflow evaluate runs/toy --json
     """
@@ -65,18 +68,26 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if "coherence" in result:
         coherence = result["coherence"]
         yield "coherence", "joint", f"{coherence['joint']:.3f}"
-        for direction, value in coherence["conditional"].items():
-            yield "coherence", direction, f"{value:.3f}"
+        for of, value in _by_direction(coherence, result):
+            yield "coherence", of, f"{value:.3f}"
         for name, value in coherence["reconstruction"].items():
             yield "class survives reconstruction", name, f"{value:.3f}"
         for name, value in result["classifiers"].items():
             yield "classifier accuracy", name, f"{value:.3f}"
+    for network, distances in result.get("frechet", {}).items():
+        yield from _frechet_lines(network, distances, result)
     for title, key in (
+        ("squared error of reconstruction", "reconstruction"),
         ("log-likelihood (nats)", "log_likelihood"),
         ("posterior log-density (nats)", "posterior_log_density"),
     ):
-        for of, found in result[key].items():
-            yield title, of, _mean_and_error(found)
+        for of, found in _short(result[key], SHOWN):
+            yield title, of, _mean_and_error(found, 4 if key == "reconstruction" else 2)
+    for space, found in result["diversity"].items():
+        title = "diversity of values" if space == "data" else f"diversity ({space} features)"
+        for of, spread in _short(found["conditional"], SHOWN):
+            real = found["real"][of.split("->")[1]]["mean"]
+            yield title, of, f"{_mean_and_error(spread, 3)} (real rows {real:.3f})"
     sampler = result["sampler"]
     for key in ("acceptance", "rhat_worst", "divergences", "ess_median", "ball_contacts"):
         if key in sampler:
@@ -84,8 +95,43 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield f"sampler {sampler['name']}", key, "-" if value is None else f"{value:.4g}"
 
 
-def _mean_and_error(found: dict[str, Any]) -> str:
+def _frechet_lines(
+    network: str, distances: dict[str, Any], result: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Distances in the features of one network; the mean over modalities is the paper's MFD."""
+    title = "FID" if network == "inception-v3" else f"Fréchet distance ({network} features)"
+    for name, value in distances["joint"].items():
+        yield title, f"joint: {name}", f"{value:.3f}"
+    for of, value in _by_direction(distances, result):
+        yield title, of, f"{value:.3f}"
+    for size, value in distances.get("real_by_observed", {}).items():
+        rows = result["rows_by_observed"][size]
+        yield title, f"as many real rows ({rows:,})", f"{value:.3f}"
+    if network == "autoencoder":
+        for of, value in distances["mean"].items():
+            yield "MFD (mean over modalities)", of, "-" if value is None else f"{value:.3f}"
+
+
+def _by_direction(found: dict[str, Any], result: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every direction, or where there are many, their means by number of observed modalities."""
+    if len(found["conditional"]) <= SHOWN:
+        yield from found["conditional"].items()
+        return
+    for size, value in found["conditional_by_observed"].items():
+        yield f"{size} observed ({result['rows_by_observed'][size]:,} rows)", value
+
+
+def _short(found: dict[str, Any], most: int) -> Iterator[tuple[str, Any]]:
+    """All entries, or of too many directions none."""
+    directions = [of for of in found if "->" in of]
+    for of, value in found.items():
+        if of not in directions or len(directions) <= most:
+            yield of, value
+
+
+def _mean_and_error(found: dict[str, Any], digits: int) -> str:
     numbers = [
-        "-" if found.get(k) is None else f"{found[k]:.2f}" for k in ("mean", "standard_error")
+        "-" if found.get(k) is None else f"{found[k]:.{digits}f}"
+        for k in ("mean", "standard_error")
     ]
     return " ± ".join(numbers)

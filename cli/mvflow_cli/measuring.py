@@ -11,12 +11,12 @@ from mvflow_cli.output import finite
 
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
-    from mvflow.evaluation import Classifiers
+    from mvflow.evaluation import Autoencoders, Classifiers
     from mvflow.runs import RunDirectory
     from mvflow.training import Listener
     from mvflow_datasets import Store
 
-__all__ = ["judges", "kept_metrics", "measure"]
+__all__ = ["beside", "judges", "kept_metrics", "measure"]
 
 
 def measure(
@@ -31,7 +31,8 @@ def measure(
 ) -> dict[str, Any]:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
-    Rows without labels are evaluated without coherence.
+    Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
+    kept beside the store; they are trained if there are none yet.
     """
     from mvflow.evaluation import evaluate
     from mvflow.runs import write_json
@@ -40,7 +41,8 @@ def measure(
     classifiers = None
     if test.labels is not None:
         classifiers = judges(run, model, store, device=device, listener=listener)
-    result = evaluate(model, test, classifiers, seed=seed)
+    features = _autoencoders(run, model, store, device=device, listener=listener)
+    result = evaluate(model, test, classifiers, [features], seed=seed)
     result = finite({**result, "split": test.name, **_inputs(run, model)})
     write_json(run.path / "metrics" / "evaluation.json", result)
     return dict(result)
@@ -61,7 +63,7 @@ def judges(
     if train.labels is None or test.labels is None:
         return None
     return classifiers_for(
-        _classifiers_path(run, store.path),
+        beside(store.path, "classifiers", run.path),
         train,
         test,
         model.config.classifiers,
@@ -70,8 +72,26 @@ def judges(
     )
 
 
+def _autoencoders(
+    run: RunDirectory, model: Estimator, store: Store, *, device: str, listener: Listener | None
+) -> Autoencoders:
+    from mvflow.evaluation import autoencoders_for
+
+    return autoencoders_for(
+        beside(store.path, "autoencoders", run.path),
+        store[model.config.data.train],
+        store[model.config.data.test],
+        model.config.classifiers,
+        device=device,
+        listener=listener,
+    )
+
+
 def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
-    """The evaluation that a run has, or None if there is none of these weights and settings."""
+    """The evaluation that a run has, or None if there is none of these weights and settings.
+
+    One from before there were all of today's measures counts as none.
+    """
     from mvflow.runs import read_json
 
     path = run.path / "metrics" / "evaluation.json"
@@ -79,6 +99,8 @@ def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
         return None
     metrics = read_json(path)
     inputs = _inputs(run, model)
+    if "diversity" not in metrics:
+        return None
     return metrics if {k: metrics.get(k) for k in inputs} == inputs else None
 
 
@@ -94,7 +116,13 @@ def _inputs(run: RunDirectory, model: Estimator) -> Mapping[str, Any]:
     }
 
 
-def _classifiers_path(run: RunDirectory, store: Path) -> Path:
-    """Beside the store, so that all its runs share them; in the run if that cannot be written."""
-    folder = store.parent if os.access(store.parent, os.W_OK) else run.path
-    return folder / f"{store.stem}.classifiers.safetensors"
+def beside(store: Path, kind: str, otherwise: Path) -> Path:
+    """Where networks that judge the rows of a store are kept.
+
+    Args:
+        store: the store, beside which they lie, so that all its runs share them.
+        kind: "classifiers" or "autoencoders".
+        otherwise: the folder that takes them if the store's cannot be written.
+    """
+    folder = store.parent if os.access(store.parent, os.W_OK) else otherwise
+    return folder / f"{store.stem}.{kind}.safetensors"

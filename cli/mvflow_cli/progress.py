@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 from rich.table import Column
 
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.training import Checkpoint, EpochRecord, Stage
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "counting"]
 
 SPARSE = 2.0
 """Least seconds between two lines of what is not a stage of the model (classifiers)."""
@@ -57,7 +64,15 @@ class Progress:
         if self._bars is not None:
             self._bars.stop()
 
-    def on_step(self, stage: Stage, epoch: int, step: int, steps: int, loss: float) -> None:
+    def on_step(
+        self,
+        stage: Stage,
+        epoch: int,
+        step: int,
+        steps: int,
+        loss: float,
+        checkpoint: Callable[[], Checkpoint],
+    ) -> None:
         """Move the bar within an epoch."""
         if self._bars is None:
             return
@@ -115,6 +130,29 @@ class Progress:
                 speed="",
             )
         return self._tasks[stage]
+
+
+@contextmanager
+def counting(what: str, *, err: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+    """A function of (done, in all, name of the next) that moves a bar, or prints a line.
+
+    Args:
+        what: is counted.
+        err: show it on stderr.
+    """
+    console = Console(stderr=err)
+    if not console.is_terminal:
+        yield lambda done, total, name: typer.echo(f"{what} {done + 1}/{total}: {name}", err=err)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(12))
+    with Bars(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bars:
+        task = bars.add_task(what)
+
+        def heard(done: int, total: int, name: str) -> None:
+            bars.update(task, description=f"{what}: {name}", completed=done, total=total)
+
+        yield heard
+        bars.update(task, completed=bars.tasks[task].total)
 
 
 def _bars(console: Console) -> Bars:

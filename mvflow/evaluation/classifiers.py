@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,15 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from mvflow.config import Classifiers as Settings
-from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint
+from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint, generator
 from mvflow.models import Losses
 from mvflow.nn import ModalityDict, build_classifier, seeded
 from mvflow.runs import read_tensors, write_tensors
 from mvflow.training import Listener, Stage, Table, TensorColumn, as_input, run_stage
 
-__all__ = ["Classifiers", "classifiers_for", "train_classifiers"]
+__all__ = ["Classifiers", "classifiers_for", "distinct", "labelled", "train_classifiers"]
 
 CHUNK = 1024
+WIDEST = 256
+"""Features of a classifier; a distance costs the third power of their number."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,42 @@ class Classifiers:
         classes: number of classes.
     """
 
+    name: ClassVar[str] = "classifier"
     networks: ModalityDict
     accuracy: dict[str, float]
     classes: int
 
-    @torch.no_grad()
     def predict(self, name: str, x: ArrayLike) -> NDArray[np.int64]:
-        """Most probable class of each row, (...,), for rows (..., *shape) of one modality."""
+        """Most probable class of each row, (rows,), for rows (rows, *shape) of one modality."""
+        return self.look(name, x)[0]
+
+    def features(self, name: str, x: ArrayLike) -> NDArray[np.float32]:
+        """What the last layer sees of each row, (rows, features).
+
+        Where that is more than `WIDEST` numbers, they are projected to as many by a fixed random
+        matrix, which keeps squared distances on average.
+        """
+        return self.look(name, x)[1]
+
+    @torch.no_grad()
+    def look(self, name: str, x: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """`predict` and `features` at once."""
         network = self.networks[name].eval()
         device = next(network.parameters()).device
-        rows = torch.from_numpy(np.asarray(x))
-        scores = [network(as_input(c.to(device))).argmax(-1).cpu() for c in rows.split(CHUNK)]
-        return torch.cat(scores).numpy()
+        classes, features, seen = [], [], dict[str, Tensor]()
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs: seen.update(last=inputs[0]))
+            for layer in network.modules()
+            if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
+        ]
+        try:
+            for rows in torch.from_numpy(np.asarray(x)).split(CHUNK):
+                classes.append(network(as_input(rows.to(device))).argmax(-1).cpu())
+                features.append(_narrow(seen["last"].float().flatten(1)).cpu())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat(classes).numpy(), torch.cat(features).numpy()
 
 
 def train_classifiers(
@@ -73,12 +99,12 @@ def train_classifiers(
     networks, accuracy = _untrained(train.modalities, settings, classes, seed).to(device), {}
     for modality in train.modalities:
         name = modality.name
-        rows, labels = _distinct(train, name, train.labels, device)
+        rows, _ = distinct(train, name, train.labels, device)
         stage = Stage(
             f"classifier-{name}", networks[name], _cross_entropy(networks[name]), settings, rows
         )
         run_stage(stage, seed=derive_seed(seed, "classifiers"), listener=listener)
-        rows, labels = _distinct(test, name, test.labels, device)
+        rows, labels = distinct(test, name, test.labels, device)
         found = Classifiers(networks, {}, classes).predict(
             name, rows.columns["x"].values.cpu().numpy()
         )
@@ -108,7 +134,7 @@ def classifiers_for(
         listener: hears of progress.
     """
     key = {
-        "data": [_labelled(train), _labelled(test)],
+        "data": [labelled(train), labelled(test)],
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
     }
@@ -124,8 +150,17 @@ def classifiers_for(
     return made
 
 
-def _labelled(source: Source) -> str:
-    """Hash of all values and labels."""
+def _narrow(x: Tensor) -> Tensor:
+    """Features (rows, features), at most `WIDEST` of them."""
+    wide = x.shape[1]
+    if wide <= WIDEST:
+        return x
+    matrix = generator(0, "features", wide).standard_normal((wide, WIDEST), np.float32)
+    return x @ torch.from_numpy(matrix).to(x.device) / WIDEST**0.5
+
+
+def labelled(source: Source) -> str:
+    """Hash of all values and labels of a source."""
     digest = hashlib.sha256(fingerprint(source).encode())
     if source.labels is not None:
         digest.update(np.ascontiguousarray(source.labels).data)
@@ -140,10 +175,10 @@ def _untrained(
         return ModalityDict({m.name: build_classifier(settings, m, classes) for m in specs})
 
 
-def _distinct(
+def distinct(
     source: Source, name: str, labels: NDArray[np.int64], device: str
 ) -> tuple[Table, NDArray[np.int64]]:
-    """Each stored value that a row uses, once, with its label."""
+    """Each stored value of a modality that a row uses, once, with its label."""
     column = source.columns()[name]
     values, classes = column.values, labels
     if column.index is not None:

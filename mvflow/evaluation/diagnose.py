@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -86,6 +86,7 @@ def diagnose(
     draws: int = 99,
     seed: int = 0,
     subsets: Iterable[Iterable[str]] | None = None,
+    heard: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Rank true latents among posterior draws given each subset (Talts et al. 2018).
 
@@ -100,6 +101,7 @@ def diagnose(
         seed: of all that is drawn.
         subsets: observed modalities; by default all subsets of up to four modalities, of more
             the single ones, one of each size, and all.
+        heard: called before each subset with how many are done, how many there are, its name.
 
     Returns:
         A JSON object: for each of the `subsets` its Bonferroni-corrected `p_value`, `coverage`,
@@ -120,7 +122,9 @@ def diagnose(
     )
     tests = 2 * z.shape[1] * len(chosen)
     found: dict[str, dict[str, Any]] = {}
-    for given in sorted(chosen, key=len):
+    for i, given in enumerate(sorted(chosen, key=len)):
+        if heard is not None:
+            heard(i, len(chosen), "+".join(given))
         experts = [found[name]["verdict"] for name in given if name in found]
         found["+".join(given)] = _subset(
             estimator, given, z, x, draws=draws, seed=seed, tests=tests, experts=experts

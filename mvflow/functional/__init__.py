@@ -21,6 +21,8 @@ from mvflow.functional.densities import (
     normal_log_prob,
     standard_normal_log_prob,
 )
+from mvflow.functional.diversity import pairwise_distance
+from mvflow.functional.frechet import frechet_distance
 from mvflow.functional.importance import (
     effective_sample_size,
     importance_log_likelihood,
@@ -28,7 +30,12 @@ from mvflow.functional.importance import (
 )
 from mvflow.functional.kl import normal_kl, normal_kl_standard
 from mvflow.functional.logspace import log_mean_exp, log_sum_exp
-from mvflow.functional.poe import inside_ball, normal_poe, poe_log_density
+from mvflow.functional.poe import (
+    inside_ball,
+    normal_poe,
+    poe_log_density,
+    power_tail_log_density,
+)
 
 __all__ = [
     "accuracy",
@@ -40,6 +47,7 @@ __all__ = [
     "ecdf_band",
     "ecdf_difference",
     "effective_sample_size",
+    "frechet_distance",
     "importance_log_likelihood",
     "info_nce",
     "inside_ball",
@@ -51,9 +59,11 @@ __all__ = [
     "normal_kl_standard",
     "normal_log_prob",
     "normal_poe",
+    "pairwise_distance",
     "pairwise_info_nce",
     "pairwise_total_correlation",
     "poe_log_density",
+    "power_tail_log_density",
     "rank_counts",
     "rank_statistics",
     "standard_normal_log_prob",

@@ -78,6 +78,7 @@ def _sections() -> dict[str, Callable[[Context], HTML]]:
         "Coherence": scores.coherence,
         "Samples": samples.samples,
         "Latent space": latent.latent_space,
+        "Likeness": scores.likeness,
         "Likelihood": scores.likelihood,
         "Trust": sampler.sampler,
         "Calibration": calibration.calibration,

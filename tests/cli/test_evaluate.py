@@ -17,6 +17,10 @@ def test_json_holds_every_measure(mvflow, trained, store):
     assert 0 <= result["coherence"]["joint"] <= 1
     assert set(result["coherence"]["conditional"]) == {"circle->square", "square->circle"}
     assert set(result["classifiers"]) == {"circle", "square"}
+    assert set(result["frechet"]) == {"autoencoder", "classifier"}
+    assert set(result["frechet"]["autoencoder"]["mean"]) == {"joint", "conditional"}
+    assert set(result["reconstruction"]) == {"circle", "square"}
+    assert set(result["diversity"]) == {"autoencoder", "classifier", "data"}
     assert set(result["log_likelihood"]) == {"joint", "circle->square", "square->circle"}
     assert {"acceptance", "rhat_worst", "divergences"} <= set(result["sampler"])
     assert (result["rows"], result["seed"], result["split"]) == (64, 3, "test")
@@ -24,15 +28,25 @@ def test_json_holds_every_measure(mvflow, trained, store):
     assert result["stages"] == {k: v["key"] for k, v in manifest["stages"].items()}
     assert read_json(trained / "metrics" / "evaluation.json") == result
     assert (store.parent / "toy.classifiers.safetensors").is_file()
+    assert (store.parent / "toy.autoencoders.safetensors").is_file()
     again = mvflow("evaluate", trained, "--json", "--seed", "3")
     assert again.out == found.out
-    assert "classifier" not in again.err  # kept beside the store
+    assert "epoch" not in again.err  # all networks are kept beside the store
 
 
 def test_table(mvflow, trained):
     found = mvflow("evaluate", trained, "--split", "train")
     assert found.code == 0, found
-    for text in ("coherence", "square->circle", "log-likelihood", "acceptance", "'train'"):
+    for text in (
+        "coherence",
+        "square->circle",
+        "Fréchet",
+        "MFD",
+        "diversity",
+        "log-likelihood",
+        "acceptance",
+        "'train'",
+    ):
         assert text in found.out
 
 
@@ -65,7 +79,9 @@ def test_a_store_without_labels(mvflow, copied, store, tmp_path):
     found = mvflow("evaluate", copied, "--store", path)
     assert found.code == 0, found
     assert "without coherence" in found.out
-    assert "coherence" not in read_json(copied / "metrics" / "evaluation.json")
+    kept = read_json(copied / "metrics" / "evaluation.json")
+    assert "coherence" not in kept
+    assert set(kept["frechet"]) == {"autoencoder"}  # which needs no classes
 
 
 @pytest.fixture

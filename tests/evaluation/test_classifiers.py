@@ -7,6 +7,7 @@ import torch
 from mvflow.config import Classifiers as Settings
 from mvflow.core import ArraySource, ConfigError, DataError, Modality
 from mvflow.evaluation import classifiers_for, train_classifiers
+from mvflow.evaluation.classifiers import WIDEST, _narrow
 
 SETTINGS = Settings(kind="mlp", hidden=(16,), epochs=15, batch_size=16, learning_rate=1e-2)
 
@@ -49,6 +50,52 @@ def test_separate_classes_are_recognised(kept, both):
         found = np.mean(classifiers.predict(name, x[name]) == test.labels)
         assert found == classifiers.accuracy[name]
         assert found > 0.9  # the classes lie eight standard deviations apart
+
+
+def test_features_are_what_the_last_layer_sees(kept, both):
+    _, classifiers = kept
+    x = both[1].take(range(20))["m0"]
+    classes, features = classifiers.look("m0", x)
+    assert features.shape == (20, 16)
+    np.testing.assert_array_equal(features, classifiers.features("m0", x))
+    last = classifiers.networks["m0"][-1][-1]
+    with torch.no_grad():
+        scores = last(torch.from_numpy(features))
+    np.testing.assert_array_equal(scores.argmax(-1), classes)
+    np.testing.assert_array_equal(classes, classifiers.predict("m0", x))
+
+
+@pytest.mark.parametrize(
+    ("network", "features"),
+    [
+        ({"kind": "conv", "channels": [4]}, 256),  # 4 * 8 * 8, the last layer a convolution
+        ({"kind": "conv", "channels": [2, 2]}, 32),
+        ({"kind": "mlp", "hidden": [500]}, 256),
+        ({"kind": "mlp", "hidden": []}, 256),
+    ],
+)
+def test_every_network_has_features_and_not_too_many(network, features):
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    x = (labels[:, None, None, None] + rng.random((40, 1, 16, 16))).astype(np.float32)
+    data = ArraySource({"i": x}, labels=labels)
+    settings = Settings(epochs=1, networks={"i": network})
+    made = train_classifiers(data, data, settings)
+    assert made.features("i", x).shape == (40, features)
+    alone, together = made.features("i", x[3:4])[0], made.features("i", x[:4])[3]
+    np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-5)  # sums of 500 in float32
+
+
+def test_many_features_are_projected_so_that_distances_stay():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(40, 3000)).astype(np.float32))
+    near = _narrow(x)
+    assert near.shape == (40, WIDEST)
+    ratio = (torch.pdist(near) ** 2 / torch.pdist(x) ** 2).numpy()
+    # the squared length of a projection has the relative variance 2 / WIDEST
+    assert abs(ratio.mean() - 1) < 4 * np.sqrt(2 / WIDEST / 40)
+    assert ratio.std() < 2 * np.sqrt(2 / WIDEST)
+    assert _narrow(x[:, :WIDEST]).shape == (40, WIDEST)
 
 
 def test_what_is_kept_is_used_again(kept, both):

@@ -1,12 +1,15 @@
 """Accumulators give in batches what NumPy gives at once."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.linalg import sqrtm
 
 from mvflow.core import UsageError
-from mvflow.metrics import Coherence, MeanAndError
+from mvflow.metrics import Coherence, FrechetDistance, MeanAndCovariance, MeanAndError
 
 cuts = st.lists(st.integers(0, 50), max_size=5)
 
@@ -70,8 +73,63 @@ def test_the_error_of_one_value_is_zero():
     assert MeanAndError().update(np.array([3.0])).compute() == {"mean": 3.0, "standard_error": 0.0}
 
 
+@given(cuts, st.integers(0, 99), st.sampled_from([0.0, 1e4]))
+def test_moments_in_batches_are_those_of_numpy(at, seed, offset):
+    rows = np.random.default_rng(seed).normal(size=(50, 4)) + offset
+    accumulator = MeanAndCovariance()
+    for part in batches(rows.T, at):
+        accumulator.update(part.T)
+    found = accumulator.compute()
+    np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12, atol=1e-12)
+    # around 1e4 numbers round to 1e-12, so deviations of size 1 keep eleven digits
+    np.testing.assert_allclose(found.covariance, np.cov(rows.T), rtol=1e-8, atol=1e-9)
+
+
+def test_moments_run_on_every_library_and_in_float64(xp):
+    rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    found = MeanAndCovariance().update(xp.asarray(rows[:4])).update(xp.asarray(rows[4:])).compute()
+    assert found.covariance.dtype == xp.float64
+    expected = np.cov(rows.astype(np.float64).T)
+    np.testing.assert_allclose(np.asarray(found.covariance), expected, rtol=1e-12)
+    distance = FrechetDistance(found).update(xp.asarray(rows)).compute()
+    assert 0 <= distance < 1e-24
+
+
+def test_the_moments_of_one_row_have_no_spread():
+    found = MeanAndCovariance().update(np.ones((1, 2))).compute()
+    np.testing.assert_array_equal(found.covariance, np.zeros((2, 2)))
+
+
+@given(cuts, st.integers(0, 99))
+def test_frechet_distance_in_batches_is_that_of_all_at_once(at, seed):
+    rng = np.random.default_rng(seed)
+    real, made = rng.normal(size=(200, 3)), 0.5 * rng.normal(size=(50, 3)) + 1
+    reference = MeanAndCovariance().update(real).compute()
+    metric = FrechetDistance(reference)
+    for part in batches(made.T, at):
+        metric.update(part.T)
+    root = sqrtm(np.cov(real.T) @ np.cov(made.T)).real
+    expected = ((real.mean(0) - made.mean(0)) ** 2).sum()
+    expected += np.trace(np.cov(real.T) + np.cov(made.T) - 2 * root)
+    assert metric.compute() == pytest.approx(expected, rel=1e-8)
+
+
+def test_memory_of_moments_does_not_grow_with_rows():
+    accumulator = MeanAndCovariance()
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        accumulator.update(rng.normal(size=(500, 64)))
+    tracemalloc.start()
+    for _ in range(20):
+        accumulator.update(rng.normal(size=(500, 64)))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 3 * 64 * 64 * 8  # the scatter, anew, and small things
+    assert peak < 6 * 500 * 64 * 8  # a few copies of one batch
+
+
 @pytest.mark.bad_input
-@pytest.mark.parametrize("metric", [Coherence, MeanAndError])
+@pytest.mark.parametrize("metric", [Coherence, MeanAndCovariance, MeanAndError])
 def test_nothing_added_has_no_value(metric):
     with pytest.raises(UsageError, match="was added: .* has no value"):
         metric().compute()

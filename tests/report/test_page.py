@@ -156,6 +156,21 @@ def test_classifier_accuracy_stands_beside_coherence(page_two, two):
     assert sorted(found) == sorted(f"{value:.3f}" for value in accuracy.values())
 
 
+def test_distances_and_diversity_equal_the_metrics(page_two, two):
+    page, _ = page_two
+    for at, entry in enumerate(two[0]):
+        rows = [dict(zip(t[0], t[at + 1], strict=True)) for t in page.tables if len(t) == 3]
+        distances = entry.metrics["frechet"]["classifier"]
+        wanted = {f"joint, {k}": v for k, v in distances["joint"].items()}
+        wanted |= {k.replace("->", " → "): v for k, v in distances["conditional"].items()}
+        shown = next(row for row in rows if "joint, circle" in row)
+        assert {k: shown[k] for k in wanted} == {k: f"{v:.2f}" for k, v in wanted.items()}
+        spread = entry.metrics["diversity"]["data"]["conditional"]["circle->square"]["mean"]
+        assert any(row.get("circle → square", "").startswith(f"{spread:.3f} ±") for row in rows)
+        error = entry.metrics["reconstruction"]["circle"]["mean"]
+        assert any(row.get("circle", "").startswith(f"{error:.4f} ±") for row in rows)
+
+
 def test_names_are_escaped(page_two, two, tmp_path):
     page, _ = page_two
     assert "&lt;b&gt;Toy&lt;/b&gt; &amp; co" in page.text

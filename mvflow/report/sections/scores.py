@@ -1,4 +1,4 @@
-"""Numbers: coherence, log-likelihoods, density of the posteriors."""
+"""Numbers: coherence, Fréchet distances, diversity, log-likelihoods, posterior densities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mvflow.report.markup import HTML, section, tag
 from mvflow.report.sections.context import Context, Score, columns, comparison, figures
 from mvflow.report.words import arrow
 
-__all__ = ["coherence", "likelihood"]
+__all__ = ["coherence", "likelihood", "likeness"]
 
 JOINT = "joint"
 
@@ -142,6 +142,90 @@ def _error(rows: int) -> float:
     return float((0.25 / rows) ** 0.5)
 
 
+def likeness(context: Context) -> HTML:
+    """How near generated rows are to real ones, and how far from each other."""
+    metrics = [e.metrics or {} for e in context.entries]
+    networks = columns([m.get("frechet") for m in metrics])
+    diversity = [m.get("diversity") for m in metrics]
+    if not any(diversity):
+        return section("likeness", "Likeness and diversity", tag("p", "No evaluation was run."))
+    intro = (
+        "The Fréchet distance compares generated with real rows by mean and covariance of the "
+        "features that a network takes from them (lower is better); only distances in the same "
+        "features and of equal numbers of rows compare. Its mean over modalities in the features "
+        "of autoencoders is called MFD. It is an FID only in those of Inception-v3."
+    )
+    spread = (
+        "Diversity is the root mean squared difference between samples generated from the same "
+        "row. Too little, and the model repeats itself; where what is given says no more than the "
+        "class, it should be that of real rows of one class."
+    )
+    parts = [tag("p", intro), *(_distances(context, metrics, name) for name in networks)]
+    return section(
+        "likeness",
+        "Likeness and diversity",
+        *parts,
+        tag("p", spread),
+        _spreads(context, diversity),
+        _means(
+            context,
+            [m.get("reconstruction") for m in metrics],
+            "Squared error per value of reconstructions, q(z|X) decoded; lower is better.",
+            digits=4,
+            best=False,
+        ),
+    )
+
+
+def _distances(context: Context, metrics: list[Any], network: str) -> HTML:
+    """One row a way of generating: joint, and by direction or number of observed modalities."""
+    found = [m.get("frechet", {}).get(network) for m in metrics]
+    maps = [
+        f and {f"joint, {k}": v for k, v in f["joint"].items()} | _conditionals(f) | _real(f)
+        for f in found
+    ]
+    scores = {arrow(key): [_score(f, key) for f in maps] for key in columns(maps)}
+    name = "FID" if network == "inception-v3" else f"Fréchet distance, {network} features"
+    means = [f["mean"] if f else None for f in found]
+    if network == "autoencoder":
+        scores |= {f"MFD, {key}": [_score(m, key) for m in means] for key in columns(means)}
+    return comparison(scores, context.names, f"{name}.", 2, best=False)
+
+
+def _score(found: Mapping[str, Any] | None, key: str) -> Score | None:
+    return Score(found[key]) if found and found.get(key) is not None else None
+
+
+def _conditionals(found: Mapping[str, Any]) -> dict[str, float]:
+    if len(found["conditional"]) <= 12:
+        return dict(found["conditional"])
+    return {f"{size} observed": v for size, v in found["conditional_by_observed"].items()}
+
+
+def _real(found: Mapping[str, Any]) -> dict[str, float]:
+    real = found.get("real_by_observed", {}).items()
+    return {f"as many real rows as with {size} observed": value for size, value in real}
+
+
+def _spreads(context: Context, diversity: list[Any]) -> HTML:
+    """Diversity of the values themselves, beside that of real rows of one class."""
+    maps: list[Any] = [d["data"] if d else None for d in diversity]
+    scores = {
+        arrow(key): [
+            Score(m["conditional"][key]["mean"], m["conditional"][key]["standard_error"])
+            if m and key in m["conditional"]
+            else None
+            for m in maps
+        ]
+        for key in columns([m["conditional"] if m else None for m in maps])
+    }
+    scores |= {
+        f"real {name}": [_score(m and {name: m["real"][name]["mean"]}, name) for m in maps]
+        for name in columns([m["real"] if m else None for m in maps])
+    }
+    return comparison(scores, context.names, "Diversity of values.", 3, best=False)
+
+
 def likelihood(context: Context) -> HTML:
     """Log-likelihoods of unseen rows and density of the posteriors, with standard errors."""
     metrics = [e.metrics or {} for e in context.entries]
@@ -170,7 +254,15 @@ def likelihood(context: Context) -> HTML:
     )
 
 
-def _means(context: Context, maps: list[Any], caption: str, prefix: str = "") -> HTML:
+def _means(
+    context: Context,
+    maps: list[Any],
+    caption: str,
+    prefix: str = "",
+    digits: int = 2,
+    *,
+    best: bool = True,
+) -> HTML:
     scores = {
         prefix + arrow(key): [
             Score(m[key]["mean"], m[key]["standard_error"]) if m and key in m else None
@@ -178,4 +270,5 @@ def _means(context: Context, maps: list[Any], caption: str, prefix: str = "") ->
         ]
         for key in columns(maps)
     }
-    return comparison(scores, context.names, caption + " Best in bold.", 2)
+    caption += " Best in bold." if best else ""
+    return comparison(scores, context.names, caption, digits, best=best)

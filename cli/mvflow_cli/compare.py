@@ -1,0 +1,135 @@
+"""`mvflow compare`: evaluated runs side by side, as tables and plots."""
+
+from __future__ import annotations
+
+import json as json_text
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from mvflow_cli.options import Json
+from mvflow_cli.output import finite, say, show, show_json
+
+if TYPE_CHECKING:
+    from mvflow.evaluation.compare import Comparison, EvaluatedRun
+
+__all__ = ["compare"]
+
+SUFFIXES = (".md", ".tex", ".csv", ".json", ".png", ".svg")
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write OUT.md, .tex, .csv, .json, and the plot as .png and .svg.",
+            show_default=False,
+        ),
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Set the paper's own figures beside them.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Tabulate evaluated runs: systems against measures, mean and deviation over seeds.
+
+    Runs that differ by their seed alone are one system.
+
+    Example: mvflow compare runs/jnf-* runs/shared-* --out table --paper
+    """
+    from mvflow.evaluation.compare import compare as compared
+    from mvflow.evaluation.tables import as_json
+
+    found = compared([_evaluated(path) for path in runs], paper=paper)
+    written = [] if out is None else _write(found, out)
+    if json:
+        show_json({**as_json(found), "written": written})
+        return
+    show(_table(found))
+    for note in found.notes:
+        say(note)
+    others = ", ".join(s.label for s in found.systems if not s.seeds)
+    if others:
+        say(f"the files of --out also have what the paper reports of {others}")
+    if written:
+        say(f"wrote {', '.join(written)}")
+
+
+def _evaluated(path: Path) -> EvaluatedRun:
+    """A run with its evaluation.
+
+    Raises:
+        StageError: if it has none, or one of other weights.
+    """
+    from mvflow.core import StageError
+    from mvflow.evaluation.compare import EvaluatedRun
+    from mvflow.runs import RunDirectory, read_json
+
+    run = RunDirectory.open(path)
+    file = run.path / "metrics" / "evaluation.json"
+    if not file.is_file():
+        msg = f"{path} has not been evaluated: run 'mvflow evaluate {path}' first"
+        raise StageError(msg)
+    metrics, entries = read_json(file), run.manifest().get("stages", {})
+    keys = metrics.get("stages", {})
+    if any(entries.get(name, {}).get("key") != key for name, key in keys.items()):
+        msg = f"{path} was trained anew since its evaluation: run 'mvflow evaluate {path}' first"
+        raise StageError(msg)
+    data = next((e["fingerprint"] for e in entries.values() if e.get("fingerprint")), "")
+    return EvaluatedRun(str(path), run.config(), metrics, data)
+
+
+def _table(found: Comparison) -> Table:
+    """Measures as rows, since a terminal is narrow; systems that were not run are left out."""
+    from mvflow.evaluation.tables import cells, headings
+
+    def mark(number: str, place: str) -> str:
+        styles = {"best": "bold", "second": "underline"}
+        return f"[{styles[place]}]{number}[/]" if place else number
+
+    columns = [cells(found, system, mark) for system in found.measured]
+    table = Table()
+    table.add_column("measure", no_wrap=True)
+    for column in columns:
+        table.add_column(column[0], justify="right")
+    for i, heading in enumerate(headings(found)[1:], 1):
+        table.add_row(heading, *(column[i] for column in columns))
+    return table
+
+
+def _write(found: Comparison, out: Path) -> list[str]:
+    """Write all forms of the table and the plot.
+
+    Returns:
+        Names of the files.
+    """
+    from functools import partial
+
+    from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown
+    from mvflow.report.figures.canvas import as_png, as_svg, style
+    from mvflow.report.figures.comparison import comparison_figure
+    from mvflow.runs import write_atomically
+
+    stem = out.with_suffix("") if out.suffix in SUFFIXES else out
+    with style():
+        figure = comparison_figure(found)
+        png, svg = as_png(figure), as_svg(figure)
+    texts = {
+        ".md": as_markdown(found),
+        ".tex": as_latex(found),
+        ".csv": as_csv(found),
+        ".json": json_text.dumps(finite(as_json(found)), indent=2, allow_nan=False) + "\n",
+    }
+    contents = {suffix: text.encode() for suffix, text in texts.items()}
+    contents |= {".png": png, ".svg": svg}
+    written = []
+    for suffix, content in contents.items():
+        path = stem.with_name(stem.name + suffix)
+        write_atomically(path, partial(Path.write_bytes, data=content))
+        written.append(str(path))
+    return written

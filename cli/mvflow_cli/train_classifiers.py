@@ -1,0 +1,113 @@
+"""`mvflow train-classifiers`: what judges generated rows, trained once for a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mvflow_cli.measuring import beside
+from mvflow_cli.opening import set_up
+from mvflow_cli.options import Device, Json, Threads
+from mvflow_cli.output import say, show_json
+from mvflow_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from mvflow.config import Config
+    from mvflow_datasets import Store
+
+__all__ = ["train_classifiers"]
+
+
+def train_classifiers(
+    store: Annotated[
+        Path, typer.Argument(metavar="STORE.h5", help="Store with labels.", show_default=False)
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe with their settings; by default the one that is named as the data.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting, as in classifiers.epochs=5; runs must have the same.",
+            show_default=False,
+        ),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train from the beginning, whatever is kept.")
+    ] = False,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Train the classifiers and autoencoders of a store, and keep them beside it.
+
+    What is kept is trained anew only if data or settings have changed. 'mvflow evaluate' uses it.
+
+    Example: mvflow train-classifiers mnist-svhn.h5
+    """
+    from mvflow_datasets import Store
+
+    set_up(device, threads)
+    with Store.open(store) as opened:
+        config = _config(opened, recipe, settings or [])
+        result = _train(opened, config, again, device, err=json)
+    if json:
+        show_json(result)
+        return
+    for kind in ("classifiers", "autoencoders"):
+        verb = "trained" if result[kind]["trained"] else "kept already"
+        say(f"{kind}: {verb}, {result[kind]['path']}")
+    for name, accuracy in result["classifiers"]["accuracy"].items():
+        share = result["autoencoders"]["explained"][name]
+        say(f"{name}: accuracy {accuracy:.3f}; autoencoder explains {share:.3f} of the variance")
+
+
+def _config(store: Store, recipe: str | None, settings: list[str]) -> Config:
+    """The recipe's configuration; without one, networks that take any modality."""
+    from mvflow.config import assign, config_from_dict, recipe_names
+    from mvflow.config import recipe as find_recipe
+
+    if recipe is None and store.name in recipe_names():
+        recipe = store.name
+    if recipe is not None:
+        return config_from_dict(find_recipe(recipe, settings), where="--set")
+    raw: dict[str, Any] = {
+        "latent_dim": 1,
+        "modalities": {m.name: {"shape": list(m.shape)} for m in store.modalities},
+        "classifiers": {"kind": "auto"},
+    }
+    return config_from_dict(assign(raw, settings), where="--set")
+
+
+def _train(store: Store, config: Config, again: bool, device: str, *, err: bool) -> dict[str, Any]:
+    from mvflow.core import DataError
+    from mvflow.evaluation import autoencoders_for, classifiers_for
+
+    train, test = store[config.data.train], store[config.data.test]
+    if train.labels is None or test.labels is None:
+        msg = f"{store.path} has no labels: classifiers need a class for each row"
+        raise DataError(msg)
+    result: dict[str, Any] = {"store": str(store.path), "recipe": config.recipe}
+    makers: tuple[tuple[str, Any], ...] = (
+        ("classifiers", classifiers_for),
+        ("autoencoders", autoencoders_for),
+    )
+    with Progress(config, err=err) as progress:
+        for kind, make in makers:
+            path = beside(store.path, kind, store.path.parent)
+            if again:
+                path.unlink(missing_ok=True)
+            before = path.stat().st_mtime_ns if path.is_file() else None
+            made = make(path, train, test, config.classifiers, device=device, listener=progress)
+            result[kind] = {"path": str(path), "trained": before != path.stat().st_mtime_ns}
+            key = "accuracy" if kind == "classifiers" else "explained"
+            result[kind][key] = getattr(made, key)
+    return result

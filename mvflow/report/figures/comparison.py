@@ -1,0 +1,124 @@
+"""Systems against the number of observed modalities, and joint generation (paper, Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mvflow.evaluation.compare import Comparison, System
+from mvflow.report.figures.canvas import INK, new_figure
+from mvflow.report.figures.charts import colour
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["comparison_figure"]
+
+MARKERS = "osD^vPX"
+PANEL, HEIGHT = 300, 236
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """Coherence and Fréchet distance of conditional and joint generation; a dot for each seed.
+
+    Left two panels: against the number of observed modalities, or of two modalities by
+    direction. Right: draws from the prior, the best at the top left.
+    """
+    systems = comparison.measured
+    network = _network(systems)
+    kinds = ["coherence", *([f"frechet/{network}"] if network else [])]
+    panels = len(kinds) + 1
+    per_line = 3 if max(len(s.label) for s in systems) < 34 else 2
+    below = 20 * -(-len(systems) // per_line) + 8
+    width, height = PANEL * panels, HEIGHT + below
+    figure = new_figure(width, height)
+    places = [
+        ((PANEL * i + 52) / width, (below + 44) / height, 232 / width, 162 / height)
+        for i in range(panels)
+    ]
+    for place, kind in zip(places, kinds, strict=False):
+        _conditional(figure.add_axes(place), systems, kind)
+    _joint(figure.add_axes(places[-1]), systems, network)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=per_line, handlelength=1.6, fontsize=7.5,
+        bbox_to_anchor=(0.01, 0),
+    )  # fmt: skip
+    return figure
+
+
+def _network(systems: Sequence[System]) -> str | None:
+    """Whose features show best what rows look like: Inception's, else the autoencoders'."""
+    found = {k.split("/")[1] for s in systems for k in s.values if k.startswith("frechet/")}
+    known = [name for name in ("inception-v3", "autoencoder", "classifier") if name in found]
+    return [*known, *sorted(found), None][0]
+
+
+def _distance(network: str) -> str:
+    return "FID" if network == "inception-v3" else f"Fréchet ({network})"
+
+
+def _conditional(axes: Axes, systems: Sequence[System], kind: str) -> None:
+    keys = sorted({k for s in systems for k in s.values if k.startswith(f"{kind}/observed/")})
+    is_curve = len(keys) > 1
+    if not is_curve:
+        keys = sorted({k for s in systems for k in s.values if k.startswith(kind) and "->" in k})
+    if not keys:
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+        axes.set_axis_off()
+    for i, system in enumerate(systems):
+        shift = (i - (len(systems) - 1) / 2) * (0.04 if is_curve else 0.6 / len(systems))
+        x = np.arange(len(keys)) + shift
+        means = [system.mean(key) for key in keys]
+        heights = np.array([np.nan if m is None else m for m in means])
+        style: dict[str, Any] = {
+            "color": colour(i),
+            "marker": MARKERS[i % len(MARKERS)],
+            "ms": 4.0,
+        }
+        line = "-" if is_curve else "none"
+        axes.plot(x, heights, linestyle=line, linewidth=1.1, label=system.label, **style)
+        for at, key in zip(x, keys, strict=True):
+            known = system.known(key)
+            axes.plot([at] * len(known), known, ".", color=colour(i), alpha=0.45, ms=3.5)
+    ticks = [key.split("/")[-1].replace("->", "\n→ ").replace("+", " + ") for key in keys]
+    axes.set_xticks(range(len(keys)), ticks)
+    axes.set_xlim(-0.5, len(keys) - 0.5)
+    axes.set_xlabel("observed modalities" if is_curve else "direction")
+    if kind == "coherence":
+        _frame(axes, "Conditional coherence")
+        axes.set(ylabel="coherence", ylim=(0, 1.03))
+    else:
+        _frame(axes, "Conditional distance, lower is better")
+        axes.set_ylabel(_distance(kind.split("/")[1]))
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+
+
+def _joint(axes: Axes, systems: Sequence[System], network: str | None) -> None:
+    """Coherence against distance, or alone where no distance was measured."""
+    for i, system in enumerate(systems):
+        y = system.values.get("coherence/joint", [])
+        x = system.values.get(f"frechet/{network}/joint", []) if network else [i] * len(y)
+        pairs = [(a, b) for a, b in zip(x, y, strict=False) if a is not None and b is not None]
+        axes.plot(
+            [a for a, _ in pairs], [b for _, b in pairs], linestyle="none", ms=5, alpha=0.85,
+            color=colour(i), marker=MARKERS[i % len(MARKERS)],
+        )  # fmt: skip
+    axes.set_ylim(0, 1.03)
+    axes.set_ylabel("joint coherence")
+    if network:
+        axes.set_xlabel(f"{_distance(network)}, lower is better")
+        axes.set_xlim(0, 1.1 * axes.get_xlim()[1])
+    else:
+        axes.set_xticks([])
+    _frame(axes, "Draws from the prior")
+
+
+def _frame(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontweight="bold", color=INK)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", length=0)

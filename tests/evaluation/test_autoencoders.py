@@ -1,0 +1,79 @@
+"""Autoencoders for the MFD: trained once, kept, and trained anew when need be."""
+
+import numpy as np
+import pytest
+import torch
+
+from mvflow.config import Classifiers as Settings
+from mvflow.core import ArraySource, Modality
+from mvflow.evaluation import autoencoders_for, train_autoencoders
+
+SETTINGS = Settings(kind="mlp", epochs=5, batch_size=32)
+
+
+def source(small, seed=0, labelled=True):
+    data, labels = small.data(2, rows=120, seed=seed)
+    return ArraySource(data, labels=labels if labelled else None)
+
+
+@pytest.fixture(scope="module")
+def kept(small, tmp_path_factory):
+    path = tmp_path_factory.mktemp("autoencoders") / "a.safetensors"
+    return path, autoencoders_for(path, source(small), source(small, 1), SETTINGS)
+
+
+def test_rows_are_reconstructed_and_classes_told(kept, small):
+    _, found = kept
+    test = source(small, 1)
+    x = test.take(range(len(test)))
+    assert found.classes == 2
+    for name in ("m0", "m1"):
+        # two classes on a line: one direction of the code explains nearly all
+        assert 0.8 < found.explained[name] <= 1
+        features = found.features(name, x[name])
+        assert features.shape == (120, 64)
+        head = found.networks[name].head
+        code = torch.from_numpy(features) * found.networks[name].scale
+        assert np.mean(head(code).argmax(-1).numpy() == test.labels) > 0.95
+
+
+def test_features_of_real_rows_have_a_mean_variance_of_one(kept, small):
+    _, found = kept
+    train = source(small)
+    x = train.take(range(len(train)))
+    for name in ("m0", "m1"):
+        assert found.features(name, x[name]).var(0).mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_what_is_kept_is_used_again_unless_data_or_settings_change(kept, small):
+    path, first = kept
+    before = path.read_bytes()
+    again = autoencoders_for(path, source(small), source(small, 1), SETTINGS)
+    assert path.read_bytes() == before
+    x = source(small).take([0, 1])["m0"]
+    np.testing.assert_array_equal(again.features("m0", x), first.features("m0", x))
+    other = SETTINGS.model_copy(update={"dropout": 0.1, "hidden": (3,)})
+    autoencoders_for(path, source(small), source(small, 1), other)
+    assert path.read_bytes() == before  # settings that only classifiers have
+    autoencoders_for(path, source(small, 2), source(small, 1), SETTINGS)
+    assert path.read_bytes() != before
+
+
+def test_rows_without_labels_have_autoencoders_too(small):
+    train = source(small, labelled=False)
+    found = train_autoencoders(train, train, SETTINGS)
+    assert found.classes == 0
+    assert found.explained["m0"] > 0.8
+
+
+def test_images_and_classes_are_taken_as_stored():
+    labels = np.arange(60) % 3
+    images = np.random.default_rng(0).integers(256, size=(60, 1, 4, 4)).astype(np.uint8)
+    spec = [Modality("i", (1, 4, 4)), Modality("c", (3,), "categorical")]
+    data = ArraySource({"i": images, "c": labels}, spec, labels=labels)
+    found = train_autoencoders(data, data, SETTINGS)
+    np.testing.assert_allclose(
+        found.features("i", images), found.features("i", images.astype(np.float32) / 255)
+    )
+    one_hot = np.eye(3, dtype=np.float32)[labels]
+    np.testing.assert_allclose(found.features("c", labels), found.features("c", one_hot))

@@ -1,0 +1,209 @@
+"""Runs side by side: groups, columns, marks, forms of the table, the paper's figures."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from mvflow.config import config_from_dict, recipe
+from mvflow.core import DataError, UsageError
+from mvflow.evaluation.compare import EvaluatedRun, compare
+from mvflow.evaluation.published import Figure, published
+from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown, headings
+
+JOINT, THERE, BACK = "coherence/joint", "coherence/mnist->svhn", "coherence/svhn->mnist"
+KINDS = {
+    "jnf": ["model=jnf"],
+    "cl": ["model=jnf-shared", "projectors.kind=contrastive"],
+    "gaussian": ["model=jnf", "flows.posterior=gaussian"],
+}
+
+
+def evaluation(joint, there, back, distance):
+    directions = ("mnist->svhn", "svhn->mnist")
+    conditional = dict(zip(directions, (there, back), strict=True))
+    return {
+        "rows": 1000,
+        "classifiers": {"mnist": 0.99, "svhn": 0.85},
+        "coherence": {
+            "joint": joint,
+            "conditional": conditional,
+            "conditional_by_observed": {"1": (there + back) / 2},
+        },
+        "frechet": {
+            "autoencoder": {
+                "joint": {"mnist": distance, "svhn": distance + 2},
+                "conditional": {d: distance for d in directions},
+                "conditional_by_observed": {"1": distance},
+                "mean": {"joint": distance + 1, "conditional": distance},
+            }
+        },
+        "log_likelihood": {"joint": {"mean": -100.0}, **{d: {"mean": -5.0} for d in directions}},
+    }
+
+
+def run(kind, seed, values, data="same", sets=(), **changes):
+    config = config_from_dict(recipe("mnist-svhn", [*KINDS[kind], f"seed={seed}", *sets]))
+    metrics = evaluation(*values) | changes
+    return EvaluatedRun(f"{kind}-{seed}-{'-'.join(sets)}", config, metrics, data)
+
+
+@pytest.fixture
+def runs():
+    """Given out of order, as a shell might."""
+    return [
+        run("jnf", 1, (0.5, 0.8, 0.4, 3.0)),
+        run("cl", 0, (0.4, 0.8, 0.7, 5.0)),
+        run("jnf", 0, (0.3, 0.6, 0.6, 1.0)),
+        run("gaussian", 0, (0.4, 0.5, 0.3, 9.0)),
+    ]
+
+
+def test_runs_that_differ_by_their_seed_are_one_system(runs):
+    found = compare(runs)
+    labels = [s.label for s in found.systems]
+    assert labels == ["JNF, posterior maf", "JNF-Shared (CL)", "JNF, posterior gaussian"]
+    first = found.systems[0]
+    assert first.seeds == (0, 1)
+    assert first.values[JOINT] == [0.3, 0.5]
+    assert first.mean(JOINT) == pytest.approx(0.4)
+    assert first.deviation(JOINT) == pytest.approx(np.std([0.3, 0.5], ddof=1))
+    assert found.systems[1].deviation(JOINT) is None
+    assert first.mean("frechet/autoencoder/joint") == pytest.approx(3.0)
+
+
+def test_how_much_was_drawn_to_measure_makes_no_other_system(runs):
+    more = run("jnf", 2, (0.4, 0.7, 0.5, 2.0), sets=["evaluation.rows=7", "data.store=other.h5"])
+    assert compare([*runs, more]).systems[0].seeds == (0, 1, 2)
+
+
+def test_best_and_second_are_those_of_the_rounded_means(runs):
+    found = compare(runs)
+    by_key = {m.key: m for m in found.measures}
+
+    def marks(key):
+        return [found.mark(by_key[key], system) for system in found.systems]
+
+    assert marks(JOINT) == ["", "", ""]  # all 0.400: none is better
+    assert marks(THERE) == ["second", "best", ""]
+    assert marks("frechet/autoencoder/conditional") == ["best", "second", ""]  # low is good
+    two = compare(runs[:3])
+    measure = next(m for m in two.measures if m.key == THERE)
+    assert [two.mark(measure, s) for s in two.systems] == ["", "best"]
+
+
+def test_columns_are_directions_of_two_modalities(runs):
+    assert headings(compare(runs)) == [
+        *("model", "seeds", "coherence, joint ↑", "coherence, mnist → svhn ↑"),
+        *("coherence, svhn → mnist ↑", "MFD, joint ↓"),
+        *("Fréchet (autoencoder), mnist → svhn ↓", "Fréchet (autoencoder), svhn → mnist ↓"),
+        *("MFD, conditional ↓", "log p(X), nats ↑"),
+    ]
+
+
+def test_columns_are_numbers_of_observed_modalities_of_more():
+    names, found = ("a", "b", "c"), evaluation(0.5, 0.5, 0.5, 1.0)
+    found["log_likelihood"] |= {f"{a}->{b}": {"mean": 0} for a in names for b in names if a != b}
+    found["coherence"]["conditional"] = {"a->b": 0.2, "a+b->c": 0.6}
+    found["coherence"]["conditional_by_observed"] = {"1": 0.2, "2": 0.6}
+    found["rows_by_observed"] = {"1": 1000, "2": 50}
+    config = config_from_dict(recipe("mnist-svhn"))
+    comparison = compare([EvaluatedRun("r", config, found, "")])
+    values = {m.title: comparison.systems[0].mean(m.key) for m in comparison.measures}
+    assert values["coherence, conditional"] == pytest.approx(0.4)
+    assert (values["coherence, 1 observed"], values["coherence, 2 observed"]) == (0.2, 0.6)
+    assert "coherence, a → b" not in values
+    assert "50 where several modalities are observed" in comparison.notes[0]
+
+
+def test_markdown(runs):
+    text = as_markdown(compare(runs))
+    head, rule, first, second, third, _, caption = text.splitlines()
+    assert len({line.count("|") for line in (head, rule, first, second, third)}) == 1
+    assert first.startswith("| JNF, posterior maf | 2 | 0.400 ± 0.141 | <u>0.700 ± 0.141</u> |")
+    assert "| **0.800** |" in second
+    assert "−100.0" in third
+    assert caption.startswith("Mean ± standard deviation over seeds; best in bold")
+    assert "classifiers on real test rows: mnist 0.990, svhn 0.850" in caption
+
+
+def test_latex(runs):
+    text = as_latex(compare(runs))
+    assert r"\textbf{0.800}" in text
+    assert r"\underline{0.700 $\pm$ 0.141}" in text
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert {line.count("&") + 1 for line in rows} == {len(columns)}
+    assert not set(text) & set("→↑↓±–−")
+
+
+def test_csv_and_json_have_every_measure_and_seed(runs):
+    found = compare(runs)
+    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+    first = next(r for r in lines if r["measure"] == BACK and r["seeds"] == "2")
+    assert [float(v) for v in first["values"].split()] == [0.6, 0.4]
+    assert (float(first["mean"]), float(first["worst"])) == (0.5, 0.4)
+    distance = next(r for r in lines if r["measure"] == "frechet/autoencoder/mnist->svhn")
+    assert float(distance["worst"]) == 3.0
+    data = json.loads(json.dumps(as_json(found), allow_nan=False))
+    assert data["systems"]["JNF, posterior maf"]["measures"][JOINT]["values"] == [0.3, 0.5]
+    assert {"key": JOINT, "title": "coherence, joint", "better": "high"} in data["columns"]
+
+
+def test_the_papers_figures_stand_beside_those_of_the_same_settings(runs):
+    found = compare(runs, paper=True)
+    papers = {s.label: s.paper.get(JOINT) for s in found.systems}
+    assert papers["JNF, posterior maf"] == Figure(0.51, 0.01)
+    assert papers["JNF, posterior gaussian"] is None  # no system of the paper
+    assert papers["JMVAE"] == Figure(0.43, 0.10)
+    assert "JNF" not in papers
+    assert len(found.measured) == 3
+    text = as_markdown(found)
+    assert "| 0.51 ± 0.01 |" in text
+    assert "| 57 ± 3 |" in text
+    assert "paper: Tables 1 and D.3; whole SVHN" in text
+    other = compare([run("jnf", 0, (0.1, 0.1, 0.1, 1), sets=["joint.beta=1.0"])], paper=True)
+    assert other.systems[0].paper[JOINT] == Figure(0.43, 0.01)
+    none = compare([run("jnf", 0, (0.1, 0.1, 0.1, 1), sets=["joint.beta=4.0"])], paper=True)
+    assert none.systems[0].paper == {}
+
+
+@pytest.mark.parametrize("name", ["mnist-svhn", "polymnist", "translated-polymnist", "mhd"])
+def test_published_figures_are_whole(name):
+    found = published(name)
+    assert published(f"{name}-small") == found
+    for figures in found.systems.values():
+        assert figures.keys() <= set(found.measures)
+        for key, (mean, deviation) in figures.items():
+            assert mean >= 0
+            assert deviation is None or deviation >= 0
+            assert mean <= 1 or not key.startswith("coherence")
+    for label, figures in found.chosen.items():
+        assert set(found.measures) == set(figures), label  # the main text has every measure
+
+
+@pytest.mark.bad_input
+def test_what_cannot_be_compared_is_refused(runs):
+    with pytest.raises(DataError, match="jnf-1- and cl-0- were trained on different data"):
+        compare([runs[0], run("cl", 0, (0, 0, 0, 0), data="another")])
+    with pytest.raises(DataError, match="evaluated on split 'test' and cl-0- on 'train'"):
+        compare([runs[0], run("cl", 0, (0, 0, 0, 0), split="train")])
+    with pytest.raises(UsageError, match="have the same settings and seed 0: name only one"):
+        compare([runs[2], run("jnf", 0, (0, 0, 0, 0))])
+    with pytest.raises(UsageError, match="have the same settings and seed"):
+        compare([runs[0], runs[0]])
+    toy = runs[0]._replace(config=config_from_dict(recipe("toy")))
+    with pytest.raises(UsageError, match="no figures for recipe 'toy': it has mhd, mnist-svhn"):
+        compare([toy], paper=True)
+
+
+def test_runs_judged_otherwise_or_in_part_are_noted(runs):
+    other = run("cl", 1, (0.4, 0.8, 0.7, 5.0), classifiers={"mnist": 0.5, "svhn": 0.5})
+    assert any("judged by different classifiers" in n for n in compare([*runs, other]).notes)
+    bare = run("cl", 1, (0.4, 0.8, 0.7, 5.0), frechet={})
+    assert any("lack some measures" in n for n in compare([*runs, bare]).notes)
+    unlabelled = run("jnf", 0, (0, 0, 0, 0), coherence=None, classifiers={})
+    found = compare([unlabelled])
+    assert not any(m.key.startswith("coherence") for m in found.measures)
