@@ -1,35 +1,36 @@
 """Cost and quality of draws from products of experts, against other packages; prints Markdown.
 
-    python benchmarks/sample.py               # all three tables, minutes
-    python benchmarks/sample.py a --steps 10  # a tenth of the paper's schedule
+    python benchmarks/sample.py                # all tables, about ten minutes
+    python benchmarks/sample.py --quick        # the same tables from next to nothing, a minute
+    python benchmarks/sample.py a d --steps 10 # a tenth of the paper's schedule
+    python benchmarks/sample.py e --device cuda
 
 a: the paper's schedule (100 steps of 10 leapfrogs) with the networks of Table E.6, two experts,
    20 latent dimensions, against MultiVae's JNF, turn by turn.
 b: Gaussian experts, whose product is known: gradients and CPU time per effective draw, where a
    mean of k effective draws has the squared error 1/k in units of the exact variance.
 c: inverse of masked autoregressive flows, in evaluations of their density.
+d: the paper's schedule with the flows of every published network, two to four experts.
+e: on a GPU only: the schedule of a with a step captured as a CUDA graph, and many rows at once.
 
-MultiVae 1.0.3 and hamiltorch take part where they are installed. Times are CPU times of this
-process, one thread.
+MultiVae 1.0.3 and hamiltorch take part where the interpreter that runs this finds them. Times
+are CPU times of this process, one thread, but for e, which takes times on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import platform
-import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import Rows, about, markdown, turn_by_turn
 from torch import Tensor, nn
 from zuko.distributions import DiagNormal
 
@@ -41,28 +42,49 @@ from mvflow.models import build_model
 from mvflow.nn import seeded
 from mvflow.posteriors import build_posterior
 from mvflow.posteriors.inverse import OrderedInverse
+from mvflow.posteriors.levels import levels
 from mvflow.runs import write_json
-
-Rows = list[dict[str, Any]]
+from mvflow.samplers import HMC, Noise
+from mvflow.samplers.hmc import init, step
 
 OURS = {
     "mvflow hmc": SamplerConfig(),
+    "mvflow hmc, 5 leapfrogs": SamplerConfig(num_steps=5),
     "mvflow hmc, paper": SamplerConfig(**PAPER),
     "mvflow sir": SamplerConfig(name="sir"),
 }
+PUBLISHED = {"mnist-svhn": (2,), "mhd": (2, 3), "polymnist": (2, 3, 4)}
+"""Recipe -> numbers of experts in part d."""
+QUICK = {"draws": 64, "steps": 4, "rows": 2, "repeats": 1, "points": [1, 16]}
 
 
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
     logging.disable(logging.INFO)  # MultiVae announces every call
-    out: dict[str, Any] = {"about": _about()}
+    out: dict[str, Any] = {
+        "about": about("zuko", "multivae", "pythae", "hamiltorch", device=_device(arguments)),
+        "settings": {k: v for k, v in vars(arguments).items() if k not in ("out", "parts")},
+    }
+    text = [f"# {__doc__.splitlines()[0].removesuffix('; prints Markdown.')}"]
     with torch.no_grad():
-        for part in arguments.parts or PARTS:
-            print(f"\n{part}: {PARTS[part].__doc__}\n")
+        for part in arguments.parts or (
+            ["e"] if arguments.device != "cpu" else ["a", "b", "c", "d"]
+        ):
+            began = time.perf_counter()
             out[part] = PARTS[part](arguments)
-            print(_table(out[part]), flush=True)
+            text.append(f"{part}: {PARTS[part].__doc__}\n\n{markdown(out[part])}")
+            print(f"\n{text[-1]}\n\n{time.perf_counter() - began:.0f} s", flush=True)
     write_json(arguments.out, out)
+    arguments.out.with_suffix(".md").write_text("\n\n".join([*text, _footer(out["about"])]))
+
+
+def _footer(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {v}" for name, v in about["versions"].items() if v)
+    run = f"Commit {about['commit']}, {about['date']}, {about['device']}"
+    return (
+        f"{run}, {about['threads']} thread, {versions}.\n\nColumns: see `benchmarks/README.md`.\n"
+    )
 
 
 def schedule(arguments: argparse.Namespace) -> Rows:
@@ -86,16 +108,18 @@ def schedule(arguments: argparse.Namespace) -> Rows:
         theirs = _multivae(encoders, 20, {name: tuple(v.shape[1:]) for name, v in x.items()}, None)
         repeated = {name: v.expand(1, *v.shape[1:]) for name, v in x.items()}
         timed["MultiVae"] = lambda: _their_draws(theirs, repeated, n, steps)
-    seconds = _turn_by_turn(timed, arguments.repeats)
-    base = seconds["mvflow, paper"]
+    ours()  # the first call of torch's kernels is not timed
+    seconds = turn_by_turn(timed, arguments.repeats)
+    base = min(seconds["mvflow, paper"])
     return [
         {
             "sampler": name,
             "draws": n,
             "steps": steps if name != "mvflow, default" else "100 + kept",
-            "CPU s": round(each, 3),
-            "s per 1,000 draws": round(each * 1000 / n, 3),
-            "times mvflow, paper": round(each / base, 2),
+            "CPU s": round(min(each), 3),
+            "turns": " ".join(f"{one:.2f}" for one in each),
+            "s per 1,000 draws": round(min(each) * 1000 / n, 3),
+            "times mvflow, paper": round(min(each) / base, 2),
         }
         for name, each in seconds.items()
     ]
@@ -111,44 +135,178 @@ def known(arguments: argparse.Namespace) -> Rows:
             scales = np.full_like(locs, width)
             for name, sample in _samplers(arguments).items():
                 with seeded(0, name):
-                    row = _score(locs, scales, sample, few=name == "hamiltorch")
+                    row = _score(locs, scales, sample, arguments.draws, few=name == "hamiltorch")
                 out.append({"d": d, "width": width, "sampler": name, **row})
     return out
 
 
 def inverse(arguments: argparse.Namespace) -> Rows:
-    """MAF with two transforms, hidden 128 and 128, 1,024 rows: CPU ms."""
+    """MAF with two transforms, hidden 128 and 128: CPU ms, without the once sorted weights."""
     out = []
     for d in (20, 64, 190):
         with seeded(0, "inverse"):
             flow = build_posterior(Flows(), d, lambda n: nn.Linear(2, n)).requires_grad_(False)
-            q, y = flow(torch.zeros(1, 2)), torch.randn(1024, 1, d)
-        ordered = [part for part in flow.modules() if isinstance(part, OrderedInverse)]
-        plain = [part.transform for part in ordered]
-        seconds = _turn_by_turn(
-            {
+        q = flow(torch.zeros(1, 2))
+        lazy = [part for part in flow.modules() if isinstance(part, OrderedInverse)]
+        ordered, plain = [t() for t in lazy], [t.transform() for t in lazy]
+        for points in arguments.points:
+            y = torch.randn(points, 1, d)
+            ways = {
                 "density": lambda q=q, y=y: q.log_prob(y),
-                "ordered": lambda ts=ordered, y=y: [t()._inverse(y) for t in ts],
-                "plain": lambda ts=plain, y=y: [t()._inverse(y) for t in ts],
-            },
-            arguments.repeats,
-        )
-        ms = {name: round(1e3 * s, 2) for name, s in seconds.items()}
-        ratios = {
-            "ordered / density": round(seconds["ordered"] / seconds["density"], 2),
-            "plain / ordered": round(seconds["plain"] / seconds["ordered"], 1),
-        }
-        out.append({"d": d, **ms, **ratios})
+                "products": _products(lazy, points),
+                "ordered": lambda ts=ordered, y=y: [t.inv(y) for t in ts],
+                "plain": lambda ts=plain, y=y: [t.inv(y) for t in ts],
+            }
+            for way in ways.values():
+                way()
+            seconds = turn_by_turn(ways, 3 * arguments.repeats)
+            least = {name: min(each) for name, each in seconds.items()}
+            rest = least["ordered"] - least["products"]
+            out.append(
+                {
+                    "d": d,
+                    "points": points,
+                    **{name: round(1e3 * each, 2) for name, each in least.items()},
+                    "ordered / density": round(least["ordered"] / least["density"], 2),
+                    "(ordered - products) / density": round(rest / least["density"], 2),
+                    "plain / ordered": round(least["plain"] / least["ordered"], 1),
+                }
+            )
     return out
+
+
+def _products(lazy: list[OrderedInverse], points: int) -> Callable[[], Any]:
+    """The products of matrices alone, zeros included, that an evaluation of the networks needs."""
+    nets = [levels(t.transform) for t in lazy]
+    weights = [layer.weight for net in nets for layer in (*net.hidden, net.last)]
+    inputs = [torch.randn(w.shape[1], points) for w in weights]
+    return lambda: [w @ x for w, x in zip(weights, inputs, strict=True)]
+
+
+def published(arguments: argparse.Namespace) -> Rows:
+    """A tenth of the paper's steps with the flows of all published networks: CPU seconds."""
+    n, steps = arguments.draws, max(4, arguments.steps // 10)
+    out = []
+    for name, counts in PUBLISHED.items():
+        experts = _experts(name, max(counts))
+        for count in counts:
+            product = ProductOfExperts([q(torch.zeros(1, 2)) for q in experts[:count]])
+            sampler = build_sampler(SamplerConfig(**{**PAPER, "draws": steps}))
+            timed = {"": lambda s=sampler, p=product: s.sample(p, n)}
+            (seconds,) = turn_by_turn(timed, arguments.repeats).values()
+            each = min(seconds) / (steps * PAPER["num_steps"] + 1)
+            out.append(
+                {
+                    "networks": name,
+                    "d": experts[0].shift.numel(),
+                    "experts": count,
+                    "draws": n,
+                    "steps": steps,
+                    "CPU s": round(min(seconds), 3),
+                    "ms per gradient of all": round(1e3 * each, 2),
+                    "s for 100 steps": round(min(seconds) * 100 / steps, 1),
+                }
+            )
+    return out
+
+
+def captured(arguments: argparse.Namespace) -> Rows:
+    """On a GPU: the paper's schedule captured, and many rows in chunks; seconds on the wall."""
+    out = []
+    experts = [q.to(arguments.device) for q in _experts("mnist-svhn", 2)]
+    for rows, n in ((1, arguments.draws), (arguments.many, 1)):
+        chunk = min(rows, arguments.chunk)
+        product = ProductOfExperts([q(torch.zeros(1, 2, device=q.shift.device)) for q in experts])
+        move = _Captured(product, (n, chunk, 20), arguments.device)
+        for way, call in (("captured", move), ("eager", move.eager)):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            kept = []
+            for first in range(0, rows, chunk):
+                z = product.mixture_draws(n * chunk)[:, 0].reshape(n, chunk, 20)
+                kept.append(call(z, arguments.steps)[:, : rows - first].cpu())
+            seconds = time.perf_counter() - began
+            draws = torch.cat(kept, 1)
+            row = {"way": way, "rows": rows, "draws": n, "steps": arguments.steps}
+            memory = torch.cuda.max_memory_allocated() / 2**30
+            row |= {"s": round(seconds, 3), "GiB": round(memory, 2)}
+            out.append(row | {"finite": bool(draws.isfinite().all())})
+    return out
+
+
+class _Captured:
+    """A step of the kernel, noise and all, as one CUDA graph that is replayed."""
+
+    def __init__(self, product: ProductOfExperts, shape: tuple[int, ...], device: str) -> None:
+        hmc = HMC.paper(PAPER["step_size"])
+        self.target = product.value_and_grad
+        self.size, self.leapfrogs = hmc.step_size, hmc.num_steps
+        self.mass = torch.ones(shape[1:], device=device)
+        self.state = init(
+            product.mixture_draws(shape[0] * shape[1])[:, 0].reshape(shape), self.target
+        )
+        side = torch.cuda.Stream()  # kernels that set themselves up cannot be captured
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self._step()
+
+    def __call__(self, z: Tensor, steps: int) -> Tensor:
+        self._begin(z)
+        for _ in range(steps):
+            self.graph.replay()
+        return self.state.position.clone()
+
+    def eager(self, z: Tensor, steps: int) -> Tensor:
+        self._begin(z)
+        for _ in range(steps):
+            self._step()
+        return self.state.position.clone()
+
+    def _begin(self, z: Tensor) -> None:
+        for kept, new in zip(self.state, init(z, self.target), strict=True):
+            kept.copy_(new)
+
+    def _step(self) -> None:
+        noise = Noise(
+            torch.randn_like(self.state.position), torch.rand_like(self.state.log_density)
+        )
+        new, _ = step(
+            self.state,
+            noise,
+            self.target,
+            step_size=self.size,
+            inverse_mass=self.mass,
+            num_steps=self.leapfrogs,
+        )
+        for kept, value in zip(self.state, new, strict=True):
+            kept.copy_(value)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "a": schedule,
     "b": known,
     "c": inverse,
+    "d": published,
+    "e": captured,
 }
 
 # What takes part.
+
+
+def _experts(name: str, count: int) -> list[Any]:
+    """Posteriors with the flows of a recipe, over an encoder that is one layer."""
+    config = config_from_dict(recipe(name))
+    with seeded(0, name):
+        made = [
+            build_posterior(config.flows, config.latent_dim, lambda n: nn.Linear(2, n))
+            for _ in range(count)
+        ]
+    return [q.eval().requires_grad_(False) for q in made]
 
 
 def _samplers(arguments: argparse.Namespace) -> dict[str, Callable[[ProductOfExperts, int], Any]]:
@@ -162,7 +320,7 @@ def _samplers(arguments: argparse.Namespace) -> dict[str, Callable[[ProductOfExp
 
 
 def _score(
-    locs: np.ndarray, scales: np.ndarray, sample: Callable[..., Any], few: bool, n: int = 200
+    locs: np.ndarray, scales: np.ndarray, sample: Callable[..., Any], n: int, *, few: bool
 ) -> dict[str, Any]:
     """Draw `n` per row; compare with the exact means and variances."""
     rows = slice(2) if few else slice(None)
@@ -184,7 +342,7 @@ def _score(
     else:
         claimed = np.full((len(loc), 1), n)
     deviations = error * np.sqrt(claimed)
-    per_row = gradients["count"] / len(loc) or getattr(sample, "gradients", 0)
+    per_row = gradients["count"] / len(loc) or n * getattr(sample, "gradients", 0)
     return {
         "effective": round(float(effective), 1),
         "reported": round(float(np.median(claimed)), 1),
@@ -231,7 +389,7 @@ def _their_gaussian_draws(product: ProductOfExperts, n: int) -> Tensor:
     return _their_draws(model, dict.fromkeys(q, index), n, 100).reshape(n, rows, d)
 
 
-_their_gaussian_draws.gradients = 200 * 100 * 11  # type: ignore[attr-defined]
+_their_gaussian_draws.gradients = 100 * 11  # type: ignore[attr-defined]
 
 
 def _their_draws(model: Any, x: dict[str, Tensor], n: int, steps: int) -> Tensor:
@@ -290,59 +448,38 @@ def _identity(d: int) -> Callable[[], nn.Module]:
     return Identity
 
 
-# Measuring.
-
-
-def _turn_by_turn(timed: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Least CPU seconds of each; they take turns, so that all meet the same machine."""
-    found: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(repeats):
-        for name, call in timed.items():
-            began = time.process_time()
-            call()
-            found[name].append(time.process_time() - began)
-    return {name: min(each) for name, each in found.items()}
-
-
-def _table(rows: Rows) -> str:
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join(str(row[key]) for key in head) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _about() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    versions = {}
-    for name in ("mvflow", "torch", "zuko", "numpy", "multivae", "pythae", "hamiltorch"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return {
-        "commit": commit,
-        "date": date.today().isoformat(),
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
+def _device(arguments: argparse.Namespace) -> str:
+    if arguments.device == "cpu":
+        return "cpu"
+    return f"{arguments.device}: {torch.cuda.get_device_name(arguments.device)}"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--draws", type=int, default=1000, help="in part a")
-    parser.add_argument("--steps", type=int, default=100, help="in part a")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: no figure counts")
+    parser.add_argument("--draws", type=int, default=1000, help="in all parts but c")
+    parser.add_argument("--steps", type=int, default=100, help="in parts a, d (a tenth) and e")
     parser.add_argument("--rows", type=int, default=16, help="in part b")
     parser.add_argument("--latent", type=int, nargs="+", default=[8], help="dimensions in part b")
     parser.add_argument("--samplers", nargs="+", help="those in part b; all by default")
+    parser.add_argument("--points", type=int, nargs="+", default=[1, 64, 1024], help="in part c")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sample.json"))
-    return parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="of part e; cuda")
+    parser.add_argument("--many", type=int, default=100_000, help="rows in part e")
+    parser.add_argument("--chunk", type=int, default=16_384, help="rows at a time in part e")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sample-cpu.json"))
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"no part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
+    if arguments.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {arguments.device}: torch sees no CUDA device here")
+    if "e" in arguments.parts and arguments.device == "cpu":
+        parser.error("part e needs --device cuda")
+    for name, value in (QUICK if arguments.quick else {}).items():
+        setattr(arguments, name, value)
+    return arguments
 
 
 if __name__ == "__main__":

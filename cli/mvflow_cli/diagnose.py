@@ -12,6 +12,7 @@ from rich.table import Table
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
 from mvflow_cli.output import finite, say, show, show_json
+from mvflow_cli.progress import counting
 
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
@@ -54,11 +55,13 @@ def diagnose(
     set_up(device, threads)
     opened, model = open_trained(run, device, subset)
     options: dict[str, Any] = {"rows": rows, "draws": draws, "seed": seed}
-    if against == "model":
-        found = measure(model, **options)
-    else:
-        with open_store(opened, model.config, store) as data:
-            found = measure(model, data[model.config.data.test], **options)
+    with counting("subsets", err=json) as heard:
+        options["heard"] = heard
+        if against == "model":
+            found = measure(model, **options)
+        else:
+            with open_store(opened, model.config, store) as data:
+                found = measure(model, data[model.config.data.test], **options)
     result = finite({**found, **_inputs(opened, model)})
     write_json(_path(opened), result)
     if json:

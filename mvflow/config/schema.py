@@ -206,7 +206,7 @@ class SamplerConfig(Section):
     warmup: NonNegativeInt = 100
     draws: PositiveInt = 200
     candidates: PositiveInt = 128
-    num_steps: PositiveInt = 10
+    num_steps: PositiveInt = 5
     step_size: PositiveFloat = 0.1
     adaptive: bool = True
     independent: bool = False

@@ -54,7 +54,7 @@ class Hamiltorch:
     warmup: int = 100
     draws: int = 200
     candidates: int = 128
-    num_steps: int = 10
+    num_steps: int = 5
     step_size: float = 0.1
     adaptive: bool = True
 

@@ -57,6 +57,10 @@ class Shared(Protocol):
         """Log density up to a constant, (...,), of z (..., latent_dim)."""
         ...
 
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_prob` and its gradient."""
+        ...
+
     @property
     def precision(self) -> Tensor | float:
         """Of its Gaussian part: a number, or one for each dimension."""
@@ -72,6 +76,10 @@ class Prior:
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z)."""
         return standard_normal_log_prob(z)
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log p(z) and its gradient."""
+        return standard_normal_log_prob(z), -z
 
 
 class Aggregate:
@@ -99,8 +107,14 @@ class Aggregate:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density up to a constant."""
-        squares = ((z - self.mean) / self.std).square().sum(-1)
-        return power_tail_log_density(squares, self.edge)
+        return self.value_and_grad(z)[0]
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density up to a constant; its gradient, a Gaussian's but for the tail."""
+        white = (z - self.mean) / self.std
+        squares = white.square().sum(-1)
+        slope = (self.edge**2 / squares).clamp_max(1.0)[..., None]
+        return power_tail_log_density(squares, self.edge), -slope * white / self.std
 
 
 class ProductOfExperts:
@@ -139,11 +153,12 @@ class ProductOfExperts:
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log_prob` and the gradient of the density that holds inside the ball."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            value = self._unbounded(z)
-            (grad,) = torch.autograd.grad(value.sum(), z)
-        return inside_ball(value.detach(), z.detach(), self.radius), grad
+        z = z.detach()
+        values, grads = zip(*(_value_and_grad(expert, z) for expert in self.experts), strict=True)
+        shared, shared_grad = self.shared.value_and_grad(z)
+        value = poe_log_density(torch.stack(values), shared)
+        grad = torch.stack(grads).sum(0) - (len(grads) - 1) * shared_grad
+        return inside_ball(value, z, self.radius), grad
 
     def candidates(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` draws of each expert, and their log weights under the balance heuristic.
@@ -209,6 +224,17 @@ class ProductOfExperts:
     def _unbounded(self, z: Tensor) -> Tensor:
         terms = torch.stack([expert.log_prob(z) for expert in self.experts])
         return poe_log_density(terms, self.shared.log_prob(z))
+
+
+def _value_and_grad(expert: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Log density at z and its gradient, by the expert's own formula if it has one."""
+    if hasattr(expert, "value_and_grad"):
+        return expert.value_and_grad(z)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = expert.log_prob(z)
+        (grad,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), grad
 
 
 def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:

@@ -15,6 +15,7 @@ from zuko.lazy import Flow, LazyComposedTransform, LazyDistribution, LazyTransfo
 from zuko.transforms import ComposedTransform, DependentTransform
 
 from mvflow.config import Flows
+from mvflow.posteriors.frozen import FrozenFlow
 from mvflow.posteriors.inverse import OrderedInverse
 
 __all__ = ["FAMILIES", "FlowPosterior", "build_posterior"]
@@ -75,10 +76,21 @@ class FlowPosterior(LazyDistribution):
         loc, log_scale, context = self.encoder(x).split([latent, latent, self.context], dim=-1)
         log_scale = LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND)
         standardise = AffineTransform(-self.shift / self.spread, 1 / self.spread)
-        transforms = [DependentTransform(standardise, 1)]
+        transforms, given = [DependentTransform(standardise, 1)], context if self.context else None
         if self.transform is not None:
-            transforms.append(self.transform(context if self.context else None))
-        return NormalizingFlow(ComposedTransform(*transforms), DiagNormal(loc, log_scale.exp()))
+            transforms.append(self.transform(given))
+        flow = NormalizingFlow(ComposedTransform(*transforms), DiagNormal(loc, log_scale.exp()))
+        if context.requires_grad or not _is_frozen_affine(self.transform):
+            return flow
+        return FrozenFlow(flow, transforms[-1].transforms, self.shift, self.spread)
+
+
+def _is_frozen_affine(transform: LazyTransform | None) -> bool:
+    """Whether it is a chain of affine transforms with frozen weights, as `FrozenFlow` needs."""
+    return isinstance(transform, LazyComposedTransform) and all(
+        isinstance(part, OrderedInverse) and part.is_frozen and part.is_affine
+        for part in transform.transforms
+    )
 
 
 def _gaussian(latent: int, settings: Flows) -> tuple[LazyTransform | None, int]:
@@ -107,7 +119,12 @@ def _composed(
     ).transform
     parts = made.transforms if isinstance(made, LazyComposedTransform) else [made]
     return LazyComposedTransform(
-        *(OrderedInverse(t) if isinstance(t, MaskedAutoregressiveTransform) else t for t in parts)
+        *(
+            OrderedInverse(t)
+            if isinstance(t, MaskedAutoregressiveTransform) and settings.hidden
+            else t
+            for t in parts
+        )
     )
 
 

@@ -31,7 +31,7 @@ def test_table_and_words(mvflow, copied):
     assert result["against"] == "data"
     assert set(result["subsets"]) == {"circle", "square"}
     for text in ("30 rows", "against the data", "in 80 %", "verdict", result["meaning"]):
-        assert text in found.out
+        assert " ".join(text.split()) in " ".join(found.out.split())  # tables fold long paths
     for name, one in result["subsets"].items():
         assert (f"{name}: {one['advice']}" in found.out) == (one["verdict"] != "good")
 

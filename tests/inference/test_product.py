@@ -62,6 +62,27 @@ def test_the_gradient_is_that_of_the_log_density():
     assert not grad.requires_grad
 
 
+@pytest.mark.parametrize("family", ["gaussian", "maf", "nsf"])
+def test_the_gradient_of_flows_over_an_aggregate_is_autograds(family):
+    """Inside the edge and beyond it."""
+    made = []
+    for j in range(3):
+        with seeded(j, "flow"):
+            q = build_posterior(
+                Flows(hidden=(8,), posterior=family), 2, lambda n: torch.nn.Linear(2, n)
+            )
+        made.append(q.double().requires_grad_(False)(torch.ones(4, 2).double() * j))
+    shared = Aggregate(torch.tensor([0.3, -0.2]).double(), torch.tensor([0.5, 2.0]).double())
+    product = ProductOfExperts(made, shared=shared)
+    z = 3 * torch.randn(30, 4, 2, generator=torch.Generator().manual_seed(0)).double()
+    value, grad = product.value_and_grad(z)
+    z.requires_grad_()
+    expected = product.log_prob(z)
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-10, atol=1e-10)
+    (by_autograd,) = torch.autograd.grad(expected.sum(), z)
+    torch.testing.assert_close(grad, by_autograd, rtol=1e-8, atol=1e-8)
+
+
 def test_hmc_draws_have_the_moments_of_the_gaussian_product():
     locs, scales, made = experts(rows=3)
     loc, scale = normal_poe(locs, scales)

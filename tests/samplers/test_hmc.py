@@ -294,7 +294,7 @@ def test_step_sizes_follow_the_scale_of_each_row(normal_target):
     ratio = chains.step_size[1] / chains.step_size[0]
     # both rows see the same target up to scale; their noise differs, and so do the last steps
     assert ratio == pytest.approx(100, rel=0.15)
-    # jitter of 20 % in the step size costs a little acceptance
+    # jitter of the step size costs a little acceptance
     np.testing.assert_allclose(chains.acceptance, 0.8, atol=0.08)
 
 
