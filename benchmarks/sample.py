@@ -7,8 +7,9 @@
 
 a: the paper's schedule (100 steps of 10 leapfrogs) with the networks of Table E.6, two experts,
    20 latent dimensions, against MultiVae's JNF, turn by turn.
-b: Gaussian experts, whose product is known: gradients and CPU time per effective draw, where a
-   mean of k effective draws has the squared error 1/k in units of the exact variance.
+b: the same networks with their last layers zero, so that experts are Gaussian and their product is
+   known: gradients and CPU time per effective draw, where a mean of k effective draws has the
+   squared error 1/k in units of the exact variance.
 c: inverse of masked autoregressive flows, in evaluations of their density.
 d: the paper's schedule with the flows of every published network, two to four experts.
 e: on a GPU only: the schedule of a with a step captured as a CUDA graph, and many rows at once.
@@ -32,7 +33,6 @@ import numpy as np
 import torch
 from common import Rows, about, markdown, turn_by_turn
 from torch import Tensor, nn
-from zuko.distributions import DiagNormal
 
 from mvflow.config import Flows, SamplerConfig, config_from_dict, recipe
 from mvflow.functional import normal_poe
@@ -49,7 +49,7 @@ from mvflow.samplers.hmc import init, step
 
 OURS = {
     "mvflow hmc": SamplerConfig(),
-    "mvflow hmc, 5 leapfrogs": SamplerConfig(num_steps=5),
+    "mvflow hmc, 10 leapfrogs": SamplerConfig(num_steps=10),
     "mvflow hmc, paper": SamplerConfig(**PAPER),
     "mvflow sir": SamplerConfig(name="sir"),
 }
@@ -105,7 +105,7 @@ def schedule(arguments: argparse.Namespace) -> Rows:
     timed: dict[str, Callable[[], Any]] = {"mvflow, paper": ours, "mvflow, default": default}
     if find_spec("multivae"):
         encoders = {name: model.flows[name].encoder for name in x}
-        theirs = _multivae(encoders, 20, {name: tuple(v.shape[1:]) for name, v in x.items()}, None)
+        theirs = _multivae(encoders, 20, {name: tuple(v.shape[1:]) for name, v in x.items()})
         repeated = {name: v.expand(1, *v.shape[1:]) for name, v in x.items()}
         timed["MultiVae"] = lambda: _their_draws(theirs, repeated, n, steps)
     ours()  # the first call of torch's kernels is not timed
@@ -126,7 +126,7 @@ def schedule(arguments: argparse.Namespace) -> Rows:
 
 
 def known(arguments: argparse.Namespace) -> Rows:
-    """Two Gaussian experts of equal width: gradients and CPU time per effective draw."""
+    """Two experts, Gaussian and of equal width: gradients and CPU time per effective draw."""
     out = []
     for d in arguments.latent:
         for width in (0.9, 0.5, 0.1, 0.004):
@@ -315,7 +315,7 @@ def _samplers(arguments: argparse.Namespace) -> dict[str, Callable[[ProductOfExp
         settings["hamiltorch"] = SamplerConfig(name="hamiltorch")
     made: dict[str, Any] = {name: build_sampler(s).sample for name, s in settings.items()}
     if find_spec("multivae"):
-        made["MultiVae"] = _their_gaussian_draws
+        made["MultiVae"] = _their_known_draws
     return {k: v for k, v in made.items() if not arguments.samplers or k in arguments.samplers}
 
 
@@ -324,11 +324,14 @@ def _score(
 ) -> dict[str, Any]:
     """Draw `n` per row; compare with the exact means and variances."""
     rows = slice(2) if few else slice(None)
-    pairs = zip(locs[:, rows], scales[:, rows], strict=True)
-    product = ProductOfExperts([DiagNormal(*map(torch.from_numpy, p)) for p in pairs])
+    pairs = [
+        (torch.from_numpy(loc).float(), torch.from_numpy(scale).float())
+        for loc, scale in zip(locs[:, rows], scales[:, rows], strict=True)
+    ]
+    product = ProductOfExperts([_still_expert(loc, scale) for loc, scale in pairs])
     gradients = _counted(product)
     began = time.process_time()
-    found = sample(product, n)
+    found = sample(product, n) if sample is not _their_known_draws else sample(pairs, n)
     seconds = time.process_time() - began
     z = found.z if isinstance(found, Draws) else found
     loc, scale = normal_poe(locs[:, rows], scales[:, rows])
@@ -376,20 +379,43 @@ def _counted(product: ProductOfExperts) -> dict[str, int]:
     return found
 
 
-def _their_gaussian_draws(product: ProductOfExperts, n: int) -> Tensor:
-    """MultiVae's sampler, its flows the identity and its encoders constants."""
-    q = {f"m{j}": expert.base_dist for j, expert in enumerate(product.experts)}
-    constants = {
-        name: lambda index, e=e: torch.cat([e.loc, e.scale.log()], -1)[index[:, 0].long()].float()
-        for name, e in q.items()
-    }
-    rows, d = next(iter(q.values())).loc.shape
-    model = _multivae(constants, d, dict.fromkeys(q, (1,)), _identity(d))
+def _still_expert(loc: Tensor, scale: Tensor) -> Any:
+    """N(loc, scale^2), (rows, latent), through the flow of Table E.6 with its last layers zero."""
+    # models bound log scales by 7 tanh(./7)
+    outputs = torch.cat([loc, 7 * torch.atanh(scale.log() / 7)], -1)
+    with seeded(0, "still"):
+        q = build_posterior(Flows(), loc.shape[-1], lambda _: _Constant(outputs))
+    for part in q.modules():
+        if isinstance(part, OrderedInverse):
+            _silence(part.transform.hyper[-1])
+    return q.eval().requires_grad_(False)(torch.zeros(len(loc), 1))
+
+
+class _Constant(nn.Module):
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("outputs", outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outputs
+
+
+def _silence(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _their_known_draws(pairs: list[tuple[Tensor, Tensor]], n: int) -> Tensor:
+    """MultiVae's sampler, the last layers of its flows zero and its encoders constants."""
+    q = {f"m{j}": torch.cat([loc, scale.log()], -1) for j, (loc, scale) in enumerate(pairs)}
+    constants = {name: lambda index, e=e: e[index[:, 0].long()] for name, e in q.items()}
+    rows, d = pairs[0][0].shape
+    model = _multivae(constants, d, dict.fromkeys(q, (1,)), still=True)
     index = torch.arange(rows).float()[:, None]
     return _their_draws(model, dict.fromkeys(q, index), n, 100).reshape(n, rows, d)
 
 
-_their_gaussian_draws.gradients = 100 * 11  # type: ignore[attr-defined]
+_their_known_draws.gradients = 100 * 11  # type: ignore[attr-defined]
 
 
 def _their_draws(model: Any, x: dict[str, Tensor], n: int, steps: int) -> Tensor:
@@ -404,9 +430,13 @@ def _multivae(
     encoders: dict[str, Callable[[Tensor], Tensor]],
     d: int,
     shapes: dict[str, tuple[int, ...]],
-    flow: Callable[[], nn.Module] | None,
+    *,
+    still: bool = False,
 ) -> Any:
-    """MultiVae's JNF around encoders whose outputs are a mean and a log scale."""
+    """MultiVae's JNF around encoders whose outputs are a mean and a log scale.
+
+    With `still` the last layers of its flows are zero, and the flows the identity.
+    """
     from multivae.models import JNF, JNFConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn.base_architectures import BaseEncoder
@@ -422,30 +452,20 @@ def _multivae(
             return ModelOutput(embedding=loc, log_covariance=2 * log_scale)
 
     def maf() -> nn.Module:
-        return MAF(MAFConfig(input_dim=(d,), n_made_blocks=2, n_hidden_in_made=2, hidden_size=128))
+        made = MAF(MAFConfig(input_dim=(d,), n_made_blocks=2, n_hidden_in_made=2, hidden_size=128))
+        for block in made.net if still else ():
+            if type(block).__name__ == "MADE":
+                _silence(block.net[-1])
+        return made
 
     with torch.enable_grad():
         config = JNFConfig(n_modalities=len(shapes), latent_dim=d, input_dims=shapes)
         model = JNF(
             config,
             encoders={name: Encoder(e) for name, e in encoders.items()},
-            flows={name: (flow or maf)() for name in shapes},
+            flows={name: maf() for name in shapes},
         )
     return model.eval().requires_grad_(False)
-
-
-def _identity(d: int) -> Callable[[], nn.Module]:
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.normalizing_flows.base import BaseNF, BaseNFConfig
-
-    class Identity(BaseNF):
-        def __init__(self) -> None:
-            super().__init__(BaseNFConfig(input_dim=(d,)))
-
-        def forward(self, z: Tensor) -> ModelOutput:
-            return ModelOutput(out=z, log_abs_det_jac=torch.zeros_like(z[:, 0]))
-
-    return Identity
 
 
 def _device(arguments: argparse.Namespace) -> str:
@@ -460,8 +480,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke test: no figure counts")
     parser.add_argument("--draws", type=int, default=1000, help="in all parts but c")
     parser.add_argument("--steps", type=int, default=100, help="in parts a, d (a tenth) and e")
-    parser.add_argument("--rows", type=int, default=16, help="in part b")
-    parser.add_argument("--latent", type=int, nargs="+", default=[8], help="dimensions in part b")
+    parser.add_argument("--rows", type=int, default=4, help="in part b")
+    parser.add_argument("--latent", type=int, nargs="+", default=[20], help="dimensions in part b")
     parser.add_argument("--samplers", nargs="+", help="those in part b; all by default")
     parser.add_argument("--points", type=int, nargs="+", default=[1, 64, 1024], help="in part c")
     parser.add_argument("--repeats", type=int, default=3)
