@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, Threads
+from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
 from mvflow_cli.output import say, show, show_json
 from mvflow_cli.progress import Progress
 
@@ -22,6 +22,7 @@ SHOWN = 12
 
 def evaluate(
     run: RunPath,
+    subset: SubsetKind = None,
     seed: Seed = 0,
     split: Annotated[
         str | None, typer.Option(help="Split to evaluate on [test].", show_default=False)
@@ -36,7 +37,7 @@ def evaluate(
     Example: mvflow evaluate runs/toy --json
     """
     set_up(device, threads)
-    opened, model = open_trained(run, device)
+    opened, model = open_trained(run, device, subset)
     with (
         open_store(opened, model.config, store) as data,
         Progress(model.config, err=json) as progress,

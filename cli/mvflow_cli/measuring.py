@@ -31,6 +31,7 @@ def measure(
 ) -> dict[str, Any]:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
+    With another kind of subset posterior than `config.toml` has, the file is named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
     kept beside the store; they are trained if there are none yet.
     """
@@ -44,7 +45,7 @@ def measure(
     features = _autoencoders(run, model, store, device=device, listener=listener)
     result = evaluate(model, test, classifiers, [features], seed=seed)
     result = finite({**result, "split": test.name, **_inputs(run, model)})
-    write_json(run.path / "metrics" / "evaluation.json", result)
+    write_json(_path(run, model), result)
     return dict(result)
 
 
@@ -94,7 +95,7 @@ def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
     """
     from mvflow.runs import read_json
 
-    path = run.path / "metrics" / "evaluation.json"
+    path = _path(run, model)
     if not path.is_file():
         return None
     metrics = read_json(path)
@@ -102,6 +103,12 @@ def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
     if "diversity" not in metrics:
         return None
     return metrics if {k: metrics.get(k) for k in inputs} == inputs else None
+
+
+def _path(run: RunDirectory, model: Estimator) -> Path:
+    kind = model.config.subset
+    own = run.config().subset == kind
+    return run.path / "metrics" / ("evaluation.json" if own else f"evaluation-{kind}.json")
 
 
 def _inputs(run: RunDirectory, model: Estimator) -> Mapping[str, Any]:

@@ -58,6 +58,7 @@ def evaluate(
     generation = Generation(estimator, test, rows, classifiers, everyone, seed)
     result: dict[str, Any] = {
         "model": estimator.config.model,
+        "subset": estimator.config.subset,
         "recipe": estimator.config.recipe,
         "rows": len(rows.chosen),
         "seed": seed,

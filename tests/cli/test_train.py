@@ -1,5 +1,6 @@
 """Training: stages in order, one at a time, stale ones, other stores, other processes."""
 
+import fcntl
 import json
 import re
 import shutil
@@ -109,7 +110,8 @@ def test_a_store_of_other_rows(refused, copied, tmp_path):
 
 
 def test_a_second_process_is_refused(refused, copied):
-    with RunDirectory.open(copied).lock():
+    with (copied / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process holds it
         assert "another process is training" in refused("train", copied, code=1)
 
 
@@ -159,5 +161,12 @@ def test_both_kinds_of_subset_posterior_in_one_run(mvflow, refused, copied):
     found = mvflow("sample", copied, "--given", "circle", "--subset", "product", "--json")
     assert json.loads(found.out)["subset"] == "product"
     assert set(json.loads(found.out)["stages"]) == {"joint", "flows"}
+    assert mvflow("evaluate", copied, "--subset", "product").code == 0
+    assert mvflow("evaluate", copied).code == 0
+    kept = copied / "metrics"
+    assert json.loads((kept / "evaluation-product.json").read_text())["subset"] == "product"
+    found = json.loads((kept / "evaluation.json").read_text())
+    assert (found["subset"], found["sampler"]["method"]) == ("amortised", "exact")
+    assert mvflow("report", copied).code == 0
     assert "done already" in mvflow("train-flows", copied).out
     assert RunDirectory.open(copied).config().subset == "product"
