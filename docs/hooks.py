@@ -88,6 +88,8 @@ def _card(builder, known: dict) -> str:
     if builder.licence:
         parts.append(f"Licence: {builder.licence}.")
     source = " --source FOLDER" if builder.needs_source else ""
+    if any(f.download for form in builder.forms for f in form):
+        source += " --download"
     parts.append(f"```\nmvflow data build {builder.name} {builder.name}.h5{source}\n```")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -129,12 +131,21 @@ def _sources(builder, checksums: dict) -> str:
     for form in builder.forms:
         rows = [(f"`{f.name}`", f.where_published) for f in form]
         parts.append(_table(("or else" if parts else "source", "where it is published"), rows))
+    fetched = dict.fromkeys(f.download for form in builder.forms for f in form if f.download)
+    rows = [
+        (f"`{d.name}`", _link(d), f"{d.size:,}" if d.size else "", d.checksum) for d in fetched
+    ]
+    parts.append(_table(("`--download` fetches", "from", "bytes", "checksum"), rows))
     if checksums:
         lines = "\n".join(f"{digest}  {name}" for name, digest in checksums.items())
         parts.append(
             f"SHA-256 (of a folder, that of what `sha256sum` lists):\n\n```\n{lines}\n```"
         )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _link(download) -> str:
+    return f"[{download.host}]({download.url})"
 
 
 def _table(head: tuple[str, ...], rows: list) -> str:

@@ -10,6 +10,7 @@ from mvflow_datasets.builders import (
     find_builder,
     known_builders,
 )
+from mvflow_datasets.downloading import Download
 from mvflow_datasets.store import Split, SplitData, Store, write_store
 from mvflow_datasets.writing import Blocks
 
@@ -17,6 +18,7 @@ __all__ = [
     "Blocks",
     "Builder",
     "Content",
+    "Download",
     "Parameter",
     "SourceArchive",
     "SourceFile",

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from mvflow import __version__, plugins
 from mvflow.core import DataError, Modality, UsageError, unknown_name
 from mvflow_datasets.archives import ENDINGS
+from mvflow_datasets.downloading import Download, Watcher, fetch, readable_size
 from mvflow_datasets.writing import SplitData, write_store
 
 __all__ = [
@@ -65,11 +66,17 @@ class SourceFile:
         name: published file name; one that ends in `.gz` may also lie there unpacked.
         where_published: the page that publishes it, for the message when it is missing.
         folder: subfolder of the source folder in which it is also looked for.
+        download: where it can be fetched, if that is known.
     """
 
     name: str
     where_published: str
     folder: str = "."
+    download: Download | None = None
+
+    def destination(self, source: Path) -> Path:
+        """Where it lies once it is fetched."""
+        return source / self.folder / self.name
 
     def find(self, source: Path) -> Path | None:
         """Where the file lies under the source folder, or None."""
@@ -97,6 +104,11 @@ class SourceFolder:
     where_published: str
     endings: tuple[str, ...]
     also: tuple[str, ...] = ()
+
+    @property
+    def download(self) -> None:
+        """It cannot be fetched: what is in it is up to who fills it."""
+        return
 
     def find(self, source: Path) -> Path | None:
         """The folder under the source folder, or None if there is none that holds such files."""
@@ -126,12 +138,18 @@ class SourceArchive:
         where_published: the page that publishes it, for the message when it is missing.
         inside: a folder that the folder holds, by which it is recognised.
         also: other names that it may have.
+        download: where the archive can be fetched, under a name that `find` knows.
     """
 
     name: str
     where_published: str
     inside: str
     also: tuple[str, ...] = ()
+    download: Download | None = None
+
+    def destination(self, source: Path) -> Path:
+        """Where the archive lies once it is fetched."""
+        return source / (self.download.name if self.download else self.name)
 
     def find(self, source: Path) -> Path | None:
         """The folder or the archive; the source may itself be one of them."""
@@ -248,6 +266,69 @@ class Builder:
             note=content.note,
         )
 
+    def download(self, source: str | Path, watcher: Watcher) -> None:
+        """Fetch what is not in the source folder, so far as its address is known.
+
+        What is there is not fetched again; a checksum other than the published one is a note, for
+        the file may be a subset, or packed anew.
+
+        Args:
+            source: the folder into which the files are put.
+            watcher: hears how it goes.
+
+        Raises:
+            UsageError: if the dataset is drawn from the seed.
+            DataError: if a file cannot be fetched or written, or one is missing in the end.
+        """
+        if not self.needs_source:
+            msg = f"dataset {self.name!r} is drawn from the seed: it has no files to download"
+            raise UsageError(msg)
+        folder = Path(source)
+        for file in self._nearest_form(folder):
+            place = file.find(folder)
+            if isinstance(file, SourceFolder) or file.download is None:
+                continue
+            if place is None:
+                fetch(file.download, file.destination(folder), watcher)
+            elif place.name == file.download.name and (
+                (found := file.download.checksum_of(place)) != file.download.checksum
+            ):
+                watcher.on_note(
+                    f"{place} is not as published: expected the checksum "
+                    f"{file.download.checksum}, found {found}; it is kept and used as it is "
+                    "(remove it to fetch it anew)"
+                )
+        try:
+            self._located(folder)
+        except DataError as error:
+            msg = f"{error}; no address is known to fetch from: put them there by hand"
+            raise DataError(msg) from error
+
+    def _nearest_form(self, source: Path) -> tuple[Published, ...]:
+        """The form for which least must be found by hand, then for which most is there."""
+
+        def lack(form: tuple[Published, ...]) -> tuple[int, int, int]:
+            missing = [file for file in form if not file.find(source)]
+            by_hand = sum(file.download is None for file in missing)
+            return by_hand, len(missing) - len(form), -len(missing)
+
+        return min(self.forms, key=lack)
+
+    def _offer(self, source: Path | None) -> str:
+        """What `--download` would do; empty if it would do nothing."""
+        form = self._nearest_form(source) if source else self.forms[0]
+        missing = [file for file in form if not (source and file.find(source))]
+        downloads = [file.download for file in missing if file.download]
+        if not downloads:
+            return ""
+        sizes = [d.size for d in downloads]
+        size = f"{readable_size(sum(sizes))}{'' if all(sizes) else ' and more'}"
+        whole = len(downloads) == len(missing) and len(self.forms) == 1
+        what = "them" if whole else ", ".join(d.name for d in downloads)
+        hosts = " and ".join(dict.fromkeys(d.host for d in downloads))
+        how_much = size if any(sizes) else "size not known"
+        return f"; --download would fetch {what} ({how_much}) from {hosts}"
+
     def _chosen(self, given: Mapping[str, int | str]) -> dict[str, int]:
         known = {p.name: p for p in self.parameters}
         for name in given:
@@ -266,7 +347,7 @@ class Builder:
             listed = (", ".join(f.name for f in form) for form in self.forms)
             msg = (
                 f"dataset {self.name!r} is made from published files: "
-                f"name the folder that holds {'; or '.join(listed)}"
+                f"name the folder that holds {'; or '.join(listed)}{self._offer(None)}"
             )
             raise UsageError(msg)
         lacking = []
@@ -276,7 +357,8 @@ class Builder:
             if not missing:
                 return form, {name: place for name, place in found.items() if place}
             lacking.append("; ".join(missing))
-        msg = f"source files are not in {source}: {', or else '.join(lacking)}"
+        listing = ", or else ".join(lacking)
+        msg = f"source files are not in {source}: {listing}{self._offer(Path(source))}"
         raise DataError(msg)
 
 

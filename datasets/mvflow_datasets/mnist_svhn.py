@@ -11,13 +11,36 @@ from numpy.typing import NDArray
 from mvflow.core import DataError, Modality, generator
 from mvflow_datasets.builders import Builder, Content, Parameter, SourceFile
 from mvflow_datasets.digits import read_mnist, read_svhn
+from mvflow_datasets.downloading import Download
 from mvflow_datasets.writing import SplitData
 
-__all__ = ["BUILDER", "pair_by_class"]
+__all__ = ["BUILDER", "MNIST_FILES", "pair_by_class"]
 
 _MNIST = "the MNIST page of Yann LeCun, http://yann.lecun.com/exdb/mnist/"
 _SVHN = "the SVHN page of Stanford ufldl, http://ufldl.stanford.edu/housenumbers/"
 _PUBLISHED_SVHN_TRAIN = 73_257
+
+_MNIST_COPY = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_SVHN_FOLDER = "http://ufldl.stanford.edu/housenumbers"
+
+MNIST_FILES = tuple(
+    SourceFile(name, _MNIST, "mnist", Download(f"{_MNIST_COPY}/{name}", name, size, checksum))
+    for name, size, checksum in (
+        ("train-images-idx3-ubyte.gz", 9_912_422, "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        ("train-labels-idx1-ubyte.gz", 28_881, "md5:d53e105ee54ea40749a09fcbcd1e9432"),
+        ("t10k-images-idx3-ubyte.gz", 1_648_877, "md5:9fb629c4189551a2d022fa330f9573f3"),
+        ("t10k-labels-idx1-ubyte.gz", 4_542, "md5:ec29112dd5afa0611ce80d1b7f02629c"),
+    )
+)
+"""MNIST as published; fetched from the copy of the PyTorch project."""
+
+_SVHN_FILES = tuple(
+    SourceFile(name, _SVHN, "svhn", Download(f"{_SVHN_FOLDER}/{name}", name, size, checksum))
+    for name, size, checksum in (
+        ("train_32x32.mat", 182_040_794, "md5:e26dedcc434d2e4c54c9b2d4a06d8373"),
+        ("test_32x32.mat", 64_275_384, "md5:eb5a983be6a315427106f1b164d9cef3"),
+    )
+)
 
 _FILES = {  # split -> images, labels, SVHN
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "train_32x32.mat"),
@@ -97,9 +120,5 @@ BUILDER = Builder(
         "shuffles. Every image is stored once; a row holds the positions of its two."
     ),
     licence="MNIST: CC BY-SA 3.0; SVHN: non-commercial use only",
-    files=tuple(
-        SourceFile(name, _SVHN if name.endswith(".mat") else _MNIST, folder)
-        for names in _FILES.values()
-        for name, folder in zip(names, ("mnist", "mnist", "svhn"), strict=True)
-    ),
+    files=MNIST_FILES + _SVHN_FILES,
 )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mvflow.core import DataError, generator
 from mvflow_datasets.archives import open_files
 from mvflow_datasets.builders import Builder, Content, Parameter, SourceArchive, SourceFile
+from mvflow_datasets.downloading import Download
 from mvflow_datasets.mhd import MODALITIES
 from mvflow_datasets.mnist_svhn import pair_by_class
 from mvflow_datasets.spectrograms import log_mel, one_second, read_wav, resampled
@@ -25,6 +26,18 @@ _PENDIGITS = "UCI's Pen-Based Recognition of Handwritten Digits, https://doi.org
 _SPEECH = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 _SPOKEN = "free-spoken-digit-dataset"
 _STROKES = {"train": "pendigits-orig.tra.Z", "test": "pendigits-orig.tes.Z"}
+_UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/pendigits"
+_DOWNLOADS = {
+    split: Download(f"{_UCI}/{_STROKES[split]}", size=size, checksum=f"sha256:{digest}")
+    for split, size, digest in (
+        (
+            "train",
+            1_011_395,
+            "ceae25d05f1ccfed4d27ca2e5766370fb32ddd685a647567e84cf7685aa7ac8b",
+        ),
+        ("test", 456_041, "55ff1032e789eae273d0a4a1831dd61a2418f36ec5c0647457aa767b36d65960"),
+    )
+}
 _PUBLISHED = {
     "train": {"drawings": 7_494, "recordings": 2_700},
     "test": {"drawings": 3_498, "recordings": 300},
@@ -196,9 +209,16 @@ BUILDER = Builder(
         Parameter("variants", 1, "versions of each training digit: slanted, turned, shifted"),
     ),
     files=(
-        *(SourceFile(name, _PENDIGITS, "pendigits") for name in _STROKES.values()),
+        *(
+            SourceFile(name, _PENDIGITS, "pendigits", _DOWNLOADS[split])
+            for split, name in _STROKES.items()
+        ),
         SourceArchive(
-            _SPOKEN, _SPEECH, "recordings", also=(f"{_SPOKEN}-master", f"{_SPOKEN}-1.0.10")
+            _SPOKEN,
+            _SPEECH,
+            "recordings",
+            also=(f"{_SPOKEN}-master", f"{_SPOKEN}-1.0.10"),
+            download=Download(f"{_SPEECH}/archive/v1.0.10.tar.gz", f"{_SPOKEN}-1.0.10.tar.gz"),
         ),
     ),
     about=(

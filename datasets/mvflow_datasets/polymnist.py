@@ -20,11 +20,12 @@ from mvflow_datasets.builders import (
     Content,
     Parameter,
     SourceArchive,
-    SourceFile,
     SourceFolder,
 )
 from mvflow_datasets.digits import read_mnist
+from mvflow_datasets.downloading import Download
 from mvflow_datasets.images import read_photograph
+from mvflow_datasets.mnist_svhn import MNIST_FILES
 from mvflow_datasets.paired_pngs import read_paired_pngs
 from mvflow_datasets.writing import Blocks, SplitData
 
@@ -39,7 +40,6 @@ _FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
-_MNIST = "the MNIST page of Yann LeCun, http://yann.lecun.com/exdb/mnist/"
 _PHOTOGRAPHS = SourceFolder(
     "polymnist-backgrounds",
     "a folder with a photograph for each modality, as JPEG or PNG",
@@ -205,12 +205,7 @@ def _builder(name: str, summary: str, archive: SourceArchive, *, translated: boo
         make=make,
         parameters=(Parameter("modalities", 0, "how many; 0 for all there are", minimum=0),),
         files=(archive,),
-        alternatives=(
-            (
-                *(SourceFile(n, _MNIST, "mnist") for names in _FILES.values() for n in names),
-                _PHOTOGRAPHS,
-            ),
-        ),
+        alternatives=((*MNIST_FILES, _PHOTOGRAPHS),),
         about=_ABOUT + (_ABOUT_TRANSLATED if translated else ""),
         licence=(
             "MNIST: CC BY-SA 3.0; photographs: that of each; "
@@ -224,9 +219,11 @@ BUILDER = _builder(
     "digits of one class on crops of a photograph per modality (Sutter et al. 2021)",
     SourceArchive(
         "MMNIST",
-        "PolyMNIST.zip, the PNG files linked at https://github.com/thomassutter/MoPoE",
+        "PolyMNIST.zip, the PNG files linked at https://github.com/thomassutter/MoPoE and kept at "
+        "https://zenodo.org/record/4899160",
         "train/m0",
         also=("PolyMNIST",),
+        download=Download("https://zenodo.org/record/4899160/files/PolyMNIST.zip"),
     ),
     translated=False,
 )

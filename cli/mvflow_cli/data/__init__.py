@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mvflow_cli.data.build import build
+from mvflow_cli.data.download import download
 from mvflow_cli.data.import_ import import_
 from mvflow_cli.data.info import info
 from mvflow_cli.data.list import list_datasets
@@ -14,6 +15,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode="rich")
 app.command("list")(list_datasets)
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(build)
+app.command()(download)
 app.command("import")(import_)
 app.command()(info)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mvflow_cli.data.transfers import fetch_files
 from mvflow_cli.options import Json, Seed
 from mvflow_cli.output import say, show_json
 
@@ -29,6 +30,13 @@ def build(
         Path | None,
         typer.Option(help="Folder with the published files.", show_default=False),
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download",
+            help="Fetch what is missing and public into the source folder (./NAME-files).",
+        ),
+    ] = False,
     seed: Seed = 0,
     settings: Annotated[
         list[str] | None,
@@ -56,6 +64,9 @@ def build(
     if Path(path).exists() and not force:
         msg = f"{path} exists already: add --force to replace it"
         raise UsageError(msg)
+    if download:
+        source = source or Path(f"{name}-files")
+        fetch_files(builder, source, json=json)
     builder.build(path, source=source, seed=seed, **parameters)
     with Store.open(path) as store:
         found = store.info()
@@ -102,5 +113,5 @@ def _check_known(builder: Builder, parameters: dict[str, str]) -> None:
     own = [p.name for p in builder.parameters]
     for name in parameters:
         if name not in own:
-            known = [*own, "source", "seed", "set", "force", "json"]
+            known = [*own, "source", "download", "seed", "set", "force", "json"]
             raise UsageError(unknown_name(f"option of dataset {builder.name!r}", name, known))

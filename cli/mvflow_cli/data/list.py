@@ -30,6 +30,16 @@ def list_datasets(json: Json = False) -> None:
                 "alternatives": [
                     {f.name: f.where_published for f in form} for form in b.alternatives
                 ],
+                "downloads": {
+                    f.download.name: {
+                        "url": f.download.url,
+                        "bytes": f.download.size or None,
+                        "checksum": f.download.checksum or None,
+                    }
+                    for form in b.forms
+                    for f in form
+                    if f.download
+                },
             }
             for b in builders
         }
@@ -40,5 +50,7 @@ def list_datasets(json: Json = False) -> None:
         parameters = "\n".join(f"--{p.name.replace('_', '-')} {p.default}" for p in b.parameters)
         counts = " or ".join(str(len(form)) for form in b.forms)
         needs = f"--source with {counts} files" if b.forms else "nothing"
+        if any(all(f.download for f in form) for form in b.forms):
+            needs += ", or --download"
         table.add_row(b.name, b.summary, parameters, needs)
     show(table)
