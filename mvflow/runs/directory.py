@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
+import os
 import platform
 import shutil
+import tempfile
+import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,23 +19,51 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from mvflow.config import Config, parse_toml, stage_key, stage_names, to_toml
+from mvflow.config import Config, all_stages, parse_toml, stage_key, to_toml
 from mvflow.core import DataError, StageError, UsageError
-from mvflow.runs.files import read_json, write_atomically, write_json
+from mvflow.runs.files import (
+    append_line,
+    read_json,
+    settle,
+    write_atomically,
+    write_json,
+    writing,
+)
 
 __all__ = ["RunDirectory", "read_tensors", "write_tensors"]
 
 Status = Literal["done", "stale", "unfinished", "missing"]
 
+logger = logging.getLogger(__name__)
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON object as one safetensors file, atomically."""
+_HELD: dict[Path, tuple[int, int]] = {}
+"""Who holds the lock of a directory, as process and thread: a forked process does not."""
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    *,
+    previous: Path | None = None,
+) -> None:
+    """Write tensors, their checksum and a JSON object as one safetensors file, atomically.
+
+    `previous` is where the file that was at `path` is kept.
+
+    Raises:
+        DataError: if the disk is full or the directory cannot be written.
+    """
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    write_atomically(path, lambda p: save_file(plain, p, {"about": json.dumps(about)}))
+    text = json.dumps(about)
+    metadata = {"about": text, "crc32": _checksum(plain, text)}
+    content = save(plain, metadata)  # Python then writes it, and says why it could not
+    write_atomically(path, lambda p: p.write_bytes(content), previous=previous)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,11 +74,40 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {k: file.get_tensor(k) for k in file.keys()}, about  # noqa: SIM118
+            metadata = {"about": "{}"} | (file.metadata() or {})
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        found = _checksum(tensors, metadata["about"])
+        if metadata.get("crc32", found) != found:
+            msg = "its content does not fit its checksum"
+            raise ValueError(msg)
+        return tensors, json.loads(metadata["about"])
     except (OSError, SafetensorError, ValueError) as error:
         msg = f"{path} is missing or damaged ({error})"
         raise DataError(msg) from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    """CRC-32 of names, types, shapes and values in the order of the names, and of `about`."""
+    found = zlib.crc32(about.encode())
+    for name, value in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
+
+
+def _remove(path: Path) -> None:
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
+def _key_of(path: Path) -> str | None:
+    """The key under which a file was made; None if it does not say, is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return about.get("key")
 
 
 @dataclass(frozen=True)
@@ -108,6 +170,54 @@ class RunDirectory:
         """Where the newest state of an unfinished stage is."""
         return self.path / "checkpoints" / f"{stage}.safetensors"
 
+    def previous_checkpoint(self, stage: str) -> Path:
+        """Where the state before the newest is, in case that the newest is damaged."""
+        return self.path / "checkpoints" / f"{stage}.previous.safetensors"
+
+    def keep_checkpoint(
+        self, stage: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    ) -> None:
+        """Write the newest state of an unfinished stage; the one before becomes the previous.
+
+        Raises:
+            DataError: if it cannot be written; the older ones stay.
+        """
+        self._settle_history()
+        write_tensors(
+            self.checkpoint(stage), tensors, about, previous=self.previous_checkpoint(stage)
+        )
+
+    def newest_checkpoint(
+        self, stage: str, key: str
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and description of the newest whole checkpoint made under `key`, or None.
+
+        What is damaged is passed over, and a warning logged that says what is taken instead.
+        """
+        damaged = []
+        for path in self._checkpoints(stage):
+            try:
+                tensors, about = read_tensors(path)
+            except DataError as error:
+                damaged.append(str(error))
+                continue
+            if about.get("key") == key:
+                if damaged:
+                    logger.warning("%s: going on from the checkpoint before it", damaged[0])
+                return tensors, about
+        if damaged:
+            logger.warning("%s: stage %r starts anew", "; ".join(damaged), stage)
+        return None
+
+    def forget(self, stage: str) -> None:
+        """Remove the weights and checkpoints of a stage."""
+        for path in (self.weights(stage), *self._checkpoints(stage)):
+            _remove(path)
+
+    def _checkpoints(self, stage: str) -> list[Path]:
+        paths = (self.checkpoint(stage), self.previous_checkpoint(stage))
+        return [path for path in paths if path.is_file()]
+
     def status(self, stage: str, config: Config, fingerprint: str | None = None) -> Status:
         """Whether a stage is done, stale (its inputs changed since), unfinished or missing.
 
@@ -117,10 +227,14 @@ class RunDirectory:
             fingerprint: of the data; None compares with the data it was trained on.
         """
         if not self.weights(stage).is_file():
-            return "unfinished" if self.checkpoint(stage).is_file() else "missing"
+            return "unfinished" if self._checkpoints(stage) else "missing"
         entry = self.manifest().get("stages", {}).get(stage, {})
         data = entry.get("fingerprint", "") if fingerprint is None else fingerprint
-        return "done" if entry.get("key") == stage_key(config, stage, data) else "stale"
+        key, ours = stage_key(config, stage, data), _key_of(self.weights(stage))
+        if entry.get("key") == key and ours in (key, None):
+            return "done"
+        # The manifest is written after the weights; a process may be killed between the two.
+        return "unfinished" if ours == key or not entry else "stale"
 
     def require(self, stages: Iterator[str] | tuple[str, ...], config: Config) -> None:
         """Check that stages are done and fit the configuration.
@@ -148,23 +262,29 @@ class RunDirectory:
         fingerprint: str,
         about: Mapping[str, Any],
     ) -> None:
-        """Keep the weights of a finished stage and drop its checkpoint."""
+        """Keep the weights of a finished stage and drop its checkpoints."""
+        self._settle_history()
         key = stage_key(config, stage, fingerprint)
         write_tensors(self.weights(stage), tensors, {"stage": stage, "key": key})
         entry = {"key": key, "fingerprint": fingerprint, **about}
         stages = self.manifest().get("stages", {})
         self._write_manifest({"stages": stages | {stage: entry}})
-        self.checkpoint(stage).unlink(missing_ok=True)
+        for path in self._checkpoints(stage):
+            _remove(path)
 
     def adopt(self, other: RunDirectory, fingerprint: str) -> list[str]:
         """Copy from another run the finished stages whose inputs are the same as here.
+
+        What is done here already stays as it is.
 
         Returns:
             Names of the stages that were taken.
         """
         config, taken = self.config(), []
         entries = other.manifest().get("stages", {})
-        for stage in stage_names(config):
+        for stage in all_stages(config):
+            if self.status(stage, config, fingerprint) == "done":
+                continue
             same = entries.get(stage, {}).get("key") == stage_key(config, stage, fingerprint)
             if same and other.weights(stage).is_file():
                 write_atomically(
@@ -200,15 +320,21 @@ class RunDirectory:
         if not path.is_file():
             return []
         records = []
-        for line in path.read_text("utf-8").splitlines():
+        for line in path.read_text("utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 records.append(json.loads(line))
         return records
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add one line to `history.jsonl`."""
-        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(record)) + "\n")
+        append_line(self.path / "history.jsonl", json.dumps(dict(record)))
+
+    def _settle_history(self) -> None:
+        """What is kept next rests on the records up to now, so they are on the disk before it."""
+        path = self.path / "history.jsonl"
+        if path.is_file():
+            with writing(path):
+                settle(path)
 
     def rewind_history(self, stage: str, epoch: int) -> None:
         """Forget the records of a stage from `epoch` on: they are about to be made again."""
@@ -220,13 +346,51 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Hold the directory for writing; a second process is refused.
 
+        The system releases it when this process ends, however it ends. What this process holds
+        already, it may hold again. Temporary files that a killed process left are removed.
+
         Raises:
+            DataError: if the directory cannot be written.
             StageError: if another process is training here.
         """
-        with (self.path / ".lock").open("a") as file:
+        place, holder = self.path.resolve(), (os.getpid(), threading.get_ident())
+        if _HELD.get(place) == holder:
+            yield
+            return
+        with writing(self.path):
+            file = (self.path / ".lock").open("a")
+        with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                with writing(self.path):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except DataError as error:
+                if not isinstance(error.__cause__, BlockingIOError):
+                    raise
                 msg = f"another process is training in {self.path}: wait for it, or stop it first"
                 raise StageError(msg) from error
-            yield
+            self._tidy()
+            _HELD[place] = holder
+            try:
+                yield
+            finally:
+                del _HELD[place]
+
+    def _tidy(self) -> None:
+        """Check that files can be written here, and remove what a killed process left half done.
+
+        Only what is written under the lock is looked at: other commands may be at work.
+        """
+        with writing(self.path), tempfile.TemporaryFile(dir=self.path):
+            pass
+        for name in ("config.toml", "manifest.json", "history.jsonl", "*.safetensors"):
+            for place in (self.path, self.path / "checkpoints"):
+                for path in place.glob(f".{name}.*"):
+                    _remove(path)
+        entries: dict[str, Any] = {}
+        with contextlib.suppress(DataError):  # who reads a damaged manifest next says so
+            entries = self.manifest().get("stages", {})
+        for stage, entry in entries.items():
+            if _key_of(self.weights(stage)) == entry.get("key"):  # finished as the manifest says
+                for path in self._checkpoints(stage):
+                    if _key_of(path) == entry.get("key"):
+                        _remove(path)

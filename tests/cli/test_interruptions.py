@@ -1,6 +1,10 @@
 """Training that is stopped: by Ctrl-C, by SIGTERM, by a crash. Real processes, real signals."""
 
+import errno
+import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +12,7 @@ from mvflow.runs import RunDirectory, read_tensors
 
 DRIVER = (
     "import mvflow.estimators.fitting as fitting; fitting.CHECKPOINT_EVERY = 0.0; "
-    "from mvflow_cli.main import main; main()"
+    "fitting.WRITING_SHARE = 1e9; from mvflow_cli.main import main; main()"
 )
 
 
@@ -44,11 +48,20 @@ def test_a_killed_run_ends_as_if_it_had_not_been(mvflow, make, started):
     settings = ["joint.epochs=9", "flows.epochs=9", "flows.patience=4"]
     whole, killed = make("whole", settings=settings), make("killed", settings=settings)
     assert mvflow("train", whole).code == 0
-    for line in ("joint epoch 3/9", "flows epoch 3/9"):
+    run = RunDirectory(killed)
+    for stage in ("joint", "flows"):
         process = started("train", killed, program=("-c", DRIVER))
-        wait_for(process, line)
+        wait_for(process, f"{stage} epoch 3/9")
         process.kill()
-        process.communicate()
+        _, err = process.communicate()
+        newest = run.checkpoint("joint")
+        if stage == "joint":
+            assert err == ""
+            newest.write_bytes(newest.read_bytes()[:-1])
+        else:
+            (line,) = err.splitlines()
+            assert line.startswith(f"{newest} is missing or damaged (")
+            assert line.endswith("): going on from the checkpoint before it")
     found = mvflow("train", killed)
     assert found.code == 0, found
     assert "flows: unfinished" in found.out
@@ -61,3 +74,44 @@ def test_a_killed_run_ends_as_if_it_had_not_been(mvflow, make, started):
             assert ours[name].numpy().tobytes() == theirs[name].numpy().tobytes(), name
     ours, theirs = ([(r["stage"], r["epoch"], r["loss"]) for r in run.history()] for run in runs)
     assert ours == theirs
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(refused, make, monkeypatch):
+    path = make("run")
+
+    def refuse(**options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert refused("train", path, code=1) == f"mvflow: cannot write {path}: read-only file system"
+
+
+@pytest.mark.parametrize("file", ["history.jsonl", "joint.safetensors", "manifest.json"])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    mvflow, refused, make, file, monkeypatch
+):
+    path = make("run")
+
+    def full(write):
+        def limited(at, *args, **options):
+            if file in at.name and (write.__name__ != "open" or "a" in args):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(at, *args, **options)
+
+        return limited
+
+    with monkeypatch.context() as patch:
+        for name in ("write_bytes", "write_text", "open"):
+            patch.setattr(Path, name, full(getattr(Path, name)))
+        line = refused("train", path, code=1)
+    assert line == (
+        f"mvflow: cannot write {path / file}: the disk is full; nothing that was there is lost"
+    )
+    assert [p.name for p in path.rglob(".*")] == [".lock"]
+    assert mvflow("train", path).code == 0
+
+
+def test_a_damaged_manifest_is_one_line(refused, make):
+    path = make("run")
+    (path / "manifest.json").write_text('{"stages": {')
+    assert f"{path / 'manifest.json'} is damaged" in refused("train", path, code=1)

@@ -1,6 +1,12 @@
 """The run directory: what is done, stale or unfinished, and training that goes on."""
 
+import errno
+import fcntl
 import multiprocessing
+import os
+import queue
+import tempfile
+import threading
 
 import pytest
 import torch
@@ -9,7 +15,7 @@ from mvflow import JNF, JNFShared, load
 from mvflow.config import stage_names
 from mvflow.core import ConfigError, DataError, StageError, UsageError
 from mvflow.estimators import fitting
-from mvflow.runs import RunDirectory, read_tensors, write_tensors
+from mvflow.runs import RunDirectory, read_tensors, write_json, write_tensors
 from mvflow.training import Silent
 
 
@@ -47,6 +53,39 @@ def test_a_stage_goes_from_missing_to_unfinished_to_done(run, config):
     assert run.status("joint", config) == "done"
     assert run.status("joint", config, "data") == "done"
     assert not run.checkpoint("joint").exists()
+
+
+def test_weights_without_their_manifest_are_not_done(run, config):
+    """A process may be killed between the two; neither may then pass for the other."""
+    finish(run, config, "joint")
+    before, other = run.manifest(), changed(config, "joint", beta=2.0)
+    finish(run, other, "joint")
+    write_json(run.path / "manifest.json", before)
+    assert run.status("joint", other, "data") == "unfinished"
+    assert run.status("joint", config, "data") == "stale"
+    write_json(run.path / "manifest.json", {})
+    assert run.status("joint", other, "data") == run.status("joint", other) == "unfinished"
+
+
+def test_the_checkpoint_before_the_newest_is_kept(run):
+    for n in range(3):
+        run.keep_checkpoint("joint", {"n": torch.tensor(n)}, {"key": f"{n}"})
+    for path, n in ((run.checkpoint("joint"), 2), (run.previous_checkpoint("joint"), 1)):
+        assert read_tensors(path)[0] == {"n": torch.tensor(n)}
+        assert run.newest_checkpoint("joint", f"{n}") == read_tensors(path)
+    assert run.newest_checkpoint("joint", "0") is None
+    assert run.newest_checkpoint("flows", "0") is None
+
+
+def test_without_the_newest_the_one_before_it_counts(run, config, caplog):
+    """As between the two renamings."""
+    run.keep_checkpoint("joint", {}, {"key": "k"})
+    run.checkpoint("joint").replace(run.previous_checkpoint("joint"))
+    assert run.status("joint", config) == "unfinished"
+    assert run.newest_checkpoint("joint", "k") == ({}, {"key": "k"})
+    assert not caplog.records
+    run.forget("joint")
+    assert run.status("joint", config) == "missing"
 
 
 def test_stages_that_depend_on_a_change_are_stale_and_no_others(run, config):
@@ -107,6 +146,13 @@ def test_a_line_cut_off_by_a_crash_is_left_out(run):
     assert len(run.history()) == 1
 
 
+def test_bytes_that_are_no_text_are_left_out_of_the_history(run):
+    run.append_history({"stage": "joint", "epoch": 0})
+    with (run.path / "history.jsonl").open("ab") as file:
+        file.write(b"\0\0\xff{")
+    assert len(run.history()) == 1
+
+
 def _try_lock(path, answer):
     try:
         with RunDirectory.open(path).lock():
@@ -128,7 +174,79 @@ def test_a_second_process_is_refused_and_may_go_on_afterwards(run):
 
     with run.lock():
         assert "another process is training in" in other()
+        with run.lock(), RunDirectory(run.path / ".." / "run").lock():
+            assert "another process is training in" in other()
+        assert "another process is training in" in other()
     assert other() == "held"
+
+
+def test_a_second_thread_is_refused(run):
+    answer = queue.Queue()
+    with run.lock():
+        thread = threading.Thread(target=_try_lock, args=(run.path, answer))
+        thread.start()
+        thread.join()
+    assert "another process is training in" in answer.get()
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(run):
+    run.keep_checkpoint("joint", {}, {})
+    whole = {p for p in run.path.rglob("*") if p.is_file()} | {run.path / ".lock"}
+    left = [".config.toml.a1", ".manifest.json.b2", ".history.jsonl.c3", ".joint.safetensors.d4"]
+    for name in (*left, "checkpoints/.joint.safetensors.e5"):
+        (run.path / name).write_text("half")
+    others = {run.path / ".report.html.f6", run.path / "samples" / ".a.h5.g7"}  # without the lock
+    for path in others:
+        write_json(path, {})
+    with run.lock():
+        assert {p for p in run.path.rglob("*") if p.is_file()} == whole | others
+
+
+def test_checkpoints_of_a_finished_stage_are_removed_and_no_others(run, config):
+    """A process may be killed after it wrote the manifest."""
+    finish(run, config, "joint", "flows")
+    for stage, key in (("joint", run.manifest()["stages"]["joint"]["key"]), ("flows", "other")):
+        for _ in range(2):
+            run.keep_checkpoint(stage, {}, {"key": key})
+    with run.lock():
+        assert not run.checkpoint("joint").exists()
+        assert not run.previous_checkpoint("joint").exists()
+        assert run.checkpoint("flows").exists()
+        assert run.previous_checkpoint("flows").exists()
+    assert run.status("joint", config, "data") == "done"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_directory_that_cannot_be_written_is_named(run, number, monkeypatch):
+    def refuse(**options):
+        raise OSError(number, os.strerror(number), str(options["dir"]))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    said = "the disk is full" if number == errno.ENOSPC else os.strerror(number).lower()
+    with pytest.raises(DataError, match=f"^cannot write {run.path}: {said}"), run.lock():
+        pytest.fail("the lock was held")
+    monkeypatch.undo()
+    with run.lock():
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_named(run):
+    run.path.chmod(0o500)
+    try:
+        with pytest.raises(DataError, match="cannot write .*: permission denied"), run.lock():
+            pytest.fail("the lock was held")
+    finally:
+        run.path.chmod(0o700)
+
+
+def test_where_files_cannot_be_locked_no_other_process_is_blamed(run, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DataError, match="no locks available"), run.lock():
+        pytest.fail("the lock was held")
 
 
 @pytest.mark.bad_input
@@ -204,17 +322,6 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(small, tmp_path, mon
     found = load(path).fit(small.data(2)[0], run=run).model_.state_dict()
     expected = JNF.from_config(other).fit(small.data(2)[0]).model_.state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
-
-
-def test_a_damaged_checkpoint_is_named(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", -1.0)
-    path = tmp_path / "run"
-    with pytest.raises(Killed):
-        train(small, path, JNF, KillAfter("joint", 1))
-    checkpoint = RunDirectory.open(path).checkpoint("joint")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
-    with pytest.raises(DataError, match="checkpoints/joint.safetensors is missing or damaged"):
-        train(small, path, JNF)
 
 
 def test_damaged_and_foreign_weights_are_named_on_loading(fitted, tmp_path):

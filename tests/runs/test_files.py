@@ -2,12 +2,16 @@
 
 import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mvflow.core import DataError
 from mvflow.runs import read_json, read_tensors, write_atomically, write_json, write_tensors
+from mvflow.runs.files import append_line
 
 
 def fails(error):
@@ -30,6 +34,64 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, old, error):
         write_atomically(path, fails(error))
     assert (path.read_text() if path.exists() else None) == old
     assert list(tmp_path.iterdir()) == ([path] if old else [])  # no temporary file is left
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "full")])
+def test_the_file_that_was_there_is_kept_when_it_is_replaced(tmp_path, error):
+    path, previous = tmp_path / "file", tmp_path / "previous"
+    for text in ("1", "2"):
+        write_atomically(path, lambda p, t=text: p.write_text(t), previous=previous)
+    assert (path.read_text(), previous.read_text()) == ("2", "1")
+    if error is None:
+        write_atomically(path, lambda p: p.write_text("3"), previous=previous)
+        assert (path.read_text(), previous.read_text()) == ("3", "2")
+    else:
+        with pytest.raises(DataError):
+            write_atomically(path, fails(error), previous=previous)
+        assert (path.read_text(), previous.read_text()) == ("2", "1")
+    assert sorted(tmp_path.iterdir()) == [path, previous]
+
+
+def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    did = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(handle):
+        did.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    def watched_replace(old, new):
+        did.append((Path(old), Path(new)))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    write_atomically(tmp_path / "file", lambda p: p.write_text("whole"))
+    temporary = did[0]
+    assert temporary.name.startswith(".file.")
+    assert did == [temporary, (temporary, tmp_path / "file"), tmp_path]
+
+
+def test_the_disk_is_full_in_earnest():
+    with pytest.raises(DataError, match="cannot write /dev/full: the disk is full; nothing"):
+        append_line(Path("/dev/full"), "x")
+
+
+def test_tensors_on_a_full_disk(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, TENSORS, {})
+    old = path.read_bytes()
+
+    def half(path, data):
+        path.write_text(data[: len(data) // 2].decode("latin1"), "latin1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", half)
+        with pytest.raises(DataError, match="w.safetensors: the disk is full"):
+            write_tensors(path, {"n": torch.zeros(9)}, {}, previous=tmp_path / "previous")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == old
 
 
 def test_a_full_disk_is_named(tmp_path):
@@ -89,6 +151,24 @@ def test_damaged_weights_are_named(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match="joint.safetensors is missing or damaged"):
         read_tensors(path)
+
+
+def test_any_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "joint.safetensors"
+    write_tensors(path, TENSORS, {"key": "k"})
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    kept = whole.index(b'"key'.replace(b'"', b'\\"'))  # inside the JSON of `about`
+    for at in (kept + 3, *range(start, len(whole))):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DataError, match="is missing or damaged"):
+            read_tensors(path)
+
+
+def test_weights_without_a_checksum_are_read(tmp_path):
+    """As those of other programs are, and of older versions."""
+    save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors")
+    assert torch.equal(read_tensors(tmp_path / "w.safetensors")[0]["w"], torch.ones(2))
 
 
 def test_missing_weights_are_named(tmp_path):
