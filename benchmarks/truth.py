@@ -120,7 +120,7 @@ def systems(train: Mapping[str, Tensor], steps: int, seconds: dict[str, float]) 
             yield f"{family}, product over the {kind}", product_of(experts, divided)
     for family in ("conditional-maf", "nsf"):
         begun = time.process_time()
-        made = amortised(train, family, 3 * steps)
+        made = amortised(train, family, 2 * steps)
         seconds[f"amortised {family}"] = time.process_time() - begun
         yield f"{family}, amortised", made
 

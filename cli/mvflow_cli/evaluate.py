@@ -8,9 +8,21 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from mvflow_cli.distributed import Machines, joined
 from mvflow_cli.measuring import measure
-from mvflow_cli.opening import open_store, open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
+from mvflow_cli.opening import open_store, open_trained
+from mvflow_cli.options import (
+    Device,
+    Devices,
+    Json,
+    Nodes,
+    RunPath,
+    Seed,
+    StorePath,
+    SubsetKind,
+    Threads,
+    Timeout,
+)
 from mvflow_cli.output import say, show, show_json
 from mvflow_cli.progress import Progress
 
@@ -30,21 +42,34 @@ def evaluate(
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
+    devices: Devices = None,
+    nodes: Nodes = 1,
+    timeout: Timeout = 300.0,
     json: Json = False,
 ) -> None:
     """Measure coherence, Fréchet distances, likelihoods, diversity and the sampler of a run.
 
     Example: mvflow evaluate runs/toy --json
     """
-    set_up(device, threads)
-    opened, model = open_trained(run, device, subset)
-    with (
-        open_store(opened, model.config, store) as data,
-        Progress(model.config, err=json) as progress,
-    ):
-        result = measure(
-            opened, model, data, seed=seed, split=split, device=device, listener=progress
-        )
+    with joined(Machines(devices, nodes, timeout=timeout), device, threads) as processes:
+        place = device if processes is None else str(processes.device)
+        opened, model = open_trained(run, place, subset)
+        with (
+            open_store(opened, model.config, store) as data,
+            Progress(model.config, err=json) as progress,
+        ):
+            result = measure(
+                opened,
+                model,
+                data,
+                seed=seed,
+                split=split,
+                device=place,
+                listener=progress,
+                processes=processes,
+            )
+    if processes is not None and not processes.leads:
+        return
     if json:
         show_json(result)
         return

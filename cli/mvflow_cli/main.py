@@ -13,13 +13,17 @@ import typer
 
 from mvflow.core.errors import MvflowError, UsageError
 from mvflow_cli import data
+from mvflow_cli.compare import compare
 from mvflow_cli.demo import demo
 from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
 from mvflow_cli.new import new
 from mvflow_cli.report import report
 from mvflow_cli.sample import sample
+from mvflow_cli.sweep import sweep
 from mvflow_cli.train import train
+from mvflow_cli.train_amortised import train_amortised
+from mvflow_cli.train_classifiers import train_classifiers
 from mvflow_cli.train_flows import train_flows
 from mvflow_cli.train_joint import train_joint
 from mvflow_cli.train_projectors import train_projectors
@@ -38,9 +42,13 @@ app.command()(train)
 app.command()(train_projectors)
 app.command()(train_joint)
 app.command()(train_flows)
+app.command()(train_amortised)
+app.command()(train_classifiers)
+app.command()(sweep)
 app.command()(sample)
 app.command()(evaluate)
 app.command()(diagnose)
+app.command()(compare)
 app.command()(report)
 app.command()(demo)
 app.add_typer(data.app, name="data")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Autoencoders, Classifiers
     from mvflow.runs import RunDirectory
-    from mvflow.training import Listener
+    from mvflow.training import Listener, Processes
     from mvflow_datasets import Store
 
 __all__ = ["beside", "judges", "kept_metrics", "measure"]
@@ -28,24 +28,33 @@ def measure(
     split: str | None = None,
     device: str = "cpu",
     listener: Listener | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
     With another kind of subset posterior than `config.toml` has, the file is named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
-    kept beside the store; they are trained if there are none yet.
+    kept beside the store; they are trained if there are none yet. Several processes divide the
+    rows to draw, decode and score; the one that leads trains and writes.
     """
     from mvflow.evaluation import evaluate
     from mvflow.runs import write_json
 
     test = store[split or model.config.data.test]
+    leads = processes is None or processes.leads
+    if processes is not None and not leads:
+        processes.barrier()
+        listener = None
     classifiers = None
     if test.labels is not None:
         classifiers = judges(run, model, store, device=device, listener=listener)
     features = _autoencoders(run, model, store, device=device, listener=listener)
-    result = evaluate(model, test, classifiers, [features], seed=seed)
+    if processes is not None and leads:
+        processes.barrier()
+    result = evaluate(model.across(processes), test, classifiers, [features], seed=seed)
     result = finite({**result, "split": test.name, **_inputs(run, model)})
-    write_json(_path(run, model), result)
+    if leads:
+        write_json(_path(run, model), result)
     return dict(result)
 
 

@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Again", "Device", "Json", "RunPath", "Seed", "StorePath", "SubsetKind", "Threads"]
+__all__ = [
+    "Again",
+    "Compile",
+    "Device",
+    "Devices",
+    "Json",
+    "Nodes",
+    "Precision",
+    "RunPath",
+    "Seed",
+    "StorePath",
+    "Strategy",
+    "SubsetKind",
+    "Threads",
+    "Timeout",
+]
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 StorePath = Annotated[
@@ -15,9 +30,41 @@ StorePath = Annotated[
     typer.Option("--store", help="Where the store lies now, if it has moved.", show_default=False),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 and the like.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes on each machine, each with a GPU or on the CPU; as many as torchrun has "
+        "started, else 1.",
+        show_default=False,
+    ),
+]
+Nodes = Annotated[int, typer.Option(min=1, help="Machines, where srun starts the processes.")]
+Strategy = Annotated[
+    str, typer.Option(metavar="ddp", help="What several processes divide: ddp, the batches.")
+]
+Timeout = Annotated[
+    float,
+    typer.Option(min=1, help="Seconds after which a process that does not answer is lost."),
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="CPU threads; by default as torch decides.", show_default=False),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="float32|bfloat16",
+        help="Of the stages trained now; it is written to config.toml. By default as there.",
+        show_default=False,
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Let torch compile each stage. It takes minutes; on a CPU no gain was seen.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
 Json = Annotated[

@@ -7,9 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
+from mvflow_cli.distributed import Machines, joined
 from mvflow_cli.observed import Observed, read_observed
-from mvflow_cli.opening import open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
+from mvflow_cli.opening import open_trained
+from mvflow_cli.options import (
+    Device,
+    Devices,
+    Json,
+    Nodes,
+    RunPath,
+    Seed,
+    StorePath,
+    SubsetKind,
+    Threads,
+    Timeout,
+)
 from mvflow_cli.output import say, show_json
 from mvflow_cli.samples import check_replaceable, draw_samples, write_samples
 
@@ -65,6 +77,9 @@ def sample(
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
+    devices: Devices = None,
+    nodes: Nodes = 1,
+    timeout: Timeout = 300.0,
     json: Json = False,
 ) -> None:
     """Generate modalities given others, or from the prior, into an HDF5 file.
@@ -77,14 +92,20 @@ def sample(
 
     if sampler is not None and sampler not in known("samplers"):
         raise UsageError(unknown_name("sampler", sampler, known("samplers")))
-    set_up(device, threads)
-    opened, model = open_trained(run, device, subset)
-    seen = read_observed(opened, model.config, given or [], rows, store)
-    path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
-    check_replaceable(path)
-    wanted = [name for text in targets or [] for name in text.split(",")]
-    changes = _changes(sampler, paper)
-    samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=changes)
+    machines = Machines(devices, nodes, timeout=timeout)
+    with joined(machines, device, threads) as processes:
+        opened, model = open_trained(
+            run, device if processes is None else str(processes.device), subset
+        )
+        model.across(processes)
+        seen = read_observed(opened, model.config, given or [], rows, store)
+        path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
+        check_replaceable(path)
+        wanted = [name for text in targets or [] for name in text.split(",")]
+        changes = _changes(sampler, paper)
+        samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=changes)
+    if processes is not None and not processes.leads:
+        return
     stages = opened.manifest()["stages"]
     about = {
         "run": str(opened.path.resolve()),

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from mvflow_cli.options import Device, Json, RunPath, StorePath, SubsetKind, Threads
+from mvflow_cli.distributed import Machines
+from mvflow_cli.options import (
+    Compile,
+    Device,
+    Devices,
+    Json,
+    Nodes,
+    Precision,
+    RunPath,
+    StorePath,
+    Strategy,
+    SubsetKind,
+    Threads,
+    Timeout,
+)
 from mvflow_cli.training import How, train_command
 
 __all__ = ["train"]
@@ -14,6 +28,12 @@ def train(
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
+    precision: Precision = None,
+    compile: Compile = False,
+    devices: Devices = None,
+    nodes: Nodes = 1,
+    strategy: Strategy = "ddp",
+    timeout: Timeout = 300.0,
     json: Json = False,
 ) -> None:
     """Train all stages of a run that are not done, in order.
@@ -22,4 +42,15 @@ def train(
 
     Example: mvflow train runs/toy
     """
-    train_command(run, None, How(store, device, threads, json=json, subset=subset))
+    machines = Machines(devices, nodes, strategy, timeout)
+    how = How(
+        store,
+        device,
+        threads,
+        json=json,
+        subset=subset,
+        precision=precision,
+        compile=compile,
+        machines=machines,
+    )
+    train_command(run, None, how)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mvflow_cli.opening import open_store, set_up, with_subset
+from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.opening import open_store, with_subset
 from mvflow_cli.output import say, show_json
 from mvflow_cli.progress import Progress
 
 if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
+    from mvflow.training import Processes
 
 __all__ = ["How", "train_command", "train_stages"]
 
@@ -31,25 +36,32 @@ class How:
     again: bool = False
     json: bool = False
     subset: str | None = None
+    precision: str | None = None
+    compile: bool = False
+    machines: Machines = Machines()
 
 
 def train_command(path: Path, stage: str | None, how: How) -> None:
     """Train one stage, or all that are not done, and print the result."""
-    set_up(how.device, how.threads)
+    from mvflow.training import LostError
+
+    command = f"mvflow train {shlex.quote(str(path))}"
     try:
-        result = train_stages(path, stage, how)
+        with joined(how.machines, how.device, how.threads) as processes:
+            result = train_stages(path, stage, how, processes)
     except KeyboardInterrupt:
-        say(
-            "mvflow: interrupted; all full epochs are kept: "
-            f"go on with 'mvflow train {shlex.quote(str(path))}'",
-            err=True,
-        )
+        say(f"mvflow: interrupted; all full epochs are kept: go on with '{command}'", err=True)
         raise typer.Exit(1) from None
-    if how.json:
+    except LostError as error:
+        say(f"mvflow: {error}; the newest checkpoint is kept: go on with '{command}'", err=True)
+        raise typer.Exit(1) from None
+    if how.json and (processes is None or processes.leads):
         show_json(result)
 
 
-def train_stages(path: Path, stage: str | None, how: How) -> dict[str, Any]:
+def train_stages(
+    path: Path, stage: str | None, how: How, processes: Processes | None = None
+) -> dict[str, Any]:
     """Train one stage of a run, or all that are not done, holding the run's lock.
 
     Returns:
@@ -61,24 +73,49 @@ def train_stages(path: Path, stage: str | None, how: How) -> dict[str, Any]:
     from mvflow.runs import RunDirectory
 
     run = RunDirectory.open(path)
+    if processes is not None and not processes.leads:
+        _follow(run, processes)
+        return {}
+    device = how.device if processes is None else str(processes.device)
     with run.lock():
         config = _configured(run, stage, how)
         wanted = _wanted(run, config, stage)
+        config = _with_precision(run, config, wanted, how)
         with open_store(run, config, how.store) as store:
             if how.store is not None:
                 config = _moved(run, config, store.path)
             train = store[config.data.train]
             todo = _todo(run, config, wanted, fingerprint(train), how)
+            if processes is not None:
+                processes.shared(dumps({"todo": todo, "store": str(store.path)}).encode())
             if todo:
-                with Progress(config, err=how.json) as progress:
-                    load(path).fit(
-                        train, stages=todo, run=run, device=how.device, listener=progress
+                with Progress(config, err=how.json) as progress, _log_lines(err=how.json):
+                    load(path).across(processes).fit(
+                        train,
+                        stages=todo,
+                        run=run,
+                        device=device,
+                        listener=progress,
+                        compile=how.compile,
                     )
     result = _result(run, wanted, todo)
     for name in todo:
         about = result["stages"][name]
         say(f"{name}: trained, epochs {about['epochs']}, {about['seconds']:.1f} s", err=how.json)
     return result
+
+
+def _follow(run: RunDirectory, processes: Processes) -> None:
+    """Train what the process that leads has found to do."""
+    from mvflow.estimators import load
+
+    plan = loads(processes.shared())
+    config = run.config()
+    if plan["todo"]:
+        with open_store(run, config, Path(plan["store"])) as store:
+            load(run.path).across(processes).fit(
+                store[config.data.train], stages=plan["todo"], device=str(processes.device)
+            )
 
 
 def _configured(run: RunDirectory, stage: str | None, how: How) -> Config:
@@ -90,6 +127,50 @@ def _configured(run: RunDirectory, stage: str | None, how: How) -> Config:
         run.write_config(changed)
         say(f"config.toml: subset = {changed.subset!r} (was {config.subset!r})", err=how.json)
     return changed
+
+
+def _with_precision(run: RunDirectory, config: Config, stages: Sequence[str], how: How) -> Config:
+    """The configuration with another precision of these stages, written if it is another.
+
+    Raises:
+        UsageError: if there is no such precision.
+    """
+    from mvflow.core import UsageError, unknown_name
+
+    if how.precision is None:
+        return config
+    if how.precision not in ("float32", "bfloat16"):
+        raise UsageError(unknown_name("precision", how.precision, ("float32", "bfloat16")))
+    changes = {
+        name: getattr(config, name).model_copy(update={"precision": how.precision})
+        for name in stages
+        if getattr(config, name).precision != how.precision
+    }
+    if changes:
+        config = config.model_copy(update=changes)
+        run.write_config(config)
+        for name in changes:
+            say(f"config.toml: {name}.precision = {how.precision!r}", err=how.json)
+    return config
+
+
+@contextmanager
+def _log_lines(*, err: bool) -> Iterator[None]:
+    """Show what the library logs of training: memory needed, where the rows are."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage(), err=err)
+
+    logger, lines = logging.getLogger("mvflow.training"), Lines()
+    before = logger.level
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+        logger.setLevel(before)
 
 
 def _wanted(run: RunDirectory, config: Config, stage: str | None) -> tuple[str, ...]:

@@ -34,12 +34,12 @@ from mvflow.core import (
     unknown_name,
 )
 from mvflow.estimators.fitting import check_fits, restored, train_stage
-from mvflow.estimators.scoring import log_likelihood
+from mvflow.estimators.scoring import Part, log_likelihood
 from mvflow.inference import Diagnostics, draw, subset_posterior
 from mvflow.models import build_amortised, build_model
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
-from mvflow.training import Listener, Table, as_input
+from mvflow.training import Listener, Processes, Table, as_input, compiled, free_memory
 
 __all__ = ["Estimator", "LatentDraws"]
 
@@ -68,6 +68,7 @@ class Estimator:
     """
 
     kind: ClassVar[str]
+    _processes: Processes | None = None
 
     def __init__(self, modalities: Sequence[Modality], latent_dim: int, **sections: Any) -> None:
         names = [m.name for m in modalities]
@@ -122,6 +123,7 @@ class Estimator:
         run: RunDirectory | None = None,
         device: str = "cpu",
         listener: Listener | None = None,
+        compile: bool = False,
     ) -> Self:
         """Train all stages, or the named ones, in order.
 
@@ -135,6 +137,7 @@ class Estimator:
                 there goes on where it was, and ends as if it had never been interrupted.
             device: "cpu", "cuda", "cuda:1"...
             listener: hears of progress.
+            compile: let torch compile each stage (`mvflow.training.compiled`).
 
         Returns:
             This estimator.
@@ -147,7 +150,7 @@ class Estimator:
         """
         if seed is not None:
             self.config = config_from_dict({**self.config.model_dump(), "seed": seed})
-            if run is not None:
+            if run is not None and self._leads:
                 run.write_config(self.config)
         train = as_source(source, self.modalities)
         check_fits(train, self.modalities)
@@ -163,8 +166,14 @@ class Estimator:
             self.model_.amortised = build_amortised(self.config)
         self.model_.to(device)
         self._forget(wanted)
-        rows = Table.of(train, device)
-        held_rows = None if held is None else Table.of(held, device)
+        if self._processes is not None:
+            if compile:
+                msg = "several processes cannot train what is compiled: choose one of the two"
+                raise UsageError(msg)
+            self._processes.agree((self.config, fingerprint(train)), "what is trained differs")
+        budget = free_memory(device)
+        rows = Table.of(train, device, budget)
+        held_rows = None if held is None else Table.of(held, device, budget)
         for stage in names:
             if stage in wanted:
                 train_stage(
@@ -174,12 +183,30 @@ class Estimator:
                     rows,
                     held_rows,
                     trained=self.trained_,
-                    run=run,
+                    run=run if self._leads else None,
                     data=fingerprint(train),
-                    listener=listener,
+                    listener=listener if self._leads else None,
+                    prepare=compiled if compile else None,
+                    processes=self._processes,
                 )
                 self.trained_ = (*self.trained_, stage)
         self.model_.eval().requires_grad_(False)
+        return self
+
+    def across(self, processes: Processes | None) -> Self:
+        """Train, draw, decode and score with several processes that all run the same program.
+
+        Each takes a part of every batch in training, and some of the rows elsewhere; all get the
+        result, which is that of one process (draws to the bit). Of the files of a run, the
+        process that leads writes all.
+
+        Args:
+            processes: from `mvflow.training.connect`; None goes back to this one alone.
+
+        Returns:
+            This estimator.
+        """
+        self._processes = processes
         return self
 
     # Drawing
@@ -214,19 +241,28 @@ class Estimator:
         kind = self._kind(subset)
         batch = self._checked(given, kind)
         settings = self._sampler(sampler or {})
-        parts = []
-        for i, rows in enumerate(_chunks(batch)):
+        chunks = list(_chunks(batch))
+
+        def part(i: int) -> dict[str, NDArray[Any]]:
+            rows = chunks[i]
             with seeded(seed, "draw", i, device=self._device):
                 posterior = subset_posterior(
                     self.model_, rows, product=product, subset=kind, divide_by=settings.divide_by
                 )
                 radius = self.model_.joint.radius if rows else torch.inf
-                parts.append(draw(posterior, n, settings, radius))
-        z = torch.cat([p.z for p in parts], 1).cpu().numpy()
-        first = parts[0].diagnostics
-        fields = zip(*(p.diagnostics[1:] for p in parts), strict=True)
-        joined = Diagnostics(first.method, *(np.concatenate(f) for f in fields))
-        return LatentDraws(z, joined)
+                drawn = draw(posterior, n, settings, radius)
+            numbers = drawn.diagnostics._asdict()
+            method = np.frombuffer(numbers.pop("method").encode(), np.uint8)
+            return {"z": drawn.z.cpu().numpy(), "method": method, **numbers}
+
+        parts = self._divided(part, len(chunks))
+        joined = {
+            k: np.concatenate([p[k] for p in parts], int(k == "z"))
+            for k in parts[0]
+            if k != "method"
+        }
+        z, method = joined.pop("z"), parts[0]["method"].tobytes().decode()
+        return LatentDraws(z, Diagnostics(method, **joined))
 
     def sample_latent(
         self, given: Batch | None = None, n: int = 1, **options: Any
@@ -289,15 +325,17 @@ class Estimator:
         names = [m.name for m in self.modalities]
         wanted = subset_of(names if targets is None else targets, self.modalities)
         flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
-        parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
-        with torch.no_grad():
-            for chunk in flat.split(8 * CHUNK):
-                decoded = self.model_.joint.decode(chunk.to(self._device))
-                for name in wanted:
-                    p = decoded[name]
-                    parts[name].append(getattr(p, "probs", p.mean).cpu())
-        shape = z.shape[:-1]
-        return {n: torch.cat(p).unflatten(0, shape).numpy() for n, p in parts.items()}
+        chunks = flat.split(8 * CHUNK)
+
+        @torch.no_grad()
+        def part(i: int) -> dict[str, NDArray[Any]]:
+            decoded = self.model_.joint.decode(chunks[i].to(self._device))
+            means = {n: getattr(decoded[n], "probs", decoded[n].mean) for n in wanted}
+            return {name: mean.cpu().numpy() for name, mean in means.items()}
+
+        parts = self._divided(part, len(chunks))
+        found = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
+        return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in found.items()}
 
     # Scoring
 
@@ -365,7 +403,9 @@ class Estimator:
             subset=self._kind(None),
             divide_by=self.config.sampler.divide_by,
         )
-        return log_likelihood(self.model_, posterior, batch, observed, n=n, seed=seed)
+        return log_likelihood(
+            self.model_, posterior, batch, observed, n=n, seed=seed, divided=self._divided
+        )
 
     # Keeping
 
@@ -388,6 +428,16 @@ class Estimator:
         return self
 
     # Inner
+
+    @property
+    def _leads(self) -> bool:
+        return self._processes is None or self._processes.leads
+
+    def _divided(self, work: Part, parts: int) -> list[dict[str, NDArray[Any]]]:
+        """The results of `work(0)` to `work(parts - 1)`, which several processes share."""
+        if self._processes is not None:
+            return self._processes.divided(work, parts)
+        return [work(i) for i in range(parts)]
 
     @property
     def _device(self) -> torch.device:

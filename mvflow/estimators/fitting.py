@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from mvflow.config import Config, stage_key, stage_names
+from mvflow.config import Config, all_stages, stage_key, stage_names
 from mvflow.core import DataError, Modality, Source, StageError
-from mvflow.models import JNFModel, build_model
-from mvflow.runs import RunDirectory, read_tensors, write_tensors
+from mvflow.models import JNFModel, build_amortised, build_model
+from mvflow.runs import RunDirectory, read_tensors
 from mvflow.training import (
     Checkpoint,
     EpochRecord,
     Listener,
+    LostError,
+    Processes,
     Silent,
     Stage,
     Table,
@@ -26,6 +30,9 @@ __all__ = ["check_fits", "restored", "train_stage"]
 
 CHECKPOINT_EVERY = 5.0
 """Least seconds between two checkpoints."""
+
+WRITING_SHARE = 0.02
+"""Largest share of the time that goes into writing them: large ones are written less often."""
 
 
 def check_fits(source: Source, modalities: Iterable[Modality]) -> None:
@@ -56,7 +63,9 @@ def check_fits(source: Source, modalities: Iterable[Modality]) -> None:
 def restored(run: RunDirectory, config: Config) -> tuple[JNFModel, tuple[str, ...]]:
     """The model of a run with the weights of all stages that are done, and their names."""
     model, trained = build_model(config), []
-    for stage in stage_names(config):
+    if model.amortised is None and run.weights("amortised").is_file():
+        model.amortised = build_amortised(config)
+    for stage in all_stages(config):
         if run.status(stage, config) == "done":
             tensors, _ = read_tensors(run.weights(stage))
             try:
@@ -79,13 +88,31 @@ def train_stage(
     run: RunDirectory | None,
     data: str,
     listener: Listener | None,
+    prepare: Callable[[Stage], Stage] | None = None,
+    beside: int = 1,
+    processes: Processes | None = None,
 ) -> None:
     """Train one stage, going on from its checkpoint if the run directory has a fitting one.
 
+    Args:
+        name: of the stage.
+        model: its other parts are frozen.
+        config: settings of the stage.
+        rows: training rows.
+        validation: held-out rows; None holds out a share of `rows`.
+        trained: names of the stages that have been trained.
+        run: where to keep checkpoints, history and weights.
+        data: fingerprint of the rows.
+        listener: hears of progress.
+        prepare: changes the stage before it is run, without changing what it computes.
+        beside: how many stages are trained side by side; each writes that much less often.
+        processes: those that train it together; only the one that leads has `run`.
+
     Raises:
+        LostError: if one of the processes is lost; the newest checkpoint is kept.
         StageError: if a stage that this one needs has not been trained.
     """
-    needed = [s for s in stage_names(config) if name == "flows" and s != "flows"]
+    needed = stage_names(config)[:-1] if name in ("flows", "amortised") else ()
     missing = [s for s in needed if s not in trained]
     if missing:
         where = "" if run is None else f": run 'mvflow train-{missing[0]} {run.path}' first"
@@ -94,25 +121,30 @@ def train_stage(
     model.eval().requires_grad_(False)
     model.stage_module(name).requires_grad_(True)
     begun = time.perf_counter()
-    stage = build_stage(name, model, config, rows, validation)
     key = stage_key(config, name, data)
-    keeper = _Keeper(run, key, listener or Silent())
-    try:
-        run_stage(stage, seed=config.seed, resume=keeper.checkpoint(name), listener=keeper)
-    except KeyboardInterrupt:
-        keeper.keep_newest()
-        raise
-    finish_stage(name, model, stage.train)
-    if run is not None:
-        seconds = round(keeper.seconds_before + time.perf_counter() - begun, 2)
-        about = {
-            "seconds": seconds,
-            "rows": len(stage.train),
-            "device": str(rows.device),
-            "epochs": keeper.epochs,
-        }
-        tensors = model.stage_module(name).state_dict()
-        run.finish(name, tensors, config, data, about)
+    with contextlib.nullcontext() if run is None else run.lock():
+        stage = build_stage(name, model, config, rows, validation)
+        stage = stage if prepare is None else prepare(stage)
+        keeper = _Keeper(run, key, listener or Silent(), beside)
+        resume = keeper.checkpoint(name)
+        if processes is not None:
+            stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
+        try:
+            run_stage(stage, seed=config.seed, resume=resume, listener=keeper)
+        except (KeyboardInterrupt, LostError):
+            keeper.keep_newest()
+            raise
+        finish_stage(name, model, stage.train)
+        if run is not None:
+            seconds = round(keeper.seconds_before + time.perf_counter() - begun, 2)
+            about = {
+                "seconds": seconds,
+                "rows": len(stage.train),
+                "device": str(rows.device),
+                "epochs": keeper.epochs,
+            }
+            tensors = model.stage_module(name).state_dict()
+            run.finish(name, tensors, config, data, about)
 
 
 @dataclass
@@ -122,42 +154,56 @@ class _Keeper:
     run: RunDirectory | None
     key: str
     listener: Listener
+    beside: int = 1
     seconds_before: float = 0.0
     epochs: int = 0
-    written: float = field(default_factory=time.monotonic)
+    due: float = field(init=False)
     newest: tuple[str, Checkpoint] | None = None
+
+    def __post_init__(self) -> None:
+        self.due = time.monotonic() + self.beside * CHECKPOINT_EVERY
 
     def checkpoint(self, stage: str) -> Checkpoint | None:
         """The checkpoint to go on from, if there is one made under the same key."""
         if self.run is None:
             return None
-        resume = None
-        path = self.run.checkpoint(stage)
-        if path.is_file():
-            tensors, about = read_tensors(path)
-            if about["key"] == self.key:
-                resume = Checkpoint(tensors, about["state"])
-        epoch = 0 if resume is None else int(resume.state["epoch"])
-        self.run.rewind_history(stage, epoch)
-        done = [r for r in self.run.history() if r["stage"] == stage]
-        self.seconds_before, self.epochs = sum(r["seconds"] for r in done), epoch
+        found = self.run.newest_checkpoint(stage, self.key)
+        resume = None if found is None else Checkpoint(found[0], found[1]["state"])
+        state = {"epoch": 0} if resume is None else resume.state
+        self.run.rewind_history(stage, state["epoch"])
+        done = [r["seconds"] for r in self.run.history() if r["stage"] == stage]
+        self.seconds_before, self.epochs = sum(done) + state.get("seconds", 0), state["epoch"]
         return resume
 
-    def on_step(self, stage: Stage, epoch: int, step: int, steps: int, loss: float) -> None:
-        self.listener.on_step(stage, epoch, step, steps, loss)
+    def on_step(
+        self,
+        stage: Stage,
+        epoch: int,
+        step: int,
+        steps: int,
+        loss: float,
+        checkpoint: Callable[[], Checkpoint],
+    ) -> None:
+        if self.run is not None and time.monotonic() >= self.due and math.isfinite(loss):
+            self.newest = stage.name, checkpoint()
+            self.keep_newest()
+        self.listener.on_step(stage, epoch, step, steps, loss, checkpoint)
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
         self.epochs += 1
         if self.run is not None:
             self.run.append_history(record._asdict())
             self.newest = record.stage, checkpoint()
-            if time.monotonic() - self.written > CHECKPOINT_EVERY:
+            if time.monotonic() >= self.due:
                 self.keep_newest()
         self.listener.on_epoch(record, checkpoint)
 
     def keep_newest(self) -> None:
-        """Write the state at the end of the newest epoch, unless it has been written."""
+        """Write the newest state that has not been written."""
         if self.run is not None and self.newest is not None:
+            begun = time.monotonic()
             stage, (tensors, state) = self.newest
-            write_tensors(self.run.checkpoint(stage), tensors, {"key": self.key, "state": state})
-            self.newest, self.written = None, time.monotonic()
+            self.run.keep_checkpoint(stage, tensors, {"key": self.key, "state": state})
+            ended = time.monotonic()
+            wait = max(CHECKPOINT_EVERY, (ended - begun) / WRITING_SHARE)
+            self.newest, self.due = None, ended + self.beside * wait

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,13 @@ MOST_VALUES = 2**24
 
 Posterior = Callable[[Mapping[str, Tensor]], Distribution | ProductOfExperts]
 
+Part = Callable[[int], dict[str, NDArray[Any]]]
+"""Does one piece of work, by its number."""
 
-@torch.no_grad()
+Divided = Callable[[Part, int], list[dict[str, NDArray[Any]]]]
+"""The results of so many pieces of work."""
+
+
 def log_likelihood(
     model: Model,
     posterior: Posterior,
@@ -31,6 +37,7 @@ def log_likelihood(
     *,
     n: int,
     seed: int,
+    divided: Divided,
 ) -> NDArray[np.float64]:
     r"""Log p(x | given) = log E_{q(z|given)} prod_j p(x_j|z) of each row (paper C.2).
 
@@ -45,24 +52,19 @@ def log_likelihood(
         given: what it is conditioned on.
         n: draws per row.
         seed: of the draws.
+        divided: calls a function with 0, 1, ... and gives the results of all.
     """
     largest = max(m.size for m in model.modalities)
     size = max(1, MOST_VALUES // (n * largest))
     rows = len(next(iter(x.values())))
-    parts = []
-    for i, start in enumerate(range(0, rows, size)):
-        at = slice(start, start + size)
-        with seeded(seed, "likelihood", i, device=next(iter(x.values())).device):
-            parts.append(
-                _chunk(
-                    model,
-                    posterior,
-                    {k: v[at] for k, v in x.items()},
-                    {k: v[at] for k, v in given.items()},
-                    n,
-                )
-            )
-    return torch.cat(parts).double().cpu().numpy()
+
+    def part(i: int) -> dict[str, NDArray[Any]]:
+        at = slice(i * size, (i + 1) * size)
+        some, seen = ({k: v[at] for k, v in each.items()} for each in (x, given))
+        with torch.no_grad(), seeded(seed, "likelihood", i, device=next(iter(x.values())).device):
+            return {"": _chunk(model, posterior, some, seen, n).double().cpu().numpy()}
+
+    return np.concatenate([p[""] for p in divided(part, -(-rows // size))])
 
 
 def _chunk(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
 from mvflow.core import Modality, Source, derive_seed
-from mvflow.evaluation.classifiers import distinct, labelled
+from mvflow.evaluation.classifiers import distinct, labelled, values_of
 from mvflow.models import Losses
 from mvflow.nn import MLP, ModalityDict, flat, seeded
 from mvflow.runs import read_tensors, write_tensors
@@ -125,7 +125,7 @@ def train_autoencoders(
         name, network = modality.name, networks[modality.name]
         assert isinstance(network, Autoencoder)
         rows, _ = distinct(train, name, _labels(train), device)
-        values = rows.columns["x"].values
+        values = values_of(rows)
         with torch.no_grad():
             some = network.flat(as_input(values[: 16 * CHUNK]))
             network.centre.copy_(some.mean())
@@ -135,7 +135,7 @@ def train_autoencoders(
         codes = Autoencoders(networks, {}, classes).features(name, values.cpu().numpy())
         network.scale.fill_(max(float(np.sqrt(codes.var(0).mean())), 1e-12))
         held, _ = distinct(test, name, _labels(test), device)
-        explained[name] = _explained(network, held.columns["x"].values)
+        explained[name] = _explained(network, values_of(held))
     return Autoencoders(networks.eval(), explained, classes)
 
 

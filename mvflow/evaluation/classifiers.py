@@ -20,7 +20,7 @@ from mvflow.nn import ModalityDict, build_classifier, seeded
 from mvflow.runs import read_tensors, write_tensors
 from mvflow.training import Listener, Stage, Table, TensorColumn, as_input, run_stage
 
-__all__ = ["Classifiers", "classifiers_for", "distinct", "labelled", "train_classifiers"]
+__all__ = ["Classifiers", "classifiers_for", "distinct", "labelled", "train_classifiers", "values_of"]
 
 CHUNK = 1024
 WIDEST = 256
@@ -106,10 +106,17 @@ def train_classifiers(
         run_stage(stage, seed=derive_seed(seed, "classifiers"), listener=listener)
         rows, labels = distinct(test, name, test.labels, device)
         found = Classifiers(networks, {}, classes).predict(
-            name, rows.columns["x"].values.cpu().numpy()
+            name, values_of(rows).cpu().numpy()
         )
         accuracy[name] = float(np.mean(found == labels))
     return Classifiers(networks.eval(), accuracy, classes)
+
+
+def values_of(rows: Table) -> Tensor:
+    """All that `distinct` found, as stored."""
+    column = rows.columns["x"]
+    assert isinstance(column, TensorColumn)
+    return column.values
 
 
 def classifiers_for(

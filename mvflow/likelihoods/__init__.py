@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
@@ -14,7 +16,7 @@ from torch.distributions import (
 
 from mvflow.core import Modality
 
-__all__ = ["likelihood"]
+__all__ = ["likelihood", "log_prob"]
 
 
 def likelihood(modality: Modality, parameters: Tensor) -> Distribution:
@@ -43,6 +45,32 @@ def likelihood(modality: Modality, parameters: Tensor) -> Distribution:
             return _rows(Bernoulli(logits=parameters, validate_args=False), dims)
         case "categorical":
             return Categorical(logits=parameters, validate_args=False)
+
+
+def log_prob(modality: Modality, parameters: Tensor, x: Tensor) -> Tensor:
+    """Log p(x|z) in nats per row: `likelihood(...).log_prob(x)` without a tensor of scales.
+
+    Constants are added to each row, not to each pixel, and nothing is as large as the data but
+    what the gradient needs.
+
+    Examples:
+        >>> import torch
+        >>> m = Modality("a", (3,), "laplace", scale=0.5)
+        >>> log_prob(m, torch.zeros(2, 3), torch.ones(2, 3))
+        tensor([-6., -6.])
+    """
+    parameters = parameters.float() if parameters.itemsize < 4 else parameters
+    dims, scale = tuple(range(-len(modality.shape), 0)), modality.scale
+    match modality.likelihood:
+        case "laplace":
+            distance = (x - parameters).abs().sum(dims)
+            return -distance / scale - modality.size * math.log(2 * scale)
+        case "normal":
+            square = (x - parameters).square().sum(dims)
+            constant = modality.size * (math.log(scale) + 0.5 * math.log(2 * math.pi))
+            return -square / (2 * scale**2) - constant
+        case _:
+            return likelihood(modality, parameters).log_prob(x)
 
 
 def _rows(distribution: Distribution, dims: int) -> Distribution:

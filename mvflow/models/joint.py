@@ -12,7 +12,7 @@ from zuko.distributions import DiagNormal
 
 from mvflow.core import ConfigError, Modality, rescale_weights
 from mvflow.functional import normal_kl_standard
-from mvflow.likelihoods import likelihood
+from mvflow.likelihoods import likelihood, log_prob
 from mvflow.nn import MLP, ModalityDict
 
 __all__ = ["JointVAE", "Losses", "head_width"]
@@ -117,11 +117,12 @@ class JointVAE(nn.Module):
     def losses(self, x: Mapping[str, Tensor], beta: float = 1.0) -> Losses:
         """Minus the ELBO with lambda_j and beta (Eq. 3), from one draw of z per row."""
         q = self.posterior(x)
-        decoded = self.decode(q.rsample())
+        z = q.rsample()
         kl = normal_kl_standard(q.base_dist.loc, q.base_dist.scale).mean()
         total, terms = beta * kl, {"kl": kl}
         for modality in self.modalities:
-            fit = decoded[modality.name].log_prob(x[modality.name]).mean()
+            parameters = self.decoders[modality.name](z)
+            fit = log_prob(modality, parameters, x[modality.name]).mean()
             total = total - self.weights[modality.name] * fit
             terms[modality.name] = fit
         terms["elbo"] = sum(terms[m.name] for m in self.modalities) - kl

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from mvflow.core import DataError, NumericsError, generator
 from mvflow.nn import seeded
+from mvflow.training.memory import memory_line
 from mvflow.training.schedules import SCHEDULES
 from mvflow.training.stage import Checkpoint, EpochRecord, Listener, Silent, Stage
 from mvflow.training.table import Table
 
 __all__ = ["run_stage"]
+
+_log = logging.getLogger(__name__)
 
 HEARD_EVERY = 0.25
 """Seconds between reports of progress; each costs one synchronisation with the device."""
@@ -40,9 +47,12 @@ class _Sums:
             self.terms[name] = self.terms[name] + value if name in self.terms else value
         self.count += 1
 
-    def means(self) -> tuple[float, dict[str, float]]:
+    def all(self) -> list[Tensor]:
         assert self.total is not None
-        stacked = torch.stack([self.total, *self.terms.values()]).double() / self.count
+        return [self.total, *self.terms.values()]
+
+    def means(self) -> tuple[float, dict[str, float]]:
+        stacked = torch.stack(self.all()).double() / self.count
         first, *rest = stacked.tolist()
         return first, dict(zip(self.terms, rest, strict=True))
 
@@ -57,7 +67,8 @@ def run_stage(
     """Train `stage.trainable` in place.
 
     Every epoch's order of rows and noise follow from `seed`, the stage's name and the epoch's
-    number alone; so going on from a checkpoint gives the same weights as never having stopped.
+    number alone, and a checkpoint made within an epoch holds the states of the generators; so
+    going on from a checkpoint gives the same weights as never having stopped.
     With `settings.patience` the best weights by validation loss are the ones that remain.
 
     Args:
@@ -79,6 +90,8 @@ def run_stage(
     if steps == 0:
         msg = f"stage {stage.name!r} has no rows to train on"
         raise DataError(msg)
+    if _log.isEnabledFor(logging.INFO):
+        _log.info(memory_line(stage))
     optimizer = torch.optim.Adam(
         [p for p in module.parameters() if p.requires_grad],
         lr=settings.learning_rate,
@@ -91,17 +104,17 @@ def run_stage(
     for epoch in range(progress.epoch, settings.epochs):
         if progress.is_stalled():
             break
-        begun = time.perf_counter()
         order = generator(seed, stage.name, "order", epoch).permutation(len(stage.train))
         rows = torch.from_numpy(order[: steps * size]).to(device).view(steps, size)
         with seeded(seed, stage.name, "noise", epoch, device=device):
-            sums = _train_epoch(stage, optimizer, rows, epoch, listener)
-        loss, terms = sums.means()
+            progress.begin_epoch(device)
+            _train_epoch(stage, progress, rows, epoch, listener)
+        loss, terms = progress.sums.means()
         if not math.isfinite(loss):
-            step, bad = _first_bad_step(stage, progress, optimizer, rows, epoch, seed)
-            raise NumericsError(_not_finite(stage, epoch, step, bad))
+            step, bad = _first_bad_step(stage, progress, rows, epoch, seed)
+            raise NumericsError(_not_finite(stage, epoch, step, bad, progress.first))
         validation = _validate(stage, seed)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - progress.begun
         progress.end_epoch(validation)
         record = EpochRecord(
             stage.name,
@@ -120,21 +133,22 @@ def run_stage(
 
 def _train_epoch(
     stage: Stage,
-    optimizer: torch.optim.Optimizer,
+    progress: _Progress,
     rows: Tensor,
     epoch: int,
     listener: Listener | None = None,
     only: int | None = None,
-) -> _Sums:
-    """One epoch, or one step of it; sums of the losses."""
-    settings = stage.settings
+) -> None:
+    """The rest of one epoch, or one step of it; `progress.sums` gathers the losses."""
+    settings, optimizer, sums = stage.settings, progress.optimizer, progress.sums
     schedule = SCHEDULES[settings.schedule]
     stage.trainable.train()
-    sums, heard, steps = _Sums(), time.perf_counter(), len(rows)
-    for step in range(steps) if only is None else (only,):
+    heard, steps = time.perf_counter(), len(rows)
+    todo = range(progress.first, steps) if only is None else (only,)
+    for step, batch in zip(todo, stage.train.each(rows[i] for i in todo), strict=True):
         done = (epoch + step / steps) / settings.epochs
         optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule(done)
-        total, terms = _losses(stage, stage.train.gather(rows[step]), done)
+        total, terms = _losses(stage, batch, done)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         if settings.clip is not None:
@@ -143,15 +157,43 @@ def _train_epoch(
         sums.add(total, terms)
         if listener is not None and time.perf_counter() - heard > HEARD_EVERY:
             heard = time.perf_counter()
-            listener.on_step(stage, epoch, step + 1, steps, sums.means()[0])
-    return sums
+            within = partial(progress.checkpoint_within, rows.device)
+            listener.on_step(stage, epoch, step + 1, steps, sums.means()[0], within)
 
 
 def _losses(stage: Stage, batch: Mapping[str, Tensor], progress: float) -> Any:
-    if stage.settings.precision == "float32":
-        return stage.loss(batch, progress)
-    with torch.autocast(stage.train.device.type, torch.bfloat16):
-        return stage.loss(batch, progress)
+    with _unchecked:
+        if stage.settings.precision == "float32":
+            return stage.loss(batch, progress)
+        with torch.autocast(stage.train.device.type, torch.bfloat16):
+            return stage.loss(batch, progress)
+
+
+class _Unchecked:
+    """Distributions do not look at their values: each look would wait for the device.
+
+    Values that are not finite reach the loss, and the loop looks at that once an epoch. Stages
+    may be trained in several threads by turns, so the last that leaves sets back what was.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.depth, self.before = Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.depth == 0:
+                self.before = Distribution._validate_args
+                Distribution.set_default_validate_args(False)
+            self.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                Distribution.set_default_validate_args(self.before)
+
+
+_unchecked = _Unchecked()
 
 
 @torch.no_grad()
@@ -165,14 +207,33 @@ def _validate(stage: Stage, seed: int) -> tuple[float, dict[str, float]] | None:
     size = min(stage.settings.batch_size, len(table))
     whole = torch.arange(len(table) // size * size, device=table.device).view(-1, size)
     with seeded(seed, stage.name, "validation", device=table.device):
-        for at in whole:
-            sums.add(*_losses(stage, table.gather(at), 1.0))
+        for batch in table.each(whole):
+            sums.add(*_losses(stage, batch, 1.0))
     loss, terms = sums.means()
     return loss, {"loss": loss, **terms}
 
 
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's generators on the host and on the device."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def _set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """What `_generators` saw; one of another kind of device is left out."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if device.type != "cpu" and device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type], device)
+
+
 class _Progress:
-    """Weights, optimiser and best weights at the end of an epoch."""
+    """Weights, optimiser and best weights at the end of an epoch, and how far the next one is.
+
+    `first` is the step at which this process took the epoch up, `generators` their states there.
+    """
 
     def __init__(
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, patience: int | None
@@ -183,14 +244,25 @@ class _Progress:
         self.best_epoch = -1
         self.best: dict[str, Tensor] | None = None
         self.last_good = self._copy()
+        self.begun = self.seconds = 0.0
+        self._next_epoch()
+
+    def _next_epoch(self) -> None:
+        self.first, self.seconds, self.sums = 0, 0.0, _Sums()
+        self.generators: dict[str, Tensor] = {}
 
     def _copy(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         return weights, copy.deepcopy(self.optimizer.state_dict())
 
+    def begin_epoch(self, device: torch.device) -> None:
+        self.begun = time.perf_counter() - self.seconds
+        _set_generators(self.generators, device)
+
     def end_epoch(self, validation: tuple[float, dict[str, float]] | None) -> None:
         self.epoch += 1
         self.last_good = self._copy()
+        self._next_epoch()
         if self.patience is None or validation is None:
             return
         if validation[0] < self.best_loss:
@@ -212,7 +284,20 @@ class _Progress:
         self.optimizer.load_state_dict(copy.deepcopy(optimizer))
 
     def checkpoint(self) -> Checkpoint:
-        weights, optimizer = self.last_good
+        """The state at the end of the last epoch."""
+        return self._packed(*self.last_good)
+
+    def checkpoint_within(self, device: torch.device) -> Checkpoint:
+        """The state now, between two steps of an epoch."""
+        tensors, state = self._packed(*self._copy())
+        tensors |= {f"random/{k}": v for k, v in _generators(device).items()}
+        tensors |= {f"sums/{i}": v.clone() for i, v in enumerate(self.sums.all())}
+        state["step"] = self.sums.count
+        state["terms"] = list(self.sums.terms)
+        state["seconds"] = time.perf_counter() - self.begun
+        return Checkpoint(tensors, state)
+
+    def _packed(self, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> Checkpoint:
         tensors = {f"weights/{k}": v for k, v in weights.items()}
         tensors |= {f"best/{k}": v for k, v in (self.best or {}).items()}
         for i, state in optimizer["state"].items():
@@ -226,7 +311,8 @@ class _Progress:
         return Checkpoint(tensors, json.loads(json.dumps(state)))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}}
+        names = ("weights", "best", "optimizer", "random", "sums")
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for key, value in checkpoint.tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = value
@@ -242,33 +328,41 @@ class _Progress:
         device = next(self.module.parameters()).device
         self.best = {k: v.to(device) for k, v in parts["best"].items()} or None
         self.last_good = self._copy()
+        self._next_epoch()
+        if "step" in state:
+            total, *terms = (parts["sums"][str(i)].to(device) for i in range(len(parts["sums"])))
+            self.sums.add(total, dict(zip(state["terms"], terms, strict=True)))
+            self.sums.count = self.first = state["step"]
+            self.generators, self.seconds = parts["random"], state["seconds"]
 
 
 def _first_bad_step(
     stage: Stage,
     progress: _Progress,
-    optimizer: torch.optim.Optimizer,
     rows: Tensor,
     epoch: int,
     seed: int,
 ) -> tuple[int, list[int]]:
-    """Repeat the epoch from the last good weights to find the batch that broke it."""
+    """Repeat the epoch from the last good weights to find the step that broke it, and its rows."""
     progress.rewind()
     try:
         with seeded(seed, stage.name, "noise", epoch, device=rows.device):
-            for step in range(len(rows)):
-                sums = _train_epoch(stage, optimizer, rows, epoch, only=step)
-                if not math.isfinite(sums.means()[0]):
+            _set_generators(progress.generators, rows.device)
+            for step in range(progress.first, len(rows)):
+                progress.sums = _Sums()
+                _train_epoch(stage, progress, rows, epoch, only=step)
+                if not math.isfinite(progress.sums.means()[0]):
                     return step, rows[step].tolist()
         return len(rows) - 1, rows[-1].tolist()
     finally:
         progress.rewind()
 
 
-def _not_finite(stage: Stage, epoch: int, step: int, rows: list[int]) -> str:
+def _not_finite(stage: Stage, epoch: int, step: int, rows: list[int], first: int) -> str:
+    kept = "checkpoint gone on from" if first else "last good epoch"
     shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
     return (
         f"the loss of stage {stage.name!r} is not finite at epoch {epoch + 1}, step {step + 1} "
-        f"(training rows {shown}); the weights are those of the last good epoch. "
+        f"(training rows {shown}); the weights are those of the {kept}. "
         f"Try a smaller {stage.name}.learning_rate or {stage.name}.clip=1.0"
     )

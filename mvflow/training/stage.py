@@ -50,7 +50,7 @@ class EpochRecord(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """All that is needed to go on from the end of an epoch with the same result to the bit."""
+    """All that is needed to go on with the same result to the bit."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -60,8 +60,19 @@ class Checkpoint(NamedTuple):
 class Listener(Protocol):
     """Hears of progress: a progress bar, a history file, an experiment tracker."""
 
-    def on_step(self, stage: Stage, epoch: int, step: int, steps: int, loss: float) -> None:
-        """Heard a few times a second: `step` of `steps` of this epoch are done."""
+    def on_step(
+        self,
+        stage: Stage,
+        epoch: int,
+        step: int,
+        steps: int,
+        loss: float,
+        checkpoint: Callable[[], Checkpoint],
+    ) -> None:
+        """Heard a few times a second: `step` of `steps` of this epoch are done.
+
+        `checkpoint()` copies the state at that moment.
+        """
         ...
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
@@ -72,7 +83,15 @@ class Listener(Protocol):
 class Silent:
     """A listener that does nothing."""
 
-    def on_step(self, stage: Stage, epoch: int, step: int, steps: int, loss: float) -> None:
+    def on_step(
+        self,
+        stage: Stage,
+        epoch: int,
+        step: int,
+        steps: int,
+        loss: float,
+        checkpoint: Callable[[], Checkpoint],
+    ) -> None:
         """Do nothing."""
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:

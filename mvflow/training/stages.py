@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from mvflow.models import JNFModel, Losses
 from mvflow.nn import ModalityDict, Standardise
 from mvflow.posteriors import FlowPosterior
 from mvflow.projectors import OBJECTIVES
+from mvflow.training.distributed import whole
 from mvflow.training.schedules import annealed
 from mvflow.training.stage import Stage
-from mvflow.training.table import Table, TensorColumn, as_input
+from mvflow.training.table import MappedColumn, Table, TensorColumn
 
 __all__ = ["build_stage", "finish_stage"]
 
@@ -68,7 +70,7 @@ def _projector_stage(
             raise DataError(msg)
 
     def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
-        total = objective({name: g(batch[name]) for name, g in projectors.items()})
+        total = objective({name: whole(g(batch[name])) for name, g in projectors.items()})
         return Losses(total, {config.projectors.kind: total})
 
     return Stage("projectors", projectors, loss, config.projectors, rows, validation)
@@ -144,16 +146,19 @@ def _cached(model: JNFModel, rows: Table) -> Table:
     conditions = dict(rows.columns)
     if model.projectors is not None:
         conditions = {
-            name: TensorColumn(_mapped(g, rows.columns[name].values), rows.columns[name].index)
+            name: TensorColumn(_mapped(g, rows.columns[name]), rows.columns[name].index)
             for name, g in model.projectors.items()
         }
     return rows.with_columns(conditions).joined({"loc ": loc, "scale ": scale})
 
 
 @torch.no_grad()
-def _mapped(module: nn.Module, values: Tensor) -> Tensor:
+def _mapped(module: nn.Module, column: TensorColumn | MappedColumn) -> Tensor:
+    """What a frozen network makes of each stored value, whatever rows share it."""
     module.eval()
-    return torch.cat([module(as_input(x)).float() for x in values.split(CHUNK)])
+    stored = replace(column, index=None)
+    whole = Table({"x": stored}, column.length)
+    return torch.cat([module(batch["x"]).float() for batch in whole.batches(CHUNK)])
 
 
 @torch.no_grad()

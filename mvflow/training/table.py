@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mvflow.core import Column, DataError, Source
 
-__all__ = ["Table", "TensorColumn", "as_input"]
+__all__ = ["MappedColumn", "Table", "TensorColumn", "as_input", "free_memory"]
+
+AHEAD = 3
+"""Batches that are read while the device works on earlier ones."""
+
+SHARE = 0.5
+"""Part of the free memory that rows may take; the rest is for weights and activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +34,73 @@ class TensorColumn:
     values: Tensor
     index: Tensor | None
 
+    @property
+    def length(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
     def gather(self, rows: Tensor) -> Tensor:
         """Values of the given rows, as stored."""
         at = rows if self.index is None else self.index.index_select(0, rows)
         return self.values.index_select(0, at)  # several times as fast as values[at]
 
 
+@dataclass(frozen=True, slots=True)
+class MappedColumn:
+    """A column that stays where it is stored; only the rows asked for come to the device.
+
+    Args:
+        stored: values, as a memory map of a store gives them.
+        index: which of them each row has; on the device.
+        device: where gathered rows go.
+    """
+
+    stored: NDArray[Any]
+    index: Tensor | None
+    device: torch.device
+
+    @property
+    def length(self) -> int:
+        """Number of values."""
+        return len(self.stored)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Values of the given rows, as stored."""
+        at = rows if self.index is None else self.index.index_select(0, rows)
+        found = torch.from_numpy(self.stored.take(at.cpu().numpy(), 0))
+        if self.device.type == "cpu":
+            return found
+        return found.pin_memory().to(self.device, non_blocking=True)
+
+
+def free_memory(device: torch.device | str) -> int:
+    """Bytes that rows may take on a device: half of what is free there now."""
+    place = torch.device(device)
+    if place.type == "cuda":
+        return int(SHARE * torch.cuda.mem_get_info(place)[0])
+    lines = Path("/proc/meminfo")
+    if lines.is_file():
+        words = dict(line.split(":") for line in lines.read_text().splitlines())
+        return int(SHARE * 1024 * int(words["MemAvailable"].split()[0]))
+    return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
+
+
 def as_input(x: Tensor) -> Tensor:
     """What networks take: uint8 intensities become float32 in [0, 1], all else stays.
+
+    Images are laid out in memory with channels last, as convolutions like them best.
 
     Examples:
         >>> as_input(torch.tensor([0, 255], dtype=torch.uint8))
         tensor([0., 1.])
     """
-    return x.float().div_(255) if x.dtype == torch.uint8 else x
+    if x.dtype != torch.uint8:
+        return x
+    layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    return x.to(torch.float32, memory_format=layout).div_(255)
+
+
+AnyColumn = TensorColumn | MappedColumn
 
 
 class Table:
@@ -47,17 +113,34 @@ class Table:
     """
 
     def __init__(
-        self, columns: Mapping[str, TensorColumn], length: int, rows: Tensor | None = None
+        self, columns: Mapping[str, AnyColumn], length: int, rows: Tensor | None = None
     ) -> None:
-        self.columns = dict(columns)
+        self.columns: dict[str, AnyColumn] = dict(columns)
         self._length = length
         self._rows = rows
 
     @classmethod
-    def of(cls, source: Source, device: torch.device | str = "cpu") -> Table:
-        """Hold all rows of `source` on `device`, in the types in which they are stored."""
-        columns = {name: _column(c, device) for name, c in source.columns().items()}
-        return cls(columns, len(source))
+    def of(
+        cls, source: Source, device: torch.device | str = "cpu", budget: int | None = None
+    ) -> Table:
+        """Hold all rows of `source` on `device`, in the types in which they are stored.
+
+        Args:
+            source: rows.
+            device: where to hold them.
+            budget: bytes that they may take there; if they take more, they stay where they are
+                stored and batches are read ahead. Batches are the same either way.
+        """
+        columns = source.columns()
+        size = sum(c.values.nbytes for c in columns.values())
+        is_held = budget is None or size <= budget
+        make = _column if is_held else _mapped_column
+        return cls({name: make(c, device) for name, c in columns.items()}, len(source))
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether some column is read from where it is stored, batch by batch."""
+        return any(isinstance(c, MappedColumn) for c in self.columns.values())
 
     def __len__(self) -> int:
         return self._length if self._rows is None else len(self._rows)
@@ -65,24 +148,43 @@ class Table:
     @property
     def device(self) -> torch.device:
         """Where the values are."""
-        return next(iter(self.columns.values())).values.device
+        column = next(iter(self.columns.values()))
+        return column.device if isinstance(column, MappedColumn) else column.values.device
 
     def gather(self, at: Tensor) -> dict[str, Tensor]:
         """Network inputs of the rows at the given positions."""
         rows = at if self._rows is None else self._rows[at]
         return {name: as_input(c.gather(rows)) for name, c in self.columns.items()}
 
+    def each(self, batches: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """`gather` for each of many lists of positions; where rows are streamed, read ahead.
+
+        Any order of rows can be asked for: a shuffle is exact over all rows, for a store is read
+        by memory map and no row costs more than another.
+        """
+        if not self.is_streamed:
+            yield from map(self.gather, batches)
+            return
+        todo = iter(batches)
+        with ThreadPoolExecutor(1) as reader:
+            waiting: deque[Future[dict[str, Tensor]]] = deque(
+                reader.submit(self.gather, at) for at in itertools.islice(todo, AHEAD)
+            )
+            while waiting:
+                yield waiting.popleft().result()
+                for at in itertools.islice(todo, 1):
+                    waiting.append(reader.submit(self.gather, at))
+
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
         """All rows in order, `size` at a time."""
-        for at in torch.arange(len(self), device=self.device).split(size):
-            yield self.gather(at)
+        return self.each(torch.arange(len(self), device=self.device).split(size))
 
     def subset(self, rows: np.ndarray) -> Table:
         """A view of the rows at the given positions; values are shared."""
         at = torch.as_tensor(rows, device=self.device)
         return Table(self.columns, self._length, at if self._rows is None else self._rows[at])
 
-    def with_columns(self, columns: Mapping[str, TensorColumn]) -> Table:
+    def with_columns(self, columns: Mapping[str, AnyColumn]) -> Table:
         """The same rows with other columns, over all rows that this table's columns have."""
         return Table(columns, self._length, self._rows)
 
@@ -92,7 +194,7 @@ class Table:
         kept = {
             name: c
             if rows is None
-            else TensorColumn(c.values, rows if c.index is None else c.index[rows])
+            else replace(c, index=rows if c.index is None else c.index[rows])
             for name, c in self.columns.items()
         }
         return Table(kept | {n: TensorColumn(v, None) for n, v in columns.items()}, len(self))
@@ -127,7 +229,14 @@ class Table:
 
 def _column(column: Column, device: torch.device | str) -> TensorColumn:
     values = torch.from_numpy(np.array(column.values)).to(device)
-    index = None
-    if column.index is not None:
-        index = torch.from_numpy(np.array(column.index, np.int64)).to(device)
-    return TensorColumn(values, index)
+    return TensorColumn(values, _index(column, device))
+
+
+def _mapped_column(column: Column, device: torch.device | str) -> MappedColumn:
+    return MappedColumn(column.values, _index(column, device), torch.device(device))
+
+
+def _index(column: Column, device: torch.device | str) -> Tensor | None:
+    if column.index is None:
+        return None
+    return torch.from_numpy(np.array(column.index, np.int64)).to(device)

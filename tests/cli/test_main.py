@@ -19,6 +19,7 @@ COMMANDS = [
     ("sample",),
     ("evaluate",),
     ("compare",),
+    ("sweep",),
     ("report",),
     ("demo",),
     ("data",),

@@ -55,7 +55,10 @@ def test_a_small_variant_differs_in_size_not_in_kind(name):
 @pytest.mark.parametrize("size", ["", "-small"])
 def test_the_rebuild_of_mhd_has_its_recipe(size):
     mhd, rebuild = recipe(f"mhd{size}"), recipe(f"pendigits-speech{size}")
-    assert rebuild == {**mhd, "recipe": f"pendigits-speech{size}"}
+    for made in (mhd, rebuild):  # classifiers see far fewer distinct rows in the rebuild
+        made.pop("recipe")
+        made.pop("classifiers")
+    assert rebuild == mhd
 
 
 def test_assignments_have_the_last_word():

@@ -11,7 +11,7 @@ from mvflow.config import Training
 from mvflow.core import DataError, NumericsError
 from mvflow.models import Losses
 from mvflow.nn import seeded
-from mvflow.training import Silent, Stage, Table, TensorColumn, run_stage
+from mvflow.training import Silent, Stage, Table, TensorColumn, loop, run_stage
 
 ROWS = 48
 
@@ -45,7 +45,10 @@ def stage(settings, *, validation=True, train=None, spoil=None, seen=None):
 
 class Recorder(Silent):
     def __init__(self):
-        self.records, self.checkpoints = [], []
+        self.records, self.checkpoints, self.within = [], [], []
+
+    def on_step(self, stage, epoch, step, steps, loss, checkpoint):
+        self.within.append(((epoch, step), checkpoint()))
 
     def on_epoch(self, record, checkpoint):
         self.records.append(record)
@@ -85,6 +88,40 @@ def test_going_on_from_any_checkpoint_gives_the_same_weights_to_the_bit(settings
         assert [r.loss for r in rest.records] == [r.loss for r in remaining]
         assert [r.validation for r in rest.records] == [r.validation for r in remaining]
         assert [r.learning_rate for r in rest.records] == [r.learning_rate for r in remaining]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_going_on_within_an_epoch_gives_the_same_weights_to_the_bit(settings, monkeypatch):
+    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    expected, whole = train(settings)
+    per_epoch = settings.steps_per_epoch or ROWS // settings.batch_size
+    assert len(whole.within) == per_epoch * len(whole.records)
+    for (epoch, step), checkpoint in whole.within[:: per_epoch - 1]:
+        found, rest = train(settings, resume=checkpoint)
+        assert [at for at, _ in rest.within] == [
+            at for at, _ in whole.within if at > (epoch, step)
+        ]
+        assert_equal(found, expected)
+        for ours, theirs in zip(rest.records, whole.records[epoch:], strict=True):
+            assert ours[:6] == theirs[:6]  # all but what was measured of the speed
+            assert list(ours.terms) == list(theirs.terms)
+
+
+def test_a_nan_after_going_on_within_an_epoch_is_named(monkeypatch):
+    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    seen, heard = [], Recorder()
+    made = stage(Training(epochs=5, batch_size=8), spoil=spoil_in_the_third_epoch, seen=seen)
+    with pytest.raises(NumericsError) as whole:
+        run_stage(made, listener=heard)
+    bad = next(i for i, (r, _) in enumerate(seen[12:18]) if BAD in r)
+    assert bad > 0  # so that there is a step to go on from
+    resume = dict(heard.within)[(2, bad)]
+    with pytest.raises(NumericsError) as rest:
+        run_stage(made, resume=resume)
+    said = str(whole.value).replace("last good epoch", "checkpoint gone on from")
+    assert str(rest.value) == said
+    found = made.trainable.state_dict()
+    assert_equal(found, {k: resume.tensors[f"weights/{k}"] for k in found})
 
 
 def test_the_seed_decides_and_the_global_state_stays():

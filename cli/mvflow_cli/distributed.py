@@ -1,0 +1,124 @@
+"""Several processes for one command: started here, or found where a launcher started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mvflow_cli.opening import set_up
+from mvflow_cli.output import say
+
+if TYPE_CHECKING:
+    from mvflow.training import Processes
+
+__all__ = ["Machines", "joined"]
+
+EVERY = 0.2
+"""Seconds between two looks at the processes that are starting."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """How many processes a command is to have."""
+
+    devices: int | None = None
+    nodes: int = 1
+    strategy: str = "ddp"
+    timeout: float = 300.0
+
+
+@contextmanager
+def joined(machines: Machines, device: str, threads: int | None) -> Iterator[Processes | None]:
+    """The processes of this command, all of which do what follows; None if it is alone.
+
+    The one that leads starts the others, unless torchrun, srun or another launcher has. The
+    others say nothing on stdout, and end with the one that leads.
+
+    Raises:
+        LostError: if not all come together.
+        UsageError: if there are too few devices, or no lightning-fabric.
+    """
+    devices, nodes = _asked(machines)
+    is_alone = devices * nodes == 1
+    set_up(device, threads if is_alone else None)
+    if is_alone and machines.strategy == Machines.strategy:
+        yield None
+        return
+    from mvflow.training import check_devices, connect
+
+    check_devices(devices, nodes, device, machines.strategy)
+    began = threading.Event()
+    children = [] if nodes > 1 or _is_started() else _started(devices)
+    threading.Thread(target=_watch, args=[children, began], daemon=True).start()
+    try:
+        processes = connect(
+            devices,
+            nodes=nodes,
+            device=device,
+            strategy=machines.strategy,
+            timeout=machines.timeout,
+        )
+        began.set()
+        set_up(str(processes.device), threads)
+        if not processes.leads:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that leads ends the others
+            with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+                sys.stdout = nowhere
+                yield processes
+        else:
+            yield processes
+        processes.barrier()
+    except BaseException:
+        for child in children:
+            child.kill()
+        raise
+    finally:
+        sys.stdout = sys.__stdout__
+        for child in children:
+            child.wait()
+
+
+def _asked(machines: Machines) -> tuple[int, int]:
+    """Processes on each machine, and machines; torchrun says both."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return machines.devices or 1, machines.nodes
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return machines.devices or here, int(os.environ["WORLD_SIZE"]) // here
+
+
+def _is_started() -> bool:
+    """Whether something else has started all processes."""
+    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def _started(count: int) -> Sequence[subprocess.Popen[bytes]]:
+    """This command again, as processes 1 to `count` - 1 beside this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ.update(place, LOCAL_RANK="0")
+    command = [sys.executable, "-m", "mvflow_cli.main", *sys.argv[1:]]
+    return [
+        subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)})
+        for rank in range(1, count)
+    ]
+
+
+def _watch(children: Sequence[subprocess.Popen[bytes]], began: threading.Event) -> None:
+    """End this process if another ends before all have come together: it would wait in vain."""
+    while not began.wait(EVERY):
+        for rank, child in enumerate(children, 1):
+            if child.poll() is not None and not began.is_set():
+                say(f"mvflow: process {rank} ended before it began", err=True)
+                for other in children:
+                    other.kill()
+                os._exit(1)
