@@ -329,7 +329,7 @@ class Estimator:
 
         @torch.no_grad()
         def part(i: int) -> dict[str, NDArray[Any]]:
-            decoded = self.model_.joint.decode(chunks[i].to(self._device))
+            decoded = self.model_.joint.decode(chunks[i].to(self._device), wanted)
             means = {n: getattr(decoded[n], "probs", decoded[n].mean) for n in wanted}
             return {name: mean.cpu().numpy() for name, mean in means.items()}
 

@@ -90,7 +90,7 @@ def _chunk(
     z = torch.cat([q.sample((share,)) for q in proposals])
     log_proposal = mixture_log_prob(torch.stack([q.log_prob(z) for q in proposals]))
     log_target = target.log_prob(z) - log_proposal
-    decoded = model.joint.decode(z)
+    decoded = model.joint.decode(z, x.keys())
     log_joint = log_target + sum(decoded[name].log_prob(value) for name, value in x.items())
     value: Tensor = log_mean_exp(log_joint.double(), axis=0)
     if isinstance(target, ProductOfExperts):  # its constant, from the same draws

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -43,8 +43,8 @@ class Joint(Protocol):
         """q(z|X) of all modalities."""
         ...
 
-    def decode(self, z: Tensor) -> dict[str, Distribution]:
-        """p(x_j|z) of each modality."""
+    def decode(self, z: Tensor, names: Collection[str] | None = None) -> dict[str, Distribution]:
+        """p(x_j|z) of each modality, or of the named ones."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -104,11 +104,13 @@ class JointVAE(nn.Module):
         loc, log_scale = merged.chunk(2, -1)
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
-    def decode(self, z: Tensor) -> dict[str, Distribution]:
-        """p(x_j|z) for each modality, for z of shape (..., latent_dim)."""
+    def decode(self, z: Tensor, names: Collection[str] | None = None) -> dict[str, Distribution]:
+        """p(x_j|z) for z of shape (..., latent_dim), of each modality or of the named ones."""
         flat = z.reshape(-1, self.latent_dim)
         out = {}
         for modality in self.modalities:
+            if names is not None and modality.name not in names:
+                continue
             parameters = self.decoders[modality.name](flat)
             shaped = parameters.unflatten(0, z.shape[:-1])
             out[modality.name] = likelihood(modality, shaped)
