@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from scipy import stats
 from torch import nn
 
@@ -15,6 +16,8 @@ from mvflow.estimators import JNFShared
 from mvflow.models import JNFModel, JointVAE
 from mvflow.posteriors import FlowPosterior
 
+settings.register_profile("mvflow", deadline=None)  # times belong in benchmarks
+settings.load_profile("mvflow")
 torch.set_num_threads(1)  # two threads on a busy machine are many times slower than one
 
 BACKENDS = ["array_api_compat.numpy", "array_api_compat.torch", "array_api_strict"]

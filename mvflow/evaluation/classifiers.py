@@ -20,7 +20,14 @@ from mvflow.nn import ModalityDict, build_classifier, seeded
 from mvflow.runs import read_tensors, write_tensors
 from mvflow.training import Listener, Stage, Table, TensorColumn, as_input, run_stage
 
-__all__ = ["Classifiers", "classifiers_for", "distinct", "labelled", "train_classifiers", "values_of"]
+__all__ = [
+    "Classifiers",
+    "classifiers_for",
+    "distinct",
+    "labelled",
+    "train_classifiers",
+    "values_of",
+]
 
 CHUNK = 1024
 WIDEST = 256
@@ -105,9 +112,7 @@ def train_classifiers(
         )
         run_stage(stage, seed=derive_seed(seed, "classifiers"), listener=listener)
         rows, labels = distinct(test, name, test.labels, device)
-        found = Classifiers(networks, {}, classes).predict(
-            name, values_of(rows).cpu().numpy()
-        )
+        found = Classifiers(networks, {}, classes).predict(name, values_of(rows).cpu().numpy())
         accuracy[name] = float(np.mean(found == labels))
     return Classifiers(networks.eval(), accuracy, classes)
 

@@ -191,8 +191,8 @@ class HMC:
 
     @classmethod
     def paper(cls, step_size: float = 0.01) -> "HMC":
-        """HMC as in the paper's Appendix F: one fixed step size, no jitter, no adaptation."""
-        return cls(step_size=step_size, jitter=0.0, adaptive=False)
+        """HMC for the paper's Appendix F: 10 leapfrogs of one fixed size, no jitter."""
+        return cls(step_size=step_size, num_steps=10, jitter=0.0, adaptive=False)
 
     @classmethod
     def from_settings(cls, settings: "SamplerConfig") -> "HMC":

@@ -1,9 +1,5 @@
 """The program as a whole: help, version, start, exit codes, errors in one line."""
 
-import subprocess
-import sys
-import time
-
 import pytest
 
 from mvflow import __version__
@@ -46,22 +42,6 @@ def test_help_lists_every_command(mvflow):
 
 def test_version(mvflow):
     assert mvflow("--version").out == f"mvflow {__version__}\n"
-
-
-def test_help_starts_fast_and_without_torch():
-    code = (
-        "import sys; from mvflow_cli.main import run; run(['--help']); "
-        "print([m for m in ('torch', 'scipy', 'h5py', 'matplotlib') if m in sys.modules])"
-    )
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-        seconds.append(time.perf_counter() - begun)
-    assert out.splitlines()[-1] == "[]"
-    assert min(seconds) < 0.9
 
 
 def test_unknown_command_and_option(refused, trained):

@@ -47,7 +47,7 @@ def test_a_small_variant_differs_in_size_not_in_kind(name):
     for a, b in zip(full.specifications(), small.specifications(), strict=True):
         assert a == b
     assert small.latent_dim <= full.latent_dim
-    assert small.joint.beta == full.joint.beta
+    assert small.joint.beta <= full.joint.beta  # in few steps much of it leaves nothing in z
     assert small.joint.epochs < full.joint.epochs
     assert type(small.joint.merge) is type(full.joint.merge)
 

@@ -109,7 +109,7 @@ def test_each_draw_is_the_last_state_of_its_own_chain():
             normal = staticmethod(lambda shape: torch.randn(shape, dtype=torch.float64))
             uniform = staticmethod(lambda shape: torch.rand(shape, dtype=torch.float64))
 
-        kernel = HMC(0.05, jitter=0.0, adaptive=False)
+        kernel = HMC(0.05, num_steps=10, jitter=0.0, adaptive=False)
         chain = run(kernel, start, product().value_and_grad, Source, warmup=0, draws=20)
     assert torch.equal(found.z, chain.positions[-1])
     np.testing.assert_allclose(chain.step_size, 0.05, rtol=1e-12)
@@ -118,7 +118,7 @@ def test_each_draw_is_the_last_state_of_its_own_chain():
 
 def test_independent_chains_reach_the_gaussian_product():
     loc, scale = normal_poe(LOCS, SCALES)
-    kernel = HMC(0.06, adaptive=False)  # about a quarter of an orbit a step
+    kernel = HMC(0.06, num_steps=10, adaptive=False)  # about a quarter of an orbit a step
     sampler = IndependentChains(kernel, steps=40)
     with seeded(0, "chains"):
         found = sampler.sample(product(), 2000)
