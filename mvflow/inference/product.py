@@ -199,7 +199,7 @@ class ProductOfExperts:
         reach = self.radius if math.isfinite(self.radius) else float(pool.norm(dim=-1).max())
         near, far = (self._unbounded(centre + k * reach * directions) for k in (4, 16))
         grows = (far - near) + latent * math.log(4) > 0  # False where either is not a number
-        return grows.any(0)
+        return (grows & (directions.norm(dim=-1) > 0.5)).any(0)  # a lone draw has no direction
 
     def variance(self, pool: Tensor) -> Tensor:
         """Variance of the product, (rows, latent_dim), as if all experts were Gaussian.

@@ -189,6 +189,12 @@ def test_an_improper_product_is_known_before_sampling(radius, scale, improper, l
     assert product.is_improper(pool).tolist() == [improper] * 3
 
 
+def test_a_lone_draw_does_not_make_a_product_improper():
+    """It is its own centre, so that there is no direction towards it."""
+    product = ProductOfExperts([DiagNormal(torch.zeros(3, 2), torch.full((3, 2), 0.5))] * 2, 4.0)
+    assert not product.is_improper(product.mixture_draws(1)).any()
+
+
 @pytest.mark.parametrize("latent", [2, 8])
 def test_experts_outside_the_ball_are_drawn_inside(latent):
     """Even where no draw of any expert lies in the ball, and weights all vanish."""
