@@ -276,8 +276,8 @@ def test_each_modality_of_a_mudata_file_is_one(here):
 
 
 def test_parquet(here, monkeypatch):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow", reason="needs mvflow[parquet]")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs mvflow[parquet]")
     x = rng().normal(size=(ROWS, 2))
     kinds = ["ab"[i % 2] for i in range(ROWS)]
     parquet.write_table(pyarrow.table({"u": x[:, 0], "v": x[:, 1], "k": kinds}), "a.parquet")
