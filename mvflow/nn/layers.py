@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mvflow.config import Layer, LayersNetwork
 from mvflow.core import ConfigError
-from mvflow.nn.residual import ChannelsLast
+from mvflow.nn.convolutions import ChannelsLast, Transposed
 
 __all__ = ["BatchNorm", "LayersDecoder", "LayersEncoder", "sides_after", "sides_before"]
 
@@ -121,9 +121,7 @@ class LayersDecoder(nn.Sequential):
         for i, layer in enumerate(spec.layers):
             is_last = i + 1 == len(spec.layers)
             n_out = shape[0] if is_last else spec.layers[i + 1].channels
-            conv = _conv(
-                nn.ConvTranspose2d, layer.channels, n_out, layer, is_last or _has_bias(spec)
-            )
+            conv = _conv(Transposed, layer.channels, n_out, layer, is_last or _has_bias(spec))
             conv.output_padding = _left_over(layer, sizes[i + 1])
             parts += [conv] if is_last else [conv, *_activated(spec, n_out)]
         super().__init__(*parts)
@@ -180,10 +178,10 @@ def _activated(spec: LayersNetwork, channels: int) -> list[nn.Module]:
 
 
 def _conv(
-    kind: type[nn.Conv2d] | type[nn.ConvTranspose2d],
+    kind: type[nn.Conv2d] | type[Transposed],
     n_in: int,
     n_out: int,
     layer: Layer,
     bias: bool,
-) -> nn.Conv2d | nn.ConvTranspose2d:
+) -> nn.Conv2d | Transposed:
     return kind(n_in, n_out, layer.kernel, layer.stride, layer.padding, bias=bias)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mvflow.config import ConvNetwork, LayersNetwork, MLPNetwork, Network, ResNetwork
 from mvflow.core import ConfigError, Modality
+from mvflow.nn.convolutions import Covering, Transposed, Uncovering
 from mvflow.nn.layers import LayersDecoder, LayersEncoder, sides_after, sides_before
 from mvflow.nn.residual import ResidualDecoder, ResidualEncoder
 
@@ -45,26 +46,6 @@ class MLP(nn.Sequential):
         super().__init__(*layers, nn.Linear(features[-2], features[-1]))
 
 
-class _Covering(nn.Conv2d):
-    """A convolution whose kernel covers its input: a matrix, and far faster as such."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, channels, *kernel_size) to (rows, out_channels)."""
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return nn.functional.linear(x.permute(0, 2, 3, 1).flatten(1), weight, self.bias)
-
-
-class _Uncovering(nn.ConvTranspose2d):
-    """A transposed convolution of a single pixel: a matrix, and far faster as such."""
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Map (rows, channels) to (rows, out_channels, *kernel_size), channels last in memory."""
-        assert self.bias is not None
-        weight = self.weight.permute(0, 2, 3, 1)
-        out = (x @ weight.flatten(1)).unflatten(1, weight.shape[1:]) + self.bias
-        return out.permute(0, 3, 1, 2)
-
-
 class ConvEncoder(nn.Module):
     """Halving convolutions, then one that covers what is left (SVHN encoder of Table E.6).
 
@@ -86,9 +67,9 @@ class ConvEncoder(nn.Module):
         rest = _halved(shape, channels)
         layers: list[nn.Module] = []
         for n_in, n_out in zip((shape[0], *channels), channels, strict=False):
-            layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ReLU()]
+            layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ReLU(inplace=True)]
             layers += [nn.Dropout2d(dropout)] if dropout else []
-        self.layers = nn.Sequential(*layers, _Covering(channels[-1], out_features, rest))
+        self.layers = nn.Sequential(*layers, Covering(channels[-1], out_features, rest))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (rows, channels, height, width) to features (rows, out_features)."""
@@ -101,10 +82,10 @@ class ConvDecoder(nn.Module):
     def __init__(self, in_features: int, channels: Sequence[int], shape: Sequence[int]) -> None:
         super().__init__()
         rest = _halved(shape, channels)
-        layers: list[nn.Module] = [_Uncovering(in_features, channels[0], rest)]
+        layers: list[nn.Module] = [Uncovering(in_features, channels[0], rest), nn.ReLU()]
         for n_in, n_out in zip(channels, (*channels[1:], shape[0]), strict=True):
-            layers += [nn.ReLU(), nn.ConvTranspose2d(n_in, n_out, 4, 2, 1)]
-        self.layers = nn.Sequential(*layers)
+            layers += [Transposed(n_in, n_out, 4, 2, 1), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Tensor) -> Tensor:
         """Map features to images, laid out in memory with channels last."""

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-__all__ = ["ChannelsLast", "ResidualBlock", "ResidualDecoder", "ResidualEncoder"]
+from mvflow.nn.convolutions import ChannelsLast
+
+__all__ = ["ResidualBlock", "ResidualDecoder", "ResidualEncoder"]
 
 SLOPE = 0.2
 SHARE = 0.1
@@ -39,16 +41,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (rows, n_in, height, width) to (rows, n_out, height, width)."""
-        change = self.second(leaky_relu(self.first(leaky_relu(x, SLOPE)), SLOPE))
+        hidden = self.first(leaky_relu(x, SLOPE))
+        change = self.second(leaky_relu(hidden, SLOPE, inplace=True))
         return torch.add(self.shortcut(x), change, alpha=SHARE)
-
-
-class ChannelsLast(nn.Module):
-    """The same images with the channels of a pixel side by side in memory: faster convolutions."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values and shape stay."""
-        return x.contiguous(memory_format=torch.channels_last)
 
 
 class ResidualEncoder(nn.Sequential):
