@@ -15,6 +15,7 @@ from torch.distributions import (
 )
 
 from mvflow.core import Modality
+from mvflow.nn import widened
 
 __all__ = ["likelihood", "log_prob"]
 
@@ -34,7 +35,7 @@ def likelihood(modality: Modality, parameters: Tensor) -> Distribution:
         >>> likelihood(m, torch.zeros(2, 3)).log_prob(torch.zeros(2, 3))
         tensor([0., 0.])
     """
-    parameters = parameters.float() if parameters.itemsize < 4 else parameters
+    parameters = widened(parameters)
     dims = len(modality.shape)
     match modality.likelihood:
         case "normal":
@@ -59,7 +60,7 @@ def log_prob(modality: Modality, parameters: Tensor, x: Tensor) -> Tensor:
         >>> log_prob(m, torch.zeros(2, 3), torch.ones(2, 3))
         tensor([-6., -6.])
     """
-    parameters = parameters.float() if parameters.itemsize < 4 else parameters
+    parameters = widened(parameters)
     dims, scale = tuple(range(-len(modality.shape), 0)), modality.scale
     match modality.likelihood:
         case "laplace":

@@ -13,7 +13,7 @@ from zuko.distributions import DiagNormal
 from mvflow.core import ConfigError, Modality, rescale_weights
 from mvflow.functional import normal_kl_standard
 from mvflow.likelihoods import likelihood, log_prob
-from mvflow.nn import MLP, ModalityDict
+from mvflow.nn import MLP, ModalityDict, widened
 
 __all__ = ["JointVAE", "Losses", "head_width"]
 
@@ -99,9 +99,7 @@ class JointVAE(nn.Module):
     def posterior(self, x: Mapping[str, Tensor]) -> DiagNormal:
         """q(z|X) for rows of all modalities: batch shape (rows,), event shape (latent_dim,)."""
         features = [head(x[name]) for name, head in self.heads.items()]
-        merged = self.merge(torch.cat(features, -1))
-        merged = merged.float() if merged.itemsize < 4 else merged
-        loc, log_scale = merged.chunk(2, -1)
+        loc, log_scale = widened(self.merge(torch.cat(features, -1))).chunk(2, -1)
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
     def decode(self, z: Tensor, names: Collection[str] | None = None) -> dict[str, Distribution]:

@@ -13,6 +13,7 @@ from mvflow.nn.networks import (
     build_encoder,
     flat,
 )
+from mvflow.nn.precision import widened
 from mvflow.nn.random import seeded
 from mvflow.nn.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
 
@@ -34,4 +35,5 @@ __all__ = [
     "build_encoder",
     "flat",
     "seeded",
+    "widened",
 ]

@@ -15,6 +15,7 @@ from zuko.lazy import Flow, LazyComposedTransform, LazyDistribution, LazyTransfo
 from zuko.transforms import ComposedTransform, DependentTransform
 
 from mvflow.config import Flows
+from mvflow.nn import widened
 from mvflow.posteriors.frozen import FrozenFlow
 from mvflow.posteriors.inverse import OrderedInverse
 
@@ -73,7 +74,8 @@ class FlowPosterior(LazyDistribution):
     def forward(self, x: Tensor) -> NormalizingFlow:
         """The posterior of each row of `x`: batch shape (rows,), event shape (latent,)."""
         latent = len(self.shift)
-        loc, log_scale, context = self.encoder(x).split([latent, latent, self.context], dim=-1)
+        features = widened(self.encoder(x))
+        loc, log_scale, context = features.split([latent, latent, self.context], dim=-1)
         log_scale = LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND)
         standardise = AffineTransform(-self.shift / self.spread, 1 / self.spread)
         transforms, given = [DependentTransform(standardise, 1)], context if self.context else None

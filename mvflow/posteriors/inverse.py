@@ -17,6 +17,7 @@ from zuko.nn import MaskedLinear
 from zuko.transforms import AutoregressiveTransform, DependentTransform, MonotonicAffineTransform
 from zuko.utils import broadcast
 
+from mvflow.nn import widened
 from mvflow.posteriors.levels import Levels, levels
 
 __all__ = ["LOG_SLOPE", "Ordered", "OrderedInverse"]
@@ -56,10 +57,8 @@ class OrderedInverse(LazyTransform):
 
     def forward(self, c: Tensor | None = None) -> Ordered:
         """The transform for context `c`, (rows, context)."""
-        meta = partial(self.transform.meta, c)
-        if self.is_frozen:
-            meta = partial(self._meta, self._masked(), c)
-        return Ordered(meta, self.transform.passes, Solver(self.transform, c))
+        layers = self._masked() if self.is_frozen else list(self.transform.hyper)
+        return Ordered(partial(self._meta, layers, c), self.transform.passes, Solver(self.transform, c))
 
     @property
     def is_frozen(self) -> bool:
@@ -90,7 +89,7 @@ class OrderedInverse(LazyTransform):
             x = torch.cat(broadcast(x, c, ignore=1), -1)
         for layer in layers:
             x = layer(x)
-        return DependentTransform(_univariate(self.transform, x), 1)
+        return DependentTransform(_univariate(self.transform, widened(x)), 1)
 
 
 class Ordered(AutoregressiveTransform):

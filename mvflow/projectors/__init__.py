@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from mvflow.config import Projectors
 from mvflow.core import ConfigError
 from mvflow.functional import pairwise_info_nce, pairwise_total_correlation
+from mvflow.nn import widened
 
 __all__ = ["OBJECTIVES", "Objective", "contrastive", "dcca"]
 
@@ -28,8 +30,9 @@ def contrastive(settings: Projectors) -> Objective:
     """
 
     def loss(projections: Mapping[str, Tensor]) -> Tensor:
-        ordered = [projections[name].float() for name in sorted(projections)]
-        return pairwise_info_nce(ordered, settings.temperature)
+        ordered = [widened(projections[name]) for name in sorted(projections)]
+        with torch.autocast(ordered[0].device.type, enabled=False):
+            return pairwise_info_nce(ordered, settings.temperature)
 
     return loss
 
