@@ -34,8 +34,10 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/sample.py
-	$(BIN)/python benchmarks/train.py --turns 3
+	$(BIN)/python -m benchmarks.store
+	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.sample --repeats 1 --samplers "mvflow hmc" "mvflow sir"
+	$(BIN)/python -m benchmarks.train --turns 3
 
 build: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,7 +1,7 @@
 """Train and measure every system of a recipe over several seeds; print a table, write JSON.
 
-    python benchmarks/coherence.py toy --store toy.h5 --runs runs --seeds 0 1 2
-    python benchmarks/coherence.py mnist-svhn --store ms.h5 --runs runs --seeds 0
+    python -m benchmarks.coherence toy --store toy.h5 --runs runs --seeds 0 1 2
+    python -m benchmarks.coherence mnist-svhn --store ms.h5 --runs runs --seeds 0
 
 Systems that share the joint stage take it from one another. What is finished is not trained
 again, so an interrupted call goes on; what is evaluated is not evaluated again.
@@ -137,7 +137,9 @@ def _about(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.coherence", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", choices=DEFAULT)
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)

@@ -1,6 +1,6 @@
 """What to divide a product of experts by: density of q(z|X) under products of trained ones.
 
-    python benchmarks/divisor.py RUN... --rows 32
+    python -m benchmarks.divisor RUN... --rows 32
 
 For runs whose latent space has two dimensions and data two modalities: the product of both
 experts is normalised on a grid, and scored by the mean log-density of z ~ q(z|X), at which the
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import about, markdown
 from scipy.stats import chi2
 from torch import Tensor
 
+from benchmarks.common import about, markdown
 from mvflow.estimators import load
 from mvflow.functional import inside_ball
 from mvflow.inference import Aggregate, Prior
@@ -34,7 +34,7 @@ EDGES = (0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.divisor", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--points", type=int, default=201, help="of the grid, along each axis")

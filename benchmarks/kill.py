@@ -1,6 +1,6 @@
 """Kills training at random moments and shows that nothing is lost; prints Markdown.
 
-    python benchmarks/kill.py --kills 50
+    python -m benchmarks.kill --kills 50
 
 A tiny JNF-Shared run is trained on a toy store with all its stages, flows and then amortised,
 in processes that are ended by SIGKILL at random moments and started again until the run is done;
@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Rows, about, markdown
 
 import mvflow.runs.directory as directory
+from benchmarks.common import Rows, about, markdown
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, write_atomically, write_json
 from mvflow.training import loop
@@ -276,7 +276,9 @@ def _plain(path: Path) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kill", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--delay", type=float, default=0.02, help="seconds, twice in each write")

@@ -1,9 +1,9 @@
 """Cost and quality of draws from products of experts, against other packages; prints Markdown.
 
-    python benchmarks/sample.py                # all tables, about ten minutes
-    python benchmarks/sample.py --quick        # the same tables from next to nothing, a minute
-    python benchmarks/sample.py a d --steps 10 # a tenth of the paper's schedule
-    python benchmarks/sample.py e --device cuda
+    python -m benchmarks.sample                # all tables, about ten minutes
+    python -m benchmarks.sample --quick        # the same tables from next to nothing, a minute
+    python -m benchmarks.sample a d --steps 10 # a tenth of the paper's schedule
+    python -m benchmarks.sample e --device cuda
 
 a: the paper's schedule (100 steps of 10 leapfrogs) with the networks of Table E.6, two experts,
    20 latent dimensions, against MultiVae's JNF, turn by turn.
@@ -26,14 +26,13 @@ import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import Rows, about, markdown, turn_by_turn
 from torch import Tensor, nn
 
+from benchmarks.common import Report, Rows, add_options, parsed, turn_by_turn
 from mvflow.config import Flows, SamplerConfig, config_from_dict, recipe
 from mvflow.functional import normal_poe
 from mvflow.inference import PAPER, ProductOfExperts, build_sampler
@@ -43,7 +42,6 @@ from mvflow.nn import seeded
 from mvflow.posteriors import build_posterior
 from mvflow.posteriors.inverse import OrderedInverse
 from mvflow.posteriors.levels import levels
-from mvflow.runs import write_json
 from mvflow.samplers import HMC, Noise
 from mvflow.samplers.hmc import init, step
 
@@ -55,36 +53,21 @@ OURS = {
 }
 PUBLISHED = {"mnist-svhn": (2,), "mhd": (2, 3), "polymnist": (2, 3, 4)}
 """Recipe -> numbers of experts in part d."""
+ON_CPU = ["a", "b", "c", "d"]
 QUICK = {"draws": 64, "steps": 4, "rows": 2, "repeats": 1, "points": [1, 16]}
+QUICK |= {"samplers": ["mvflow hmc", "mvflow sir", "MultiVae"]}
 
 
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
     logging.disable(logging.INFO)  # MultiVae announces every call
-    out: dict[str, Any] = {
-        "about": about("zuko", "multivae", "pythae", "hamiltorch", device=_device(arguments)),
-        "settings": {k: v for k, v in vars(arguments).items() if k not in ("out", "parts")},
-    }
-    text = [f"# {__doc__.splitlines()[0].removesuffix('; prints Markdown.')}"]
+    title = __doc__.splitlines()[0].removesuffix("; prints Markdown.")
+    report = Report(title, arguments, "zuko", "multivae", "pythae", "hamiltorch")
     with torch.no_grad():
-        for part in arguments.parts or (
-            ["e"] if arguments.device != "cpu" else ["a", "b", "c", "d"]
-        ):
+        for part in arguments.parts or (ON_CPU if arguments.device == "cpu" else ["e"]):
             began = time.perf_counter()
-            out[part] = PARTS[part](arguments)
-            text.append(f"{part}: {PARTS[part].__doc__}\n\n{markdown(out[part])}")
-            print(f"\n{text[-1]}\n\n{time.perf_counter() - began:.0f} s", flush=True)
-    write_json(arguments.out, out)
-    arguments.out.with_suffix(".md").write_text("\n\n".join([*text, _footer(out["about"])]))
-
-
-def _footer(about: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {v}" for name, v in about["versions"].items() if v)
-    run = f"Commit {about['commit']}, {about['date']}, {about['device']}"
-    return (
-        f"{run}, {about['threads']} thread, {versions}.\n\nColumns: see `benchmarks/README.md`.\n"
-    )
+            report.add(part, f"{part}: {PARTS[part].__doc__}", PARTS[part](arguments), began)
 
 
 def schedule(arguments: argparse.Namespace) -> Rows:
@@ -468,16 +451,11 @@ def _multivae(
     return model.eval().requires_grad_(False)
 
 
-def _device(arguments: argparse.Namespace) -> str:
-    if arguments.device == "cpu":
-        return "cpu"
-    return f"{arguments.device}: {torch.cuda.get_device_name(arguments.device)}"
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sample", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="a smoke test: no figure counts")
     parser.add_argument("--draws", type=int, default=1000, help="in all parts but c")
     parser.add_argument("--steps", type=int, default=100, help="in parts a, d (a tenth) and e")
     parser.add_argument("--rows", type=int, default=4, help="in part b")
@@ -485,20 +463,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samplers", nargs="+", help="those in part b; all by default")
     parser.add_argument("--points", type=int, nargs="+", default=[1, 64, 1024], help="in part c")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="of part e; cuda")
     parser.add_argument("--many", type=int, default=100_000, help="rows in part e")
     parser.add_argument("--chunk", type=int, default=16_384, help="rows at a time in part e")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sample-cpu.json"))
-    arguments = parser.parse_args()
+    add_options(parser, threads=False)
+    arguments = parsed(parser, "sample", QUICK)
     unknown = sorted(set(arguments.parts) - set(PARTS))
     if unknown:
         parser.error(f"no part {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
-    if arguments.device != "cpu" and not torch.cuda.is_available():
-        parser.error(f"--device {arguments.device}: torch sees no CUDA device here")
     if "e" in arguments.parts and arguments.device == "cpu":
         parser.error("part e needs --device cuda")
-    for name, value in (QUICK if arguments.quick else {}).items():
-        setattr(arguments, name, value)
     return arguments
 
 

@@ -1,6 +1,6 @@
 """Product of experts or one amortised posterior? Densities, coherence and cost by subset size.
 
-    python benchmarks/subset.py RUN... --rows 64
+    python -m benchmarks.subset RUN... --rows 64
 
 For runs in which both kinds are trained (`mvflow train RUN`, then `mvflow train-amortised RUN`).
 By number of observed modalities, over at most six subsets of each size:
@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import about, markdown
 from torch import Tensor
 
+from benchmarks.common import about, markdown
 from mvflow.core import derive_seed
 from mvflow.estimators import Estimator, load
 from mvflow.evaluation import Classifiers, classifiers_for
@@ -44,7 +44,9 @@ MOST_SUBSETS = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.subset", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--rows", type=int, default=64, help="for densities")
     parser.add_argument("--coherence-rows", type=int, default=256)

@@ -1,14 +1,19 @@
-"""Time of n variants trained as one stacked program, against training them in turn; Markdown.
+"""Time of n variants trained as one stacked program, against training one of them; Markdown.
 
-    python benchmarks/sweep.py                      # toy and mnist-svhn networks, n = 4 and 12
-    python benchmarks/sweep.py --device cuda --recipes mnist-svhn --variants 12
+    python -m benchmarks.sweep                      # tiny, toy and mnist-svhn networks, n = 12
+    python -m benchmarks.sweep --quick
+    python -m benchmarks.sweep --device cuda --recipes mnist-svhn tiny
 
 Rows are noise in the shapes of a recipe's modalities: nothing here depends on their values. A
 turn is --steps steps of one variant alone, and as many of all variants stacked; the two take
 turns. CPU seconds of the process on a CPU, seconds on the wall elsewhere. *times one* is the
-stacked time over that of one variant: n would be no gain, 1 all of it. *gain* is n over that.
-Medians over the turns, the first of which is not counted. Gathering, optimiser and clipping are
-timed, building the stages is not.
+stacked time over that of one variant: n would be no gain, 1 all of it. *gain* is n over that. On
+a GPU *times one, captured* has steps of one variant as CUDA graphs in its place. Medians over the
+turns, the first of which is not counted. Gathering, optimiser and clipping are timed, building the
+stages is not.
+
+`tiny` has networks of eight units and batches of eight rows, so that a step on a CPU costs what
+its operations cost to launch, as a step of small networks does on a GPU.
 """
 
 from __future__ import annotations
@@ -17,18 +22,23 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import Rows, about, markdown, turn_by_turn
 
-from mvflow.config import Config, config_from_dict, recipe
-from mvflow.core import as_source
-from mvflow.models import build_model
-from mvflow.runs import write_json
-from mvflow.training import Stage, Table, build_stage, run_stage
+from benchmarks.common import (
+    Report,
+    Rows,
+    add_options,
+    parsed,
+    show_last,
+    synchronise,
+    turn_by_turn,
+)
+from benchmarks.noise import Epochs, noise, stage_on
+from mvflow.config import assign, config_from_dict, recipe, recipe_names
+from mvflow.training import Stage, run_stage
 from mvflow.training.together import Prepare, Together
 
 MODELS = {
@@ -39,23 +49,45 @@ MODELS = {
 }
 
 
+TINY: dict[str, Any] = {
+    "latent_dim": 2,
+    "modalities": {
+        name: {
+            "shape": [4],
+            "encoder": {"kind": "mlp", "hidden": [8]},
+            "decoder": {"kind": "mlp", "hidden": [8]},
+            "projector": {"kind": "mlp", "hidden": [8]},
+        }
+        for name in ("a", "b")
+    },
+    "joint": {"batch_size": 8, "merge": [8]},
+    "projectors": {"batch_size": 8, "dim": 2},
+    "flows": {"batch_size": 8, "transforms": 2, "hidden": [8, 8], "summary_hidden": [8]},
+}
+TINY_TIMES = 16
+"""How many more steps a turn of `tiny` has."""
+QUICK = {"recipes": ["tiny"], "variants": [3], "turns": 1, "steps": 2}
+
+
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    report = Report(__doc__.splitlines()[0].removesuffix("; Markdown."), arguments)
+    began = time.perf_counter()
     rows: Rows = []
     for name in arguments.recipes:
         for what in arguments.stages:
             for count in arguments.variants:
                 rows.append(_measured(arguments, name, what, count))
-                print(
-                    "\n".join(markdown(rows[-1:]).splitlines()[-1 if rows[1:] else 0 :]),
-                    flush=True,
-                )
-    write_json(arguments.out, {"about": about(device=arguments.device), "sweeps": rows})
+                show_last(rows)
+    clock = "CPU milliseconds" if arguments.device == "cpu" else "Milliseconds on the wall"
+    report.add("sweeps", f"{clock}, medians over turns.", rows, began)
 
 
 def _measured(arguments: argparse.Namespace, name: str, what: str, count: int) -> dict[str, Any]:
-    stages = [_stage(arguments, name, what, seed) for seed in range(count)]
+    is_cpu = arguments.device == "cpu"
+    steps = TINY_TIMES * arguments.steps if name == "tiny" and is_cpu else arguments.steps
+    stages = [_stage(arguments, name, what, seed, steps) for seed in range(count)]
     reasons: list[str | None] = []
 
     def stacked() -> None:
@@ -66,30 +98,32 @@ def _measured(arguments: argparse.Namespace, name: str, what: str, count: int) -
             if error is not None:
                 raise error
         reasons.append(together.reason)
+        synchronise(arguments.device)
 
-    def synchronised(run: Callable[[], None]) -> Callable[[], None]:
-        def timed() -> None:
-            run()
-            if arguments.device != "cpu":
-                torch.get_device_module(arguments.device).synchronize()
+    def one() -> None:
+        run_stage(stages[0], seed=0, compile="no")
+        synchronise(arguments.device)
 
-        return timed
-
-    ways = {"one": partial(run_stage, stages[0], seed=0), "stacked": stacked}
-    clock = time.process_time if arguments.device == "cpu" else time.perf_counter
+    ways: dict[str, Callable[[], None]] = {"one": one, "stacked": stacked}
+    if not is_cpu:
+        captured = Epochs(_stage(arguments, name, what, 0, steps), "graph")
+        captured.warm_up()
+        ways["captured"] = captured
     found = turn_by_turn(
-        {key: synchronised(way) for key, way in ways.items()}, arguments.turns + 1, clock
+        ways, arguments.turns + 1, time.process_time if is_cpu else time.perf_counter
     )
-    one, all_of_them = (np.array(found[key][1:]) for key in ("one", "stacked"))
-    times = float(np.median(all_of_them / one))
+    seconds = {way: np.array(each[1:]) for way, each in found.items()}
+    times = {way: float(np.median(seconds["stacked"] / each)) for way, each in seconds.items()}
+    ms = {way: round(1e3 * float(np.median(each)) / steps, 2) for way, each in seconds.items()}
     return {
         "recipe": name,
         "stage": what,
         "variants": count,
-        "ms a step, one": round(1e3 * float(np.median(one)) / arguments.steps, 2),
-        "ms a step, stacked": round(1e3 * float(np.median(all_of_them)) / arguments.steps, 2),
-        "times one": round(times, 2),
-        "gain": round(count / times, 2),
+        "ms a step, one": ms["one"],
+        "ms a step, stacked": ms["stacked"],
+        "times one": round(times["one"], 2),
+        "gain": round(count / times["one"], 2),
+        "times one, captured": round(times["captured"], 2) if "captured" in times else "-",
         "not stacked because": reasons[-1] or "",
     }
 
@@ -98,45 +132,41 @@ def _run(stage: Stage, seed: int, prepare: Prepare) -> None:
     run_stage(prepare(stage), seed=seed)
 
 
-def _stage(arguments: argparse.Namespace, name: str, what: str, seed: int) -> Stage:
+def _stage(arguments: argparse.Namespace, name: str, what: str, seed: int, steps: int) -> Stage:
     stage = what.partition(",")[0]
-    raw = recipe(name, [f"model={MODELS[what]}", f"seed={seed}", f"{stage}.epochs=1"])
-    raw[stage] |= {"steps_per_epoch": arguments.steps, "patience": 100}
+    changes = [f"model={MODELS[what]}", f"seed={seed}", f"{stage}.epochs=1"]
+    raw = assign(TINY, changes) if name == "tiny" else recipe(name, changes)
+    raw[stage] |= {"steps_per_epoch": steps, "patience": 100}
     if arguments.precision:
         raw[stage]["precision"] = arguments.precision
-    config = config_from_dict({**raw, "data": {"validation": 0.0}})
-    model = build_model(config).to(arguments.device).requires_grad_(False)
-    model.stage_module(stage).requires_grad_(True)
-    rows = Table.of(_noise(config, arguments.steps * _batch_size(config, stage)), arguments.device)
-    return build_stage(stage, model, config, rows)
-
-
-def _batch_size(config: Config, stage: str) -> int:
-    size: int = getattr(config, stage).batch_size
-    return size
-
-
-def _noise(config: Config, count: int) -> Any:
-    rng = np.random.default_rng(0)
-    data = {}
-    for modality in config.specifications():
-        values = rng.random((count, *modality.shape), np.float32)
-        data[modality.name] = values.round() if modality.likelihood == "bernoulli" else values
-    return as_source(data, config.specifications())
+    config = config_from_dict(raw)
+    rows = steps * getattr(config, stage).batch_size
+    return stage_on(noise(config.specifications(), rows), stage, config, arguments.device)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipes", nargs="+", default=["toy", "mnist-svhn"])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sweep", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=["tiny", *recipe_names()],
+        default=["tiny", "toy", "mnist-svhn"],
+        metavar="NAME",
+        help="tiny or a recipe",
+    )
     parser.add_argument("--stages", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--variants", nargs="+", type=int, default=[4, 12])
-    parser.add_argument("--steps", type=int, default=4, help="per turn")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", type=int, default=[12])
+    parser.add_argument(
+        "--steps", type=int, help="per turn; by default 3, of tiny 16 times as many; on a GPU 256"
+    )
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--precision", choices=["float32", "bfloat16"])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sweep.json"))
-    return parser.parse_args()
+    add_options(parser)
+    arguments = parsed(parser, "sweep", QUICK)
+    arguments.steps = arguments.steps or (3 if arguments.device == "cpu" else 256)
+    return arguments
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far are posteriors from the truth? KL(true || approximation) on a grid, for every subset.
 
-    python benchmarks/truth.py
+    python -m benchmarks.truth
 
 z ~ N(0, I) in two dimensions, three modalities of one noisy number each: a bent one (banana), a
 linear one and the distance from the origin (a ring). Every posterior p(z|x_S) is known on a grid.
@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import about, markdown
 from torch import Tensor
 
+from benchmarks.common import about, markdown
 from mvflow.config import Amortised, Flows
 from mvflow.inference import Aggregate, Prior, ProductOfExperts
 from mvflow.models import Losses
@@ -45,7 +45,7 @@ Posterior = Callable[[Mapping[str, Tensor]], Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
     parser.add_argument("--rows", type=int, default=64, help="observations to judge")
     parser.add_argument("--steps", type=int, default=3000, help="of each fit")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))

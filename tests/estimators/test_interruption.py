@@ -273,8 +273,8 @@ def test_a_second_process_may_not_train_there(run, train):
 
 def test_sigkill_at_random_moments_loses_nothing(tmp_path, monkeypatch):
     """A short run of the benchmark, which raises SystemExit where something is lost."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    kills, runs, _ = importlib.import_module("kill").measured(
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    kills, runs, _ = importlib.import_module("benchmarks.kill").measured(
         tmp_path, kills=5, seed=1, delay=0.004
     )
     assert len(kills) == 5

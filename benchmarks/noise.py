@@ -1,0 +1,87 @@
+"""Training on noise: what it costs does not depend on the values of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from mvflow.config import Config
+from mvflow.core import ArraySource, Modality
+from mvflow.models import build_model
+from mvflow.training import Compile, Stage, Table, build_stage, compiled
+from mvflow.training.captured import training_step
+from mvflow.training.step import Step, Sums, new_optimizer
+
+STAGES = (
+    ("joint", "jnf"),
+    ("flows", "jnf"),
+    ("projectors", "jnf-shared"),
+    ("flows", "jnf-shared"),
+)
+"""Stage and model: all that the recipes train."""
+
+
+def noise(modalities: Iterable[Modality], rows: int) -> ArraySource:
+    """Random rows, images as bytes and all else as floats in [0, 1]."""
+    rng, arrays, modalities = np.random.default_rng(0), {}, tuple(modalities)
+    for m in modalities:
+        shape = (rows, *m.shape)
+        if m.likelihood == "bernoulli":
+            arrays[m.name] = 255 * rng.integers(0, 2, shape, np.uint8)
+        elif len(m.shape) == 3 and m.shape[1] == m.shape[2]:
+            arrays[m.name] = rng.integers(0, 256, shape, np.uint8)
+        else:
+            arrays[m.name] = rng.random(shape, np.float32)
+    return ArraySource(arrays, modalities)
+
+
+def stage_on(source: ArraySource, name: str, config: Config, device: str) -> Stage:
+    """The stage `name`, new and ready for `run_stage`, with no rows held out."""
+    model = build_model(config).to(device).eval().requires_grad_(False)
+    model.stage_module(name).requires_grad_(True)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"validation": 0.0})})
+    return build_stage(name, model, config, Table.of(source, device))
+
+
+class Epochs:
+    """Epochs of a stage, step for step as `run_stage` has them, without what comes at their ends.
+
+    There is no validation, checkpoint or listener. What captures or compiles a step is kept from
+    one call to the next.
+
+    Args:
+        stage: what to train.
+        compile: how steps are computed; see `run_stage`.
+        rows: positions of the rows of each batch, (steps, batch); by default all, once,
+            in random order.
+    """
+
+    SETTLED = 30
+    """Steps after which a step that is captured stays what it is."""
+
+    def __init__(
+        self, stage: Stage, compile: Compile = "auto", rows: torch.Tensor | None = None
+    ) -> None:
+        self.stage = stage = compiled(stage) if compile == "torch" else stage
+        size = stage.settings.batch_size
+        if rows is None:
+            order = np.random.default_rng(0).permutation(len(stage.train))
+            rows = torch.from_numpy(order[: len(order) // size * size])
+        self.rows = rows.to(stage.train.device).view(-1, size)
+        self._sums = Sums()
+        self._step = training_step(Step(stage, new_optimizer(stage), self._sums), compile)
+
+    def __call__(self) -> None:
+        """Train on all batches, and wait for the device."""
+        self.stage.trainable.train()
+        for i, batch in enumerate(self.rows):
+            self._step(batch, i / len(self.rows))
+        self._sums.means()
+
+    def warm_up(self) -> None:
+        """Train until a step is what it will be."""
+        is_cpu = self.stage.train.device.type == "cpu"
+        for _ in range(1 if is_cpu else 1 + self.SETTLED // len(self.rows)):
+            self()
