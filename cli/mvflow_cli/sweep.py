@@ -27,7 +27,9 @@ __all__ = ["sweep"]
 
 STACKING = ("auto", "always", "never")
 
-STAGES = ("projectors", "joint", "flows", "amortised")
+PRECISIONS = ("float32", "bfloat16")
+
+STAGES = ("projectors", "joint", "prior", "flows", "amortised")
 
 EVERY = 2.0
 """Least seconds between two lines of progress."""
@@ -83,6 +85,14 @@ def sweep(
     ] = "auto",
     device: Device = "cpu",
     threads: Threads = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(PRECISIONS),
+            help="Of all stages of all variants; by default as in the recipe.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train one recipe with many seeds and settings, each variant to its own run directory.
@@ -96,7 +106,12 @@ def sweep(
 
     if stack not in STACKING:
         raise UsageError(unknown_name("stacking", stack, STACKING))
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(unknown_name("precision", precision, PRECISIONS))
     choices = _combinations(seeds, settings or [], variant or [])
+    if precision is not None:
+        both = [f"{s}.precision={precision}" for s in STAGES if s != "prior"]
+        choices = {name: [*given, *both] for name, given in choices.items()}
     configs = _configured(recipe, store, choices)
     place = Path(f"sweep-{recipe}") if out is None else out
     set_up(device, threads)

@@ -29,7 +29,7 @@ def train(
     device: Device = "cpu",
     threads: Threads = None,
     precision: Precision = None,
-    compile: Compile = False,
+    compile: Compile = "auto",
     devices: Devices = None,
     nodes: Nodes = 1,
     strategy: Strategy = "ddp",

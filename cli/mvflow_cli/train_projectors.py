@@ -15,7 +15,7 @@ def train_projectors(
     device: Device = "cpu",
     threads: Threads = None,
     precision: Precision = None,
-    compile: Compile = False,
+    compile: Compile = "auto",
     json: Json = False,
 ) -> None:
     """Train only the projectors: what the modalities share (model jnf-shared).

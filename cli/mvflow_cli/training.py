@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mvflow_cli.distributed import Machines, joined
-from mvflow_cli.opening import open_store, with_subset
+from mvflow_cli.opening import open_store, with_prior, with_subset
 from mvflow_cli.output import say, show_json
 from mvflow_cli.progress import Progress
 
 if TYPE_CHECKING:
     from mvflow.config import Config
+    from mvflow.core import Source
     from mvflow.runs import RunDirectory
     from mvflow.training import Processes
 
@@ -37,8 +38,9 @@ class How:
     json: bool = False
     subset: str | None = None
     precision: str | None = None
-    compile: bool = False
+    compile: str = "auto"
     machines: Machines = Machines()
+    components: int | None = None
 
 
 def train_command(path: Path, stage: str | None, how: How) -> None:
@@ -71,7 +73,10 @@ def train_stages(
     from mvflow.core import fingerprint
     from mvflow.estimators import load
     from mvflow.runs import RunDirectory
+    from mvflow.training import check_compile
 
+    check_compile(how.compile)
+    _check_precision(how.precision)
     run = RunDirectory.open(path)
     if processes is not None and not processes.leads:
         _follow(run, processes)
@@ -80,11 +85,11 @@ def train_stages(
     with run.lock():
         config = _configured(run, stage, how)
         wanted = _wanted(run, config, stage)
-        config = _with_precision(run, config, wanted, how)
         with open_store(run, config, how.store) as store:
             if how.store is not None:
                 config = _moved(run, config, store.path)
             train = store[config.data.train]
+            config = _with_precision(run, config, wanted, train, how, device)
             todo = _todo(run, config, wanted, fingerprint(train), how)
             if processes is not None:
                 processes.shared(dumps({"todo": todo, "store": str(store.path)}).encode())
@@ -101,7 +106,8 @@ def train_stages(
     result = _result(run, wanted, todo)
     for name in todo:
         about = result["stages"][name]
-        say(f"{name}: trained, epochs {about['epochs']}, {about['seconds']:.1f} s", err=how.json)
+        epochs = f", epochs {about['epochs']}" if name != "prior" else ""
+        say(f"{name}: trained{epochs}, {about['seconds']:.1f} s", err=how.json)
     return result
 
 
@@ -119,39 +125,78 @@ def _follow(run: RunDirectory, processes: Processes) -> None:
 
 
 def _configured(run: RunDirectory, stage: str | None, how: How) -> Config:
-    """The run's configuration; another kind of posterior that is asked for is written into it."""
+    """The run's configuration; another posterior or prior that is asked for is written into it."""
     config = run.config()
     kind = {"flows": "product", "amortised": "amortised"}.get(stage or "", how.subset)
-    changed = with_subset(config, kind)
+    changed = with_prior(with_subset(config, kind), "mixture" if stage == "prior" else None)
+    if how.components is not None:
+        prior = changed.prior.model_copy(update={"components": how.components})
+        changed = changed.model_copy(update={"prior": prior})
     if changed != config:
         run.write_config(changed)
+    if changed.subset != config.subset:
         say(f"config.toml: subset = {changed.subset!r} (was {config.subset!r})", err=how.json)
+    for key, was in config.prior:
+        value = getattr(changed.prior, key)
+        if value != was:
+            say(f"config.toml: prior.{key} = {value!r} (was {was!r})", err=how.json)
     return changed
 
 
-def _with_precision(run: RunDirectory, config: Config, stages: Sequence[str], how: How) -> Config:
-    """The configuration with another precision of these stages, written if it is another.
+def _check_precision(name: str | None) -> None:
+    """Check `--precision`.
 
     Raises:
         UsageError: if there is no such precision.
     """
     from mvflow.core import UsageError, unknown_name
 
+    known = ("float32", "bfloat16", "auto")
+    if name is not None and name not in known:
+        raise UsageError(unknown_name("precision", name, known))
+
+
+def _with_precision(
+    run: RunDirectory, config: Config, stages: Sequence[str], train: Source, how: How, device: str
+) -> Config:
+    """The configuration with another precision of these stages, written where it is another."""
+    from mvflow.core import fingerprint
+
     if how.precision is None:
         return config
-    if how.precision not in ("float32", "bfloat16"):
-        raise UsageError(unknown_name("precision", how.precision, ("float32", "bfloat16")))
-    changes = {
-        name: getattr(config, name).model_copy(update={"precision": how.precision})
-        for name in stages
-        if getattr(config, name).precision != how.precision
-    }
-    if changes:
-        config = config.model_copy(update=changes)
-        run.write_config(config)
-        for name in changes:
-            say(f"config.toml: {name}.precision = {how.precision!r}", err=how.json)
+    data = fingerprint(train)
+    for name in stages:
+        if name == "prior":
+            continue
+        precision = how.precision
+        if precision == "auto":
+            if not how.again and _is_begun(run, name, config, data):
+                continue
+            precision = _faster(name, config, train, how, device)
+        section = getattr(config, name)
+        if section.precision != precision:
+            changed = section.model_copy(update={"precision": precision})
+            config = config.model_copy(update={name: changed})
+            run.write_config(config)
+            say(f"config.toml: {name}.precision = {precision!r}", err=how.json)
     return config
+
+
+def _is_begun(run: RunDirectory, name: str, config: Config, data: str) -> bool:
+    """Whether a stage is done, or has a checkpoint to go on from."""
+    from mvflow.config import stage_key
+
+    key = stage_key(config, name, data)
+    is_done = run.status(name, config, data) == "done"
+    return is_done or run.newest_checkpoint(name, key) is not None
+
+
+def _faster(name: str, config: Config, train: Source, how: How, device: str) -> str:
+    """The faster precision; the log says why, and is shown."""
+    from mvflow.training import Table, faster_precision
+
+    with _log_lines(err=how.json):
+        return faster_precision(name, config, Table.of(train, device, 0))
 
 
 @contextmanager
@@ -174,7 +219,7 @@ def _log_lines(*, err: bool) -> Iterator[None]:
 
 
 def _wanted(run: RunDirectory, config: Config, stage: str | None) -> tuple[str, ...]:
-    from mvflow.config import stage_names
+    from mvflow.config import stage_names, stages_before
     from mvflow.core import UsageError
 
     names = stage_names(config)
@@ -183,8 +228,8 @@ def _wanted(run: RunDirectory, config: Config, stage: str | None) -> tuple[str, 
     if stage not in names:
         msg = f"{run.path} has no stage {stage!r}: model {config.model!r} has {', '.join(names)}"
         raise UsageError(msg)
-    if stage in ("flows", "amortised"):
-        run.require(names[: names.index(stage)], config)
+    if stages_before(config, stage):
+        run.require(stages_before(config, stage), config)
     return (stage,)
 
 

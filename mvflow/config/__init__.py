@@ -22,12 +22,13 @@ from mvflow.config.schema import (
     MLPNetwork,
     ModalityConfig,
     Network,
+    Prior,
     Projectors,
     ResNetwork,
     SamplerConfig,
     Training,
 )
-from mvflow.config.stages import all_stages, stage_key, stage_names
+from mvflow.config.stages import all_stages, stage_key, stage_names, stages_before
 
 __all__ = [
     "Amortised",
@@ -43,6 +44,7 @@ __all__ = [
     "MLPNetwork",
     "ModalityConfig",
     "Network",
+    "Prior",
     "Projectors",
     "ResNetwork",
     "SamplerConfig",
@@ -55,5 +57,6 @@ __all__ = [
     "recipe_names",
     "stage_key",
     "stage_names",
+    "stages_before",
     "to_toml",
 ]

@@ -31,6 +31,7 @@ __all__ = [
     "MLPNetwork",
     "ModalityConfig",
     "Network",
+    "Prior",
     "Projectors",
     "ResNetwork",
     "SamplerConfig",
@@ -169,6 +170,18 @@ class Joint(Training):
     merge: tuple[PositiveInt, ...] | Literal["concat"] = (512, 512)
 
 
+class Prior(Section):
+    """What is drawn where nothing is observed: N(0, I), or a mixture fitted to the latents.
+
+    The mixture has so many Gaussian `components`, fitted to one draw of q(z|X) for each of so
+    many training `rows`. Likelihoods and products of experts keep N(0, I).
+    """
+
+    kind: Literal["standard", "mixture"] = "standard"
+    components: PositiveInt = 20
+    rows: PositiveInt = 10_000
+
+
 class Flows(Training):
     """Unimodal posteriors (paper 3.2)."""
 
@@ -250,6 +263,7 @@ class Config(Section):
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
     projectors: Projectors = Projectors()
     joint: Joint = Joint()
+    prior: Prior = Prior()
     flows: Flows = Flows()
     amortised: Amortised = Amortised()
     sampler: SamplerConfig = SamplerConfig()

@@ -7,20 +7,35 @@ import json
 
 from mvflow.config.schema import Config
 
-__all__ = ["all_stages", "stage_key", "stage_names"]
+__all__ = ["all_stages", "stage_key", "stage_names", "stages_before"]
 
 LAYOUT = {"jnf": 2, "jnf-shared": 3}
 """Raised when the networks of a model's posteriors change, so that older weights are stale."""
 
 
 def stage_names(config: Config) -> tuple[str, ...]:
-    """Stages of the configured model and kind of posterior, in the order of training."""
-    return (*_earlier(config), "flows" if config.subset == "product" else "amortised")
+    """Stages of the configured model, prior and kind of posterior, in the order of training."""
+    prior = ("prior",) if config.prior.kind == "mixture" else ()
+    return (*_earlier(config), *prior, "flows" if config.subset == "product" else "amortised")
 
 
 def all_stages(config: Config) -> tuple[str, ...]:
-    """Stages that a run of the configured model may have, whichever posterior is asked for."""
-    return (*_earlier(config), "flows", "amortised")
+    """Stages that a run of the configured model may have, whatever is asked for."""
+    return (*_earlier(config), "prior", "flows", "amortised")
+
+
+def stages_before(config: Config, stage: str) -> tuple[str, ...]:
+    """Stages without which `stage` cannot be trained.
+
+    Examples:
+        >>> from mvflow.config import config_from_dict
+        >>> config = config_from_dict({"latent_dim": 2, "modalities": {"a": {"shape": [3]}}})
+        >>> stages_before(config, "flows"), stages_before(config, "joint")
+        (('joint',), ())
+    """
+    if stage == "prior":
+        return ("joint",)
+    return _earlier(config) if stage in ("flows", "amortised") else ()
 
 
 def _earlier(config: Config) -> tuple[str, ...]:
@@ -56,7 +71,8 @@ def stage_key(config: Config, stage: str, fingerprint: str) -> str:
             for name, m in modalities.items()
         }
     else:
-        inputs["layout"] = LAYOUT[config.model]
-        inputs["earlier"] = [stage_key(config, s, fingerprint) for s in _earlier(config)]
+        inputs["layout"] = 1 if stage == "prior" else LAYOUT[config.model]
+        before = stages_before(config, stage)
+        inputs["earlier"] = [stage_key(config, s, fingerprint) for s in before]
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

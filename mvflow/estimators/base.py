@@ -16,9 +16,11 @@ from torch import Tensor
 from mvflow.config import (
     Config,
     SamplerConfig,
+    all_stages,
     config_from_dict,
     recipe,
     stage_names,
+    stages_before,
 )
 from mvflow.core import (
     Batch,
@@ -36,15 +38,19 @@ from mvflow.core import (
 from mvflow.estimators.fitting import check_fits, restored, train_stage
 from mvflow.estimators.scoring import Part, log_likelihood
 from mvflow.inference import Diagnostics, draw, subset_posterior
-from mvflow.models import build_amortised, build_model
+from mvflow.models import build_amortised, build_model, build_prior
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
-from mvflow.training import Listener, Processes, Table, as_input, compiled, free_memory
+from mvflow.training import Listener, Processes, Table, as_input, check_compile, free_memory
 
 __all__ = ["Estimator", "LatentDraws"]
 
 CHUNK = 256
 """Rows that are drawn, decoded or encoded at once."""
+
+
+PRIORS = ("standard", "mixture")
+"""What may be drawn where nothing is observed."""
 
 
 class LatentDraws(NamedTuple):
@@ -123,7 +129,7 @@ class Estimator:
         run: RunDirectory | None = None,
         device: str = "cpu",
         listener: Listener | None = None,
-        compile: bool = False,
+        compile: str = "auto",
     ) -> Self:
         """Train all stages, or the named ones, in order.
 
@@ -137,7 +143,9 @@ class Estimator:
                 there goes on where it was, and ends as if it had never been interrupted.
             device: "cpu", "cuda", "cuda:1"...
             listener: hears of progress.
-            compile: let torch compile each stage (`mvflow.training.compiled`).
+            compile: "graph" captures each training step as a CUDA graph, "auto" where that was
+                measured to be faster, "no" never; "torch" lets torch compile the losses
+                (`mvflow.training.compiled`). Results are those of "no", up to rounding.
 
         Returns:
             This estimator.
@@ -146,8 +154,9 @@ class Estimator:
             DataError: if the data do not fit the modalities or are not finite.
             NumericsError: if a loss is not finite.
             StageError: if a stage is asked for before those it needs.
-            UsageError: if there is no stage of a given name.
+            UsageError: if there is no stage of a given name, or no such way to compile.
         """
+        way = check_compile(compile)
         if seed is not None:
             self.config = config_from_dict({**self.config.model_dump(), "seed": seed})
             if run is not None and self._leads:
@@ -164,10 +173,12 @@ class Estimator:
             self.model_ = build_model(self.config)
         elif "amortised" in wanted and self.model_.amortised is None:
             self.model_.amortised = build_amortised(self.config)
+        if "prior" in wanted and self.model_.prior is None:
+            self.model_.prior = build_prior(self.config)
         self.model_.to(device)
         self._forget(wanted)
         if self._processes is not None:
-            if compile:
+            if way in ("graph", "torch"):
                 msg = "several processes cannot train what is compiled: choose one of the two"
                 raise UsageError(msg)
             self._processes.agree((self.config, fingerprint(train)), "what is trained differs")
@@ -186,8 +197,8 @@ class Estimator:
                     run=run if self._leads else None,
                     data=fingerprint(train),
                     listener=listener if self._leads else None,
-                    prepare=compiled if compile else None,
                     processes=self._processes,
+                    compile=way,
                 )
                 self.trained_ = (*self.trained_, stage)
         self.model_.eval().requires_grad_(False)
@@ -220,6 +231,7 @@ class Estimator:
         sampler: Mapping[str, Any] | None = None,
         product: bool = False,
         subset: str | None = None,
+        prior: str | None = None,
     ) -> LatentDraws:
         """Draw z from q(z|x_S), with diagnostics.
 
@@ -231,15 +243,17 @@ class Estimator:
             sampler: changes to the configured sampler, such as {"warmup": 200}.
             product: do without q(z|X) even where all modalities are given.
             subset: "product" of experts or "amortised" posterior; by default as configured.
+            prior: where nothing is given, "standard" N(0, I) or the "mixture" fitted to the
+                latents; by default as configured.
 
         Raises:
             ConfigError: if `sampler` has an unknown key or a value that cannot be used.
             DataError: if the data do not fit the modalities or are not finite.
-            NotFittedError: if posteriors of that kind have not been trained.
+            NotFittedError: if posteriors of that kind, or that prior, have not been trained.
             UsageError: if there is no such kind.
         """
-        kind = self._kind(subset)
-        batch = self._checked(given, kind)
+        kind, fitted = self._kind(subset), self._is_prior_fitted(prior)
+        batch = self._checked(given, kind, fitted)
         settings = self._sampler(sampler or {})
         chunks = list(_chunks(batch))
 
@@ -249,6 +263,9 @@ class Estimator:
                 posterior = subset_posterior(
                     self.model_, rows, product=product, subset=kind, divide_by=settings.divide_by
                 )
+                if fitted and not rows:
+                    assert self.model_.prior is not None
+                    posterior = self.model_.prior()
                 radius = self.model_.joint.radius if rows else torch.inf
                 drawn = draw(posterior, n, settings, radius)
             numbers = drawn.diagnostics._asdict()
@@ -453,8 +470,21 @@ class Estimator:
             raise UsageError(unknown_name("subset posterior", chosen, kinds))
         return kinds[chosen]
 
-    def _check_fitted(self, kind: Literal["product", "amortised"] | None = None) -> None:
-        config = self.config.model_copy(update={"subset": kind or self.config.subset})
+    def _is_prior_fitted(self, prior: str | None) -> bool:
+        """Whether what is drawn without an observation is the mixture."""
+        chosen = prior or self.config.prior.kind
+        if chosen not in PRIORS:
+            raise UsageError(unknown_name("prior", chosen, PRIORS))
+        return chosen == "mixture"
+
+    def _check_fitted(
+        self, kind: Literal["product", "amortised"] | None = None, fitted: bool | None = None
+    ) -> None:
+        config = self.config
+        changes: dict[str, Any] = {} if kind is None else {"subset": kind}
+        if fitted is not None:
+            changes["prior"] = config.prior.model_copy(update={"kind": PRIORS[fitted]})
+        config = config.model_copy(update=changes)
         missing = [s for s in stage_names(config) if s not in self.trained_]
         if missing:
             what = f"this {type(self).__name__} is not trained"
@@ -463,12 +493,14 @@ class Estimator:
 
     def _forget(self, stages: Sequence[str]) -> None:
         """Bring stages to their initial weights, and drop what was trained on them."""
-        rest = () if {*stages} <= {"flows", "amortised"} else ("flows", "amortised")
+        rest = [s for s in all_stages(self.config) if {*stages} & {*stages_before(self.config, s)}]
         again = {*stages, *rest} & {*self.trained_}
         if again:
             fresh = build_model(self.config)
             if "amortised" in again:
                 fresh.amortised = build_amortised(self.config)
+            if "prior" in again:
+                fresh.prior = build_prior(self.config)
             for stage in again:
                 weights = fresh.stage_module(stage).state_dict()
                 self.model_.stage_module(stage).load_state_dict(weights)
@@ -490,9 +522,12 @@ class Estimator:
         return values
 
     def _checked(
-        self, given: Batch | None, kind: Literal["product", "amortised"] | None = None
+        self,
+        given: Batch | None,
+        kind: Literal["product", "amortised"] | None = None,
+        fitted: bool | None = None,
     ) -> dict[str, Tensor]:
-        self._check_fitted(kind)
+        self._check_fitted(kind, fitted)
         batch = check_batch(given or {}, self.modalities)
         for name, values in batch.items():
             if len(values) == 0:

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from mvflow.config import Config, all_stages, stage_key, stage_names
+from mvflow.config import Config, all_stages, stage_key, stages_before
 from mvflow.core import DataError, Modality, Source, StageError
-from mvflow.models import JNFModel, build_amortised, build_model
+from mvflow.models import JNFModel, build_amortised, build_model, build_prior
 from mvflow.runs import RunDirectory, read_tensors
 from mvflow.training import (
+    Cache,
     Checkpoint,
+    Compile,
     EpochRecord,
     Listener,
     LostError,
@@ -23,6 +25,8 @@ from mvflow.training import (
     Table,
     build_stage,
     finish_stage,
+    fit_prior,
+    free_memory,
     run_stage,
 )
 
@@ -65,6 +69,8 @@ def restored(run: RunDirectory, config: Config) -> tuple[JNFModel, tuple[str, ..
     model, trained = build_model(config), []
     if model.amortised is None and run.weights("amortised").is_file():
         model.amortised = build_amortised(config)
+    if model.prior is None and run.weights("prior").is_file():
+        model.prior = build_prior(config)
     for stage in all_stages(config):
         if run.status(stage, config) == "done":
             tensors, _ = read_tensors(run.weights(stage))
@@ -91,6 +97,8 @@ def train_stage(
     prepare: Callable[[Stage], Stage] | None = None,
     beside: int = 1,
     processes: Processes | None = None,
+    budget: int | None = None,
+    compile: Compile = "auto",
 ) -> None:
     """Train one stage, going on from its checkpoint if the run directory has a fitting one.
 
@@ -107,13 +115,16 @@ def train_stage(
         prepare: changes the stage before it is run, without changing what it computes.
         beside: how many stages are trained side by side; each writes that much less often.
         processes: those that train it together; only the one that leads has `run`.
+        budget: bytes that what frozen parts give may take in memory before it goes to the run;
+            by default half of what is free on the device, shared with those beside.
+        compile: how steps are computed, as in `run_stage`.
 
     Raises:
+        DataError: if a file of the run cannot be written.
         LostError: if one of the processes is lost; the newest checkpoint is kept.
         StageError: if a stage that this one needs has not been trained.
     """
-    needed = stage_names(config)[:-1] if name in ("flows", "amortised") else ()
-    missing = [s for s in needed if s not in trained]
+    missing = [s for s in stages_before(config, name) if s not in trained]
     if missing:
         where = "" if run is None else f": run 'mvflow train-{missing[0]} {run.path}' first"
         msg = f"stage {name!r} needs stage {missing[0]!r}, which has not been trained{where}"
@@ -121,30 +132,36 @@ def train_stage(
     model.eval().requires_grad_(False)
     model.stage_module(name).requires_grad_(True)
     begun = time.perf_counter()
-    key = stage_key(config, name, data)
     with contextlib.nullcontext() if run is None else run.lock():
-        stage = build_stage(name, model, config, rows, validation)
-        stage = stage if prepare is None else prepare(stage)
-        keeper = _Keeper(run, key, listener or Silent(), beside)
-        resume = keeper.checkpoint(name)
-        if processes is not None:
-            stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
-        try:
-            run_stage(stage, seed=config.seed, resume=resume, listener=keeper)
-        except (KeyboardInterrupt, LostError):
-            keeper.keep_newest()
-            raise
-        finish_stage(name, model, stage.train)
+        if name == "prior":
+            used, epochs, before = fit_prior(model, config, rows, validation), 0, 0.0
+        else:
+            cache = None
+            if run is not None:
+                most = free_memory(rows.device) // beside if budget is None else budget
+                cache = Cache(run, config, data, most)
+            stage = build_stage(name, model, config, rows, validation, cache)
+            stage = stage if prepare is None else prepare(stage)
+            key = stage_key(config, name, data)
+            keeper = _Keeper(run, key, listener or Silent(), beside)
+            resume = keeper.checkpoint(name)
+            if processes is not None:
+                stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
+            try:
+                run_stage(stage, seed=config.seed, resume=resume, listener=keeper, compile=compile)
+            except (KeyboardInterrupt, LostError):
+                keeper.keep_newest()
+                raise
+            finish_stage(name, model, stage.train, cache)
+            used, epochs, before = stage.train, keeper.epochs, keeper.seconds_before
         if run is not None:
-            seconds = round(keeper.seconds_before + time.perf_counter() - begun, 2)
             about = {
-                "seconds": seconds,
-                "rows": len(stage.train),
+                "seconds": round(before + time.perf_counter() - begun, 2),
+                "rows": len(used),
                 "device": str(rows.device),
-                "epochs": keeper.epochs,
+                "epochs": epochs,
             }
-            tensors = model.stage_module(name).state_dict()
-            run.finish(name, tensors, config, data, about)
+            run.finish(name, model.stage_module(name).state_dict(), config, data, about)
 
 
 @dataclass

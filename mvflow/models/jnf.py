@@ -11,10 +11,11 @@ from zuko.distributions import NormalizingFlow
 from mvflow.config import Config, Flows
 from mvflow.core import Modality
 from mvflow.models.joint import JointVAE, head_width
+from mvflow.models.prior import MixturePrior
 from mvflow.nn import MLP, ModalityDict, Standardise, build_decoder, build_encoder, seeded
 from mvflow.posteriors import AmortisedPosterior, FlowPosterior, build_posterior
 
-__all__ = ["JNFModel", "build_amortised", "build_model"]
+__all__ = ["JNFModel", "build_amortised", "build_model", "build_prior"]
 
 
 class JNFModel(nn.Module):
@@ -25,6 +26,7 @@ class JNFModel(nn.Module):
         posteriors: name -> q(z|x_j), or q(z|g_j(x_j)) where there are projectors.
         projectors: name -> g_j, or None.
         amortised: q(z|x_S) for all subsets, or None.
+        prior: what is drawn where nothing is observed, or None for N(0, I).
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class JNFModel(nn.Module):
         posteriors: Mapping[str, FlowPosterior],
         projectors: Mapping[str, nn.Module] | None = None,
         amortised: AmortisedPosterior | None = None,
+        prior: MixturePrior | None = None,
     ) -> None:
         super().__init__()
         self.joint = joint
         self.flows = ModalityDict(posteriors)
         self.projectors = None if projectors is None else ModalityDict(projectors)
         self.amortised = amortised
+        self.prior = prior
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -73,7 +77,8 @@ class JNFModel(nn.Module):
 def build_model(config: Config) -> JNFModel:
     """Assemble the networks of a configuration; initial weights follow from its seed and names.
 
-    The amortised posterior is made only where it is the configured one (`build_amortised`).
+    The amortised posterior and the fitted prior are made only where they are configured
+    (`build_amortised`, `build_prior`).
 
     Raises:
         ConfigError: if a network cannot take rows of its modality's shape, or the latent
@@ -105,7 +110,13 @@ def build_model(config: Config) -> JNFModel:
             for name, m in specs.items()
         }
     amortised = build_amortised(config) if config.subset == "amortised" else None
-    return JNFModel(joint, posteriors, projectors, amortised)
+    prior = build_prior(config) if config.prior.kind == "mixture" else None
+    return JNFModel(joint, posteriors, projectors, amortised, prior)
+
+
+def build_prior(config: Config) -> MixturePrior:
+    """The mixture that is to be fitted to the latents."""
+    return MixturePrior(config.prior.components, config.latent_dim)
 
 
 def build_amortised(config: Config) -> AmortisedPosterior:

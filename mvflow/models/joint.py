@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,6 +16,9 @@ from mvflow.likelihoods import likelihood, log_prob
 from mvflow.nn import MLP, ModalityDict, widened
 
 __all__ = ["JointVAE", "Losses", "head_width"]
+
+BLOCK = 2048
+"""Rows of which moments are taken at once."""
 
 
 class Losses(NamedTuple):
@@ -136,7 +139,19 @@ class JointVAE(nn.Module):
         products of experts are sampled inside the ball of that radius. (The largest |mu| would
         leave out the dimensions that the data do not use: in each, z spreads as in the prior.)
         """
-        square = loc.square().sum(-1) + scale.square().sum(-1)
-        self.radius.copy_(1.1 * square.max().sqrt())
-        self.latent_mean.copy_(loc.mean(0))
-        self.latent_std.copy_((loc.var(0, unbiased=False) + scale.square().mean(0)).sqrt())
+        mean, square, radius = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+        for at, spread in _blocks(loc, scale):
+            mean = mean + at.sum(0) / len(loc)
+            farthest = (at.square() + spread.square()).sum(-1).max()
+            radius = torch.maximum(radius, 1.1 * farthest.sqrt())
+        for at, spread in _blocks(loc, scale):
+            square = square + ((at - mean).square() + spread.square()).sum(0) / len(loc)
+        self.radius.copy_(radius)
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(square.sqrt())
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows of large tensors, perhaps memory maps, in blocks in float64."""
+    for parts in zip(*(t.split(BLOCK) for t in tensors), strict=True):
+        yield tuple(part.cpu().double() for part in parts)

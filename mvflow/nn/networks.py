@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class Standardise(nn.Module):
     Examples:
         >>> import torch
         >>> layer = Standardise(1)
-        >>> layer.fit(torch.tensor([[1.0], [3.0]]))
+        >>> layer.fit(lambda: [torch.tensor([[1.0]]), torch.tensor([[3.0]])])
         >>> layer(torch.tensor([[3.0]]))
         tensor([[1.]])
     """
@@ -133,11 +133,21 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(features))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
-        """Take the moments of `x`, (rows, features); constant features are only centred."""
-        spread = x.std(0, correction=0)
-        self.mean.copy_(x.mean(0))
-        self.std.copy_(torch.where(spread > 0, spread, 1.0))
+    def fit(self, blocks: Callable[[], Iterable[Tensor]]) -> None:
+        """Take the moments of rows; constant features are only centred.
+
+        Args:
+            blocks: gives the rows, a block (rows, features) at a time; it is called twice, so
+                that they need not all be in memory.
+        """
+        count, total = 0, torch.zeros(len(self.mean), dtype=torch.float64)
+        for x in blocks():
+            count, total = count + len(x), total + x.cpu().double().sum(0)
+        mean, square = total / count, torch.zeros_like(total)
+        for x in blocks():
+            square += (x.cpu().double() - mean).square().sum(0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(square > 0, (square / count).sqrt(), 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise rows of features."""

@@ -51,7 +51,8 @@ class AmortisedPosterior(nn.Module):
         """
         rows, device = _rows(x)
         names = [name for name, _ in self.encoders.items()]
-        present = torch.tensor([name in x for name in names], device=device).expand(rows, -1)
+        # Filled on the device: nothing is copied to it, which a captured step could not do.
+        present = torch.stack([torch.full((rows,), name in x, device=device) for name in names], 1)
         seen = present if observed is None else present & observed
         nothing = torch.zeros(rows, self.embedding, device=device)
         parts = [

@@ -58,7 +58,8 @@ class OrderedInverse(LazyTransform):
     def forward(self, c: Tensor | None = None) -> Ordered:
         """The transform for context `c`, (rows, context)."""
         layers = self._masked() if self.is_frozen else list(self.transform.hyper)
-        return Ordered(partial(self._meta, layers, c), self.transform.passes, Solver(self.transform, c))
+        meta = partial(self._meta, layers, c)
+        return Ordered(meta, self.transform.passes, Solver(self.transform, c))
 
     @property
     def is_frozen(self) -> bool:

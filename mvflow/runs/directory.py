@@ -12,14 +12,16 @@ import shutil
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -28,8 +30,10 @@ from mvflow.config import Config, all_stages, parse_toml, stage_key, to_toml
 from mvflow.core import DataError, StageError, UsageError
 from mvflow.runs.files import (
     append_line,
+    read_array,
     read_json,
     settle,
+    write_array,
     write_atomically,
     write_json,
     writing,
@@ -250,8 +254,10 @@ class RunDirectory:
                     "unfinished": "is not finished",
                     "missing": "has not been trained",
                 }[status]
-                verb = f"mvflow train-{stage} {self.path}"
-                msg = f"stage {stage!r} of {self.path} {why}: run '{verb}' first"
+                verb = "fit-prior" if stage == "prior" else f"train-{stage}"
+                msg = (
+                    f"stage {stage!r} of {self.path} {why}: run 'mvflow {verb} {self.path}' first"
+                )
                 raise StageError(msg)
 
     def finish(
@@ -297,6 +303,44 @@ class RunDirectory:
                         self.append_history(record)
                 taken.append(stage)
         return taken
+
+    # Arrays
+
+    @property
+    def arrays(self) -> Path:
+        """Where large arrays are that can be computed again; it may be removed at any time."""
+        return self.path / "cache"
+
+    def array(
+        self,
+        name: str,
+        key: str,
+        rows: int,
+        blocks: Callable[[], Iterable[NDArray[Any]]],
+    ) -> NDArray[np.float32]:
+        """Rows kept under `key`, as a memory map; made and written if they are not there, whole.
+
+        Of each name one array is kept: those of other keys are removed to make room.
+
+        Args:
+            name: of the array.
+            key: hash of all that the values depend on.
+            rows: how many there are.
+            blocks: computes them, a block after another.
+
+        Raises:
+            DataError: if the array cannot be written.
+        """
+        path = self.arrays / f"{name}-{key}.npy"
+        if path.is_file():
+            try:
+                return read_array(path)
+            except DataError as error:
+                logger.warning("%s: computed anew", error)
+        for other in self.arrays.glob(f"{name}-*.npy"):
+            _remove(other)
+        write_array(path, blocks(), rows)
+        return read_array(path)
 
     # Records
 
@@ -382,8 +426,8 @@ class RunDirectory:
         """
         with writing(self.path), tempfile.TemporaryFile(dir=self.path):
             pass
-        for name in ("config.toml", "manifest.json", "history.jsonl", "*.safetensors"):
-            for place in (self.path, self.path / "checkpoints"):
+        for name in ("config.toml", "manifest.json", "history.jsonl", "*.safetensors", "*.npy"):
+            for place in (self.path, self.path / "checkpoints", self.arrays):
                 for path in place.glob(f".{name}.*"):
                     _remove(path)
         entries: dict[str, Any] = {}

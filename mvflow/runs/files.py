@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mvflow.core import DataError
 
-__all__ = ["append_line", "read_json", "settle", "write_atomically", "write_json", "writing"]
+__all__ = [
+    "append_line",
+    "read_array",
+    "read_json",
+    "settle",
+    "write_array",
+    "write_atomically",
+    "write_json",
+    "writing",
+]
+
+CHECKSUM = 4
+"""Bytes of a CRC-32 at the end of a file of rows."""
+
+READ = 1 << 24
+"""Bytes that are read at once to check it."""
 
 
 def write_atomically(
@@ -115,6 +135,70 @@ def read_json(path: Path) -> dict[str, Any]:
         msg = f"{path} is damaged: expected a JSON object"
         raise DataError(msg)
     return value
+
+
+def write_array(path: Path, blocks: Iterable[NDArray[Any]], rows: int) -> None:
+    """Write float32 rows, given in blocks, as an .npy file with a CRC-32 behind it, atomically.
+
+    They are written as they come, so they need not all be in memory. (Not through a memory map:
+    where the disk is full, that ends the process.)
+
+    Args:
+        path: of the file.
+        blocks: (rows, ...) each.
+        rows: of all blocks together.
+
+    Raises:
+        DataError: if the disk is full or the directory cannot be written.
+
+    Examples:
+        >>> path = Path(tempfile.mkdtemp()) / "a.npy"
+        >>> write_array(path, [np.zeros((2, 3)), np.ones((1, 3))], 3)
+        >>> read_array(path).shape
+        (3, 3)
+    """
+
+    def write(temporary: Path) -> None:
+        found, count = 0, 0
+        with temporary.open("wb") as file:
+            for block in blocks:
+                plain = np.ascontiguousarray(block, "<f4")
+                if count == 0:
+                    head = io.BytesIO()
+                    about = {"descr": "<f4", "fortran_order": False}
+                    shape = (rows, *plain.shape[1:])
+                    np.lib.format.write_array_header_1_0(head, {**about, "shape": shape})
+                    found = zlib.crc32(head.getvalue())
+                    file.write(head.getvalue())
+                found = zlib.crc32(plain.data, found)
+                file.write(plain.data)
+                count += len(plain)
+            file.write(found.to_bytes(CHECKSUM, "little"))
+        assert count == rows
+
+    write_atomically(path, write)
+
+
+def read_array(path: Path) -> NDArray[np.float32]:
+    """What `write_array` wrote, as a memory map; the file is read through once to check it.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            left, found = path.stat().st_size - CHECKSUM, 0
+            while left > 0 and (block := file.read(min(left, READ))):
+                found, left = zlib.crc32(block, found), left - len(block)
+            if found.to_bytes(CHECKSUM, "little") != file.read():
+                msg = "its content does not fit its checksum"
+                raise ValueError(msg)
+        # Copy on write, for torch warns of what it may not write; nobody writes.
+        array: NDArray[np.float32] = np.lib.format.open_memmap(path, "c")
+    except (OSError, ValueError) as error:
+        msg = f"{path} is missing or damaged ({error})"
+        raise DataError(msg) from error
+    return array
 
 
 def _reason(path: Path, error: OSError) -> str:

@@ -1,15 +1,20 @@
 """Stages and the one loop that trains them."""
 
+from mvflow.training.caching import Cache
+from mvflow.training.captured import Compile, check_compile
 from mvflow.training.compiling import compiled
 from mvflow.training.distributed import LostError, Processes, check_devices, connect
 from mvflow.training.loop import run_stage
 from mvflow.training.memory import Memory, memory_line, predicted_memory
+from mvflow.training.precision import faster_precision
 from mvflow.training.stage import Checkpoint, EpochRecord, Listener, Silent, Stage
-from mvflow.training.stages import build_stage, finish_stage
+from mvflow.training.stages import build_stage, finish_stage, fit_prior
 from mvflow.training.table import MappedColumn, Table, TensorColumn, as_input, free_memory
 
 __all__ = [
+    "Cache",
     "Checkpoint",
+    "Compile",
     "EpochRecord",
     "Listener",
     "LostError",
@@ -22,10 +27,13 @@ __all__ = [
     "TensorColumn",
     "as_input",
     "build_stage",
+    "check_compile",
     "check_devices",
     "compiled",
     "connect",
+    "faster_precision",
     "finish_stage",
+    "fit_prior",
     "free_memory",
     "memory_line",
     "predicted_memory",

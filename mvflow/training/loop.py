@@ -7,20 +7,29 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from mvflow.core import DataError, NumericsError, generator
 from mvflow.nn import seeded
+from mvflow.training.captured import Compile, TrainingStep, training_step
+from mvflow.training.compiling import compiled
 from mvflow.training.memory import memory_line
-from mvflow.training.schedules import SCHEDULES
+from mvflow.training.schedules import rate_at
 from mvflow.training.stage import Checkpoint, EpochRecord, Listener, Silent, Stage
+from mvflow.training.step import (
+    Rows,
+    Step,
+    Sums,
+    generator_states,
+    losses,
+    new_optimizer,
+    set_generator_states,
+)
 from mvflow.training.table import Table
 
 __all__ = ["run_stage"]
@@ -31,38 +40,13 @@ HEARD_EVERY = 0.25
 """Seconds between reports of progress; each costs one synchronisation with the device."""
 
 
-class _Sums:
-    """Losses and terms, summed on the device so that no step waits for the host."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.terms: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
-        total = total.detach()
-        self.total = total if self.total is None else self.total + total
-        for name, term in terms.items():
-            value = term.detach()
-            self.terms[name] = self.terms[name] + value if name in self.terms else value
-        self.count += 1
-
-    def all(self) -> list[Tensor]:
-        assert self.total is not None
-        return [self.total, *self.terms.values()]
-
-    def means(self) -> tuple[float, dict[str, float]]:
-        stacked = torch.stack(self.all()).double() / self.count
-        first, *rest = stacked.tolist()
-        return first, dict(zip(self.terms, rest, strict=True))
-
-
 def run_stage(
     stage: Stage,
     *,
     seed: int = 0,
     resume: Checkpoint | None = None,
     listener: Listener | None = None,
+    compile: Compile = "auto",
 ) -> None:
     """Train `stage.trainable` in place.
 
@@ -76,6 +60,9 @@ def run_stage(
         seed: of the data order and all noise.
         resume: state to go on from.
         listener: hears of every epoch and, a few times a second, of steps.
+        compile: how steps are computed, with the same result: "graph" replays a CUDA graph of the
+            whole step, "torch" lets torch compile the loss, "no" does neither; "auto" takes on
+            CUDA what was faster in a few steps of either kind, graph or not.
 
     Raises:
         NumericsError: if a loss is not finite; the message names the epoch, step and rows, and
@@ -92,12 +79,9 @@ def run_stage(
         raise DataError(msg)
     if _log.isEnabledFor(logging.INFO):
         _log.info(memory_line(stage))
-    optimizer = torch.optim.Adam(
-        [p for p in module.parameters() if p.requires_grad],
-        lr=settings.learning_rate,
-        fused=True,
-    )
-    progress = _Progress(module, optimizer, settings.patience)
+    stage = compiled(stage) if compile == "torch" else stage
+    progress = _Progress(module, new_optimizer(stage), settings.patience)
+    step = training_step(Step(stage, progress.optimizer, progress.sums), compile)
     if resume is not None:
         progress.restore(resume)
     device = stage.train.device
@@ -108,11 +92,11 @@ def run_stage(
         rows = torch.from_numpy(order[: steps * size]).to(device).view(steps, size)
         with seeded(seed, stage.name, "noise", epoch, device=device):
             progress.begin_epoch(device)
-            _train_epoch(stage, progress, rows, epoch, listener)
+            _train_epoch(stage, step, progress, rows, epoch, listener)
         loss, terms = progress.sums.means()
         if not math.isfinite(loss):
-            step, bad = _first_bad_step(stage, progress, rows, epoch, seed)
-            raise NumericsError(_not_finite(stage, epoch, step, bad, progress.first))
+            at, bad = _first_bad_step(stage, progress, rows, epoch, seed)
+            raise NumericsError(_not_finite(stage, epoch, at, bad, progress.first))
         validation = _validate(stage, seed)
         seconds = time.perf_counter() - progress.begun
         progress.end_epoch(validation)
@@ -122,7 +106,7 @@ def run_stage(
             loss,
             terms,
             None if validation is None else validation[1],
-            optimizer.param_groups[0]["lr"],
+            rate_at(settings, (epoch + (steps - 1) / steps) / settings.epochs),
             round(seconds, 4),
             round(steps * size / seconds, 1),
         )
@@ -133,6 +117,7 @@ def run_stage(
 
 def _train_epoch(
     stage: Stage,
+    step: TrainingStep,
     progress: _Progress,
     rows: Tensor,
     epoch: int,
@@ -140,60 +125,17 @@ def _train_epoch(
     only: int | None = None,
 ) -> None:
     """The rest of one epoch, or one step of it; `progress.sums` gathers the losses."""
-    settings, optimizer, sums = stage.settings, progress.optimizer, progress.sums
-    schedule = SCHEDULES[settings.schedule]
     stage.trainable.train()
     heard, steps = time.perf_counter(), len(rows)
     todo = range(progress.first, steps) if only is None else (only,)
-    for step, batch in zip(todo, stage.train.each(rows[i] for i in todo), strict=True):
-        done = (epoch + step / steps) / settings.epochs
-        optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule(done)
-        total, terms = _losses(stage, batch, done)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        if settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_(stage.trainable.parameters(), settings.clip)
-        optimizer.step()
-        sums.add(total, terms)
+    order = (rows[i] for i in todo)
+    batches: Iterable[Rows] = stage.train.each(order) if stage.train.is_streamed else order
+    for i, batch in zip(todo, batches, strict=True):
+        step(batch, (epoch + i / steps) / stage.settings.epochs)
         if listener is not None and time.perf_counter() - heard > HEARD_EVERY:
             heard = time.perf_counter()
             within = partial(progress.checkpoint_within, rows.device)
-            listener.on_step(stage, epoch, step + 1, steps, sums.means()[0], within)
-
-
-def _losses(stage: Stage, batch: Mapping[str, Tensor], progress: float) -> Any:
-    with _unchecked:
-        if stage.settings.precision == "float32":
-            return stage.loss(batch, progress)
-        with torch.autocast(stage.train.device.type, torch.bfloat16):
-            return stage.loss(batch, progress)
-
-
-class _Unchecked:
-    """Distributions do not look at their values: each look would wait for the device.
-
-    Values that are not finite reach the loss, and the loop looks at that once an epoch. Stages
-    may be trained in several threads by turns, so the last that leaves sets back what was.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.depth, self.before = Lock(), 0, True
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.depth == 0:
-                self.before = Distribution._validate_args
-                Distribution.set_default_validate_args(False)
-            self.depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                Distribution.set_default_validate_args(self.before)
-
-
-_unchecked = _Unchecked()
+            listener.on_step(stage, epoch, i + 1, steps, progress.sums.means()[0], within)
 
 
 @torch.no_grad()
@@ -203,30 +145,15 @@ def _validate(stage: Stage, seed: int) -> tuple[float, dict[str, float]] | None:
     if table is None:
         return None
     stage.trainable.eval()
-    sums = _Sums()
+    sums = Sums()
     size = min(stage.settings.batch_size, len(table))
     whole = torch.arange(len(table) // size * size, device=table.device).view(-1, size)
     with seeded(seed, stage.name, "validation", device=table.device):
         for batch in table.each(whole):
-            sums.add(*_losses(stage, batch, 1.0))
+            sums.add(*losses(stage, batch, 1.0))
+            sums.count += 1
     loss, terms = sums.means()
     return loss, {"loss": loss, **terms}
-
-
-def _generators(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's generators on the host and on the device."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state(device)
-    return states
-
-
-def _set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """What `_generators` saw; one of another kind of device is left out."""
-    if "cpu" in states:
-        torch.set_rng_state(states["cpu"])
-    if device.type != "cpu" and device.type in states:
-        torch.get_device_module(device).set_rng_state(states[device.type], device)
 
 
 class _Progress:
@@ -245,11 +172,13 @@ class _Progress:
         self.best: dict[str, Tensor] | None = None
         self.last_good = self._copy()
         self.begun = self.seconds = 0.0
+        self.sums = Sums()
         self._next_epoch()
 
     def _next_epoch(self) -> None:
-        self.first, self.seconds, self.sums = 0, 0.0, _Sums()
+        self.first, self.seconds = 0, 0.0
         self.generators: dict[str, Tensor] = {}
+        self.sums.clear()
 
     def _copy(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
@@ -257,7 +186,7 @@ class _Progress:
 
     def begin_epoch(self, device: torch.device) -> None:
         self.begun = time.perf_counter() - self.seconds
-        _set_generators(self.generators, device)
+        set_generator_states(self.generators, device)
 
     def end_epoch(self, validation: tuple[float, dict[str, float]] | None) -> None:
         self.epoch += 1
@@ -281,7 +210,13 @@ class _Progress:
     def rewind(self) -> None:
         weights, optimizer = self.last_good
         self.module.load_state_dict(weights)
-        self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+        self._load(copy.deepcopy(optimizer))
+
+    def _load(self, optimizer: dict[str, Any]) -> None:
+        """Take another state of the optimiser; its learning rate stays the tensor that it was."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.optimizer.load_state_dict(optimizer)
+        self.optimizer.param_groups[0]["lr"] = rate
 
     def checkpoint(self) -> Checkpoint:
         """The state at the end of the last epoch."""
@@ -290,7 +225,7 @@ class _Progress:
     def checkpoint_within(self, device: torch.device) -> Checkpoint:
         """The state now, between two steps of an epoch."""
         tensors, state = self._packed(*self._copy())
-        tensors |= {f"random/{k}": v for k, v in _generators(device).items()}
+        tensors |= {f"random/{k}": v for k, v in generator_states(device).items()}
         tensors |= {f"sums/{i}": v.clone() for i, v in enumerate(self.sums.all())}
         state["step"] = self.sums.count
         state["terms"] = list(self.sums.terms)
@@ -302,11 +237,12 @@ class _Progress:
         tensors |= {f"best/{k}": v for k, v in (self.best or {}).items()}
         for i, state in optimizer["state"].items():
             tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
+        groups = [{**group, "lr": float(group["lr"])} for group in optimizer["param_groups"]]
         state = {
             "epoch": self.epoch,
             "best_loss": None if math.isinf(self.best_loss) else self.best_loss,
             "best_epoch": self.best_epoch,
-            "groups": optimizer["param_groups"],
+            "groups": groups,
         }
         return Checkpoint(tensors, json.loads(json.dumps(state)))
 
@@ -322,7 +258,7 @@ class _Progress:
             i, _, name = key.partition("/")
             states.setdefault(int(i), {})[name] = value
         state = checkpoint.state
-        self.optimizer.load_state_dict({"state": states, "param_groups": state["groups"]})
+        self._load({"state": states, "param_groups": state["groups"]})
         self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         device = next(self.module.parameters()).device
@@ -330,9 +266,9 @@ class _Progress:
         self.last_good = self._copy()
         self._next_epoch()
         if "step" in state:
-            total, *terms = (parts["sums"][str(i)].to(device) for i in range(len(parts["sums"])))
-            self.sums.add(total, dict(zip(state["terms"], terms, strict=True)))
-            self.sums.count = self.first = state["step"]
+            values = [parts["sums"][str(i)].to(device) for i in range(len(parts["sums"]))]
+            self.sums.set(values, state["terms"], state["step"])
+            self.first = state["step"]
             self.generators, self.seconds = parts["random"], state["seconds"]
 
 
@@ -345,12 +281,13 @@ def _first_bad_step(
 ) -> tuple[int, list[int]]:
     """Repeat the epoch from the last good weights to find the step that broke it, and its rows."""
     progress.rewind()
+    eager = Step(stage, progress.optimizer, progress.sums)
     try:
         with seeded(seed, stage.name, "noise", epoch, device=rows.device):
-            _set_generators(progress.generators, rows.device)
+            set_generator_states(progress.generators, rows.device)
             for step in range(progress.first, len(rows)):
-                progress.sums = _Sums()
-                _train_epoch(stage, progress, rows, epoch, only=step)
+                progress.sums.clear()
+                _train_epoch(stage, eager, progress, rows, epoch, only=step)
                 if not math.isfinite(progress.sums.means()[0]):
                     return step, rows[step].tolist()
         return len(rows) - 1, rows[-1].tolist()

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvflow.nn import seeded
 from mvflow.training.stage import Stage
-from mvflow.training.table import TensorColumn
+from mvflow.training.step import losses
+from mvflow.training.table import AHEAD
 
-__all__ = ["Memory", "memory_line", "predicted_memory", "saved_bytes"]
+__all__ = ["Memory", "memory_line", "predicted_memory"]
 
-PROBE = 4
-"""Rows from which the activations of a batch are extrapolated."""
+PROBES = (4, 8, 16)
+"""Rows of the steps from which that of a whole batch is extrapolated."""
 
 
 class Memory(NamedTuple):
     """Bytes that a stage holds on its device at once."""
 
     data: int
-    """Columns of the rows to train on and of those held out, each stored array once."""
+    """Columns of all rows that stay there, each stored array once, and the order of an epoch."""
     weights: int
-    """All that is trained or kept with it, and its gradients."""
+    """The model with all its parts, trained or frozen."""
     optimizer: int
     """Two moments of each trained number, and a step count of each tensor (Adam)."""
     copies: int
     """Weights and moments at the end of the last epoch; with early stopping, the best weights."""
-    activations: int
-    """What one step keeps for its backward pass."""
+    step: int
+    """The most that comes and goes: batch, activations and gradients, or an epoch's new copies."""
 
     @property
     def total(self) -> int:
@@ -38,28 +45,36 @@ class Memory(NamedTuple):
 
 
 def predicted_memory(stage: Stage) -> Memory:
-    r"""Memory that `run_stage` will need, from sizes and two small batches.
+    r"""Memory that `run_stage` will need, from sizes and a few small steps.
 
-    With P trained parameters of 4 bytes and batches of B rows it is data + 8 P + 8 P + 12 P + a B,
-    where the bytes a that one row leaves for the backward pass are counted, not guessed.
-    Parameters of frozen parts, the allocator's slack and the kernels' scratch are not in it.
+    With W bytes in the model, S in the part that is trained and P in its parameters, it is
+
+        data + W + 2 P + (S + 2 P) + max(P + (S + 2 P), max_t m_t(B)),
+
+    where m_t is what one step with batches of B rows holds after its t-th operation: the batch,
+    what the loss keeps for the backward pass, results in passing, and gradients (while the loss is
+    computed, those of the step before). At each t it is a polynomial of degree 2 in B, which three
+    steps with few rows determine: degree 2, for contrastive losses compare all pairs of rows. The
+    first term of the maximum is the end of an epoch, when new copies are made beside the old.
+
+    What a kernel takes for itself while it runs is not in it, nor is what the allocator rounds
+    up: on CUDA, workspaces of matrix products and convolutions come on top, and a step that is
+    captured keeps its memory beside that of eager steps.
 
     Examples:
-        >>> Memory(data=100, weights=8, optimizer=8, copies=12, activations=20).total
+        >>> Memory(data=100, weights=8, optimizer=8, copies=12, step=20).total
         148
     """
     trained = [p for p in stage.trainable.parameters() if p.requires_grad]
-    state = _bytes(stage.trainable.state_dict().values())
-    numbers = _bytes(trained)
+    state, numbers = (_bytes(ts) for ts in (stage.trainable.state_dict().values(), trained))
     moments = 2 * numbers + 4 * len(trained)
-    batch = min(stage.settings.batch_size, len(stage.train))
-    copies = state + moments + (state if stage.settings.patience else 0)
+    keeps_best = stage.settings.patience is not None and stage.validation is not None
     return Memory(
-        data=_data(stage),
-        weights=state + numbers,
+        data=_bytes(_columns(stage)) + 8 * len(stage.train),
+        weights=_bytes(_weights(stage)),
         optimizer=moments,
-        copies=copies,
-        activations=_activations(stage, batch),
+        copies=state + moments + (state if keeps_best else 0),
+        step=max(numbers + state + moments, _step(stage, trained)),
     )
 
 
@@ -74,57 +89,116 @@ def memory_line(stage: Stage) -> str:
     )
 
 
-def _activations(stage: Stage, batch: int) -> int:
-    """Linear in the rows: fixed by two batches, unless the whole one is as small."""
-    if batch <= 2 * PROBE:
-        return saved_bytes(stage, batch)
-    few, more = saved_bytes(stage, PROBE), saved_bytes(stage, 2 * PROBE)
-    return few + (more - few) * (batch - PROBE) // PROBE
+def _columns(stage: Stage) -> Iterator[Tensor]:
+    for table in (stage.train, stage.validation, *stage.beside):
+        if table is not None:
+            yield from table.tensors()
 
 
-def saved_bytes(stage: Stage, rows: int) -> int:
-    """Bytes of distinct storage that one step with so many rows keeps, parameters aside."""
-    module = stage.trainable
-    known = {t.untyped_storage().data_ptr() for t in module.state_dict().values()}
-    found: dict[int, int] = {}
-    kept: list[Tensor] = []  # or a storage freed early would be counted twice
+def _weights(stage: Stage) -> Iterator[Tensor]:
+    for module in (stage.trainable, stage.model):
+        if module is not None:
+            yield from module.state_dict().values()
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)
-        return tensor
 
-    device, was_training = stage.train.device, module.training
-    state = {name: value.clone() for name, value in module.state_dict().items()}
-    is_half = stage.settings.precision == "bfloat16"
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of their storages, each counted once."""
+    storages = [t.untyped_storage() for t in tensors]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+def _step(stage: Stage, trained: Sequence[Tensor]) -> int:
+    """The most that one step with a whole batch holds at once."""
+    batch = min(stage.settings.batch_size, len(stage.train))
+    with _untouched(stage.trainable):
+        if batch <= PROBES[-1]:
+            return max(_moments(stage, trained, batch))
+        probes = [_moments(stage, trained, rows) for rows in PROBES]
+    if len({len(found) for found in probes}) > 1:  # other operations for other numbers of rows
+        probes = [[max(found)] for found in probes]
+    return max(_extrapolated(sizes, batch) for sizes in zip(*probes, strict=True))
+
+
+@contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """Within this block a module is in training; then all is as it was, running statistics too."""
+    was_training = module.training
+    state = {name: value.clone() for name, value in module.named_buffers()}
     module.train()
     try:
-        with (
-            seeded(0, "memory", device=device),
-            torch.autocast(device.type, torch.bfloat16, enabled=is_half),
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        ):
-            loss = getattr(stage.loss, "plain", stage.loss)  # neither compiled nor divided
-            loss(stage.train.gather(torch.arange(rows, device=device)), 0.0)
+        yield
     finally:
-        module.load_state_dict(state)  # running statistics must not have moved
+        with torch.no_grad():
+            for name, value in module.named_buffers():
+                value.copy_(state[name])
         module.train(was_training)
-    return sum(found.values())
 
 
-def _data(stage: Stage) -> int:
-    storages: dict[int, int] = {}
-    for table in (stage.train, stage.validation):
-        for column in () if table is None else table.columns.values():
-            values = column.values if isinstance(column, TensorColumn) else None
-            for tensor in (values, column.index):
-                if tensor is not None:
-                    storage = tensor.untyped_storage()
-                    storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+def _extrapolated(sizes: Sequence[int], rows: int) -> int:
+    """Value at `rows` of the parabola through what the probes gave (Lagrange)."""
+    total = 0.0
+    for size, at in zip(sizes, PROBES, strict=True):
+        others = [n for n in PROBES if n != at]
+        total += size * math.prod((rows - n) / (at - n) for n in others)
+    return round(total)
 
 
-def _bytes(tensors: object) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)  # type: ignore[attr-defined]
+def _moments(stage: Stage, trained: Sequence[Tensor], rows: int) -> list[int]:
+    """Bytes that a step with so many rows holds after each of its operations."""
+    device = stage.train.device
+    plain = replace(stage, loss=getattr(stage.loss, "plain", stage.loss))  # nor divided
+    with seeded(0, "memory", device=device), torch.enable_grad(), _Live() as live:
+        batch = stage.train.gather(torch.arange(rows, device=device))
+        size = live.now
+        total, terms = losses(plain, batch, 0.0)
+        before = len(live.moments)
+        torch.autograd.grad(total, trained, allow_unused=True)
+    left = _bytes(trained)  # gradients of the step before, until the loss is computed
+    ahead = (AHEAD - 1) * size if stage.train.is_streamed else 0
+    return [held + ahead + (left if i < before else 0) for i, held in enumerate(live.moments)]
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of storages that operations have made and that are still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.moments: list[int] = []
+        self._held: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
+        for tensor in _tensors(out):
+            if tensor.untyped_storage()._cdata not in given:
+                self._hold(tensor.untyped_storage())
+        self.moments.append(self.now)
+        return out
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+
+        def free(_: object) -> None:
+            del self._held[key]
+            self.now -= size
+
+        if key not in self._held:
+            self._held[key] = weakref.ref(storage, free)
+            self.now += size
+
+
+def _tensors(nested: object) -> Iterator[Tensor]:
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, Mapping):
+        yield from _tensors(tuple(nested.values()))
+    elif isinstance(nested, list | tuple):
+        for part in nested:
+            yield from _tensors(part)

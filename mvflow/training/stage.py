@@ -23,9 +23,12 @@ class Stage:
         name: as in the run directory.
         trainable: the only module that changes.
         loss: batch, progress in [0, 1] -> losses. All randomness is torch's, seeded by the loop.
+            In a captured step progress is a tensor of no dimensions, as good as a number.
         settings: epochs, batch size, learning rate and the like.
         train: rows to train on; whatever is frozen has been computed into it.
         validation: rows held out, for early stopping and the history; or None.
+        model: what `trainable` is a part of; its frozen parts stay on the device.
+        beside: other rows that stay there, such as those from which `train` was computed.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Stage:
     settings: Training
     train: Table
     validation: Table | None = None
+    model: nn.Module | None = None
+    beside: tuple[Table, ...] = ()
 
 
 class EpochRecord(NamedTuple):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,19 +16,22 @@ from mvflow.models import JNFModel, Losses
 from mvflow.nn import ModalityDict, Standardise
 from mvflow.posteriors import FlowPosterior
 from mvflow.projectors import OBJECTIVES
+from mvflow.training.caching import CHUNK, LATENTS, Cache, conditioned, latents
 from mvflow.training.distributed import whole
 from mvflow.training.schedules import annealed
 from mvflow.training.stage import Stage
-from mvflow.training.table import MappedColumn, Table, TensorColumn
+from mvflow.training.table import Table
 
-__all__ = ["build_stage", "finish_stage"]
-
-CHUNK = 2048
-"""Rows encoded at once when a frozen part is computed for all rows."""
+__all__ = ["build_stage", "finish_stage", "fit_prior"]
 
 
 def build_stage(
-    name: str, model: JNFModel, config: Config, rows: Table, validation: Table | None = None
+    name: str,
+    model: JNFModel,
+    config: Config,
+    rows: Table,
+    validation: Table | None = None,
+    cache: Cache | None = None,
 ) -> Stage:
     """The stage `name` of a model, ready for `run_stage`.
 
@@ -37,26 +42,59 @@ def build_stage(
         config: settings of the stage.
         rows: training rows; a share of them is held out unless `validation` is given.
         validation: held-out rows.
+        cache: where to keep what frozen parts give, if it is too large for memory.
+
+    Raises:
+        DataError: if there are too few rows, or the cache cannot be written.
     """
     if validation is None:
         rows, validation = rows.split(config.data.validation, generator(config.seed, "validation"))
-    build = {
-        "projectors": _projector_stage,
-        "joint": _joint_stage,
-        "flows": _flows_stage,
-        "amortised": _amortised_stage,
-    }
-    return build[name](model, config, rows, validation)
+    tables = (rows,) if validation is None else (rows, validation)
+    if name in ("flows", "amortised"):
+        build = {"flows": _flows_stage, "amortised": _amortised_stage}[name]
+        stage = build(model, config, *conditioned(model, tables, cache))
+    else:
+        build = {"projectors": _projector_stage, "joint": _joint_stage}[name]
+        stage = build(model, config, *tables)
+    return replace(stage, model=model, beside=tables)
 
 
-def finish_stage(name: str, model: JNFModel, rows: Table) -> None:
-    """What a stage leaves behind besides its weights: the extent of the latents after `joint`."""
+def finish_stage(name: str, model: JNFModel, rows: Table, cache: Cache | None = None) -> None:
+    """What a stage leaves behind besides its weights: the extent of the latents after `joint`.
+
+    Raises:
+        DataError: if the cache cannot be written.
+    """
     if name == "joint":
-        model.joint.record_latents(*_joint_posterior(model, rows))
+        model.joint.record_latents(*latents(model, rows, cache))
+
+
+def fit_prior(
+    model: JNFModel, config: Config, rows: Table, validation: Table | None = None
+) -> Table:
+    """Fit the model's prior to one draw of q(z|X) for each of `config.prior.rows` training rows.
+
+    Args:
+        model: its joint stage is trained.
+        config: settings of the prior.
+        rows: training rows; a share of them is held out unless `validation` is given.
+        validation: held-out rows.
+
+    Returns:
+        The rows that it was fitted to.
+    """
+    assert model.prior is not None
+    if validation is None:
+        rows, _ = rows.split(config.data.validation, generator(config.seed, "validation"))
+    random = generator(config.seed, "prior")
+    chosen = rows.subset(np.sort(random.permutation(len(rows))[: config.prior.rows]))
+    loc, scale = (part.double().cpu().numpy() for part in latents(model, chosen))
+    model.prior.fit(loc + scale * random.standard_normal(loc.shape), random)
+    return chosen
 
 
 def _projector_stage(
-    model: JNFModel, config: Config, rows: Table, validation: Table | None
+    model: JNFModel, config: Config, rows: Table, validation: Table | None = None
 ) -> Stage:
     projectors, objective = model.projectors, OBJECTIVES[config.projectors.kind](config.projectors)
     assert projectors is not None
@@ -76,7 +114,9 @@ def _projector_stage(
     return Stage("projectors", projectors, loss, config.projectors, rows, validation)
 
 
-def _joint_stage(model: JNFModel, config: Config, rows: Table, validation: Table | None) -> Stage:
+def _joint_stage(
+    model: JNFModel, config: Config, rows: Table, validation: Table | None = None
+) -> Stage:
     settings = config.joint
 
     def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
@@ -86,7 +126,9 @@ def _joint_stage(model: JNFModel, config: Config, rows: Table, validation: Table
     return Stage("joint", model.joint, loss, settings, rows, validation)
 
 
-def _flows_stage(model: JNFModel, config: Config, rows: Table, validation: Table | None) -> Stage:
+def _flows_stage(
+    model: JNFModel, config: Config, rows: Table, validation: Table | None = None
+) -> Stage:
     for _, posterior in model.flows.items():
         _standardise_latent(posterior, model)
 
@@ -95,13 +137,12 @@ def _flows_stage(model: JNFModel, config: Config, rows: Table, validation: Table
         terms = {name: q(batch[name]).log_prob(z).mean() for name, q in model.flows.items()}
         return Losses(-torch.stack(list(terms.values())).sum(), terms)
 
-    cached, held = _cached(model, rows), None if validation is None else _cached(model, validation)
-    _standardise_conditions(model.flows, cached)
-    return Stage("flows", model.flows, loss, config.flows, cached, held)
+    _standardise_conditions(model.flows, rows)
+    return Stage("flows", model.flows, loss, config.flows, rows, validation)
 
 
 def _amortised_stage(
-    model: JNFModel, config: Config, rows: Table, validation: Table | None
+    model: JNFModel, config: Config, rows: Table, validation: Table | None = None
 ) -> Stage:
     posterior, names = model.amortised, [m.name for m in model.modalities]
     assert posterior is not None
@@ -113,14 +154,14 @@ def _amortised_stage(
         fit = posterior({name: batch[name] for name in names}, observed).log_prob(z).mean()
         return Losses(-fit, {"log_density": fit})
 
-    cached, held = _cached(model, rows), None if validation is None else _cached(model, validation)
-    _standardise_conditions(posterior.encoders, cached)
-    return Stage("amortised", posterior, loss, config.amortised, cached, held)
+    _standardise_conditions(posterior.encoders, rows)
+    return Stage("amortised", posterior, loss, config.amortised, rows, validation)
 
 
 def _joint_draw(batch: Mapping[str, Tensor]) -> Tensor:
     """Draws of q(z|X), one for each row, at which all posteriors are trained (Eq. 8)."""
-    return torch.addcmul(batch["loc "], batch["scale "], torch.randn_like(batch["loc "]))
+    loc, scale = batch[LATENTS].unbind(1)
+    return torch.addcmul(loc, scale, torch.randn_like(loc))
 
 
 def _standardise_latent(posterior: nn.Module, model: JNFModel) -> None:
@@ -128,42 +169,15 @@ def _standardise_latent(posterior: nn.Module, model: JNFModel) -> None:
     posterior.standardise(model.joint.latent_mean, model.joint.latent_std)
 
 
-def _standardise_conditions(networks: ModalityDict, cached: Table) -> None:
+def _standardise_conditions(networks: ModalityDict, rows: Table) -> None:
     """Fit what standardises conditions: a projection's scale is arbitrary, DCCA's above all."""
-    all_rows = torch.arange(len(cached), device=cached.device)
     for name, network in networks.items():
         for part in network.modules():
             if isinstance(part, Standardise):
-                part.fit(cached.columns[name].gather(all_rows))
+                part.fit(partial(_blocks, rows, name))
 
 
-def _cached(model: JNFModel, rows: Table) -> Table:
-    """Rows with the frozen q(z|X) of each, and the conditions: x_j, or g_j(x_j) computed once.
-
-    The names of the added columns end in a space, which no modality's name may hold.
-    """
-    loc, scale = _joint_posterior(model, rows)
-    conditions = dict(rows.columns)
-    if model.projectors is not None:
-        conditions = {
-            name: TensorColumn(_mapped(g, rows.columns[name]), rows.columns[name].index)
-            for name, g in model.projectors.items()
-        }
-    return rows.with_columns(conditions).joined({"loc ": loc, "scale ": scale})
-
-
-@torch.no_grad()
-def _mapped(module: nn.Module, column: TensorColumn | MappedColumn) -> Tensor:
-    """What a frozen network makes of each stored value, whatever rows share it."""
-    module.eval()
-    stored = replace(column, index=None)
-    whole = Table({"x": stored}, column.length)
-    return torch.cat([module(batch["x"]).float() for batch in whole.batches(CHUNK)])
-
-
-@torch.no_grad()
-def _joint_posterior(model: JNFModel, rows: Table) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of q(z|X) of every row, (rows, latent_dim), in float32."""
-    model.joint.eval()
-    found = [model.joint.posterior(batch).base_dist for batch in rows.batches(CHUNK)]
-    return torch.cat([q.loc for q in found]), torch.cat([q.scale for q in found])
+def _blocks(rows: Table, name: str) -> Iterator[Tensor]:
+    """One column, some rows after others, without the rest."""
+    for at in torch.arange(len(rows), device=rows.device).split(CHUNK):
+        yield rows.columns[name].gather(at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections import deque
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from mvflow.core import Column, DataError, Source
 
-__all__ = ["MappedColumn", "Table", "TensorColumn", "as_input", "free_memory"]
+__all__ = ["AnyColumn", "MappedColumn", "Table", "TensorColumn", "as_input", "free_memory"]
 
 AHEAD = 3
 """Batches that are read while the device works on earlier ones."""
+
+BLOCK = 2048
+"""Rows that are hashed at once."""
 
 SHARE = 0.5
 """Part of the free memory that rows may take; the rest is for weights and activations."""
@@ -73,6 +77,9 @@ class MappedColumn:
         return found.pin_memory().to(self.device, non_blocking=True)
 
 
+AnyColumn = TensorColumn | MappedColumn
+
+
 def free_memory(device: torch.device | str) -> int:
     """Bytes that rows may take on a device: half of what is free there now."""
     place = torch.device(device)
@@ -98,9 +105,6 @@ def as_input(x: Tensor) -> Tensor:
         return x
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     return x.to(torch.float32, memory_format=layout).div_(255)
-
-
-AnyColumn = TensorColumn | MappedColumn
 
 
 class Table:
@@ -141,6 +145,16 @@ class Table:
     def is_streamed(self) -> bool:
         """Whether some column is read from where it is stored, batch by batch."""
         return any(isinstance(c, MappedColumn) for c in self.columns.values())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds on its device."""
+        for column in self.columns.values():
+            if isinstance(column, TensorColumn):
+                yield column.values
+            if column.index is not None:
+                yield column.index
+        if self._rows is not None:
+            yield self._rows
 
     def __len__(self) -> int:
         return self._length if self._rows is None else len(self._rows)
@@ -188,7 +202,7 @@ class Table:
         """The same rows with other columns, over all rows that this table's columns have."""
         return Table(columns, self._length, self._rows)
 
-    def joined(self, columns: Mapping[str, Tensor]) -> Table:
+    def joined(self, columns: Mapping[str, AnyColumn]) -> Table:
         """These rows, in order, with further columns that hold one value for each of them."""
         rows = self._rows
         kept = {
@@ -197,7 +211,24 @@ class Table:
             else replace(c, index=rows if c.index is None else c.index[rows])
             for name, c in self.columns.items()
         }
-        return Table(kept | {n: TensorColumn(v, None) for n, v in columns.items()}, len(self))
+        return Table(kept | dict(columns), len(self))
+
+    def selection(self) -> str | None:
+        """Hash of which rows of its columns this table has, in order; None if it has all."""
+        if self._rows is None:
+            return None
+        return hashlib.sha256(self._rows.cpu().numpy().data).hexdigest()
+
+    def fingerprint(self) -> str:
+        """Hash of all that its columns hold, whichever rows this table has of them."""
+        digest = hashlib.sha256()
+        for name, column in sorted(self.columns.items()):
+            values = column.values if isinstance(column, TensorColumn) else column.stored
+            for array in (values, column.index):
+                digest.update(f"{name} {None if array is None else tuple(array.shape)}".encode())
+                for block in () if array is None else _blocks(array):
+                    digest.update(f"{block.dtype}".encode() + block.tobytes())
+        return digest.hexdigest()
 
     def split(self, share: float, generator: np.random.Generator) -> tuple[Table, Table | None]:
         """Divide rows into those to train on and a held-out `share` of them (None if 0).
@@ -225,6 +256,13 @@ class Table:
             msg = f"cannot hold out {share:.0%} of {len(self)} rows for validation: too few rows"
             raise DataError(msg)
         return self.subset(np.flatnonzero(~is_held)), self.subset(np.flatnonzero(is_held))
+
+
+def _blocks(values: Tensor | NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Some rows after others, on the host."""
+    for i in range(0, len(values), BLOCK):
+        block = values[i : i + BLOCK]
+        yield block.cpu().numpy() if isinstance(block, Tensor) else block
 
 
 def _column(column: Column, device: torch.device | str) -> TensorColumn:

@@ -147,7 +147,9 @@ class Together:
     def _prepared(self, worker: _Worker, stage: Stage) -> Stage:
         if self._program is None:
             self._program = self._make(stage)
-        return replace(stage, loss=partial(self._loss, worker, stage))
+        loss = partial(self._loss, worker, stage)
+        loss.plain = stage.loss  # type: ignore[attr-defined]  # as it is when it is computed alone
+        return replace(stage, loss=loss)
 
     def _loss(
         self, worker: _Worker, stage: Stage, batch: Mapping[str, Tensor], progress: float

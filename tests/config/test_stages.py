@@ -86,3 +86,16 @@ def test_both_models_share_the_joint_stage_but_not_the_flows():
     assert keys(plain)["flows"] != keys(shared)["flows"]
     assert stage_names(plain) == ("joint", "flows")
     assert stage_names(shared) == ("projectors", "joint", "flows")
+
+
+def test_the_prior_rests_on_the_joint_stage_alone_and_nothing_on_it():
+    fitted = config_from_dict(RAW | {"prior": {"kind": "mixture"}})
+    assert stage_names(fitted) == ("projectors", "joint", "prior", "flows")
+    more = config_from_dict(RAW | {"prior": {"kind": "mixture", "components": 3}})
+    assert keys(more) == keys(config_from_dict(RAW))
+    key = stage_key(fitted, "prior", "data")
+    assert stage_key(more, "prior", "data") != key
+    other = fitted.model_copy(update={"model": "jnf", "flows": more.flows})
+    assert stage_key(other, "prior", "data") == key
+    slower = fitted.joint.model_copy(update={"beta": 7.0})
+    assert stage_key(fitted.model_copy(update={"joint": slower}), "prior", "data") != key

@@ -5,13 +5,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mvflow.core import DataError
 from mvflow.runs import read_json, read_tensors, write_atomically, write_json, write_tensors
-from mvflow.runs.files import append_line
+from mvflow.runs.files import append_line, read_array, write_array
 
 
 def fails(error):
@@ -174,3 +175,37 @@ def test_weights_without_a_checksum_are_read(tmp_path):
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(DataError, match="nothing.safetensors is missing or damaged"):
         read_tensors(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("sizes", [[5], [2, 2, 1]])
+def test_rows_written_in_blocks_are_a_plain_array(tmp_path, sizes):
+    path = tmp_path / "a" / "rows.npy"
+    rows = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    write_array(path, np.split(rows, np.cumsum(sizes)[:-1]), 5)
+    found = read_array(path)
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, rows)
+    np.testing.assert_array_equal(np.load(path), rows)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_no_changed_or_missing_byte_of_rows_goes_unnoticed(tmp_path):
+    path = tmp_path / "rows.npy"
+    write_array(path, [np.arange(6.0).reshape(2, 3)], 2)
+    whole = path.read_bytes()
+    damaged = [whole[:i] for i in range(len(whole))]
+    damaged += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in (*damaged, whole + b"\0", bytes(4)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="rows.npy is missing or damaged"):
+            read_array(path)
+
+
+def test_rows_on_a_full_disk_leave_nothing(tmp_path):
+    def blocks():
+        yield np.zeros((2, 3))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DataError, match=r"rows.npy: the disk is full; nothing .* is lost"):
+        write_array(tmp_path / "rows.npy", blocks(), 4)
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvflow.core import ArraySource, DataError, Modality
-from mvflow.training import Table, as_input
+from mvflow.training import Table, TensorColumn, as_input
 
 ROWS = 60
 SPECS = [
@@ -87,12 +87,34 @@ def test_joined_columns_belong_to_the_rows_of_a_view(paired):
     table = Table.of(source(paired))
     rows = np.array([5, 3, 40, 3])
     value = torch.arange(4.0)
-    joined = table.subset(rows).joined({"extra": value})
+    joined = table.subset(rows).joined({"extra": TensorColumn(value, None)})
     assert len(joined) == 4
     found = joined.gather(torch.tensor([3, 0]))
     expected = table.gather(torch.tensor([3, 5]))
     assert all(torch.equal(found[n], expected[n]) for n in expected)
     assert torch.equal(found["extra"], torch.tensor([3.0, 0.0]))
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_hashes_tell_values_from_which_rows(budget):
+    table = Table.of(source(paired=True), budget=budget)
+    other = Table.of(source(paired=True, seed=1), budget=budget)
+    view, same = table.subset(np.array([5, 3])), table.subset(np.array([5, 3, 7])[:2])
+    assert view.selection() == same.selection() != table.subset(np.array([3, 5])).selection()
+    assert table.selection() is None
+    assert table.fingerprint() == Table.of(source(paired=True)).fingerprint()
+    assert table.fingerprint() == view.fingerprint() != other.fingerprint()
+
+
+def test_it_names_all_that_it_holds():
+    def held(table):
+        return sum(t.nbytes for t in table.tensors())
+
+    table, streamed = (Table.of(source(paired=True), budget=b) for b in (None, 0))
+    stored = 40 * 6 + 25 * 4 * 4 + 50 * 8
+    assert held(table) == stored + 3 * 8 * ROWS
+    assert held(streamed) == 3 * 8 * ROWS
+    assert held(table.subset(np.arange(7))) == held(table) + 8 * 7
 
 
 @settings(deadline=None, max_examples=40)

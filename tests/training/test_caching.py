@@ -1,0 +1,263 @@
+"""What frozen parts give, kept in files: equal to the bit, never stale, never half written."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from mvflow import JNF, JNFShared, load
+from mvflow.config import stage_names
+from mvflow.core import ArraySource, DataError
+from mvflow.estimators import fitting
+from mvflow.models import build_model
+from mvflow.nn import seeded
+from mvflow.runs import RunDirectory
+from mvflow.training import MappedColumn, Silent, Table, TensorColumn, caching
+from mvflow.training.caching import LATENTS, Cache, conditioned, latents
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Names of the arrays that are computed for a file, as they are."""
+    found, array = [], RunDirectory.array
+
+    def watched(run, name, key, rows, blocks):
+        def heard():
+            found.append(name)
+            return blocks()
+
+        return array(run, name, key, rows, heard)
+
+    monkeypatch.setattr(RunDirectory, "array", watched)
+    return found
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    monkeypatch.setattr(fitting, "free_memory", lambda _: 0)
+
+
+# Whole trainings
+
+
+@pytest.mark.parametrize("kind", [JNF, JNFShared])
+@pytest.mark.parametrize("subset", ["product", "amortised"])
+def test_training_from_files_gives_equal_bits(small, tmp_path, no_memory, computed, kind, subset):
+    config = small.estimator(kind, 2).config.model_copy(update={"subset": subset})
+    data = small.data(2)[0]
+    expected = kind.from_config(config).fit(data).model_.state_dict()
+    run = RunDirectory.create(tmp_path / "run", config)
+    found = kind.from_config(config).fit(data, run=run).model_.state_dict()
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+    projections = ["projections0", "projections1"] if kind is JNFShared else []
+    assert computed == ["latents", "latents.held", *projections]  # those of joint serve the flows
+    assert sorted(p.name.partition("-")[0] for p in run.arrays.iterdir()) == sorted(computed)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillIn(Silent):
+    def __init__(self, stage):
+        self.stage = stage
+
+    def on_epoch(self, record, checkpoint):
+        if record.stage == self.stage:
+            raise Killed
+
+
+def test_files_serve_a_resumed_stage_and_the_other_posterior(
+    small, fitted, tmp_path, no_memory, computed
+):
+    config, data = small.estimator(JNFShared, 2).config, small.data(2)[0]
+    run = RunDirectory.create(tmp_path / "run", config)
+    with pytest.raises(Killed):
+        load(run.path).fit(data, run=run, listener=KillIn("flows"))
+    assert len(computed) == 4
+    found = load(run.path).fit(data, stages=["flows"], run=run).model_.state_dict()
+    expected = fitted(JNFShared, 2).model_.state_dict()
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+    run.write_config(config.model_copy(update={"subset": "amortised"}))
+    load(run.path).fit(data, stages=["amortised"], run=run)
+    assert len(computed) == 4
+
+
+def test_rows_held_out_from_another_source_have_files_of_their_own(
+    small, tmp_path, no_memory, computed
+):
+    config = small.estimator(JNFShared, 2).config
+    data, other = small.data(2)[0], {n: x[:40] + 1 for n, x in small.data(2)[0].items()}
+    run = RunDirectory.create(tmp_path / "run", config)
+    load(run.path).fit(data, validation=other, run=run)
+    held = ["latents.held", "projections0.held", "projections1.held"]
+    assert sorted(computed) == sorted(["latents", "projections0", "projections1", *held])
+    computed.clear()
+    load(run.path).fit(data, validation=other, stages=["flows"], run=run)
+    assert computed == []
+    other["m0"] = other["m0"] + 1
+    load(run.path).fit(data, validation=other, stages=["flows"], run=run)
+    assert sorted(computed) == ["latents.held", "projections0.held", "projections1.held"]
+
+
+def test_without_room_on_the_disk_the_stage_says_so(small, tmp_path, no_memory, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+    config, data = small.estimator(JNF, 2).config, small.data(2)[0]
+    run = RunDirectory.create(tmp_path / "run", config)
+    with monkeypatch.context() as patch:
+        patch.setattr(caching, "_posterior", full)
+        with pytest.raises(DataError, match=r"cannot write .*latents-.*: the disk is full"):
+            load(run.path).fit(data, run=run)
+    assert list(run.arrays.iterdir()) == []
+    load(run.path).fit(data, run=run)
+    assert all(run.status(s, config) == "done" for s in stage_names(config))
+
+
+# Keys
+
+
+class Case:
+    """A model with random weights, rows, and a run to keep what its frozen parts give."""
+
+    def __init__(self, small, path, rows=100):
+        self.config = small.estimator(JNFShared, 2).config
+        with seeded(0, "model"):
+            self.model = build_model(self.config).eval().requires_grad_(False)
+        source = ArraySource(small.data(2, rows)[0])
+        self.held = Table.of(source)
+        self.streamed = Table.of(source, budget=0)
+        self.run = RunDirectory.create(path, self.config)
+
+    def cache(self, *, data="data", budget=0, **changes):
+        return Cache(self.run, self.config.model_copy(update=changes), data, budget)
+
+
+@pytest.fixture
+def case(small, tmp_path):
+    return Case(small, tmp_path / "run")
+
+
+def assert_alike(first, second):
+    at = torch.arange(len(first))
+    found, expected = first.gather(at), second.gather(at)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("source", ["held", "streamed"])
+def test_small_ones_stay_in_memory_and_large_ones_equal_them(case, source):
+    table = getattr(case, source)
+    tables = [table.subset(np.arange(70)), table.subset(np.arange(70, 100))]
+    size = 4 * (2 * case.model.latent_dim * 100 + 2 * case.config.projectors.dim * 100)
+    expected = conditioned(case.model, tables, case.cache(budget=size))
+    assert not case.run.arrays.exists()
+    assert all(isinstance(c, TensorColumn) for t in expected for c in t.columns.values())
+    found = conditioned(case.model, tables, case.cache(budget=size - 1))
+    assert all(isinstance(c, MappedColumn) for t in found for c in t.columns.values())
+    for first, second in zip(found, expected, strict=True):
+        assert_alike(first, second)
+        assert first.is_streamed
+        batches = zip(first.batches(16), second.batches(16), strict=True)
+        assert all(torch.equal(a[LATENTS], b[LATENTS]) for a, b in batches)
+
+
+def test_any_change_of_what_values_depend_on_computes_them_anew(case, computed):
+    def is_new(rows=case.held, **settings):
+        computed.clear()
+        found = latents(case.model, rows, case.cache(**settings))
+        expected = latents(case.model, rows)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert len(list(case.run.arrays.iterdir())) == 1  # what was there made room
+        return computed == ["latents"]
+
+    assert is_new()
+    assert not is_new()
+    assert not is_new(case.streamed)
+    assert is_new(data="other")
+    assert is_new(seed=5)
+    assert is_new(joint=case.config.joint.model_copy(update={"beta": 9.0}))
+    assert not is_new(joint=case.config.joint.model_copy(update={"beta": 9.0}), data="data")
+    assert is_new(case.held.subset(np.arange(50)))
+    assert is_new(case.held.subset(np.arange(50)[::-1].copy()))
+    next(case.model.joint.heads["m0"].parameters()).add_(1)
+    assert is_new(case.held.subset(np.arange(50)[::-1].copy()))
+    case.model.joint.latent_mean.add_(1)  # is not what q(z|X) rests on
+    next(case.model.joint.decoders["m0"].parameters()).add_(1)
+    assert not is_new(case.held.subset(np.arange(50)[::-1].copy()))
+
+
+def test_other_projectors_leave_the_latents(case, computed):
+    conditioned(case.model, [case.held], case.cache())
+    computed.clear()
+    next(case.model.projectors["m1"].parameters()).add_(1)
+    conditioned(case.model, [case.held], case.cache())
+    assert computed == ["projections1"]
+
+
+# Damage
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 8
+    path.write_bytes(data)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty])
+def test_a_damaged_file_is_said_and_computed_anew(case, computed, caplog, damage):
+    expected = [t.clone() for t in latents(case.model, case.held, case.cache())]
+    (path,) = case.run.arrays.iterdir()
+    damage(path)
+    found = latents(case.model, case.held, case.cache())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert computed == ["latents", "latents"]
+    (line,) = caplog.messages
+    assert line.startswith(f"{path} is missing or damaged (")
+    assert line.endswith("): computed anew")
+
+
+def test_an_interrupted_write_leaves_nothing_that_is_trusted(case, computed, monkeypatch):
+    blocks = caching._posterior
+
+    def interrupted(model, rows):
+        yield from (block[:50] for block in blocks(model, rows))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(caching, "_posterior", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            latents(case.model, case.held, case.cache())
+    assert list(case.run.arrays.iterdir()) == []
+    latents(case.model, case.held, case.cache())
+    assert computed == ["latents", "latents"]
+
+
+def test_what_a_killed_process_left_is_removed(case):
+    latents(case.model, case.held, case.cache())
+    (path,) = case.run.arrays.iterdir()
+    (case.run.arrays / f".{path.name}.a1").write_bytes(path.read_bytes()[:200])
+    with case.run.lock():
+        assert list(case.run.arrays.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_directory_is_named(case):
+    case.run.path.chmod(0o500)
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*: permission denied"):
+            latents(case.model, case.held, case.cache())
+    finally:
+        case.run.path.chmod(0o700)
