@@ -94,6 +94,8 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if "coherence" in result:
         coherence = result["coherence"]
         yield "coherence", "joint", f"{coherence['joint']:.3f}"
+        if "joint_fitted" in coherence:
+            yield "coherence", "joint, fitted prior", f"{coherence['joint_fitted']:.3f}"
         for of, value in _by_direction(coherence, result):
             yield "coherence", of, f"{value:.3f}"
         for name, value in coherence["reconstruction"].items():
@@ -128,6 +130,8 @@ def _frechet_lines(
     title = "FID" if network == "inception-v3" else f"Fréchet distance ({network} features)"
     for name, value in distances["joint"].items():
         yield title, f"joint: {name}", f"{value:.3f}"
+    for name, value in distances.get("joint_fitted", {}).items():
+        yield title, f"joint, fitted prior: {name}", f"{value:.3f}"
     for of, value in _by_direction(distances, result):
         yield title, of, f"{value:.3f}"
     for size, value in distances.get("real_by_observed", {}).items():

@@ -17,6 +17,7 @@ from mvflow_cli.compare import compare
 from mvflow_cli.demo import demo
 from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
+from mvflow_cli.fit_prior import fit_prior
 from mvflow_cli.new import new
 from mvflow_cli.report import report
 from mvflow_cli.sample import sample
@@ -43,6 +44,7 @@ app.command()(train_projectors)
 app.command()(train_joint)
 app.command()(train_flows)
 app.command()(train_amortised)
+app.command()(fit_prior)
 app.command()(train_classifiers)
 app.command()(sweep)
 app.command()(sample)

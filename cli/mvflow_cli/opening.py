@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
 
-__all__ = ["open_store", "open_trained", "set_up", "store_path", "with_subset"]
+__all__ = [
+    "open_store",
+    "open_trained",
+    "set_up",
+    "store_path",
+    "with_prior",
+    "with_subset",
+]
 
 
 def set_up(device: str = "cpu", threads: int | None = None) -> None:
@@ -89,8 +96,24 @@ def with_subset(config: Config, subset: str | None) -> Config:
     return config.model_copy(update={"subset": subset})
 
 
+def with_prior(config: Config, prior: str | None) -> Config:
+    """The configuration with another prior for draws without an observation.
+
+    Raises:
+        UsageError: if there is no such prior.
+    """
+    from mvflow.core import UsageError, unknown_name
+
+    if prior is None:
+        return config
+    if prior not in ("standard", "mixture"):
+        raise UsageError(unknown_name("prior", prior, ("standard", "mixture")))
+    changed = config.prior.model_copy(update={"kind": prior})
+    return config.model_copy(update={"prior": changed})
+
+
 def open_trained(
-    path: Path, device: str = "cpu", subset: str | None = None
+    path: Path, device: str = "cpu", subset: str | None = None, prior: str | None = None
 ) -> tuple[RunDirectory, Estimator]:
     """A run directory all of whose stages are done, and its model.
 
@@ -102,7 +125,7 @@ def open_trained(
     from mvflow.runs import RunDirectory
 
     run = RunDirectory.open(path)
-    config = with_subset(run.config(), subset)
+    config = with_prior(with_subset(run.config(), subset), prior)
     run.require(stage_names(config), config)
     model = load(path, device)
     model.config = config

@@ -69,6 +69,15 @@ def sample(
         ),
     ] = False,
     subset: SubsetKind = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="standard|mixture",
+            help="What is drawn without --given: N(0, I), or the mixture of 'mvflow fit-prior'; "
+            "by default as in config.toml.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -95,7 +104,7 @@ def sample(
     machines = Machines(devices, nodes, timeout=timeout)
     with joined(machines, device, threads) as processes:
         opened, model = open_trained(
-            run, device if processes is None else str(processes.device), subset
+            run, device if processes is None else str(processes.device), subset, prior
         )
         model.across(processes)
         seen = read_observed(opened, model.config, given or [], rows, store)
@@ -115,6 +124,7 @@ def sample(
         "rows": seen.rows,
         "given": seen.origin,
         "subset": model.config.subset,
+        "prior": model.config.prior.kind,
     }
     write_samples(path, samples, seen, about)
     summary = samples.diagnostics

@@ -238,7 +238,7 @@ def _flat(metrics: Mapping[str, Any]) -> dict[str, float | None]:
         found["coherence/conditional"] = float(np.mean(values)) if values else None
     for network, distances in metrics.get("frechet", {}).items():
         path = f"frechet/{network}"
-        found |= _spread(path, {**distances, "joint": distances["mean"]["joint"]})
+        found |= _spread(path, {**distances, **_joint(distances["mean"])})
         found[f"{path}/conditional"] = distances["mean"]["conditional"]
     for kind in ("log_likelihood", "posterior_log_density", "reconstruction"):
         for key, value in metrics.get(kind, {}).items():
@@ -250,10 +250,15 @@ def _flat(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _spread(path: str, found: Mapping[str, Any]) -> dict[str, float | None]:
-    out = {f"{path}/joint": found["joint"]}
+    out = {f"{path}/{prior}": value for prior, value in _joint(found).items()}
     out |= {f"{path}/{key}": value for key, value in found["conditional"].items()}
     sizes = found["conditional_by_observed"].items()
     return out | {f"{path}/observed/{size}": value for size, value in sizes}
+
+
+def _joint(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of draws without an observation, by prior."""
+    return {prior: found[prior] for prior in ("joint", "joint_fitted") if prior in found}
 
 
 def _measures(systems: Sequence[System], metrics: Mapping[str, Any]) -> list[Measure]:
@@ -267,7 +272,7 @@ def _measures(systems: Sequence[System], metrics: Mapping[str, Any]) -> list[Mea
     kinds = ["coherence", *(f"frechet/{network}" for network in order)]
     keys = []
     for kind in kinds:
-        keys += [f"{kind}/joint"]
+        keys += [f"{kind}/joint", f"{kind}/joint_fitted"]
         keys += [f"{kind}/{d}" for d in directions] if few else [f"{kind}/conditional"]
         if not few and kind == "coherence":
             keys += [f"{kind}/observed/{size}" for size in sizes]
@@ -293,6 +298,8 @@ def _measure(key: str) -> Measure:
 def _of(words: Sequence[str]) -> str:
     if words[0] == "observed":
         return f"{words[1]} observed"
+    if words[0] == "joint_fitted":
+        return "joint (fitted prior)"
     return words[0].replace("->", " → ").replace("+", " + ")
 
 

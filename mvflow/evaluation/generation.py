@@ -132,7 +132,7 @@ class Generation:
             ]
             for size in range(1, len(self.names))
         }
-        coherent, joint = self._joint()
+        joint = {name: self._joint(prior) for name, prior in self._priors.items()}
         kept, errors = self._rebuilt()
         result: dict[str, Any] = {
             "rows_by_observed": {str(k): len(self.rows_of(k)) for k in conditional},
@@ -141,7 +141,7 @@ class Generation:
         }
         if self.classifiers is not None:
             result["coherence"] = {
-                "joint": coherent.compute(),
+                **{name: coherent.compute() for name, (coherent, _) in joint.items()},
                 "conditional": {j.key: j.coherence.compute() for j in _all(conditional)},
                 "conditional_by_observed": {
                     str(size): float(np.mean([j.coherence.compute() for j in found]))
@@ -151,7 +151,11 @@ class Generation:
             }
         if self.networks:
             result["frechet"] = {
-                network.name: self._distances(network.name, conditional, joint)
+                network.name: self._distances(
+                    network.name,
+                    conditional,
+                    {name: judged for name, (_, judged) in joint.items()},
+                )
                 for network in self.networks
             }
         return result
@@ -179,10 +183,17 @@ class Generation:
                 judged[name].update(self.see(name, made[0]), self._labels(at))
         return list(judged.values())
 
-    def _joint(self) -> tuple[Coherence, dict[str, _Judged]]:
+    @property
+    def _priors(self) -> dict[str, str]:
+        """What draws without an observation are measured, by their name in the results."""
+        fitted = {"joint_fitted": "mixture"} if "prior" in self.estimator.trained_ else {}
+        return {"joint": "standard", **fitted}
+
+    def _joint(self, prior: str) -> tuple[Coherence, dict[str, _Judged]]:
         """Draws from the prior."""
         settings = self.estimator.config.evaluation
-        z = self.estimator.draw(None, settings.prior_draws, seed=derive_seed(self.seed, "prior")).z
+        seed = derive_seed(self.seed, "prior")
+        z = self.estimator.draw(None, settings.prior_draws, seed=seed, prior=prior).z
         coherence, judged = Coherence(), {name: self._judged(name, name) for name in self.names}
         for place, _ in chunks(np.arange(len(z))):
             made = self.estimator.decode(z[place, 0])
@@ -290,22 +301,28 @@ class Generation:
         return _Judged(key, Coherence(), references)
 
     def _distances(
-        self, network: str, conditional: Mapping[int, list[_Judged]], joint: Mapping[str, _Judged]
+        self,
+        network: str,
+        conditional: Mapping[int, list[_Judged]],
+        joint: Mapping[str, Mapping[str, _Judged]],
     ) -> dict[str, Any]:
         """Fréchet distances in the features of one network."""
-        by_prior = {name: judged.distances[network].compute() for name, judged in joint.items()}
+        by_prior = {
+            prior: {name: found.distances[network].compute() for name, found in judged.items()}
+            for prior, judged in joint.items()
+        }
         values = {j.key: j.distances[network].compute() for j in _all(conditional)}
         found: dict[str, Any] = {
             "features": len(next(iter(self._references[network].values())).mean),
             "reference_rows": len(self.rows.reference),
-            "joint": by_prior,
+            **by_prior,
             "conditional": values,
             "conditional_by_observed": {
                 str(size): float(np.mean([values[j.key] for j in judged]))
                 for size, judged in conditional.items()
             },
             "mean": {
-                "joint": float(np.mean(list(by_prior.values()))),
+                **{prior: float(np.mean(list(of.values()))) for prior, of in by_prior.items()},
                 "conditional": float(np.mean(list(values.values()))) if values else None,
             },
         }

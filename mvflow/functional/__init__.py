@@ -30,6 +30,11 @@ from mvflow.functional.importance import (
 )
 from mvflow.functional.kl import normal_kl, normal_kl_standard
 from mvflow.functional.logspace import log_mean_exp, log_sum_exp
+from mvflow.functional.mixtures import (
+    GaussianMixture,
+    gaussian_mixture_log_joint,
+    gaussian_mixture_step,
+)
 from mvflow.functional.poe import (
     inside_ball,
     normal_poe,
@@ -38,6 +43,7 @@ from mvflow.functional.poe import (
 )
 
 __all__ = [
+    "GaussianMixture",
     "accuracy",
     "agreement",
     "bernoulli_log_prob",
@@ -48,6 +54,8 @@ __all__ = [
     "ecdf_difference",
     "effective_sample_size",
     "frechet_distance",
+    "gaussian_mixture_log_joint",
+    "gaussian_mixture_step",
     "importance_log_likelihood",
     "info_nce",
     "inside_ball",

@@ -16,6 +16,7 @@ from mvflow.report.words import arrow
 __all__ = ["coherence", "likelihood", "likeness"]
 
 JOINT = "joint"
+FITTED = "joint_fitted"
 
 
 def coherence(context: Context) -> HTML:
@@ -53,6 +54,8 @@ def _scores(found: Iterable[Mapping[str, Any] | None], key: str) -> list[Score |
 def _table(context: Context, found: list[Any]) -> HTML:
     conditional = [f["conditional"] if f else None for f in found]
     scores = {JOINT: _scores(found, "joint")}
+    if any(f and FITTED in f for f in found):
+        scores["joint, fitted prior"] = _scores(found, FITTED)
     scores |= {arrow(key): _scores(conditional, key) for key in _conditional(found)}
     caption = "Coherence: share of generated samples of the right class. Best in bold."
     return comparison(scores, context.names, caption, 3)

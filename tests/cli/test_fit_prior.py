@@ -1,0 +1,51 @@
+"""`mvflow fit-prior`: what changes for draws without an observation, and what is said."""
+
+import json
+
+import h5py
+import numpy as np
+
+from mvflow.runs import RunDirectory
+
+
+def samples(mvflow, run, out, *words):
+    assert mvflow("sample", run, "--n", 20, "--out", out, *words).code == 0
+    with h5py.File(out) as file:
+        return {name: np.array(x) for name, x in file["samples"].items()}
+
+
+def test_samples_come_from_the_mixture_from_then_on(mvflow, copied, tmp_path):
+    before = samples(mvflow, copied, tmp_path / "before.h5")
+    found = mvflow("fit-prior", copied, "--components", 3)
+    assert found.code == 0
+    assert found.out.splitlines() == [
+        "config.toml: prior.kind = 'mixture' (was 'standard')",
+        "config.toml: prior.components = 3 (was 20)",
+        found.out.splitlines()[-1],
+    ]
+    assert found.out.splitlines()[-1].startswith("prior: trained, ")
+    run = RunDirectory.open(copied)
+    assert run.status("prior", run.config()) == "done"
+    fitted = samples(mvflow, copied, tmp_path / "fitted.h5")
+    standard = samples(mvflow, copied, tmp_path / "standard.h5", "--prior", "standard")
+    for name, value in before.items():
+        np.testing.assert_array_equal(standard[name], value)
+        assert not np.array_equal(fitted[name], value)
+    assert mvflow("fit-prior", copied).out.splitlines() == ["prior: done already"]
+    assert "prior: stale" in mvflow("fit-prior", copied, "--components", 2).out
+
+
+def test_both_priors_are_evaluated(mvflow, copied):
+    assert mvflow("fit-prior", copied).code == 0
+    result = json.loads(mvflow("evaluate", copied, "--json").out)
+    assert {"joint", "joint_fitted"} <= result["coherence"].keys()
+    for distances in result["frechet"].values():
+        assert distances["joint_fitted"].keys() == distances["joint"].keys()
+    assert "joint, fitted prior" in mvflow("evaluate", copied).out
+
+
+def test_bad_input(refused, trained, make):
+    line = refused("sample", trained, "--prior", "mixture", code=1)
+    assert line.endswith(f"run 'mvflow fit-prior {trained}' first")
+    assert "unknown prior 'mixtur'" in refused("sample", trained, "--prior", "mixtur", code=2)
+    assert "train-joint" in refused("fit-prior", make("new"), code=1)
