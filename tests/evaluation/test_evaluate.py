@@ -43,6 +43,7 @@ class Generator:
 
     def __init__(self, names, classes, rows, *, perfect):
         self.names, self.classes, self.perfect = names, classes, perfect
+        self.trained_ = ("joint", "prior", "flows")
         self.modalities = [SimpleNamespace(name=n) for n in names]
         self.config = SimpleNamespace(evaluation=Evaluation(product_rows=rows, prior_draws=rows))
 
@@ -54,10 +55,11 @@ class Generator:
             found[name] = (np.broadcast_to(of, shape) if self.perfect else random)[..., None]
         return found
 
-    def draw(self, given=None, n=1, *, seed=0):
+    def draw(self, given=None, n=1, *, seed=0, prior=None):
         """The latent is the class, or what a random generator makes of it."""
         if given is None:
             z = np.random.default_rng(seed).integers(self.classes, size=(n, 1, 1))
+            z = 0 * z if prior == "mixture" else z
         else:
             z = np.broadcast_to(next(iter(given.values())), (n, *given[min(given)].shape))
         contacts = np.zeros(z.shape[1])
@@ -90,7 +92,7 @@ def test_a_perfect_generator_is_coherent_and_a_random_one_by_chance(count, perfe
     values += found["reconstruction"].values()
     if perfect:
         assert values == [1.0] * len(values)
-        assert found["joint"] == 1.0
+        assert found["joint"] == found["joint_fitted"] == 1.0
         return
     for value, chance in [(v, 1 / classes) for v in values] + [
         (found["joint"], classes ** (1 - count))
@@ -111,6 +113,9 @@ def test_distances_and_errors_of_a_perfect_generator_are_zero_and_of_a_random_on
         # both follow one distribution: squared errors of mean and spread, 1.25 / rows and less
         for value in (*distances["joint"].values(), *distances["conditional"].values()):
             assert value < 16 * 1.25 / rows
+        if perfect:  # only class 0, from the fitted prior: (0 - 1.5)^2 + 1.25
+            for value in distances["joint_fitted"].values():
+                assert abs(value - 3.5) < 5 * 3 * (1.25 / rows) ** 0.5
         error = found["reconstruction"]["m0"]
         expected = 0 if perfect else 2.5
         assert abs(error["mean"] - expected) <= 4 * error["standard_error"]
