@@ -28,7 +28,6 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, get_args
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins would count as work
 
 import numpy as np
 import torch
