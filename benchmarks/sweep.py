@@ -8,9 +8,9 @@ Rows are noise in the shapes of a recipe's modalities: nothing here depends on t
 turn is --steps steps of one variant alone, and as many of all variants stacked; the two take
 turns. CPU seconds of the process on a CPU, seconds on the wall elsewhere. *times one* is the
 stacked time over that of one variant: n would be no gain, 1 all of it. *gain* is n over that. On
-a GPU *times one, captured* has steps of one variant as CUDA graphs in its place. Medians over the
-turns, the first of which is not counted. Gathering, optimiser and clipping are timed, building the
-stages is not.
+a GPU *times one, captured* is the same with the steps of both as CUDA graphs, which are captured
+anew in each turn: many --steps make little of that. Medians over the turns, the first of which is
+not counted. Gathering, optimiser and clipping are timed, building the stages is not.
 
 `tiny` has networks of eight units and batches of eight rows, so that a step on a CPU costs what
 its operations cost to launch, as a step of small networks does on a GPU.
@@ -36,10 +36,10 @@ from benchmarks.common import (
     synchronise,
     turn_by_turn,
 )
-from benchmarks.noise import Epochs, noise, stage_on
+from benchmarks.noise import noise, stage_on
 from mvflow.config import assign, config_from_dict, recipe, recipe_names
-from mvflow.training import Stage, run_stage
-from mvflow.training.together import Prepare, Together
+from mvflow.training import Compile, Stage, run_stage
+from mvflow.training.ensemble import Variant, run_stacked
 
 MODELS = {
     "projectors": "jnf-shared",
@@ -88,32 +88,20 @@ def _measured(arguments: argparse.Namespace, name: str, what: str, count: int) -
     is_cpu = arguments.device == "cpu"
     steps = TINY_TIMES * arguments.steps if name == "tiny" and is_cpu else arguments.steps
     stages = [_stage(arguments, name, what, seed, steps) for seed in range(count)]
-    reasons: list[str | None] = []
-
-    def stacked() -> None:
-        together = Together()
-        for error in together.run(
-            [partial(_run, stage, seed) for seed, stage in enumerate(stages)]
-        ):
-            if error is not None:
-                raise error
-        reasons.append(together.reason)
-        synchronise(arguments.device)
-
-    def one() -> None:
-        run_stage(stages[0], seed=0, compile="no")
-        synchronise(arguments.device)
-
-    ways: dict[str, Callable[[], None]] = {"one": one, "stacked": stacked}
+    reasons: list[str] = []
+    ways = {
+        "one": partial(_train, arguments.device, stages[:1], "no", reasons.append),
+        "stacked": partial(_train, arguments.device, stages, "no", reasons.append),
+    }
     if not is_cpu:
-        captured = Epochs(_stage(arguments, name, what, 0, steps), "graph")
-        captured.warm_up()
-        ways["captured"] = captured
+        ways["captured"] = partial(_train, arguments.device, stages[:1], "graph", reasons.append)
+        ways["both"] = partial(_train, arguments.device, stages, "graph", reasons.append)
     found = turn_by_turn(
         ways, arguments.turns + 1, time.process_time if is_cpu else time.perf_counter
     )
     seconds = {way: np.array(each[1:]) for way, each in found.items()}
-    times = {way: float(np.median(seconds["stacked"] / each)) for way, each in seconds.items()}
+    times = float(np.median(seconds["stacked"] / seconds["one"]))
+    captured = "-" if is_cpu else round(float(np.median(seconds["both"] / seconds["captured"])), 2)
     ms = {way: round(1e3 * float(np.median(each)) / steps, 2) for way, each in seconds.items()}
     return {
         "recipe": name,
@@ -121,15 +109,25 @@ def _measured(arguments: argparse.Namespace, name: str, what: str, count: int) -
         "variants": count,
         "ms a step, one": ms["one"],
         "ms a step, stacked": ms["stacked"],
-        "times one": round(times["one"], 2),
-        "gain": round(count / times["one"], 2),
-        "times one, captured": round(times["captured"], 2) if "captured" in times else "-",
-        "not stacked because": reasons[-1] or "",
+        "times one": round(times, 2),
+        "gain": round(count / times, 2),
+        "times one, captured": captured,
+        "not stacked because": "; ".join(dict.fromkeys(reasons)),
     }
 
 
-def _run(stage: Stage, seed: int, prepare: Prepare) -> None:
-    run_stage(prepare(stage), seed=seed)
+def _train(
+    device: str, stages: list[Stage], compile: Compile, on_turn: Callable[[str], None]
+) -> None:
+    """Train all as one program; one alone as ever."""
+    if len(stages) == 1:
+        run_stage(stages[0], seed=0, compile=compile)
+    else:
+        variants = [Variant(stage, seed) for seed, stage in enumerate(stages)]
+        for _, error in run_stacked(variants, compile=compile, on_turn=on_turn):
+            if error is not None:
+                raise error
+    synchronise(device)
 
 
 def _stage(arguments: argparse.Namespace, name: str, what: str, seed: int, steps: int) -> Stage:

@@ -28,7 +28,6 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, get_args
 
-
 import numpy as np
 import torch
 

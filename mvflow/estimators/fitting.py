@@ -30,7 +30,7 @@ from mvflow.training import (
     run_stage,
 )
 
-__all__ = ["check_fits", "restored", "train_stage"]
+__all__ = ["Fit", "check_fits", "restored", "train_stage"]
 
 CHECKPOINT_EVERY = 5.0
 """Least seconds between two checkpoints."""
@@ -94,8 +94,6 @@ def train_stage(
     run: RunDirectory | None,
     data: str,
     listener: Listener | None,
-    prepare: Callable[[Stage], Stage] | None = None,
-    beside: int = 1,
     processes: Processes | None = None,
     budget: int | None = None,
     compile: Compile = "auto",
@@ -112,11 +110,9 @@ def train_stage(
         run: where to keep checkpoints, history and weights.
         data: fingerprint of the rows.
         listener: hears of progress.
-        prepare: changes the stage before it is run, without changing what it computes.
-        beside: how many stages are trained side by side; each writes that much less often.
         processes: those that train it together; only the one that leads has `run`.
         budget: bytes that what frozen parts give may take in memory before it goes to the run;
-            by default half of what is free on the device, shared with those beside.
+            by default half of what is free on the device.
         compile: how steps are computed, as in `run_stage`.
 
     Raises:
@@ -124,6 +120,94 @@ def train_stage(
         LostError: if one of the processes is lost; the newest checkpoint is kept.
         StageError: if a stage that this one needs has not been trained.
     """
+    _freeze_others(name, model, config, trained, run)
+    begun = time.perf_counter()
+    with contextlib.nullcontext() if run is None else run.lock():
+        if name == "prior":
+            used = fit_prior(model, config, rows, validation)
+            _finish(run, name, model, config, data, used, time.perf_counter() - begun, 0)
+            return
+        fit = Fit(
+            *(name, model, config, rows, validation, trained, run, data, listener),
+            budget=budget,
+        )
+        stage, resume = fit.stage, fit.resume
+        if processes is not None:
+            stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
+        try:
+            run_stage(stage, seed=config.seed, resume=resume, listener=fit.keeper, compile=compile)
+        except (KeyboardInterrupt, LostError):
+            fit.keeper.keep_newest()
+            raise
+        fit.finish()
+
+
+class Fit:
+    """What `train_stage` does ahead of a stage, and after it; the run is locked in between.
+
+    The stage is to be trained from `resume` on, if that is there, with `keeper` as listener.
+
+    Args:
+        name: of the stage.
+        model: its other parts are frozen.
+        config: settings of the stage.
+        rows: training rows.
+        validation: held-out rows; None holds out a share of `rows`.
+        trained: names of the stages that have been trained.
+        run: where to keep checkpoints, history and weights.
+        data: fingerprint of the rows.
+        listener: hears of progress.
+        beside: how many stages are trained side by side; each writes that much less often.
+        budget: as for `train_stage`, shared with those beside.
+
+    Raises:
+        DataError: if a file of the run cannot be read or written.
+        StageError: if a stage that this one needs has not been trained.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: JNFModel,
+        config: Config,
+        rows: Table,
+        validation: Table | None,
+        trained: tuple[str, ...],
+        run: RunDirectory | None,
+        data: str,
+        listener: Listener | None,
+        *,
+        beside: int = 1,
+        budget: int | None = None,
+    ) -> None:
+        _freeze_others(name, model, config, trained, run)
+        self._begun = time.perf_counter()
+        self.model = model
+        self._of = run, name, model, config, data
+        self._cache = None
+        if run is not None:
+            most = free_memory(rows.device) // beside if budget is None else budget
+            self._cache = Cache(run, config, data, most)
+        self.stage = build_stage(name, model, config, rows, validation, self._cache)
+        key = stage_key(config, name, data)
+        self.keeper = _Keeper(run, key, listener or Silent(), beside)
+        self.resume = self.keeper.checkpoint(name)
+
+    def finish(self) -> None:
+        """Keep what has been trained."""
+        _, name, model, *_ = self._of
+        finish_stage(name, model, self.stage.train, self._cache)
+        seconds = self.keeper.seconds_before + time.perf_counter() - self._begun
+        _finish(*self._of, self.stage.train, seconds, self.keeper.epochs)
+
+
+def _freeze_others(
+    name: str,
+    model: JNFModel,
+    config: Config,
+    trained: tuple[str, ...],
+    run: RunDirectory | None,
+) -> None:
     missing = [s for s in stages_before(config, name) if s not in trained]
     if missing:
         where = "" if run is None else f": run 'mvflow train-{missing[0]} {run.path}' first"
@@ -131,37 +215,27 @@ def train_stage(
         raise StageError(msg)
     model.eval().requires_grad_(False)
     model.stage_module(name).requires_grad_(True)
-    begun = time.perf_counter()
-    with contextlib.nullcontext() if run is None else run.lock():
-        if name == "prior":
-            used, epochs, before = fit_prior(model, config, rows, validation), 0, 0.0
-        else:
-            cache = None
-            if run is not None:
-                most = free_memory(rows.device) // beside if budget is None else budget
-                cache = Cache(run, config, data, most)
-            stage = build_stage(name, model, config, rows, validation, cache)
-            stage = stage if prepare is None else prepare(stage)
-            key = stage_key(config, name, data)
-            keeper = _Keeper(run, key, listener or Silent(), beside)
-            resume = keeper.checkpoint(name)
-            if processes is not None:
-                stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
-            try:
-                run_stage(stage, seed=config.seed, resume=resume, listener=keeper, compile=compile)
-            except (KeyboardInterrupt, LostError):
-                keeper.keep_newest()
-                raise
-            finish_stage(name, model, stage.train, cache)
-            used, epochs, before = stage.train, keeper.epochs, keeper.seconds_before
-        if run is not None:
-            about = {
-                "seconds": round(before + time.perf_counter() - begun, 2),
-                "rows": len(used),
-                "device": str(rows.device),
-                "epochs": epochs,
-            }
-            run.finish(name, model.stage_module(name).state_dict(), config, data, about)
+
+
+def _finish(
+    run: RunDirectory | None,
+    name: str,
+    model: JNFModel,
+    config: Config,
+    data: str,
+    used: Table,
+    seconds: float,
+    epochs: int,
+) -> None:
+    if run is not None:
+        device = str(used.device)
+        about = {
+            "seconds": round(seconds, 2),
+            "rows": len(used),
+            "device": device,
+            "epochs": epochs,
+        }
+        run.finish(name, model.stage_module(name).state_dict(), config, data, about)
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -12,12 +13,12 @@ import torch
 
 from mvflow.config import Config, stage_key, stage_names
 from mvflow.core import Batch, MvflowError, Source, UsageError, as_source, fingerprint
-from mvflow.estimators.fitting import check_fits, restored, train_stage
+from mvflow.estimators.fitting import Fit, check_fits, restored, train_stage
 from mvflow.models import JNFModel
 from mvflow.runs import RunDirectory
 from mvflow.training import Listener, Silent, Stage, Table, build_stage
+from mvflow.training.ensemble import Variant, run_stacked
 from mvflow.training.stacked import Numbers, StackedLoss
-from mvflow.training.together import Prepare, Together
 
 __all__ = ["Quiet", "Stacking", "SweepListener", "SweptRun", "stacks", "sweep"]
 
@@ -25,8 +26,8 @@ Stacking = Literal["auto", "always", "never"]
 
 ORDER = ("projectors", "joint", "prior", "flows", "amortised")
 
-ANY = frozenset({"learning_rate", "schedule", "clip", "patience"})
-"""Settings of a stage that each variant of a stack may have for its own: the loop reads them."""
+ANY = frozenset({"patience"})
+"""Settings of a stage that each variant of a stack may have for its own: no step reads them."""
 
 NUMBERS: dict[str, tuple[str, ...]] = {
     "joint": ("beta", "beta_start"),
@@ -100,7 +101,7 @@ def sweep(
         out: the folder of all runs.
         source: training rows.
         device: "cpu", "cuda", "cuda:1"...
-        stack: "auto" stacks nowhere: a CPU gains nothing, and on a GPU each step is captured.
+        stack: "auto" stacks on a GPU, where the steps of a stack are captured as of one alone.
         listener: hears of progress.
 
     Raises:
@@ -275,28 +276,63 @@ def _train_group(
     stage: str, names: Sequence[str], apart: Sequence[str], state: _Sweep, stack: Stacking
 ) -> None:
     reason = _why_in_turn(stage, names, apart, state.rows.device, stack)
-    if reason is None:
-        state.listener.on_stack(stage, names, stacked=True, reason=None)
-        models = [_model(state, name) for name in names]
-        together = Together(partial(_program, stage, models, [state.variants[n] for n in names]))
-        tasks = [
-            partial(_train, stage, state, name, model, len(names))
-            for name, model in zip(names, models, strict=True)
-        ]
-        errors = together.run(tasks, _numbers(stage, [state.variants[n] for n in names]))
-        if together.reason is not None:
-            said = f"cannot be stacked ({together.reason})"
-            state.listener.on_stack(stage, names, stacked=False, reason=said)
-    else:
-        state.listener.on_stack(stage, names, stacked=False, reason=reason or None)
-        errors = [_attempt(stage, state, name) for name in names]
-    for name, error in zip(names, errors, strict=True):
+    is_stacked = reason is None
+    state.listener.on_stack(stage, names, stacked=is_stacked, reason=reason or None)
+    train = _train_stacked if is_stacked else _train_in_turn
+    for name, error in train(stage, names, state):
         if error is None:
             state.stages[name][stage] = "trained"
         elif isinstance(error, MvflowError):
             state.fail(name, str(error))
         else:
             raise error
+
+
+def _train_stacked(
+    stage: str, names: Sequence[str], state: _Sweep
+) -> Iterator[tuple[str, Exception | None]]:
+    """Train variants as one program; gives what each failed with, or None, as it ends."""
+
+    def on_turn(reason: str) -> None:
+        said = f"cannot be stacked ({reason})"
+        state.listener.on_stack(stage, names, stacked=False, reason=said)
+
+    fits: dict[str, Fit] = {}
+    with ExitStack() as locks:
+        for name in names:
+            try:
+                locks.enter_context(state.runs[name].lock())
+                fits[name] = Fit(*_what(stage, state, name), beside=len(names))
+            except MvflowError as error:
+                yield name, error
+        if not fits:
+            return
+        configs = [state.variants[name] for name in fits]
+        variants = [
+            Variant(fit.stage, config.seed, numbers, fit.resume, fit.keeper)
+            for fit, config, numbers in zip(
+                fits.values(), configs, _numbers(stage, configs), strict=True
+            )
+        ]
+        program = partial(_program, stage, [fit.model for fit in fits.values()], configs)
+        going = list(fits)
+        try:
+            for number, failure in run_stacked(variants, program=program, on_turn=on_turn):
+                name = list(fits)[number]
+                going.remove(name)
+                yield name, failure or _finished(fits[name])
+        except KeyboardInterrupt:
+            for name in going:
+                fits[name].keeper.keep_newest()
+            raise
+
+
+def _finished(fit: Fit) -> Exception | None:
+    try:
+        fit.finish()
+    except MvflowError as error:
+        return error
+    return None
 
 
 def _why_in_turn(
@@ -314,46 +350,32 @@ def _why_in_turn(
     if stack == "never":
         return "--stack never"
     if stack == "auto" and device.type == "cpu":
-        return "a CPU gains nothing by one program; --stack always makes one"
+        return "a CPU gains little by one program; --stack always makes one"
     return None
 
 
-def _attempt(stage: str, state: _Sweep, name: str) -> BaseException | None:
-    try:
-        _train(stage, state, name, _model(state, name), 1, None)
-    except MvflowError as error:
-        return error
-    return None
+def _train_in_turn(
+    stage: str, names: Sequence[str], state: _Sweep
+) -> Iterator[tuple[str, Exception | None]]:
+    for name in names:
+        *what, trained, run, data, listener = _what(stage, state, name)
+        try:
+            train_stage(*what, trained=trained, run=run, data=data, listener=listener)
+        except MvflowError as error:
+            yield name, error
+        else:
+            yield name, None
 
 
-def _model(state: _Sweep, name: str) -> JNFModel:
-    model, _ = restored(state.runs[name], state.variants[name])
-    return model.to(state.rows.device)
-
-
-def _train(
-    stage: str,
-    state: _Sweep,
-    name: str,
-    model: JNFModel,
-    beside: int,
-    prepare: Prepare | None,
-) -> None:
+def _what(stage: str, state: _Sweep, name: str) -> tuple[Any, ...]:
+    """What `Fit` is given of a variant, its model with the stages that are trained."""
     config = state.variants[name]
-    trained = [s for s in stage_names(config) if state.is_done(name, s)]
-    train_stage(
-        stage,
-        model,
-        config,
-        state.rows,
-        None,
-        trained=tuple(trained),
-        run=state.runs[name],
-        data=state.data,
-        listener=state.listener.listener(name),
-        prepare=prepare,
-        beside=beside,
-    )
+    model, _ = restored(state.runs[name], config)
+    trained = tuple(s for s in stage_names(config) if state.is_done(name, s))
+    heard = state.listener.listener(name)
+    model = model.to(state.rows.device)
+    run, data = state.runs[name], state.data
+    return stage, model, config, state.rows, None, trained, run, data, heard
 
 
 def _numbers(stage: str, configs: Iterable[Config]) -> list[dict[str, float]]:

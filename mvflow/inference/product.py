@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -97,8 +96,10 @@ class Aggregate:
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
+        from scipy.special import gammaincinv  # a seventh of a second, for who has products
+
         self.mean, self.std = mean, std
-        self.edge = float(chi2.ppf(INSIDE, len(mean))) ** 0.5
+        self.edge = float(2 * gammaincinv(len(mean) / 2, INSIDE)) ** 0.5
 
     @property
     def precision(self) -> Tensor:

@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -64,6 +63,8 @@ class MixturePrior(nn.Module):
         Returns:
             The penalised log-likelihood before each step, in nats per row.
         """
+        from scipy.cluster.vq import kmeans2  # a quarter of a second, for who fits
+
         z = z.astype(np.float64)
         rows, latent = z.shape
         components = min(len(self.means), rows)

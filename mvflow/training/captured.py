@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvflow.core import UsageError, unknown_name
 from mvflow.training.stage import Stage
-from mvflow.training.step import Rows, Step, generator_states, set_generator_states
+from mvflow.training.step import Rows, Step
 
 __all__ = ["Compile", "TrainingStep", "check_compile", "training_step"]
 
@@ -88,7 +88,7 @@ def _why_eager(stage: Stage) -> str | None:
     if stage.train.is_streamed:
         return "its rows are streamed"
     if hasattr(stage.loss, "plain"):
-        return "its loss is compiled, or shared with other trainings or processes"
+        return "its loss is compiled, or shared with other processes"
     if stage.train.device.type not in ("cuda", "cpu"):
         return f"there are no graphs on {stage.train.device.type!r}"
     return None
@@ -234,8 +234,10 @@ def recorded(
         return run
     optimizer, graph = step.optimizer, torch.cuda.CUDAGraph()
     current = torch.cuda.current_stream(stream.device)
-    generator = torch.cuda.default_generators[stream.device.index or 0]
-    kept = generator.clone_state()
+    generators = [torch.cuda.default_generators[stream.device.index or 0], *step.generators]
+    kept = [generator.clone_state() for generator in generators]
+    for generator in step.generators:
+        graph.register_generator_state(generator)
     optimizer.zero_grad(set_to_none=True)  # so that gradients are made in the graph's memory
     is_recorded = False
     try:
@@ -245,9 +247,10 @@ def recorded(
         is_recorded = True
     finally:
         _set_capturable(optimizer, False)
-        if not is_recorded:  # torch leaves both as they were in the middle of the capture
+        if not is_recorded:  # torch leaves all as they were in the middle of the capture
             torch.cuda.set_stream(current)
-            generator.graphsafe_set_state(kept)
+            for generator, state in zip(generators, kept, strict=True):
+                generator.graphsafe_set_state(state)
             optimizer.zero_grad(set_to_none=True)
     return graph.replay
 
@@ -322,7 +325,7 @@ class _State:
         self._step = step
         self.parts = {kind: [t.clone() for t in each] for kind, each in _parts(step).items()}
         self.count = step.sums.count
-        self.random = generator_states(step.stage.train.device)
+        self.random = step.random()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -336,7 +339,7 @@ class _State:
             for tensor, kept in zip(tensors, self.parts[kind], strict=True):
                 tensor.copy_(kept)
         step.sums.count = self.count
-        set_generator_states(self.random, step.stage.train.device)
+        step.set_random(self.random)
 
 
 def _parts(step: Step) -> dict[str, list[Tensor]]:
@@ -360,7 +363,7 @@ def _difference(before: _State, replayed: _State, step: Step) -> str | None:
         gone = _distance(before.parts[kind], expected)
         if not apart <= (CLOSE_SUMS if kind == "sums" else CLOSE) * gone:
             return kind
-    random = generator_states(step.stage.train.device)
+    random = step.random()
     same = all(torch.equal(replayed.random[place], random[place]) for place in random)
     return None if same else "random numbers"
 

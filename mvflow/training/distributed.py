@@ -33,7 +33,6 @@ from mvflow.core import StageError, UsageError, unknown_name
 from mvflow.models import Losses
 from mvflow.training.stacked import DROPPED, StackedLoss, is_random
 from mvflow.training.stage import Checkpoint, Stage
-from mvflow.training.together import with_gradients
 
 __all__ = ["LostError", "Processes", "check_devices", "connect", "whole"]
 
@@ -253,7 +252,7 @@ class _Divided:
         part = _Part.of(len(next(iter(batch.values()))), processes)
         if part.rows < SMALLEST * processes.count:
             return self.plain(batch, progress)
-        noise = self._numbers.noise(stage, batch, progress, stage.trainable.training)
+        noise = self._numbers.noise(stage, batch, progress)
         mine = {name: x[part.start : part.stop] for name, x in batch.items()}
         with _AsWhole(part, noise):
             total, terms = self.plain(mine, progress)
@@ -269,13 +268,32 @@ class _Divided:
         values, *sums = processes.summed(flat).split(sizes)  # small networks: one message
         means = [s.view_as(g).to(g.dtype) for s, (_, g) in zip(sums, known, strict=True)]
         losses = _named(values, terms)
-        total = with_gradients(losses.total, means, *(p for p, _ in known))
+        total = _with_gradients(losses.total, means, *(p for p, _ in known))
         return Losses(total, losses.terms)
 
 
 def _named(values: Tensor, terms: Mapping[str, Tensor]) -> Losses:
     total, *rest = values.unbind()
     return Losses(total, dict(zip(terms, rest, strict=True)))
+
+
+def _with_gradients(total: Tensor, gradients: Sequence[Tensor], *trained: Tensor) -> Tensor:
+    """`total`, whose gradients by `trained` are those given."""
+    found: Tensor = _WithGradients.apply(total, gradients, *trained)
+    return found
+
+
+class _WithGradients(torch.autograd.Function):
+    """A loss whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, gradients: Sequence[Tensor], *trained: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *by_total: Tensor) -> tuple[Any, ...]:
+        return None, None, *(by_total[0].to(g.dtype) * g for g in ctx.gradients)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from mvflow.training.step import (
 )
 from mvflow.training.table import Table
 
-__all__ = ["run_stage"]
+__all__ = ["Progress", "batching", "record_of", "rows_of", "run_stage", "validate"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,16 +71,11 @@ def run_stage(
     """
     listener = listener or Silent()
     settings, module = stage.settings, stage.trainable
-    size = max(1, min(settings.batch_size, len(stage.train)))
-    full = len(stage.train) // size
-    steps = min(settings.steps_per_epoch or full, full)
-    if steps == 0:
-        msg = f"stage {stage.name!r} has no rows to train on"
-        raise DataError(msg)
+    steps, size = batching(stage)
     if _log.isEnabledFor(logging.INFO):
         _log.info(memory_line(stage))
     stage = compiled(stage) if compile == "torch" else stage
-    progress = _Progress(module, new_optimizer(stage), settings.patience)
+    progress = Progress(module, new_optimizer(stage), settings.patience)
     step = training_step(Step(stage, progress.optimizer, progress.sums), compile)
     if resume is not None:
         progress.restore(resume)
@@ -88,8 +83,7 @@ def run_stage(
     for epoch in range(progress.epoch, settings.epochs):
         if progress.is_stalled():
             break
-        order = generator(seed, stage.name, "order", epoch).permutation(len(stage.train))
-        rows = torch.from_numpy(order[: steps * size]).to(device).view(steps, size)
+        rows = rows_of(stage, seed, epoch)
         with seeded(seed, stage.name, "noise", epoch, device=device):
             progress.begin_epoch(device)
             _train_epoch(stage, step, progress, rows, epoch, listener)
@@ -97,28 +91,63 @@ def run_stage(
         if not math.isfinite(loss):
             at, bad = _first_bad_step(stage, progress, rows, epoch, seed)
             raise NumericsError(_not_finite(stage, epoch, at, bad, progress.first))
-        validation = _validate(stage, seed)
+        validation = validate(stage, seed)
         seconds = time.perf_counter() - progress.begun
         progress.end_epoch(validation)
-        record = EpochRecord(
-            stage.name,
-            epoch,
-            loss,
-            terms,
-            None if validation is None else validation[1],
-            rate_at(settings, (epoch + (steps - 1) / steps) / settings.epochs),
-            round(seconds, 4),
-            round(steps * size / seconds, 1),
-        )
+        record = record_of(stage, epoch, loss, terms, validation, seconds)
         listener.on_epoch(record, progress.checkpoint)
     progress.finish()
     module.eval()
 
 
+def batching(stage: Stage) -> tuple[int, int]:
+    """Steps of an epoch, and rows of a step.
+
+    Raises:
+        DataError: if there are no rows.
+    """
+    settings, rows = stage.settings, len(stage.train)
+    size = max(1, min(settings.batch_size, rows))
+    steps = min(settings.steps_per_epoch or rows // size, rows // size)
+    if steps == 0:
+        msg = f"stage {stage.name!r} has no rows to train on"
+        raise DataError(msg)
+    return steps, size
+
+
+def rows_of(stage: Stage, seed: int, epoch: int) -> Tensor:
+    """Numbers of the rows of each step of an epoch (steps, rows of a step)."""
+    steps, size = batching(stage)
+    order = generator(seed, stage.name, "order", epoch).permutation(len(stage.train))
+    return torch.from_numpy(order[: steps * size]).to(stage.train.device).view(steps, size)
+
+
+def record_of(
+    stage: Stage,
+    epoch: int,
+    loss: float,
+    terms: dict[str, float],
+    validation: tuple[float, dict[str, float]] | None,
+    seconds: float,
+) -> EpochRecord:
+    """The line of the history for an epoch."""
+    steps, size = batching(stage)
+    return EpochRecord(
+        stage.name,
+        epoch,
+        loss,
+        terms,
+        None if validation is None else validation[1],
+        rate_at(stage.settings, (epoch + (steps - 1) / steps) / stage.settings.epochs),
+        round(seconds, 4),
+        round(steps * size / seconds, 1),
+    )
+
+
 def _train_epoch(
     stage: Stage,
     step: TrainingStep,
-    progress: _Progress,
+    progress: Progress,
     rows: Tensor,
     epoch: int,
     listener: Listener | None = None,
@@ -139,7 +168,7 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _validate(stage: Stage, seed: int) -> tuple[float, dict[str, float]] | None:
+def validate(stage: Stage, seed: int) -> tuple[float, dict[str, float]] | None:
     """Loss and terms on held-out rows, with the same noise after every epoch."""
     table: Table | None = stage.validation
     if table is None:
@@ -156,7 +185,7 @@ def _validate(stage: Stage, seed: int) -> tuple[float, dict[str, float]] | None:
     return loss, {"loss": loss, **terms}
 
 
-class _Progress:
+class Progress:
     """Weights, optimiser and best weights at the end of an epoch, and how far the next one is.
 
     `first` is the step at which this process took the epoch up, `generators` their states there.
@@ -182,13 +211,18 @@ class _Progress:
 
     def _copy(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
-        return weights, copy.deepcopy(self.optimizer.state_dict())
+        optimizer = self.optimizer.state_dict()
+        moments = optimizer["state"].items()  # may be slices of tensors that others share
+        state = {i: {k: v.clone() for k, v in each.items()} for i, each in moments}
+        return weights, {"state": state, "param_groups": copy.deepcopy(optimizer["param_groups"])}
 
     def begin_epoch(self, device: torch.device) -> None:
+        """Take up the epoch: its clock, and generators that were within it."""
         self.begun = time.perf_counter() - self.seconds
         set_generator_states(self.generators, device)
 
     def end_epoch(self, validation: tuple[float, dict[str, float]] | None) -> None:
+        """Note the state at the end of an epoch, and whether it is the best."""
         self.epoch += 1
         self.last_good = self._copy()
         self._next_epoch()
@@ -199,15 +233,18 @@ class _Progress:
             self.best = self.last_good[0]
 
     def is_stalled(self) -> bool:
+        """Whether the patience is at its end."""
         if self.patience is None or self.best is None:
             return False
         return self.epoch - self.best_epoch >= self.patience
 
     def finish(self) -> None:
+        """Take the best weights."""
         if self.best is not None:
             self.module.load_state_dict(self.best)
 
     def rewind(self) -> None:
+        """Take the state at the end of the last epoch."""
         weights, optimizer = self.last_good
         self.module.load_state_dict(weights)
         self._load(copy.deepcopy(optimizer))
@@ -247,6 +284,7 @@ class _Progress:
         return Checkpoint(tensors, json.loads(json.dumps(state)))
 
     def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the state of a checkpoint."""
         names = ("weights", "best", "optimizer", "random", "sums")
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for key, value in checkpoint.tensors.items():
@@ -274,7 +312,7 @@ class _Progress:
 
 def _first_bad_step(
     stage: Stage,
-    progress: _Progress,
+    progress: Progress,
     rows: Tensor,
     epoch: int,
     seed: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -69,5 +69,10 @@ def annealed(
         return end
     if isinstance(progress, Tensor):
         falling: Tensor = start * (end / start) ** (progress / share)
-        return falling.masked_fill(progress > share, end).to(torch.get_default_dtype())
+        last: Any = end  # of several variants, a tensor, which `masked_fill` would not batch
+        is_many, is_over = isinstance(last, Tensor), progress > share
+        found = (
+            torch.where(is_over, last, falling) if is_many else falling.masked_fill(is_over, end)
+        )
+        return found.to(torch.get_default_dtype())
     return end if progress > share else start * (end / start) ** (progress / share)

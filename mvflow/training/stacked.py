@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
-from torch.func import functional_call, grad_and_value, vjp, vmap
+from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
 from mvflow.config import Training
 from mvflow.models import Losses
 from mvflow.training.stage import Stage
 
-__all__ = ["DROPPED", "Answer", "Numbers", "Request", "StackedLoss", "is_random"]
+__all__ = ["DROPPED", "Draw", "Numbers", "StackedLoss", "is_random"]
 
 Batch = Mapping[str, Tensor]
-Draw = Callable[[], Tensor]
-
 MADE = {torch.randn, torch.rand}
 LIKE = {torch.randn_like, torch.rand_like}
 FILLED = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.bernoulli_}
+REQUIRES_GRAD = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 DROPPED = {nn.functional.dropout, nn.functional.dropout2d}
 
 
@@ -55,20 +52,16 @@ class Numbers:
         self.__dict__.update(values)
 
 
-class Request(NamedTuple):
-    """What one variant wants the losses of."""
+class Draw(NamedTuple):
+    """How some random numbers are drawn."""
 
-    module: nn.Module
-    batch: Batch
-    noise: list[Tensor]
-    numbers: Mapping[str, float]
-
-
-class Answer(NamedTuple):
-    """Losses of one variant and, in training, the gradient of each trained parameter."""
-
-    losses: Losses
-    gradients: tuple[Tensor, ...]
+    again: Callable[[], Tensor]
+    """Draws them by torch's own generator."""
+    into: Callable[[Tensor, torch.Generator], object]
+    """Draws them into a tensor of this shape, type and device by another generator."""
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,107 +90,55 @@ class StackedLoss:
         self.numbers = numbers
         self._program = _Program(stage)
         self._recipes: dict[Any, Recipe] = {}
-        self._kept: dict[tuple[tuple[int, int], ...], Tensor] = {}
 
-    def kind(self, batch: Batch) -> Any:
-        """What batches must have in common to be stacked."""
-        return tuple((n, x.shape, x.dtype) for n, x in sorted(batch.items()))
-
-    def noise(self, stage: Stage, batch: Batch, progress: float, training: bool) -> list[Tensor]:
+    def noise(self, stage: Stage, batch: Batch, progress: float) -> list[Tensor]:
         """The random numbers that the loss of `batch` draws, from torch's generators."""
-        kind = training, self.kind(batch)
+        return [draw.again() for draw in self.recipe(stage, batch, progress).draws]
+
+    def recipe(self, stage: Stage, batch: Batch, progress: float) -> Recipe:
+        """What the loss of such a batch of any variant needs, in the mode of its module."""
+        shapes = tuple((n, x.shape, x.dtype) for n, x in sorted(batch.items()))
+        kind = stage.trainable.training, shapes
         if kind not in self._recipes:
             self._recipes[kind] = _recorded(stage, batch, progress)
-        return [draw() for draw in self._recipes[kind].draws]
+        return self._recipes[kind]
 
-    def __call__(self, asked: Sequence[Request], progress: float, training: bool) -> list[Answer]:
-        """Losses of all requests, which are of one kind; buffers are updated in training."""
-        recipe = self._recipes[training, self.kind(asked[0].batch)]
-        named = [dict(r.module.named_parameters()) for r in asked]
-        trained = [n for n, p in named[0].items() if p.requires_grad]
-        weights = {n: torch.stack([p[n].detach() for p in named]) for n in trained}
-        frozen = [n for n in named[0] if n not in weights]
-        changing = frozenset(n for r in self._recipes.values() for n in r.changing)
-        rest = self._rest(asked, frozen, changing)
-        batch = {n: torch.stack([r.batch[n] for r in asked]) for n in asked[0].batch}
-        noise = [torch.stack(each) for each in zip(*(r.noise for r in asked), strict=True)]
-        numbers = {
-            n: torch.tensor([r.numbers[n] for r in asked], device=self.stage.train.device)
-            for n in asked[0].numbers
-        }
-        one = partial(self._one, recipe.changing, progress)
-        both: Callable[..., Any] = (
-            grad_and_value(one, has_aux=True) if training else partial(_forward, one)
-        )
-        with self._set(training):
-            found: Any = vmap(both, randomness="error")(weights, rest, batch, noise, numbers)
-        gradients, (total, (terms, changed)) = found
-        for i, request in enumerate(asked):
-            buffers = dict(request.module.named_buffers())
-            for name, value in changed.items():
-                buffers[name].copy_(value[i])
-        parts = [g.unbind() for g in gradients.values()]
-        named_terms = {name: term.unbind() for name, term in terms.items()}
-        return [
-            Answer(
-                Losses(one_total, {name: each[i] for name, each in named_terms.items()}),
-                tuple(each[i] for each in parts),
-            )
-            for i, one_total in enumerate(total.unbind())
-        ]
-
-    def _one(
+    def __call__(
         self,
-        changing: frozenset[str],
-        progress: float,
-        weights: Batch,
-        rest: Batch,
+        tensors: Batch,
         batch: Batch,
-        noise: list[Tensor],
+        noise: Sequence[Tensor],
         numbers: Batch,
-    ) -> tuple[Tensor, tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Loss of one variant; its terms, and the buffers that it changed, come along."""
-        if self.numbers is not None:
-            self.numbers.use(numbers)
-        changed = {n: rest[n].clone() for n in changing}
-        with _Replay(noise):
-            losses = self._program.at({**weights, **rest, **changed}, batch, progress)
-        return losses.total, (losses.terms, changed)
+        progress: float,
+        changing: frozenset[str],
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        """The losses of all variants; everything given and found has them in dimension 0.
 
-    @contextmanager
-    def _set(self, training: bool) -> Iterator[None]:
-        """Mode and precision of the stage; checks of values, which `vmap` cannot do, are off."""
-        module, checks = self._program.trainable, Distribution._validate_args
-        was_training, device = module.training, self.stage.train.device.type
-        is_low = self.stage.settings.precision == "bfloat16"
-        Distribution.set_default_validate_args(False)
-        module.train(training)
-        try:
-            with torch.autocast(device, torch.bfloat16, enabled=is_low, cache_enabled=False):
-                yield
-        finally:
-            module.train(was_training)
-            Distribution.set_default_validate_args(checks)
+        Args:
+            tensors: weights and buffers, by their names in the trained module.
+            batch: rows.
+            noise: what the loss would draw, in its order.
+            numbers: settings that the loss reads.
+            progress: in [0, 1].
+            changing: the buffers that the loss writes on.
 
-    def _rest(
-        self, asked: Sequence[Request], frozen: Sequence[str], changing: frozenset[str]
-    ) -> dict[str, Tensor]:
-        """Buffers and frozen parameters of all, stacked once and again when they have changed."""
-        named = [
-            dict(r.module.named_buffers()) | {n: r.module.get_parameter(n) for n in frozen}
-            for r in asked
-        ]
-        found, kept = {}, {}
-        for name in named[0]:
-            values = [each[name] for each in named]
-            key = tuple((id(v), v._version) for v in values)
-            if name in changing:  # batch normalisation changes its own without a new version
-                found[name] = torch.stack(values)
-            else:
-                kept[key] = self._kept[key] if key in self._kept else torch.stack(values).detach()
-                found[name] = kept[key]
-        self._kept = kept
-        return found
+        Returns:
+            Losses and terms (variants,), and what became of the buffers.
+        """
+
+        def one(
+            tensors: Batch, batch: Batch, noise: Sequence[Tensor], numbers: Batch
+        ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+            if self.numbers is not None:
+                self.numbers.use(numbers)
+            changed = {n: tensors[n].clone() for n in changing}
+            with _Replay(noise):
+                total, terms = self._program.at({**tensors, **changed}, batch, progress)
+            return total, terms, changed
+
+        found = vmap(one, randomness="error")(tensors, batch, noise, numbers)
+        total, terms, changed = found
+        return Losses(total, terms), changed
 
 
 class _Program(nn.Module):
@@ -217,15 +158,6 @@ class _Program(nn.Module):
         named = {f"trainable.{name}": value for name, value in tensors.items()}
         found: Losses = functional_call(self, named, (batch, progress))
         return found
-
-
-def _forward(one: Callable[..., Any], weights: Batch, *rest: Any) -> Any:
-    """A loss without its gradients, seen by the networks as if there were to be some.
-
-    A posterior with frozen weights has code of its own, which is not made for `vmap`.
-    """
-    total, _, aux = vjp(lambda w: one(w, *rest), weights, has_aux=True)  # type: ignore[misc]
-    return {}, (total, aux)
 
 
 def _recorded(stage: Stage, batch: Batch, progress: float) -> Recipe:
@@ -258,11 +190,29 @@ class _Recorder(TorchFunctionMode):
         found = func(*args, **kwargs)
         if is_random(func, args, kwargs):
             if func in MADE:
-                self.draws.append(partial(func, *args, **kwargs))
+                again = partial(func, *args, **kwargs)
             else:
                 like = torch.ones(found.shape, dtype=found.dtype, device=found.device)
-                self.draws.append(partial(_again, func, like, *args[1:], **kwargs))
+                again = partial(_again, func, like, *args[1:], **kwargs)
+            is_by_channel = func is nn.functional.dropout2d
+            shape = found.shape[:2] + (1,) * (found.ndim - 2) if is_by_channel else found.shape
+            into = _filling(func, args, kwargs)
+            self.draws.append(Draw(again, into, shape, found.dtype, found.device))
         return found
+
+
+def _filling(
+    func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Callable[[Tensor, torch.Generator], object]:
+    """What draws in place as `func` does: the same numbers from a generator in the same state."""
+    if func in FILLED:
+        return lambda out, generator: func(out, *args[1:], **{**kwargs, "generator": generator})
+    if func in DROPPED:
+        keep = 1 - dict(zip(("input", "p"), args, strict=False), **kwargs).get("p", 0.5)
+        return lambda out, generator: out.bernoulli_(keep, generator=generator).div_(keep)
+    is_normal = func in (torch.randn, torch.randn_like)
+    fill = torch.Tensor.normal_ if is_normal else torch.Tensor.uniform_
+    return lambda out, generator: fill(out, generator=generator)
 
 
 def _again(func: Callable[..., Tensor], like: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -284,6 +234,8 @@ class _Replay(TorchFunctionMode):
         if is_random(func, args, kwargs):
             drawn = next(self._noise)
             return args[0] * drawn if func in DROPPED else drawn
+        if func == REQUIRES_GRAD:
+            return True  # of what is trained, though under `vmap` no tensor says so
         if func is torch.Tensor.contiguous:
             return args[0]  # an order in memory, which is not a single variant's to choose
         if func is nn.functional.batch_norm and args[0].itemsize < 4:  # alone, torch widens it

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from threading import Lock
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -90,6 +90,9 @@ class Step:
         sums: where losses and terms are added.
     """
 
+    generators: Sequence[torch.Generator] = ()
+    """Those on the device from which it draws, besides torch's own."""
+
     def __init__(self, stage: Stage, optimizer: torch.optim.Optimizer, sums: Sums) -> None:
         self.stage, self.optimizer, self.sums = stage, optimizer, sums
 
@@ -108,12 +111,23 @@ class Step:
         """What the device does, without the host knowing any value."""
         total, terms = losses(self.stage, batch, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        clip = self.stage.settings.clip
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.stage.trainable.parameters(), clip)
+        total.backward(torch.ones_like(total))
+        if self.stage.settings.clip is not None:
+            self.clip(self.stage.settings.clip)
         self.optimizer.step()
         self.sums.add(total, terms)
+
+    def clip(self, most: float) -> None:
+        """Scale the gradient down where its norm is above `most`."""
+        torch.nn.utils.clip_grad_norm_(self.stage.trainable.parameters(), most)
+
+    def random(self) -> dict[str, Tensor]:
+        """States of all generators from which it draws."""
+        return generator_states(self.stage.train.device)
+
+    def set_random(self, states: Mapping[str, Tensor]) -> None:
+        """Set the generators to what `random` saw."""
+        set_generator_states(states, self.stage.train.device)
 
 
 def losses(stage: Stage, batch: Mapping[str, Tensor], progress: float) -> Losses:
@@ -121,7 +135,7 @@ def losses(stage: Stage, batch: Mapping[str, Tensor], progress: float) -> Losses
     is_low = stage.settings.precision == "bfloat16"
     device = stage.train.device.type
     with (
-        _unchecked,
+        _unchecked(),
         # A cast that is kept for later would not be done again when a captured step is replayed.
         torch.autocast(device, torch.bfloat16, enabled=is_low, cache_enabled=False),
     ):
@@ -144,28 +158,15 @@ def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> 
         torch.get_device_module(device).set_rng_state(states[device.type], device)
 
 
-class _Unchecked:
+@contextmanager
+def _unchecked() -> Iterator[None]:
     """Distributions do not look at their values: each look would wait for the device.
 
-    Values that are not finite reach the loss, and the loop looks at that once an epoch. Stages
-    may be trained in several threads by turns, so the last that leaves sets back what was.
+    Values that are not finite reach the loss, and the loop looks at that once an epoch.
     """
-
-    def __init__(self) -> None:
-        self.lock, self.depth, self.before = Lock(), 0, True
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.depth == 0:
-                self.before = Distribution._validate_args
-                Distribution.set_default_validate_args(False)
-            self.depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                Distribution.set_default_validate_args(self.before)
-
-
-_unchecked = _Unchecked()
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

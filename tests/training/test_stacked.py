@@ -1,6 +1,7 @@
 """Variants trained as one program are what each is alone: same batches, noise and weights."""
 
 import copy
+import logging
 import math
 from functools import partial
 
@@ -10,14 +11,15 @@ import torch
 from torch import nn
 
 from mvflow.config import Training, config_from_dict
-from mvflow.core import NumericsError, UsageError
+from mvflow.core import DataError, NumericsError, UsageError
+from mvflow.estimators import sweeping
 from mvflow.estimators.sweeping import Quiet, stacks, sweep
 from mvflow.models import Losses
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory, read_tensors
-from mvflow.training import Silent, Stage, Table, TensorColumn, run_stage
+from mvflow.training import Silent, Stage, Table, TensorColumn, loop, run_stage
+from mvflow.training.ensemble import Variant, run_stacked
 from mvflow.training.stacked import StackedLoss
-from mvflow.training.together import Together
 
 ROUNDING = {"rtol": 1e-4, "atol": 2e-5}
 """float32, after some dozens of steps of Adam, which magnifies the rounding of small gradients."""
@@ -54,7 +56,10 @@ def stage(seed, settings, change=lambda total, batch, progress: total):
 
 class Recorder(Silent):
     def __init__(self):
-        self.records, self.checkpoints = [], []
+        self.records, self.checkpoints, self.within = [], [], []
+
+    def on_step(self, stage, epoch, step, steps, loss, checkpoint):
+        self.within.append(checkpoint())
 
     def on_epoch(self, record, checkpoint):
         self.records.append(record)
@@ -72,16 +77,15 @@ def alone(stages, resumes):
     return heard, errors
 
 
-def together(stages, resumes, reason=None):
-    def task(seed, prepare):
-        ready = prepare(stages[seed])
-        run_stage(ready, seed=seed, listener=heard[seed], resume=resumes[seed])
-
-    heard, both = [Recorder() for _ in stages], Together()
-    errors = both.run([partial(task, seed) for seed in range(len(stages))])
-    assert (both.reason is None) == (reason is None), both.reason
-    assert reason is None or reason in both.reason
-    assert both.calls > 0 or reason is not None
+def together(stages, resumes, reason=None, compile="auto"):
+    heard, errors, said = [Recorder() for _ in stages], [None] * len(stages), []
+    variants = [
+        Variant(each, seed, {}, resumes[seed], heard[seed]) for seed, each in enumerate(stages)
+    ]
+    for number, error in run_stacked(variants, compile=compile, on_turn=said.append):
+        errors[number] = error
+    assert (said == []) == (reason is None), said
+    assert reason is None or reason in said[0]
     return heard, errors
 
 
@@ -91,10 +95,18 @@ def assert_close(found, expected, **tolerance):
         torch.testing.assert_close(found[name], expected[name], **(tolerance or ROUNDING))
 
 
-def assert_same(settings, change=lambda total, batch, progress: total, resumes=(None,) * 3, **how):
+def assert_same(
+    settings,
+    change=lambda total, batch, progress: total,
+    resumes=(None,) * 3,
+    initial=lambda seed, module: None,
+    **how,
+):
     """Train three variants both ways; returns what was heard together."""
     first = [stage(seed, s, change) for seed, s in enumerate(settings)]
     second = [stage(seed, s, change) for seed, s in enumerate(settings)]
+    for seed, each in (*enumerate(first), *enumerate(second)):
+        initial(seed, each.trainable)
     expected, errors = alone(first, copy.deepcopy(resumes))  # the optimiser writes on them
     found, raised = together(second, resumes, **how)
     assert [str(e) for e in raised] == [str(e) for e in errors]
@@ -109,8 +121,10 @@ def assert_same(settings, change=lambda total, batch, progress: total, resumes=(
     return found, raised
 
 
-def test_with_dropout_batch_normalisation_noise_and_clipping():
-    assert_same([Training(epochs=4, batch_size=8, clip=0.1, learning_rate=0.01)] * 3)
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_with_dropout_batch_normalisation_noise_and_clipping(schedule):
+    settings = Training(epochs=4, batch_size=8, clip=0.1, learning_rate=0.01, schedule=schedule)
+    assert_same([settings] * 3)
 
 
 def test_each_has_its_own_learning_rate_schedule_and_clipping():
@@ -164,16 +178,116 @@ BAD = 7
 
 def spoil_a_large_loss(total, batch, progress):
     """NaN for one row late in training, in the variant whose loss is above a bar."""
-    hit = (batch["row"] == BAD).any() & (0.4 <= progress < 1) & (total > 20)
+    is_late = torch.as_tensor(progress >= 0.4) & torch.as_tensor(progress < 1)
+    hit = (batch["row"] == BAD).any() & is_late & (total > 20)
     return total + torch.where(hit, math.nan, 0.0)
 
 
-def test_one_whose_loss_is_not_finite_stops_and_the_others_go_on():
-    settings = [Training(epochs=5, batch_size=8, learning_rate=r) for r in (1e-3, 10.0, 1e-3)]
-    found, errors = assert_same(settings, spoil_a_large_loss)
+@pytest.mark.parametrize("compile", ["no", "graph"])
+def test_one_whose_loss_is_not_finite_stops_and_the_others_go_on(compile):
+    def large(seed, module):
+        if seed == 1:
+            module[-1].weight.data.mul_(100.0)
+
+    settings = [Training(epochs=5, batch_size=8)] * 3
+    found, errors = assert_same(settings, spoil_a_large_loss, initial=large, compile=compile)
     assert [type(e) for e in errors] == [type(None), NumericsError, type(None)]
     assert "training rows" in str(errors[1])
-    assert [len(each.records) for each in found] != [5, 5, 5]
+    assert [len(each.records) for each in found] == [5, 2, 5]
+
+
+def test_a_listener_that_fails_ends_its_own_training_alone():
+    class Full(Recorder):
+        def on_epoch(self, record, checkpoint):
+            raise DataError("no space left")
+
+    stages = [stage(seed, Training(epochs=3, batch_size=8)) for seed in range(3)]
+    heard = [Recorder(), Full(), Recorder()]
+    variants = [Variant(each, 0, listener=h) for each, h in zip(stages, heard, strict=True)]
+    found = dict(run_stacked(variants))
+    assert (found[0], str(found[1]), found[2]) == (None, "no space left", None)
+    assert [len(each.records) for each in heard] == [3, 0, 3]
+
+
+CAPTURED = {
+    "plain": {},
+    "clipped": {"clip": 0.1, "schedule": "one-cycle"},
+    "bfloat16": {"precision": "bfloat16"},
+    "patient": {"epochs": 8, "patience": 1, "learning_rate": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", CAPTURED)
+def test_a_captured_step_of_a_stack_is_the_step_to_the_bit(kind, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "mvflow.training.captured")
+    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    settings = Training(**{"epochs": 4, "batch_size": 4, **CAPTURED[kind]})
+    ways = []
+    for compile in ("no", "graph"):
+        stages = [stage(seed, settings) for seed in range(3)]
+        heard, _ = together(stages, [None] * 3, compile=compile)
+        ways.append((stages, heard))
+    assert "steps are captured" in caplog.text
+    assert not [r for r in caplog.records if r.levelno > logging.INFO], caplog.text
+    (stages, heard), (others, theirs) = ways
+    for a, b in zip(stages, others, strict=True):
+        assert_close(a.trainable.state_dict(), b.trainable.state_dict(), rtol=0, atol=0)
+    for a, b in zip(heard, theirs, strict=True):
+        assert [r[:6] for r in a.records] == [r[:6] for r in b.records]
+        for x, y in zip(a.within, b.within, strict=True):
+            assert_close(x.tensors, y.tensors, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("compile", ["no", "graph"])
+def test_checkpoints_of_a_stack_and_of_one_alone_are_the_same_kind(compile, monkeypatch):
+    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    settings = Training(epochs=3, batch_size=8, patience=9)
+    apart, stacked = ([stage(i, settings) for i in range(3)] for _ in "ab")
+    expected, _ = alone(apart, [None] * 3)
+    found, _ = together(stacked, [None] * 3, compile=compile)
+    for ours, theirs in zip(expected, found, strict=True):
+        assert len(ours.within) == len(theirs.within) == 12
+        for x, y in zip(ours.within, theirs.within, strict=True):
+            assert_close(y.tensors, x.tensors)
+            assert {**x.state, "seconds": 0, "best_loss": 0} == {
+                **y.state,
+                "seconds": 0,
+                "best_loss": 0,
+            }
+    for at in (2, 5):  # within the first epoch and the second
+        again, others = ([stage(i, settings) for i in range(3)] for _ in "ab")
+        alone(again, [copy.deepcopy(h.within[at]) for h in found])
+        together(others, [h.within[at] for h in expected], compile=compile)
+        for a, b, whole in zip(again, others, apart, strict=True):
+            assert_close(a.trainable.state_dict(), whole.trainable.state_dict())
+            assert_close(b.trainable.state_dict(), whole.trainable.state_dict())
+
+
+def test_those_within_one_epoch_go_on_together_from_its_end(monkeypatch):
+    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    settings = Training(epochs=4, batch_size=8)
+    heard, _ = alone([stage(seed, settings) for seed in range(3)], [None] * 3)
+    assert_same([settings] * 3, resumes=[heard[0].within[5], heard[1].within[6], None])
+
+
+def test_an_interrupted_stack_leaves_each_where_it_was():
+    def interrupt(record, checkpoint):
+        if record.epoch == 1:
+            raise KeyboardInterrupt
+
+    settings = Training(epochs=4, batch_size=8)
+    stages = [stage(seed, settings) for seed in range(3)]
+    heard = [Recorder() for _ in stages]
+    heard[2].on_epoch = interrupt
+    variants = [Variant(each, i, listener=heard[i]) for i, each in enumerate(stages)]
+    with pytest.raises(KeyboardInterrupt):
+        dict(run_stacked(variants))
+    for each, recorder in zip(stages[:2], heard, strict=False):
+        weights = {f"weights/{k}": v for k, v in each.trainable.state_dict().items()}
+        kept = recorder.checkpoints[-1].tensors
+        assert_close(weights, {k: kept[k] for k in weights}, rtol=0, atol=0)
+        storages = {t.untyped_storage().nbytes() == t.nbytes for t in weights.values()}
+        assert storages == {True}  # slices no longer
 
 
 def by_value(total, batch, progress):
@@ -250,7 +364,7 @@ def configs(changes, modalities=None, **top):
 
 BETAS = [
     {"seed": 0, "joint.beta": 0.5},
-    {"seed": 1, "joint.beta": 2.5, "joint.learning_rate": 3e-3},
+    {"seed": 1, "joint.beta": 2.5},
     {"seed": 1, "joint.beta": 1.0},
 ]
 ANNEALED = [{"joint.beta_start": 20.0, **each} for each in BETAS]
@@ -304,6 +418,26 @@ def seen(weights, kind):
 def test_a_stacked_sweep_is_a_sweep_in_turn(kind, small, tmp_path):
     changes, top = KINDS[kind]
     assert_swept_alike(configs(changes, **top), small.data(2, 100)[0], tmp_path, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS.keys() - {"dcca"})
+def test_captured_steps_of_each_stage_are_the_steps_to_the_bit(
+    kind, small, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, "mvflow.training.captured")
+    changes, top = KINDS[kind]
+    stages = [s for s in ("joint", "flows", "projectors", "amortised") if s in SECTIONS]
+    short = {f"{stage}.batch_size": 10 for stage in stages}
+    variants, ways = configs([{**short, **each} for each in changes], **top), []
+    for compile in ("no", "graph"):
+        monkeypatch.setattr(sweeping, "run_stacked", partial(run_stacked, compile=compile))
+        found = sweep(variants, tmp_path / compile, small.data(2, 100)[0], stack="always")
+        ways.append([stages_of(run.path) for run in found])
+    assert caplog.text.count("steps are captured") == len(found[0].stages)
+    assert not [r for r in caplog.records if r.levelno > logging.INFO], caplog.text
+    for a, b in zip(*ways, strict=True):
+        for name in a:
+            assert_close(b[name], a[name], rtol=0, atol=0)
 
 
 NETWORKS = {
