@@ -420,7 +420,7 @@ def test_a_stacked_sweep_is_a_sweep_in_turn(kind, small, tmp_path):
     assert_swept_alike(configs(changes, **top), small.data(2, 100)[0], tmp_path, kind)
 
 
-@pytest.mark.parametrize("kind", KINDS.keys() - {"dcca"})
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dcca"])
 def test_captured_steps_of_each_stage_are_the_steps_to_the_bit(
     kind, small, tmp_path, monkeypatch, caplog
 ):
