@@ -139,7 +139,8 @@ def _frechet_lines(
         yield title, f"as many real rows ({rows:,})", f"{value:.3f}"
     if network == "autoencoder":
         for of, value in distances["mean"].items():
-            yield "MFD (mean over modalities)", of, "-" if value is None else f"{value:.3f}"
+            shown = "-" if value is None else f"{value:.3f}"
+            yield "MFD (mean over modalities)", of.replace("_fitted", ", fitted prior"), shown
 
 
 def _by_direction(found: dict[str, Any], result: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -29,7 +29,10 @@ def samples(context: Context) -> HTML:
             if {*given, target} <= set(e.names)
         ]
         parts += [tag("h3", f"{' + '.join(given)} → {target}"), figures(*shown)]
-    parts += [tag("h3", "From nothing: draws from the prior"), tag("p", PRIOR_WORDS)]
+    parts += [
+        tag("h3", "From nothing: draws from the prior"),
+        tag("p", PRIOR_WORDS + _priors(context)),
+    ]
     parts.append(_strips(context, _prior, "samples-prior", "Draws from the prior of", 1))
     parts += [tag("h3", "Reconstruction"), tag("p", REBUILT_WORDS)]
     what = f"{ROWS} test rows and their reconstructions by"
@@ -40,8 +43,20 @@ def samples(context: Context) -> HTML:
     return section("samples", "Samples", tag("p", intro), *parts)
 
 
-PRIOR_WORDS = "Each column is one draw: its modalities should belong together."
+PRIOR_WORDS = "Each column is one draw: its modalities should belong together. "
+PRIORS = {
+    "standard": "z is drawn from N(0, I).",
+    "mixture": "z is drawn from the mixture that was fitted to the latents.",
+}
 REBUILT_WORDS = "Test rows, and below each its reconstruction from a draw of q(z|X)."
+
+
+def _priors(context: Context) -> str:
+    """What was drawn from, by each model or by all."""
+    kinds = [entry.estimator.config.prior.kind for entry in context.entries]
+    if len(set(kinds)) == 1:
+        return PRIORS[kinds[0]]
+    return " ".join(f"{n}: {PRIORS[k]}" for n, k in zip(context.names, kinds, strict=True))
 
 
 def choose_rows(source: Source, count: int, seed: int) -> NDArray[np.int64]:

@@ -17,6 +17,8 @@ __all__ = ["coherence", "likelihood", "likeness"]
 
 JOINT = "joint"
 FITTED = "joint_fitted"
+JOINTS = {JOINT: "joint", FITTED: "joint, fitted prior"}
+"""What was generated without an observation -> its name in tables."""
 
 
 def coherence(context: Context) -> HTML:
@@ -55,7 +57,7 @@ def _table(context: Context, found: list[Any]) -> HTML:
     conditional = [f["conditional"] if f else None for f in found]
     scores = {JOINT: _scores(found, "joint")}
     if any(f and FITTED in f for f in found):
-        scores["joint, fitted prior"] = _scores(found, FITTED)
+        scores[JOINTS[FITTED]] = _scores(found, FITTED)
     scores |= {arrow(key): _scores(conditional, key) for key in _conditional(found)}
     caption = "Coherence: share of generated samples of the right class. Best in bold."
     return comparison(scores, context.names, caption, 3)
@@ -184,14 +186,20 @@ def _distances(context: Context, metrics: list[Any], network: str) -> HTML:
     """One row a way of generating: joint, and by direction or number of observed modalities."""
     found = [m.get("frechet", {}).get(network) for m in metrics]
     maps = [
-        f and {f"joint, {k}": v for k, v in f["joint"].items()} | _conditionals(f) | _real(f)
+        f
+        and {f"{JOINTS[prior]}, {k}": v for prior in JOINTS for k, v in f.get(prior, {}).items()}
+        | _conditionals(f)
+        | _real(f)
         for f in found
     ]
     scores = {arrow(key): [_score(f, key) for f in maps] for key in columns(maps)}
     name = "FID" if network == "inception-v3" else f"Fréchet distance, {network} features"
     means = [f["mean"] if f else None for f in found]
     if network == "autoencoder":
-        scores |= {f"MFD, {key}": [_score(m, key) for m in means] for key in columns(means)}
+        scores |= {
+            f"MFD, {JOINTS.get(key, key)}": [_score(m, key) for m in means]
+            for key in columns(means)
+        }
     return comparison(scores, context.names, f"{name}.", 2, best=False)
 
 
