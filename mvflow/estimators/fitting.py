@@ -120,10 +120,10 @@ def train_stage(
         LostError: if one of the processes is lost; the newest checkpoint is kept.
         StageError: if a stage that this one needs has not been trained.
     """
-    _freeze_others(name, model, config, trained, run)
-    begun = time.perf_counter()
     with contextlib.nullcontext() if run is None else run.lock():
         if name == "prior":
+            _freeze_others(name, model, config, trained, run)
+            begun = time.perf_counter()
             used = fit_prior(model, config, rows, validation)
             _finish(run, name, model, config, data, used, time.perf_counter() - begun, 0)
             return

@@ -39,7 +39,8 @@ class Uncovering(nn.ConvTranspose2d):
 class Transposed(nn.ConvTranspose2d):
     """A transposed convolution that adds its bias afterwards.
 
-    Within the convolution it costs a CPU up to twice the time of the gradient by the weights.
+    Within the convolution, in bfloat16 on a CPU, it adds a third to one and a half times of what
+    the gradient by the weights costs.
     """
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
