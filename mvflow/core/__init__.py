@@ -11,7 +11,10 @@ from mvflow.core.errors import (
     UsageError,
     unknown_name,
 )
+from mvflow.core.latent import LatentPart, LatentSpace
+from mvflow.core.observed import Observed
 from mvflow.core.random import derive_seed, generator
+from mvflow.core.registry import REGISTRIES, Registry, registry, trust
 from mvflow.core.sources import (
     ArraySource,
     as_source,
@@ -23,7 +26,6 @@ from mvflow.core.sources import (
 from mvflow.core.types import (
     Batch,
     Column,
-    Likelihood,
     Modality,
     Source,
     Subset,
@@ -37,11 +39,15 @@ __all__ = [
     "Column",
     "ConfigError",
     "DataError",
-    "Likelihood",
+    "LatentPart",
+    "LatentSpace",
     "Modality",
     "MvflowError",
     "NotFittedError",
     "NumericsError",
+    "Observed",
+    "REGISTRIES",
+    "Registry",
     "Source",
     "StageError",
     "Subset",
@@ -53,7 +59,9 @@ __all__ = [
     "fingerprint",
     "generator",
     "namespace",
+    "registry",
     "rescale_weights",
     "subset_of",
+    "trust",
     "unknown_name",
 ]

@@ -219,14 +219,15 @@ def _check_names(arrays: Batch, modalities: tuple[Modality, ...]) -> None:
 
 
 def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
-    expected = () if modality.likelihood == "categorical" else modality.shape
+    likelihood = modality.likelihood_part
+    expected = likelihood.row_shape(modality.shape)
     if x.shape[1:] != expected or x.ndim != len(expected) + 1:
         msg = (
             f"modality {modality.name!r} has shape {x.shape}: "
             f"expected (rows, {', '.join(map(str, expected))})"
         )
         raise DataError(msg)
-    if x.dtype == np.uint8 and modality.likelihood != "categorical":
+    if x.dtype == np.uint8 and likelihood.takes_bytes:
         return x
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         msg = f"modality {modality.name!r} has values of type {x.dtype}: expected numbers"
@@ -241,25 +242,12 @@ def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
             "expected finite float32 numbers; remove or impute such rows first"
         )
         raise DataError(msg)
-    if modality.likelihood == "categorical":
-        labels = x.astype(np.int64)
-        wrong = _first_bad_row(x, lambda c: (c < 0) | (c >= modality.size) | (c != np.floor(c)))
-        if wrong is not None:
-            msg = (
-                f"modality {modality.name!r}, row {wrong} is {x[wrong]}: "
-                f"expected a class from 0 to {modality.size - 1}"
-            )
-            raise DataError(msg)
-        return labels
-    if modality.likelihood == "bernoulli":
-        wrong = _first_bad_row(x, lambda c: (c < 0) | (c > 1))
-        if wrong is not None:
-            msg = (
-                f"modality {modality.name!r}, row {wrong} lies outside [0, 1]: "
-                "a bernoulli likelihood needs probabilities; rescale, or use uint8 images"
-            )
-            raise DataError(msg)
-    return values
+    wrong = _first_bad_row(values, lambda chunk: ~likelihood.is_valid(chunk, modality.shape))
+    if wrong is not None:
+        shown = f" is {x[wrong]}" if x[wrong].size == 1 else ""
+        msg = f"modality {modality.name!r}, row {wrong}{shown}: {likelihood.expects(modality.shape)}"
+        raise DataError(msg)
+    return values.astype(likelihood.dtype, copy=False)
 
 
 def _first_bad_row(x: NDArray[Any], is_bad: Any, chunk: int = 4096) -> int | None:

@@ -6,17 +6,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core.errors import DataError, unknown_name
+from mvflow.core.registry import registry
 
 __all__ = [
     "Batch",
     "Column",
-    "Likelihood",
     "Modality",
     "Source",
     "Subset",
@@ -29,7 +29,8 @@ Batch: TypeAlias = Mapping[str, NDArray[Any]]
 Subset: TypeAlias = tuple[str, ...]
 """Names of observed modalities, sorted."""
 
-Likelihood: TypeAlias = Literal["normal", "laplace", "bernoulli", "categorical"]
+Settings: TypeAlias = str | Mapping[str, Any]
+"""Name of a kind, or a mapping with `kind` and its settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +41,24 @@ class Modality:
         name: letters, digits, `_` and `-`; it names arrays, columns and files.
         shape: shape of one row, images as (channels, height, width). A `categorical` modality
             has one integer per row and the shape (classes,).
-        likelihood: p(x|z). `normal` and `laplace` have the fixed `scale`; `bernoulli` data lie
-            in [0, 1].
-        scale: standard deviation (`normal`) or diversity b (`laplace`), in units of the data.
+        likelihood: p(x|z): the name of a registered likelihood, or a mapping with its `kind` and
+            settings, such as {"kind": "laplace", "scale": 0.75}, or the likelihood itself.
         weight: factor of this modality's log-likelihood in the ELBO (lambda_j of the paper,
             Appendix E). None: the largest dimension divided by this one's.
 
     Raises:
+        ConfigError: if the likelihood is unknown or a setting of it is wrong.
         DataError: if a field cannot be used.
 
     Examples:
-        >>> Modality("svhn", (3, 32, 32), "laplace", scale=0.75).size
-        3072
+        >>> m = Modality("svhn", (3, 32, 32), {"kind": "laplace", "scale": 0.75})
+        >>> m.size, m.kind
+        (3072, 'laplace')
     """
 
     name: str
     shape: tuple[int, ...]
-    likelihood: Likelihood = "normal"
-    scale: float = 1.0
+    likelihood: Any = "normal"
     weight: float | None = None
 
     def __post_init__(self) -> None:
@@ -71,14 +72,26 @@ class Modality:
         if not self.shape or min(self.shape) < 1:
             msg = f"modality {self.name!r} has shape {self.shape}: expected positive lengths"
             raise DataError(msg)
-        if self.likelihood not in get_args(Likelihood):
-            raise DataError(unknown_name("likelihood", self.likelihood, get_args(Likelihood)))
-        if not self.scale > 0 or not math.isfinite(self.scale):
-            msg = f"modality {self.name!r} has scale {self.scale}: expected a positive number"
-            raise DataError(msg)
+        kind, known = self.kind, registry("likelihoods").names()
+        if isinstance(kind, str) and ":" not in kind and kind not in known:
+            raise DataError(unknown_name("likelihood", kind, known))
         if self.weight is not None and not self.weight > 0:
             msg = f"modality {self.name!r} has weight {self.weight}: expected a positive number"
             raise DataError(msg)
+
+    @property
+    def kind(self) -> Any:
+        """Name of the likelihood."""
+        if isinstance(self.likelihood, Mapping):
+            return self.likelihood.get("kind")
+        return self.likelihood
+
+    @property
+    def likelihood_part(self) -> Any:
+        """The likelihood itself (`mvflow.likelihoods.Likelihood`); imports torch."""
+        from mvflow.core.parts import create  # pydantic: only for who checks values
+
+        return create("likelihoods", self.likelihood)
 
     @property
     def size(self) -> int:

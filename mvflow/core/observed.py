@@ -1,0 +1,62 @@
+"""What is known of some rows, in training and at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from mvflow.core.arrays import Array
+
+__all__ = ["Observed"]
+
+_GROUPS = ("present", "covariates", "cached")
+
+
+class Observed(NamedTuple):
+    """Values of the observed modalities, which of them are present, and what comes with them.
+
+    Examples:
+        >>> import numpy as np
+        >>> batch = Observed.from_columns({"rna": np.zeros((4, 3)), "cached/mean": np.ones(4)})
+        >>> list(batch.x), list(batch.cached), batch.rows
+        (['rna'], ['mean'], 4)
+    """
+
+    x: Mapping[str, Array]
+    """Modality -> (rows, *shape); a modality that is absent is not observed in any row."""
+    present: Mapping[str, Array] | None = None
+    """Modality -> bool (rows,) or (rows, *shape): which rows or values are observed; None: all."""
+    covariates: Mapping[str, Array] | None = None
+    """Covariate (batch, age, size factors, ...) -> (rows, width); never generated."""
+    cached: Mapping[str, Array] = {}
+    """Outputs of frozen modules, by the names that a stage's `columns` have."""
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Array]) -> Observed:
+        """A batch of a table, whose columns of the other fields are named `field/name`."""
+        groups: dict[str, dict[str, Array]] = {name: {} for name in _GROUPS}
+        x: dict[str, Array] = {}
+        for key, value in columns.items():
+            group, slash, name = key.partition("/")
+            (groups[group] if slash else x)[name if slash else key] = value
+        return cls(x, groups["present"] or None, groups["covariates"] or None, groups["cached"])
+
+    @property
+    def rows(self) -> int:
+        """Number of rows; 0 where nothing is observed."""
+        return len(next(iter(self.x.values()))) if self.x else 0
+
+    def only(self, names: Collection[str]) -> Observed:
+        """The same rows, of which only the named modalities are observed."""
+        x = {name: value for name, value in self.x.items() if name in names}
+        present = self.present and {k: v for k, v in self.present.items() if k in names}
+        return self._replace(x=x, present=present or None)
+
+    def take(self, start: int, stop: int) -> Observed:
+        """Rows `start` to `stop`."""
+
+        def cut(group: Mapping[str, Array] | None) -> dict[str, Array] | None:
+            return None if group is None else {k: v[start:stop] for k, v in group.items()}
+
+        cached = cut(self.cached) or {}
+        return Observed(cut(self.x) or {}, cut(self.present), cut(self.covariates), cached)

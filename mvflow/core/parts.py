@@ -1,0 +1,219 @@
+"""Sections of a configuration, and parts: validated settings of one kind with what they build."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from mvflow.core.errors import ConfigError, MvflowError, UsageError
+from mvflow.core.registry import registry
+
+__all__ = ["GIVEN", "Kind", "Part", "Section", "create", "dump", "problem"]
+
+GIVEN = "given"
+"""Kind that stands in TOML for an object that was passed in Python and has no other name."""
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Part(Section, ABC):
+    """Settings of one kind of a contract, together with the methods that build what they describe.
+
+    A part is an immutable value: `MAF(transforms=2)` in Python, `kind = "maf"` with `transforms
+    = 2` in TOML. A subclass is final; its contract is an abstract subclass in the package of the
+    contract, such as `mvflow.posteriors.Family`.
+    """
+
+    group: ClassVar[str]
+    """Registry in which kinds of this contract are found."""
+
+    @classmethod
+    def adapt(cls, value: Any) -> Self | None:
+        """A part that stands for an object that is none, or None where that cannot be."""
+        return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Type of a field that holds a part of the registry `group`: a name, a table, or an object.
+
+    Accepted are the name of a kind, a mapping with `kind` and its settings, a part, a class of
+    parts, or an object that has all methods of the contract. `Annotated[Family, Kind("posteriors")]`.
+
+    Args:
+        group: of the registry.
+        optional: whether "none" (in Python also None) stands for nothing.
+    """
+
+    group: str
+    optional: bool = False
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """How pydantic validates and writes the field."""
+        return core_schema.no_info_plain_validator_function(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                _serialize, info_arg=True
+            ),
+        )
+
+    def _validate(self, value: Any) -> Any:
+        if self.optional and (value is None or _kind_of(value) == "none"):
+            return None
+        try:
+            return create(self.group, value)
+        except MvflowError as error:
+            raise PydanticCustomError("part", "{sentence}", {"sentence": str(error)}) from error
+
+
+def create(group: str, value: Any) -> Any:
+    """A part of a registry from the name of a kind, a mapping with `kind`, a class or an object.
+
+    Raises:
+        ConfigError: if a setting is unknown (the message says which kind has it) or wrong.
+        UsageError: if the kind is unknown or an object lacks a method of the contract.
+
+    Examples:
+        >>> create("posteriors", {"kind": "maf", "transforms": 3}).transforms
+        3
+    """
+    if isinstance(value, str):
+        value = {"kind": value}
+    if isinstance(value, Mapping):
+        return _from_mapping(group, dict(value))
+    kinds = registry(group)
+    if isinstance(value, type):
+        value = value()
+    if isinstance(value, kinds.base):
+        return value
+    adapted = kinds.base.adapt(value) if issubclass(kinds.base, Part) else None
+    if adapted is not None:
+        return adapted
+    missing = kinds.missing(value)
+    if missing:
+        msg = (
+            f"{type(value).__name__} cannot be a {kinds.noun}: it has no {', '.join(missing)} "
+            f"(see {kinds.contract.replace(':', '.')}); known by name: {', '.join(kinds.names())}"
+        )
+        raise UsageError(msg)
+    return value
+
+
+def dump(part: Any, group: str, *, exclude_none: bool = True) -> dict[str, Any]:
+    """A part as a mapping that TOML and JSON can hold and `create` takes.
+
+    Examples:
+        >>> dump(create("posteriors", "gaussian"), "posteriors")
+        {'kind': 'gaussian'}
+    """
+    kind = type(part)
+    if not isinstance(part, Part) or getattr(part, "is_opaque", False):
+        inner = getattr(part, "value", part)
+        inner = type(inner)
+        return {"kind": GIVEN, "path": f"{inner.__module__}:{inner.__qualname__}"}
+    settings = part.model_dump(mode="json", exclude_none=exclude_none)
+    return {"kind": registry(group).name_of(kind), **settings}
+
+
+def problem(error: ValidationError) -> str:
+    """Sentence about the first problem: where it is, what it is, and what came."""
+    first = error.errors()[0]
+    where = ".".join(str(p) for p in first["loc"])
+    if first["type"] in ("part", "value_error"):
+        sentence = first["ctx"]["sentence"] if first["type"] == "part" else first["ctx"]["error"]
+        return f"{where}: {sentence}" if where else str(sentence)
+    if first["type"] == "extra_forbidden":
+        key, section = str(first["loc"][-1]), ".".join(str(p) for p in first["loc"][:-1])
+        return f"unknown key {key!r}" + (f" in {section}" if section else "")
+    text = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{where}: {text}, got {first.get('input')!r}"
+
+
+def _from_mapping(group: str, raw: dict[str, Any]) -> Any:
+    kinds = registry(group)
+    name = raw.pop("kind", None)
+    if not isinstance(name, str):
+        msg = f"a {kinds.noun} needs a kind: one of {', '.join(kinds.names())}"
+        raise ConfigError(msg)
+    if name == GIVEN:
+        msg = (
+            f"this {kinds.noun} is an object of {raw.get('path')} that was passed in Python and "
+            "cannot be written to a file: load the run with load(path, objects={KEY: object})"
+        )
+        raise ConfigError(msg)
+    return _created(group, name, json.dumps(raw)) if _is_plain(raw) else _made(group, name, raw)
+
+
+def _is_plain(raw: Any) -> bool:
+    """Whether it is made of what JSON has, so that equal settings share one part."""
+    if isinstance(raw, Mapping):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in raw.items())
+    if isinstance(raw, list):
+        return all(map(_is_plain, raw))
+    return raw is None or type(raw) in (str, int, float, bool)
+
+
+@lru_cache(maxsize=256)
+def _created(group: str, name: str, settings: str) -> Any:
+    return _made(group, name, json.loads(settings))
+
+
+def _made(group: str, name: str, settings: Mapping[str, Any]) -> Any:
+    cls = registry(group).load(name)
+    if not (isinstance(cls, type) and issubclass(cls, Part)):
+        return cls(**settings) if isinstance(cls, type) else cls
+    try:
+        return cls.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_explained(group, name, cls, error)) from None
+
+
+def _explained(group: str, name: str, cls: type[Part], error: ValidationError) -> str:
+    first, kinds = error.errors()[0], registry(group)
+    if first["type"] != "extra_forbidden" or len(first["loc"]) != 1:
+        return problem(error)
+    key, own = str(first["loc"][0]), list(cls.model_fields)
+    close = difflib.get_close_matches(key, own, n=1)
+    having = [other for other in kinds.names() if other != name and _has(group, other, key)]
+    if close:
+        hint = f"did you mean {close[0]!r}?"
+    elif having:
+        hint = f"that is a setting of {', '.join(map(repr, having))}."
+    else:
+        hint = ""
+    settings = f"Settings of {name!r}: {', '.join(own) or 'none'}"
+    return f"{kinds.noun} {name!r} has no setting {key!r}: {hint} {settings}".replace(":  ", ": ")
+
+
+def _has(group: str, name: str, key: str) -> bool:
+    try:
+        cls = registry(group).load(name)
+    except MvflowError:
+        return False
+    return key in getattr(cls, "model_fields", {})
+
+
+def _kind_of(value: Any) -> Any:
+    return value.get("kind") if isinstance(value, Mapping) else value
+
+
+def _serialize(value: Any, info: core_schema.SerializationInfo) -> Any:
+    if info.mode == "python":
+        return value
+    if value is None:
+        return {"kind": "none"}
+    return dump(value, value.group if isinstance(value, Part) else "", exclude_none=True)

@@ -1,0 +1,141 @@
+"""The contract of likelihoods, and the module that binds one to the shape of a modality."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from mvflow.core.parts import Part
+from mvflow.nn.precision import upcast_to_float32
+
+__all__ = ["Likelihood", "LikelihoodModule", "independent"]
+
+Shape = tuple[int, ...]
+
+
+class Likelihood(Part):
+    """p(x|z) of one modality, given the outputs of its decoder.
+
+    A kind says which values it is for (`row_shape`, `dtype`, `is_valid`), how many outputs the
+    decoder has for each value (`outputs_per_value`), and what they mean (`distribution`).
+    """
+
+    group: ClassVar[str] = "likelihoods"
+    outputs_per_value: ClassVar[int] = 1
+    """Decoder outputs for each value of a row."""
+    is_location: ClassVar[bool] = True
+    """Whether the decoder's output is in the units of the data, so that a sigmoid may end it."""
+    takes_bytes: ClassVar[bool] = True
+    """Whether uint8 values are intensities, 0...255 for [0, 1]."""
+    dtype: ClassVar[type[np.generic]] = np.float32
+    """Type in which values are kept."""
+
+    @abstractmethod
+    def distribution(
+        self, raw: Tensor, shape: Shape, learned: Mapping[str, Tensor]
+    ) -> Distribution:
+        """p(x|z), summed over the dimensions of a row.
+
+        Args:
+            raw: decoder outputs (..., outputs_per_value * shape[0], *shape[1:]), in float32.
+            shape: of one row.
+            learned: what `learned` gave, as trained.
+        """
+
+    def learned(self, shape: Shape) -> dict[str, Tensor]:
+        """Initial values of parameters that do not depend on z, such as scales of columns."""
+        return {}
+
+    def log_prob(
+        self, raw: Tensor, x: Tensor, shape: Shape, learned: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Log p(x|z) in nats per row; a kind may have a faster way than its `distribution`."""
+        return self.distribution(raw, shape, learned).log_prob(x)
+
+    def mean(self, distribution: Distribution) -> Tensor:
+        """What is generated without noise: by default the mean."""
+        return distribution.mean
+
+    def row_shape(self, shape: Shape) -> Shape:
+        """Shape of one row as it is stored."""
+        return shape
+
+    def is_valid(self, x: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
+        """Which values of rows (rows, *row_shape) can be modelled; all are finite."""
+        return np.ones(x.shape, np.bool_)
+
+    def expects(self, shape: Shape) -> str:
+        """Sentence for a value that is not valid: what was expected, what to do."""
+        return "expected finite numbers"
+
+    def outputs(self, shape: Shape) -> Shape:
+        """Shape of the decoder's output for one row."""
+        return (self.outputs_per_value * shape[0], *shape[1:])
+
+    def flat(self, shape: Shape) -> nn.Module:
+        """Module from rows to vectors (rows, size), for fully connected encoders."""
+        return nn.Flatten()
+
+
+class LikelihoodModule(nn.Module):
+    """A likelihood bound to the shape of a modality; its learned parameters are the module's.
+
+    Args:
+        likelihood: the kind and its settings.
+        shape: of one row.
+
+    Examples:
+        >>> from mvflow.likelihoods import Laplace
+        >>> module = LikelihoodModule(Laplace(scale=0.5), (3,))
+        >>> module(torch.zeros(2, 3)).log_prob(torch.zeros(2, 3))
+        tensor([0., 0.])
+        >>> module.log_prob(torch.zeros(2, 3), torch.ones(2, 3))
+        tensor([-6., -6.])
+    """
+
+    def __init__(self, likelihood: Likelihood, shape: Shape) -> None:
+        super().__init__()
+        self.likelihood, self.shape = likelihood, tuple(shape)
+        self.learned = nn.ParameterDict(likelihood.learned(self.shape))
+
+    def forward(self, raw: Tensor) -> Distribution:
+        """p(x|z) of decoder outputs (..., *outputs). bfloat16 is upcast: sums are long."""
+        return self.likelihood.distribution(upcast_to_float32(raw), self.shape, self.learned)
+
+    def log_prob(self, raw: Tensor, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """Log p(x|z) in nats per row, summed over the values that are present.
+
+        Args:
+            raw: decoder outputs (..., *outputs).
+            x: rows.
+            present: bool (rows,) or of the shape of x; None: all. What is absent is not read.
+        """
+        raw = upcast_to_float32(raw)
+        if present is None:
+            return self.likelihood.log_prob(raw, x, self.shape, self.learned)
+        rows = present.ndim == 1
+        mask = present.reshape(-1, *([1] * (x.ndim - 1))) if rows else present
+        x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+        if rows:
+            found = self.likelihood.log_prob(raw, x, self.shape, self.learned)
+            return torch.where(present, found, 0.0)
+        joint = self(raw)
+        values = joint.base_dist if isinstance(joint, Independent) else joint
+        found = torch.where(mask, values.log_prob(x), 0.0)
+        return found.flatten(found.ndim - x.ndim + 1).sum(-1) if x.ndim > 1 else found
+
+    def mean(self, distribution: Distribution) -> Tensor:
+        """What is generated without noise."""
+        return self.likelihood.mean(distribution)
+
+
+def independent(distribution: Distribution, shape: Shape) -> Distribution:
+    """A distribution of values as one of rows, whose log-probability is the sum."""
+    return Independent(distribution, len(shape), validate_args=False)
