@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -11,12 +12,36 @@ from typing import Any, get_args
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from mvflow.config.schema import FORMAT, Config, ModalityConfig
-from mvflow.core import ConfigError, unknown_name
+from mvflow.config.schema import FORMAT, Config
+from mvflow.core import ConfigError, registry, unknown_name
+from mvflow.core.parts import Kind, create, problem
 
-__all__ = ["assign", "config_from_dict", "parse_toml", "recipe", "recipe_names", "to_toml"]
+__all__ = [
+    "assign",
+    "config_from_dict",
+    "parse_toml",
+    "recipe",
+    "recipe_names",
+    "settings_of",
+    "to_toml",
+    "with_part",
+]
 
 NETWORKS = ("encoder", "decoder", "projector")
+
+
+def settings_of(system: str) -> type[Config]:
+    """The settings of a system: the schema of its configurations.
+
+    Raises:
+        UsageError: if the system is unknown or cannot be imported.
+
+    Examples:
+        >>> "joint" in settings_of("jnf").model_fields
+        True
+    """
+    found: type[Config] = registry("systems").load(system).Settings
+    return found
 
 
 def recipe_names() -> list[str]:
@@ -35,67 +60,88 @@ def recipe_names() -> list[str]:
 def recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
     """The recipe `name`, with `section.key=value` assignments carried out, as a plain dict.
 
-    A recipe's file is a configuration with four more keys: `extends` names a recipe whose values
-    it changes, `every_modality` holds what all modalities have unless their own table says
-    otherwise, `by_model` and `by_projector` hold what differs for a model and a kind of
-    projector. Assignments have the last word.
+    A recipe's file is a configuration with three more keys. `extends` names a recipe whose values
+    it changes. `every_modality` holds what all modalities have unless their own table says
+    otherwise. `by.KEY.KIND` holds what differs where KEY (`system`, `projector`, ...) is KIND, or
+    is anything but "none" where KIND is `*`; what `by.system` says comes first. Sections that the
+    system does not have are left out; assignments have the last word.
 
     Raises:
         ConfigError: if there is no such recipe (the message lists the known ones), or an
-            assignment is malformed or names an unknown key.
+            assignment is malformed or names an unknown modality.
 
     Examples:
-        >>> recipe("mnist-svhn", ["projectors.kind=dcca"])["projectors"]["batch_size"]
+        >>> recipe("mnist-svhn", ["projector=dcca"])["projectors"]["batch_size"]
         2000
     """
     if name not in recipe_names():
         raise ConfigError(unknown_name("recipe", name, recipe_names()))
     raw = {"recipe": name, **_read(name)}
-    by_model, by_projector = raw.pop("by_model", {}), raw.pop("by_projector", {})
+    cases, every = raw.pop("by", {}), raw.pop("every_modality", {})
+    raw["modalities"] = {n: merged(every, own) for n, own in raw["modalities"].items()}
     assignments = list(assignments)
-    chosen = assign(raw, assignments)
-    model = chosen.get("model", Config.model_fields["model"].default)
-    kind = chosen.get("projectors", {}).get("kind")
-    for special in (by_model.get(model, {}), by_projector.get(kind, {})):
-        raw = _merged(raw, special)
-    every = raw.pop("every_modality", {})
-    raw["modalities"] = {n: _merged(every, own) for n, own in raw["modalities"].items()}
-    return assign(raw, assignments)
+    for key in sorted(cases, key=lambda key: key != "system"):
+        kind = _kind(assign(raw, assignments).get(key))
+        if kind not in (None, "none"):
+            raw = merged(raw, cases[key].get("*", {}))
+            raw = merged(raw, cases[key].get(kind, {}))
+    fields = settings_of(_kind(assign(raw, assignments).get("system"))).model_fields
+    return assign({k: v for k, v in raw.items() if k in fields}, assignments)
 
 
-def parse_toml(path: Path) -> Config:
+def parse_toml(path: Path, objects: Mapping[str, Any] | None = None) -> Config:
     """Read and check a `config.toml`.
 
+    Args:
+        path: of the file.
+        objects: key -> object that stands at that key, for what TOML cannot hold.
+
     Raises:
-        ConfigError: if the file is not TOML, is of a newer format, or does not fit the schema.
+        ConfigError: if the file is not TOML, is of another format, or does not fit the schema.
     """
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         msg = f"{path} is not valid TOML: {error}"
         raise ConfigError(msg) from error
+    for key, value in (objects or {}).items():
+        *sections, last = key.split(".")
+        node = raw
+        for part in sections:
+            node = node.setdefault(part, {})
+        node[last] = value
     return config_from_dict(raw, where=str(path))
 
 
 def config_from_dict(raw: Mapping[str, Any], where: str = "configuration") -> Config:
-    """Check a plain dict against the schema.
+    """Check a plain dict against the schema of its system.
 
     Raises:
         ConfigError: naming the first wrong key, what is wrong and, if a key is unknown, the
             nearest known one.
 
     Examples:
-        >>> config_from_dict({"latent_dim": 2, "modalities": {"a": {"shape": [3]}}}).seed
+        >>> raw = {"system": "jnf", "latent_dim": 2, "modalities": {"a": {"shape": [3]}}}
+        >>> config_from_dict(raw).seed
         0
     """
     version = raw.get("format", FORMAT)
     if isinstance(version, int) and version > FORMAT:
         msg = f"{where} has format {version}, newer than {FORMAT} of this mvflow: upgrade mvflow"
         raise ConfigError(msg)
+    if version == 1 or ("model" in raw and "system" not in raw):
+        folder = str(Path(where).parent) if where.endswith(".toml") else "RUN"
+        msg = f"{where} has format 1 of mvflow 0.1: run 'mvflow convert {folder}' once"
+        raise ConfigError(msg)
+    system = raw.get("system")
+    if not isinstance(system, str):
+        msg = f"{where} names no system: expected one of {', '.join(registry('systems').names())}"
+        raise ConfigError(msg)
+    schema = settings_of(system)
     try:
-        return Config.model_validate(dict(raw))
+        return schema.model_validate(dict(raw))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from None
+        raise ConfigError(f"{where}: {_first_problem(error, schema)}") from None
 
 
 def to_toml(config: Config) -> str:
@@ -103,11 +149,14 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def assign(raw: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def assign(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A copy of `raw` with `section.key=value` assignments carried out; values are TOML.
 
+    Where the kind of a part becomes another (`posterior=nsf`, `posterior.kind=nsf`), it keeps the
+    settings that the new kind has too.
+
     Raises:
-        ConfigError: if an assignment is malformed or names an unknown key.
+        ConfigError: if an assignment is malformed or names an unknown modality.
 
     Examples:
         >>> assign({"joint": {"beta": 1.0}}, ["joint.beta=2.5"])
@@ -120,15 +169,92 @@ def assign(raw: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not all(path):
             msg = f"cannot read --set {text!r}: expected section.key=value, as in joint.beta=2.5"
             raise ConfigError(msg)
-        _check_key(path, out)
-        node = out
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        if value.strip() == "none":
-            node.pop(path[-1], None)
-        else:
-            node[path[-1]] = _value(value.strip())
+        if path[0] == "modalities" and len(path) > 1 and path[1] not in out.get(path[0], {}):
+            raise ConfigError(unknown_name("modality", path[1], out.get("modalities", {})))
+        _set(out, path, value.strip())
     return out
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `changes`, table by table; a network is replaced as a whole."""
+    out = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        if not both or (key in NETWORKS and "kind" in value and "shape" in out):
+            out[key] = value
+        elif key == "networks":
+            out[key] = {**out[key], **value}
+        else:
+            out[key] = merged(out[key], value)
+    return out
+
+
+def _set(out: dict[str, Any], path: list[str], value: str) -> None:
+    node: Any = out
+    for part in path[:-1]:
+        inner = node.setdefault(part, {})
+        if isinstance(inner, str):  # the kind of a part, which now gets settings
+            inner = node[part] = {"kind": inner}
+        if not isinstance(inner, dict):
+            msg = f"--set {'.'.join(path)}: {part!r} is a value, not a section"
+            raise ConfigError(msg)
+        node = inner
+    last, new = path[-1], None if value == "none" else _value(value)
+    if last == "kind" and isinstance(new, str) and len(path) > 1:
+        switched = _switched(node, new, _group_at(out, path[:-1]))
+        node.clear()
+        node.update(switched)
+    elif isinstance(node.get(last), dict) and (new is None or isinstance(new, str)):
+        node[last] = _switched(node[last], new or "none", _group_at(out, path))
+    elif new is None:
+        node.pop(last, None)
+        if _group_at(out, path):
+            node[last] = {"kind": "none"}
+    else:
+        node[last] = new
+
+
+def _switched(settings: Mapping[str, Any], kind: str, group: str | None) -> dict[str, Any]:
+    """Settings of another kind of a part: those that it has too."""
+    if group is None:
+        return {**settings, "kind": kind}
+    if kind == "none":
+        return {"kind": kind}
+    if settings.get("kind") == kind:
+        return dict(settings)
+    fields = getattr(registry(group).load(kind), "model_fields", {})
+    return {"kind": kind, **{k: v for k, v in settings.items() if k in fields}}
+
+
+def _group_at(raw: Mapping[str, Any], path: list[str]) -> str | None:
+    """The registry of the part at `path`, or None if there is no part."""
+    system = raw.get("system")
+    if not isinstance(system, str):
+        return None
+    models: list[Any] = [settings_of(system)]
+    for depth, part in enumerate(path):
+        found: list[Any] = []
+        for model in models:
+            if isinstance(model, type) and issubclass(model, BaseModel):
+                field = model.model_fields.get(part)
+                found += [] if field is None else [field.annotation, *field.metadata]
+            elif get_args(model) and get_args(model)[0] is str:  # dict[str, ...]
+                found += [get_args(model)[1]]
+        models = [m for f in found for m in (f, *getattr(f, "__metadata__", ()))]
+        kinds = [m for m in models if isinstance(m, Kind)]
+        if kinds and depth == len(path) - 1:
+            return kinds[0].group
+        if kinds:
+            node: Any = raw
+            for key in path[: depth + 1]:
+                node = node.get(key, {}) if isinstance(node, Mapping) else {}
+            name = _kind(node)
+            models = [registry(kinds[0].group).load(name)] if isinstance(name, str) else []
+    return None
+
+
+def _kind(value: Any) -> Any:
+    return value.get("kind") if isinstance(value, Mapping) else value
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -136,24 +262,11 @@ def _read(name: str) -> dict[str, Any]:
     text = (resources.files("mvflow.config") / "recipes" / f"{name}.toml").read_text("utf-8")
     raw = tomllib.loads(text)
     base = raw.pop("extends", None)
-    return raw if base is None else _merged(_read(base), raw)
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `changes`, table by table; a network is replaced as a whole."""
-    out = dict(base)
-    for key, value in changes.items():
-        if key in NETWORKS or not (isinstance(value, dict) and isinstance(out.get(key), dict)):
-            out[key] = value
-        elif key == "networks":
-            out[key] = {**out[key], **value}
-        else:
-            out[key] = _merged(out[key], value)
-    return out
+    return raw if base is None else merged(_read(base), raw)
 
 
 def _copied(node: Any) -> Any:
-    return {k: _copied(v) for k, v in node.items()} if isinstance(node, dict) else node
+    return {k: _copied(v) for k, v in node.items()} if isinstance(node, Mapping) else node
 
 
 def _value(text: str) -> Any:
@@ -163,62 +276,59 @@ def _value(text: str) -> Any:
         return text
 
 
-def _check_key(path: list[str], raw: Mapping[str, Any]) -> None:
-    """Walk `path` through the schema and fail at the first unknown part."""
-    node: type[BaseModel] | None = Config
-    for depth, part in enumerate(path):
-        where = f" (in {'.'.join(path[:depth])})" if depth else ""
-        if path[:depth] == ["modalities"]:
-            if part not in raw.get("modalities", {}):
-                raise ConfigError(unknown_name("modality", part, raw.get("modalities", {})))
-            node = ModalityConfig
-        elif node is None:
-            return  # inside a network, which the schema checks as a whole
-        elif part not in node.model_fields:
-            raise ConfigError(unknown_name("key", part, node.model_fields) + where)
-        else:
-            node = _section(node, part)
+def _first_problem(error: ValidationError, schema: type[Config]) -> str:
+    """Sentence about the first problem; of an unknown key, with the nearest known one."""
+    first = error.errors()[0]
+    if first["type"] != "extra_forbidden":
+        return problem(error)
+    key, path = str(first["loc"][-1]), [str(p) for p in first["loc"][:-1]]
+    known = _fields_at(schema, path)
+    where = f" (in {'.'.join(path)})" if path else ""
+    if not path:
+        having = [s for s in registry("systems").names() if _has_field(s, key)]
+        if having and not difflib.get_close_matches(key, known, n=1):
+            return f"unknown key {key!r}: that is a section of system {', '.join(having)}"
+    return unknown_name("key", key, known) + where
 
 
-def _section(node: type[BaseModel], part: str) -> type[BaseModel] | None:
-    """The section that a field holds, if it holds one."""
-    kind: Any = node.model_fields[part].annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
+    node: Any = schema
+    for part in path:
+        if isinstance(node, type) and issubclass(node, BaseModel):
+            field = node.model_fields.get(part)
+            node = None if field is None else field.annotation
+        elif get_args(node):
+            node = get_args(node)[-1]
+    return list(node.model_fields) if isinstance(node, type) and issubclass(node, BaseModel) else []
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(str(p) for p in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return unknown_name("key", where.rpartition(".")[2], _known_keys(problem["loc"])) + (
-            f" (in {where.rpartition('.')[0]})" if "." in where else ""
-        )
-    return (
-        f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem.get('input')!r}"
-    )
+def _has_field(system: str, key: str) -> bool:
+    try:
+        return key in settings_of(system).model_fields
+    except ConfigError:
+        return False
 
 
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """Keys of the section at `loc`, which for a network holds its kind after its place."""
-    models: list[type[BaseModel]] = [Config]
-    for part in loc[:-1]:
-        of_kind = [m for m in models if len(models) > 1 and _kind(m) == part]
-        fields = [f for m in models if (f := m.model_fields.get(str(part)))]
-        if of_kind:
-            models = of_kind
-        elif fields:
-            models = [m for f in fields for m in _sections(f.annotation)]
-    return list(models[0].model_fields) if models else []
+def with_part(config: Config, field: str, kind: str) -> Config:
+    """The configuration with another kind of a part, which keeps the settings that both have.
 
+    Raises:
+        UsageError: if the system has no such part, or there is no such kind.
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """All sections inside an annotation, as in `dict[str, A | B]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for a in get_args(annotation) for m in _sections(a)]
-
-
-def _kind(section: type[BaseModel]) -> str:
-    """The name that tells a section from its alternatives."""
-    name: str = get_args(section.model_fields["kind"].annotation)[0]
-    return name
+    Examples:
+        >>> raw = {"system": "jnf", "latent_dim": 2, "modalities": {"a": {"shape": [3]}}}
+        >>> type(with_part(config_from_dict(raw), "posterior", "nsf").posterior).__name__
+        'NSF'
+    """
+    metadata = type(config).model_fields[field].metadata if field in type(config).model_fields else ()
+    group = next((m.group for m in metadata if isinstance(m, Kind)), None)
+    if group is None:
+        msg = f"system {config.system!r} has no {field}: leave --{field} out"
+        raise ConfigError(msg)
+    registry(group).load(kind)
+    raw = config.model_dump(mode="json")
+    switched = _switched(raw[field], kind, group)
+    if switched == raw[field]:
+        return config
+    create(group, switched)
+    return config_from_dict({**config.model_dump(), field: switched})

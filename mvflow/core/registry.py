@@ -152,7 +152,7 @@ REGISTRIES: Mapping[str, Registry] = MappingProxyType(
             Registry("likelihoods", "likelihood", "mvflow.likelihoods.base:Likelihood"),
             Registry("networks", "network", "mvflow.nn.base:Network"),
             Registry("subsets", "subset rule", "mvflow.systems.subsets.base:SubsetRule"),
-            Registry("samplers", "sampler", "mvflow.inference.samplers:Sampler"),
+            Registry("samplers", "sampler", "mvflow.inference.target:Sampler"),
             Registry("datasets", "dataset"),
         )
     }

@@ -1,33 +1,34 @@
-"""Posteriors of any subset of modalities, bound to a sampler."""
+"""Unnormalised posteriors, products of experts, and the samplers that draw from them."""
 
-from mvflow.inference.chains import PAPER, IndependentChains, MarkovChains, TorchRandom
+from mvflow.inference.chains import IndependentChains, MarkovChains, TorchRandom
 from mvflow.inference.diagnostics import Diagnostics
-from mvflow.inference.posterior import Model, build_sampler, draw, subset_posterior
+from mvflow.inference.draws import draw
+from mvflow.inference.hmc import ChainSampler, HMCSampler
 from mvflow.inference.product import (
-    Aggregate,
-    Draws,
-    Prior,
+    AggregateDivisor,
+    Divisor,
+    PriorDivisor,
     ProductOfExperts,
-    ProductSampler,
     into_ball,
 )
 from mvflow.inference.sir import SIR
+from mvflow.inference.target import Draws, Sampler, Target
 
 __all__ = [
-    "PAPER",
     "SIR",
-    "Aggregate",
+    "AggregateDivisor",
+    "ChainSampler",
     "Diagnostics",
+    "Divisor",
     "Draws",
+    "HMCSampler",
     "IndependentChains",
     "MarkovChains",
-    "Model",
-    "Prior",
+    "PriorDivisor",
     "ProductOfExperts",
-    "ProductSampler",
+    "Sampler",
+    "Target",
     "TorchRandom",
-    "build_sampler",
     "draw",
     "into_ball",
-    "subset_posterior",
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,30 +11,11 @@ from torch import Tensor
 from mvflow.core import UsageError
 from mvflow.functional import effective_sample_size
 from mvflow.inference.diagnostics import diagnose
-from mvflow.inference.product import Draws, ProductOfExperts, into_ball
+from mvflow.inference.product import into_ball
+from mvflow.inference.target import Draws, Target
 from mvflow.samplers import SamplingAlgorithm, run
 
-__all__ = ["PAPER", "IndependentChains", "MarkovChains", "TorchRandom", "resample"]
-
-PAPER: Mapping[str, Any] = MappingProxyType(
-    {
-        "independent": True,
-        "warmup": 0,
-        "draws": 100,
-        "num_steps": 10,
-        "step_size": 0.01,
-        "adaptive": False,
-        "divide_by": "prior",
-    }
-)
-"""Sampler settings of the paper's Appendix F, which says "100 steps per sampling".
-
-It leaves open what a step takes; 10 leapfrogs of size 0.01 and the start at a draw of a random
-expert are those of MultiVae, by the paper's first author. One chain a draw, of which the last
-state is kept. Ours by default instead: a few chains that start at importance-resampled draws, a
-mass from the experts' precisions, a step size that adapts in each row, many states of each kept,
-and a product divided by what its experts share in truth (`Aggregate`).
-"""
+__all__ = ["IndependentChains", "MarkovChains", "TorchRandom", "resample"]
 
 SNAPSHOTS = 10
 """States of each independent chain that R-hat compares."""
@@ -69,6 +48,7 @@ class MarkovChains:
         candidates: draws per expert among which the starts are resampled.
 
     Examples:
+        >>> from mvflow.inference import ProductOfExperts
         >>> from mvflow.samplers import HMC
         >>> from zuko.distributions import DiagNormal
         >>> half = DiagNormal(torch.zeros(4, 2), torch.full((4, 2), 0.5))
@@ -84,20 +64,20 @@ class MarkovChains:
     candidates: int = 128
 
     @torch.no_grad()
-    def sample(self, product: ProductOfExperts, n: int) -> Draws:
-        """`n` draws per row, evenly spaced over all chains (see `ProductSampler`)."""
-        pool, log_weights = product.candidates(self.candidates)
+    def sample(self, target: Target, n: int) -> Draws:
+        """`n` draws per row, evenly spaced over all chains (see `Sampler`)."""
+        pool, log_weights = target.candidates(self.candidates)
         start, ess = resample(pool, log_weights, self.chains)
-        start = into_ball(start, product.radius)
-        contacts = _Contacts(product.radius, start)
+        start = into_ball(start, target.radius)
+        contacts = _Contacts(target.radius, start)
         chain = run(
             self.algorithm,
             start,
-            product.value_and_grad,
+            target.value_and_grad,
             TorchRandom(start),
             warmup=self.warmup,
             draws=max(self.draws, -(-n // self.chains)),
-            inverse_mass=product.variance(pool),
+            inverse_mass=target.variance(pool),
             on_step=contacts.count,
         )
         kept = chain.positions  # (draws, chains, rows, latent_dim)
@@ -108,7 +88,7 @@ class MarkovChains:
             divergences=chain.divergences,
             contacts=contacts.share,
             start_ess=ess / len(pool),
-            improper=product.is_improper(pool),
+            improper=target.is_improper(pool),
         )
         return Draws(kept.flatten(0, 1)[at], found)
 
@@ -139,15 +119,15 @@ class IndependentChains:
             raise UsageError(msg)
 
     @torch.no_grad()
-    def sample(self, product: ProductOfExperts, n: int) -> Draws:
-        """`n` draws per row, the ends of as many chains (see `ProductSampler`)."""
-        start = into_ball(product.mixture_draws(n), product.radius)
-        contacts = _Contacts(product.radius, start)
+    def sample(self, target: Target, n: int) -> Draws:
+        """`n` draws per row, the ends of as many chains (see `Sampler`)."""
+        start = into_ball(target.mixture_draws(n), target.radius)
+        contacts = _Contacts(target.radius, start)
         thin = _thinning(self.steps)
         chain = run(
             self.algorithm,
             start,
-            product.value_and_grad,
+            target.value_and_grad,
             TorchRandom(start),
             warmup=self.warmup,
             draws=self.steps // thin,
@@ -160,7 +140,7 @@ class IndependentChains:
             acceptance=chain.acceptance,
             divergences=chain.divergences,
             contacts=contacts.share,
-            improper=product.is_improper(start),
+            improper=target.is_improper(start),
         )
         return Draws(kept[-1], found)
 

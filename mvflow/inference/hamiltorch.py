@@ -11,25 +11,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from mvflow.core import UsageError
 from mvflow.inference.chains import resample
 from mvflow.inference.diagnostics import diagnose
-from mvflow.inference.product import Draws, ProductOfExperts, into_ball
-
-if TYPE_CHECKING:
-    from mvflow.config import SamplerConfig
+from mvflow.inference.product import into_ball
+from mvflow.inference.target import Draws, Sampler, Target
 
 __all__ = ["Hamiltorch"]
 
 
-@dataclass(frozen=True)
-class Hamiltorch:
+class Hamiltorch(Sampler):
     """HMC of hamiltorch (Cobb), one chain of one row at a time: for comparisons, not for speed.
 
     With `adaptive` the step size is tuned by what hamiltorch calls HMC_NUTS: the dual averaging
@@ -39,51 +37,36 @@ class Hamiltorch:
     A first rejection after hamiltorch's burn-in sets the chain back to its start. Kept draws are
     therefore made by a second call without burn-in; where the first one fell back, the second
     makes the warm-up again and drops it.
-
-    Args:
-        chains: chains per row.
-        warmup: steps that tune the step size, and are thrown away.
-        draws: least steps kept per chain.
-        candidates: draws per expert among which the starts are resampled.
-        num_steps: leapfrog steps a proposal.
-        step_size: where the adaptation starts, or the size of all steps.
-        adaptive: whether the step size is tuned.
     """
 
-    chains: int = 4
-    warmup: int = 100
-    draws: int = 200
-    candidates: int = 128
-    num_steps: int = 5
-    step_size: float = 0.1
+    chains: PositiveInt = 4
+    """Chains per row."""
+    warmup: NonNegativeInt = 100
+    """Steps that tune the step size, and are thrown away."""
+    draws: PositiveInt = 200
+    """Least steps kept per chain."""
+    candidates: PositiveInt = 128
+    """Draws per expert among which the starts are resampled."""
+    num_steps: PositiveInt = 5
+    """Leapfrog steps a proposal."""
+    step_size: PositiveFloat = 0.1
+    """Where the adaptation starts, or the size of all steps."""
     adaptive: bool = True
-
-    @classmethod
-    def from_settings(cls, settings: SamplerConfig) -> Hamiltorch:
-        """As configured.
-
-        Raises:
-            UsageError: if independent chains are asked for, which this sampler does not make.
-        """
-        if settings.independent:
-            msg = "sampler 'hamiltorch' makes no independent chains: use 'hmc' for paper mode"
-            raise UsageError(msg)
-        names = ("chains", "warmup", "draws", "candidates", "num_steps", "step_size", "adaptive")
-        return cls(**{name: getattr(settings, name) for name in names})
+    """Whether the step size is tuned."""
 
     @torch.no_grad()
-    def sample(self, product: ProductOfExperts, n: int) -> Draws:
+    def sample(self, target: Target, n: int) -> Draws:
         """`n` draws per row, evenly spaced over all chains (see `ProductSampler`).
 
         Raises:
             UsageError: if hamiltorch is not installed.
         """
         package = _import()
-        pool, log_weights = product.candidates(self.candidates)
+        pool, log_weights = target.candidates(self.candidates)
         start, ess = resample(pool, log_weights, self.chains)
-        start, variance = into_ball(start, product.radius), product.variance(pool)
+        start, variance = into_ball(start, target.radius), target.variance(pool)
         steps = max(self.draws, -(-n // self.chains))
-        targets = [_Row(product, row, start.shape[1]) for row in range(start.shape[1])]
+        targets = [_Row(target, row, start.shape[1]) for row in range(start.shape[1])]
         with torch.enable_grad(), _silenced():
             chains = [
                 [
@@ -101,7 +84,7 @@ class Hamiltorch:
             divergences=torch.tensor([target.broken for target in targets]),
             contacts=torch.tensor([target.outside / target.calls for target in targets]),
             start_ess=ess / len(pool),
-            improper=product.is_improper(pool),
+            improper=target.is_improper(pool),
         )
         return Draws(kept.flatten(0, 1)[at], found)
 
@@ -139,8 +122,8 @@ class Hamiltorch:
 class _Row:
     """Log density of one row, z (latent_dim,) -> scalar, which autograd can differentiate."""
 
-    def __init__(self, product: ProductOfExperts, row: int, rows: int) -> None:
-        self.product = product
+    def __init__(self, target: Target, row: int, rows: int) -> None:
+        self.target = target
         self.row = row
         self.rows = rows
         self.calls = 0
@@ -157,10 +140,10 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, target: _Row) -> Tensor:
-        value, grad = target.product.value_and_grad(z.expand(target.rows, -1))
+        value, grad = target.target.value_and_grad(z.expand(target.rows, -1))
         ctx.save_for_backward(grad[target.row])
         target.calls += 1
-        target.outside += int(not z.norm() <= target.product.radius)
+        target.outside += int(not z.norm() <= target.target.radius)
         target.broken += int(value[target.row].isnan())
         return value[target.row]
 

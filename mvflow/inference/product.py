@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,8 @@ from mvflow.functional import (
     power_tail_log_density,
     standard_normal_log_prob,
 )
-from mvflow.inference.diagnostics import Diagnostics
 
-__all__ = ["Aggregate", "Draws", "Prior", "ProductOfExperts", "ProductSampler", "into_ball"]
+__all__ = ["AggregateDivisor", "Divisor", "PriorDivisor", "ProductOfExperts", "into_ball"]
 
 INSIDE = 0.9
 """Share of a Gaussian's mass that lies inside the edge at which its tail becomes a power law.
@@ -32,24 +31,7 @@ PROBES = 32
 """Draws of the experts in whose directions the tail of a product is probed."""
 
 
-class Draws(NamedTuple):
-    """Draws of the latent variable and what is known of their quality."""
-
-    z: Tensor
-    """(n, rows, latent_dim)."""
-    diagnostics: Diagnostics
-
-
-@runtime_checkable
-class ProductSampler(Protocol):
-    """A way to draw from a product of experts; holds settings, never state."""
-
-    def sample(self, product: ProductOfExperts, n: int) -> Draws:
-        """`n` draws per row, none outside the ball, with diagnostics."""
-        ...
-
-
-class Shared(Protocol):
+class Divisor(Protocol):
     """What every expert contains once, and a product of |S| experts divides out |S|-1 times."""
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -67,7 +49,7 @@ class Shared(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Prior:
+class PriorDivisor:
     """p(z) = N(0, I), as Eq. 12 has it. Experts wider than it make the product improper."""
 
     precision: float = 1.0
@@ -81,7 +63,7 @@ class Prior:
         return standard_normal_log_prob(z), -z
 
 
-class Aggregate:
+class AggregateDivisor:
     r"""The aggregated posterior, a Gaussian with the latents' moments and a power-law tail.
 
     Experts are trained at z ~ q(z|X) of the data (Eq. 8), so what they all contain is the law of
@@ -128,7 +110,7 @@ class ProductOfExperts:
     Args:
         experts: distributions with batch shape (rows,) and event shape (latent_dim,).
         radius: of the ball; infinity for none.
-        shared: s(z), what each expert contains once: the `Prior` of Eq. 12, or an `Aggregate`.
+        divisor: s(z), what each expert contains once: the `PriorDivisor` of Eq. 12, or an `AggregateDivisor`.
 
     Examples:
         >>> from zuko.distributions import DiagNormal
@@ -142,11 +124,11 @@ class ProductOfExperts:
         self,
         experts: Sequence[Distribution],
         radius: Tensor | float = math.inf,
-        shared: Shared | None = None,
+        divisor: Divisor | None = None,
     ) -> None:
         self.experts = tuple(experts)
         self.radius = float(radius)
-        self.shared = Prior() if shared is None else shared
+        self.divisor = PriorDivisor() if divisor is None else divisor
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Unnormalised log density, (..., rows), of z (..., rows, latent_dim)."""
@@ -156,7 +138,7 @@ class ProductOfExperts:
         """`log_prob` and the gradient of the density that holds inside the ball."""
         z = z.detach()
         values, grads = zip(*(_value_and_grad(expert, z) for expert in self.experts), strict=True)
-        shared, shared_grad = self.shared.value_and_grad(z)
+        shared, shared_grad = self.divisor.value_and_grad(z)
         value = poe_log_density(torch.stack(values), shared)
         grad = torch.stack(grads).sum(0) - (len(grads) - 1) * shared_grad
         return inside_ball(value, z, self.radius), grad
@@ -171,7 +153,7 @@ class ProductOfExperts:
         pool = torch.cat([expert.sample((count,)) for expert in self.experts])
         pool = torch.where(pool.isfinite(), pool, 0.0)
         terms = torch.stack([expert.log_prob(pool) for expert in self.experts])
-        target = poe_log_density(terms, self.shared.log_prob(pool))
+        target = poe_log_density(terms, self.divisor.log_prob(pool))
         log_weights = inside_ball(target, pool, self.radius) - mixture_log_prob(terms)
         bad = ~torch.isfinite(log_weights)
         return pool, log_weights.masked_fill(bad, -math.inf)
@@ -182,13 +164,13 @@ class ProductOfExperts:
 
         Along the axes and towards some draws of the experts, log pi(z) + d log |z| must fall
         between 4 and 16 times the radius: the mass of shells around the experts' centre. Never
-        so for an `Aggregate`, under which products are proper by construction.
+        so for an `AggregateDivisor`, under which products are proper by construction.
 
         Args:
             pool: of `candidates`.
         """
         rows, latent = pool.shape[1:]
-        if isinstance(self.shared, Aggregate):
+        if isinstance(self.divisor, AggregateDivisor):
             return torch.zeros(rows, dtype=torch.bool, device=pool.device)
         centre = pool.mean(0)
         offsets = pool[:: max(1, len(pool) // PROBES)] - centre
@@ -214,7 +196,7 @@ class ProductOfExperts:
         parts = pool.split(len(pool) // len(self.experts))
         precision = torch.stack([1 / part.var(0).clamp_min(1e-12) for part in parts]).sum(0)
         least = precision / len(parts) / 2
-        return 1 / torch.maximum(precision - (len(parts) - 1) * self.shared.precision, least)
+        return 1 / torch.maximum(precision - (len(parts) - 1) * self.divisor.precision, least)
 
     def mixture_draws(self, n: int) -> Tensor:
         """`n` draws per row, (n, rows, latent_dim), each of an expert chosen at random."""
@@ -224,7 +206,7 @@ class ProductOfExperts:
 
     def _unbounded(self, z: Tensor) -> Tensor:
         terms = torch.stack([expert.log_prob(z) for expert in self.experts])
-        return poe_log_density(terms, self.shared.log_prob(z))
+        return poe_log_density(terms, self.divisor.log_prob(z))
 
 
 def _value_and_grad(expert: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:

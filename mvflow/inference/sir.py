@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
-from mvflow.core import UsageError
 from mvflow.inference.diagnostics import weighted
-from mvflow.inference.product import Draws, ProductOfExperts, into_ball
-
-if TYPE_CHECKING:
-    from mvflow.config import SamplerConfig
+from mvflow.inference.product import into_ball
+from mvflow.inference.target import Draws, Sampler, Target
 
 __all__ = ["SIR"]
 
 
-@dataclass(frozen=True, slots=True)
-class SIR:
+class SIR(Sampler):
     """Sampling-importance-resampling (Rubin 1987) from the experts: no gradient is taken.
 
     Candidates of all experts get the weight pi(z) / mean_j q_j(z), and draws are resampled among
     them. The draws' law nears pi as the effective number of candidates grows; where experts
     disagree or the latent space is large it is a handful, and the diagnostics say so.
 
-    Args:
-        candidates: draws per expert in a round; only one round at a time is held.
-        least: candidates per row in all, at the least.
-        oversampling: candidates for each draw, at the least.
-
-    Raises:
-        UsageError: if a setting is not positive.
-
     Examples:
+        >>> from mvflow.inference import ProductOfExperts
         >>> from zuko.distributions import DiagNormal
         >>> half = DiagNormal(torch.zeros(4, 2), torch.full((4, 2), 0.5))
         >>> found = SIR().sample(ProductOfExperts([half, half]), 7)
@@ -43,39 +31,31 @@ class SIR:
         (torch.Size([7, 4, 2]), 'sir', True)
     """
 
-    candidates: int = 128
-    least: int = 1000
-    oversampling: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("candidates", "least", "oversampling"):
-            if getattr(self, name) < 1:
-                msg = f"SIR: {name} is {getattr(self, name)}, expected at least 1"
-                raise UsageError(msg)
-
-    @classmethod
-    def from_settings(cls, settings: SamplerConfig) -> SIR:
-        """With the configured number of candidates; no other setting has a meaning here."""
-        return cls(candidates=settings.candidates)
+    candidates: PositiveInt = 128
+    """Draws per expert in a round; only one round at a time is held."""
+    least: PositiveInt = 1000
+    """Candidates per row in all, at the least."""
+    oversampling: PositiveInt = 10
+    """Candidates for each draw, at the least."""
 
     @torch.no_grad()
-    def sample(self, product: ProductOfExperts, n: int) -> Draws:
-        """`n` draws per row, resampled with replacement (see `ProductSampler`)."""
+    def sample(self, target: Target, n: int) -> Draws:
+        """`n` draws per row, resampled with replacement."""
         in_all = max(self.least, self.oversampling * n)
-        rounds = -(-in_all // (self.candidates * len(product.experts)))
+        rounds = -(-in_all // (self.candidates * len(target.experts)))
         chosen = _Chosen(n)
         log_weights, outside = [], []
         for _ in range(rounds):
-            pool, each = product.candidates(self.candidates)
+            pool, each = target.candidates(self.candidates)
             chosen.offer(pool, each)
             log_weights.append(each)
-            outside.append((pool.norm(dim=-1) > product.radius).double().mean(0))
+            outside.append((pool.norm(dim=-1) > target.radius).double().mean(0))
         found = weighted(
             torch.cat(log_weights),
             contacts=torch.stack(outside).mean(0),
-            improper=product.is_improper(pool),
+            improper=target.is_improper(pool),
         )
-        return Draws(into_ball(chosen.z, product.radius), found)
+        return Draws(into_ball(chosen.z, target.radius), found)
 
 
 class _Chosen:

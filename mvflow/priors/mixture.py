@@ -1,18 +1,24 @@
-"""A prior fitted to the latents after training, for draws without any observation."""
+"""A mixture of Gaussians fitted to the latents."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from mvflow.functional import GaussianMixture, gaussian_mixture_step
+from mvflow.nn import seeded
+from mvflow.priors.base import Prior, latent_draws
+from mvflow.stages import Rows, StageSpec
 
-__all__ = ["MixturePrior"]
+__all__ = ["Mixture", "MixturePrior"]
 
 STEPS = 100
 """Largest number of steps of expectation-maximisation."""
@@ -21,12 +27,34 @@ GAIN = 1e-3
 """Nats per row below which a step ends the fit."""
 
 
+class Mixture(Prior):
+    """A mixture of Gaussians, fitted to one draw of q(z|X) for each of some training rows."""
+
+    components: PositiveInt = 20
+    """Number of Gaussians."""
+    rows: PositiveInt = 10_000
+    """Number of training rows that it is fitted to, at most."""
+
+    def build(self, system: Any) -> MixturePrior:
+        """The mixture, not yet fitted."""
+        return MixturePrior(self.components, system.latent.dim)
+
+    def stages(self, system: Any, module: nn.Module) -> Sequence[StageSpec]:
+        """One stage in closed form: expectation-maximisation."""
+        assert isinstance(module, MixturePrior)
+
+        def fit(rows: Rows, generator: np.random.Generator) -> None:
+            chosen = rows.subset(np.sort(generator.permutation(len(rows))[: self.rows]))
+            with seeded(int(generator.integers(2**31)), "latents", device=system.device):
+                z = torch.cat(list(latent_draws(system, chosen)))
+            module.fit(z.numpy(), generator)
+
+        needs = getattr(system, "encoder_stages", None) or tuple(s.name for s in system.stages())
+        return [StageSpec("prior", module, needs=needs, reads=self.model_dump(), fit=fit)]
+
+
 class MixturePrior(nn.Module):
     """A mixture of Gaussians with full covariances, fitted to draws of the aggregated posterior.
-
-    The latents of a trained joint VAE do not fill N(0, I): a draw that falls where none are is
-    decoded to modalities that do not belong together. This is for generation without an
-    observation alone; likelihoods and products of experts keep the prior of the model.
 
     Args:
         components: how many Gaussians.

@@ -1,0 +1,56 @@
+"""Draws from any posterior, whether it can be sampled directly or not."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from mvflow.core import UsageError
+from mvflow.inference.diagnostics import exact
+from mvflow.inference.product import into_ball
+from mvflow.inference.target import Draws, Sampler, Target
+
+__all__ = ["draw"]
+
+MAX_REDRAWS = 50
+"""How often draws outside the ball are drawn again before they are moved to its surface."""
+
+
+@torch.no_grad()
+def draw(
+    posterior: Distribution | Target,
+    n: int,
+    sampler: Sampler,
+    radius: Tensor | float = math.inf,
+) -> Draws:
+    """Draw `n` values of z per row, (n, rows, latent_dim), none outside the ball.
+
+    Distributions that can be sampled are; those of their draws that fall outside the ball are
+    drawn again, and the share that did is reported.
+
+    Raises:
+        UsageError: if `n` is not positive.
+    """
+    if n < 1:
+        msg = f"n={n}: expected at least one draw"
+        raise UsageError(msg)
+    if not isinstance(posterior, Distribution):
+        return sampler.sample(posterior, n)
+    z = posterior.sample((n,))
+    outside = _outside(z, radius)
+    contacts = outside.double().mean(0)
+    for _ in range(MAX_REDRAWS):
+        if not outside.any():
+            break
+        z = torch.where(outside[..., None], posterior.sample((n,)), z)
+        outside = _outside(z, radius)
+    if outside.any():
+        z = into_ball(z, radius)
+    return Draws(z, exact(contacts))
+
+
+def _outside(z: Tensor, radius: Tensor | float) -> Tensor:
+    return ~(z.norm(dim=-1) <= radius)

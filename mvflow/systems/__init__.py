@@ -1,0 +1,23 @@
+"""Systems: multimodal latent-variable models, one file each. A system owns its latent space, its
+stages and its settings; no other package names one.
+"""
+
+from mvflow.systems.base import (
+    Bounded,
+    Encodes,
+    Projects,
+    System,
+    build_system,
+    stages_of,
+)
+from mvflow.systems.joint_vae import JointVAE
+
+__all__ = [
+    "Bounded",
+    "Encodes",
+    "JointVAE",
+    "Projects",
+    "System",
+    "build_system",
+    "stages_of",
+]

@@ -1,0 +1,134 @@
+"""What a system is, and what only some systems have."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from mvflow.config import Config
+from mvflow.core import LatentSpace, Modality, Observed, registry
+from mvflow.inference import Target
+from mvflow.nn import seeded
+from mvflow.stages import StageSpec
+
+__all__ = ["Bounded", "Encodes", "Projects", "System", "build_system", "stages_of"]
+
+
+class System(nn.Module, ABC):
+    """A generative model p(X, z) of several modalities, with posteriors of z given any of them.
+
+    Generation, likelihoods, metrics, reports and commands are written against this class alone. A
+    new system is one file with a subclass, and one entry point of the group `mvflow.systems`.
+
+    Attributes:
+        settings: the configuration that it was built from.
+        modalities: specifications, sorted by name.
+        latent: parts of z.
+        fitted_prior: module whose call gives a prior fitted after training, or None.
+    """
+
+    Settings: ClassVar[type[Config]] = Config
+    settings: Config
+    modalities: tuple[Modality, ...]
+    latent: LatentSpace
+    fitted_prior: nn.Module | None = None
+
+    @classmethod
+    @abstractmethod
+    def build(cls, settings: Config) -> Self:
+        """The untrained system; initial weights follow from the settings' seed."""
+
+    @abstractmethod
+    def prior(self) -> Distribution:
+        """p(z): batch shape (1,), event shape (latent.dim,)."""
+
+    @abstractmethod
+    def posterior(self, observed: Observed) -> Distribution | Target:
+        """q(z|x_S) of any non-empty subset S: batch shape (rows,), event shape (latent.dim,)."""
+
+    @abstractmethod
+    def proposals(self, observed: Observed) -> Sequence[Distribution]:
+        """Normalised distributions that together cover p(z|x_S), for importance sampling."""
+
+    @abstractmethod
+    def decode(
+        self,
+        z: Tensor,
+        names: Collection[str] | None = None,
+        covariates: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Distribution]:
+        """p(x_j|z) for z (..., latent.dim), of each modality or of the named ones."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[StageSpec]:
+        """What is trained, in order."""
+
+    @abstractmethod
+    def facts(self) -> Mapping[str, str]:
+        """What it is, in a few words each, for reports and tables."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A system with a joint encoder q(z|X)."""
+
+    encoder_stages: tuple[str, ...]
+    """Stages after which it can encode."""
+
+    def encode(self, observed: Observed) -> Distribution:
+        """q(z|X) given all modalities."""
+        ...
+
+    def combine(self, observed: Observed) -> Distribution | Target:
+        """What stands for q(z|x_S) of other subsets, here for any number of modalities."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A system whose decoders were trained only within a ball."""
+
+    @property
+    def radius(self) -> Tensor:
+        """Of the ball around the origin that training rows' latents span; a scalar."""
+        ...
+
+
+@runtime_checkable
+class Projects(Protocol):
+    """A system with maps of each modality to what the modalities share."""
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """g_j(x_j), (rows, width), of rows of one modality."""
+        ...
+
+
+def build_system(config: Config) -> System:
+    """The untrained system of a configuration, with its fitted prior if one is configured.
+
+    Raises:
+        ConfigError: if its parts do not fit together.
+    """
+    system: System = registry("systems").load(config.system).build(config)
+    system.settings = config
+    with seeded(config.seed, "weights", "prior"):
+        system.fitted_prior = config.prior.build(system)
+    return system
+
+
+def stages_of(system: System) -> tuple[StageSpec, ...]:
+    """All stages of a system in the order of training; those of its fitted prior come last."""
+    if system.fitted_prior is None:
+        return tuple(system.stages())
+    prior = system.settings.prior.stages(system, system.fitted_prior)
+    return (*system.stages(), *prior)
