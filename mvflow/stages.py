@@ -42,6 +42,10 @@ class Rows(Protocol):
         """The rows with the given numbers."""
         ...
 
+    def only(self, name: str) -> Rows:
+        """The same rows, of which only one column is read."""
+        ...
+
     def batches(self, size: int) -> Iterable[Mapping[str, Tensor]]:
         """All rows in order, some at a time, as network inputs."""
         ...

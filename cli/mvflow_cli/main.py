@@ -14,25 +14,24 @@ import typer
 from mvflow.core.errors import MvflowError, UsageError
 from mvflow_cli import data
 from mvflow_cli.compare import compare
+from mvflow_cli.convert import convert
 from mvflow_cli.demo import demo
 from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
-from mvflow_cli.fit_prior import fit_prior
+from mvflow_cli.list import list_kinds
 from mvflow_cli.new import new
 from mvflow_cli.report import report
 from mvflow_cli.sample import sample
+from mvflow_cli.stage_commands import CommandGroup
 from mvflow_cli.sweep import sweep
 from mvflow_cli.train import train
-from mvflow_cli.train_amortised import train_amortised
 from mvflow_cli.train_classifiers import train_classifiers
-from mvflow_cli.train_flows import train_flows
-from mvflow_cli.train_joint import train_joint
-from mvflow_cli.train_projectors import train_projectors
 
 __all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="mvflow",
+    cls=CommandGroup,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -40,11 +39,6 @@ app = typer.Typer(
 )
 app.command()(new)
 app.command()(train)
-app.command()(train_projectors)
-app.command()(train_joint)
-app.command()(train_flows)
-app.command()(train_amortised)
-app.command()(fit_prior)
 app.command()(train_classifiers)
 app.command()(sweep)
 app.command()(sample)
@@ -52,6 +46,8 @@ app.command()(evaluate)
 app.command()(diagnose)
 app.command()(compare)
 app.command()(report)
+app.command("list")(list_kinds)
+app.command()(convert)
 app.command()(demo)
 app.add_typer(data.app, name="data")
 
@@ -73,6 +69,15 @@ def _global(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where an error came from (a traceback).")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="MODULE",
+            help="Import a module whose classes config.toml names; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -83,6 +88,10 @@ def _global(
     Example: mvflow demo
     """
     context.obj["debug"] = debug
+    for module in plugin or []:
+        from mvflow.core.registry import trust
+
+        trust(module)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

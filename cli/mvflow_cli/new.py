@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvflow_cli.options import Json
+from mvflow_cli.options import Json, PriorKind, Settings, SubsetKind
 from mvflow_cli.output import say, show_json
 
 if TYPE_CHECKING:
@@ -30,26 +30,26 @@ def new(
         ),
     ],
     store: Annotated[Path, typer.Option(help="Store with the data (.h5).", show_default=False)],
-    model: Annotated[
-        str | None, typer.Option(help="jnf or jnf-shared.", show_default=False)
-    ] = None,
-    projector: Annotated[
+    system: Annotated[
         str | None,
-        typer.Option(help="contrastive or dcca; makes it a jnf-shared.", show_default=False),
-    ] = None,
-    posterior: Annotated[
-        str | None,
-        typer.Option(help="gaussian, maf, conditional-maf or nsf.", show_default=False),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
         typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a setting, as in joint.epochs=50; may be repeated.",
+            "--system",
+            "--model",
+            help="One of 'mvflow list systems'; by default the recipe's.",
             show_default=False,
         ),
     ] = None,
+    projector: Annotated[
+        str | None,
+        typer.Option(help="One of 'mvflow list projectors', or none.", show_default=False),
+    ] = None,
+    posterior: Annotated[
+        str | None,
+        typer.Option(help="One of 'mvflow list posteriors'.", show_default=False),
+    ] = None,
+    subset: SubsetKind = None,
+    prior: PriorKind = None,
+    settings: Settings = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of training.", show_default=False)
     ] = None,
@@ -68,7 +68,13 @@ def new(
 
     Example: mvflow new runs/toy --recipe toy --store toy.h5 --posterior maf --set joint.epochs=30
     """
-    choices = {"model": model, "projectors.kind": projector, "flows.posterior": posterior}
+    choices = {
+        "system": system,
+        "projector": projector,
+        "posterior": posterior,
+        "subset": subset,
+        "prior": prior,
+    }
     config = configure(recipe, store, choices, settings or [], seed)
     made, taken = create(run, config, adopt)
     if json:
@@ -76,7 +82,7 @@ def new(
             {"run": str(made.path), "config": config.model_dump(mode="json"), "adopted": taken}
         )
         return
-    say(f"made {run}: model {config.model}, recipe {recipe}; train it with 'mvflow train {run}'")
+    say(f"made {run}: system {config.system}, recipe {recipe}; train it with 'mvflow train {run}'")
     if adopt is not None:
         none = f"took nothing from {adopt}: no finished stage has the same data and settings"
         say(f"took {', '.join(taken)} from {adopt}" if taken else none)
@@ -103,28 +109,25 @@ def configure(
     """
     from mvflow.config import config_from_dict
     from mvflow.core import ConfigError
+    from mvflow.systems import build_system, stages_of
 
     chosen = {key: value for key, value in choices.items() if value is not None}
-    for key, value in chosen.items():
-        _check_choice(key, value)
-    if "projectors.kind" in chosen and chosen.setdefault("model", "jnf-shared") == "jnf":
-        msg = "model 'jnf' has no projectors: choose --model jnf-shared, or leave --projector out"
-        raise ConfigError(msg)
     if seed is not None:
         chosen["seed"] = str(seed)
     raw = _settled(recipe, store, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
     raw["data"] = {**raw.get("data", {}), "store": str(store.resolve())}
     config = config_from_dict(raw, where="--set")
-    if config.model == "jnf-shared":
-        from mvflow.projectors import OBJECTIVES
-
-        OBJECTIVES[config.projectors.kind](config.projectors)  # refuses what it cannot train
+    for key in chosen:
+        if key not in type(config).model_fields:
+            msg = f"system {config.system!r} has no {key}: leave --{key} out"
+            raise ConfigError(msg)
+    stages_of(build_system(config))  # refuses what cannot be built or trained
     return config
 
 
 def _settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """A recipe, or for `auto` what fits the store, with the assignments carried out."""
-    from mvflow.config import assign, recipe_names
+    from mvflow.config import assign, recipe_names, resolved
     from mvflow.config import recipe as find_recipe
     from mvflow.config.auto import AUTO, auto_config
     from mvflow.core import ConfigError, unknown_name
@@ -140,7 +143,7 @@ def _settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, 
         train = opened[data.get("train", "train")]
         arrays = train.info()["arrays"]
         bytes_only = {name for name, array in arrays.items() if array["dtype"] == "uint8"}
-        return assign(auto_config(train.modalities, len(train), bytes_only), assignments)
+        return resolved(auto_config(train.modalities, len(train), bytes_only), assignments)
 
 
 def create(
@@ -152,8 +155,9 @@ def create(
         The run directory and the names of the stages taken.
     """
     from mvflow.core import fingerprint
-    from mvflow.estimators.fitting import check_fits
-    from mvflow.runs import RunDirectory
+    from mvflow.estimators import check_fits
+    from mvflow.runs import Inputs, Plan, RunDirectory
+    from mvflow.systems import build_system, stages_of
     from mvflow_datasets import Store
 
     other = None if adopt is None else RunDirectory.open(adopt)
@@ -162,18 +166,7 @@ def create(
         for split in (train, store[config.data.test]):
             check_fits(split, config.specifications())
         run = RunDirectory.create(path, config)
-        return run, [] if other is None else run.adopt(other, fingerprint(train))
-
-
-def _check_choice(key: str, value: str) -> None:
-    from mvflow.config import Config
-    from mvflow.core import ConfigError, unknown_name
-
-    node: Any = Config
-    *sections, name = key.split(".")
-    for section in sections:
-        node = node.model_fields[section].annotation
-    known = get_args(node.model_fields[name].annotation)
-    if value not in known:
-        kind = "projector" if name == "kind" else name
-        raise ConfigError(unknown_name(kind, value, known))
+        if other is None:
+            return run, []
+        plan = Plan(config, stages_of(build_system(config)))
+        return run, run.adopt(other, plan, Inputs(fingerprint(train)))

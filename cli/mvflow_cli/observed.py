@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
 
-__all__ = ["Observed", "read_observed"]
+__all__ = ["GivenRows", "read_observed"]
 
 DEFAULT_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """Observed modalities of some rows."""
+class GivenRows:
+    """GivenRows modalities of some rows."""
 
     batch: dict[str, NDArray[Any]] = field(default_factory=dict)
     """name -> (rows, *shape); empty for samples from the prior."""
@@ -38,7 +38,7 @@ class Observed:
 
 def read_observed(
     run: RunDirectory, config: Config, given: list[str], rows: str | None, store: Path | None
-) -> Observed:
+) -> GivenRows:
     """Read what `--given` and `--rows` name.
 
     Raises:
@@ -54,17 +54,17 @@ def read_observed(
     if rows is not None and not stored:
         msg = "--rows names rows of the store, but no --given takes any: add --given NAME"
         raise UsageError(msg)
-    seen = Observed()
+    seen = GivenRows()
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
     batch = seen.batch | {name: _array(name, path) for name, path in files.items()}
     check_batch(batch, config.specifications())
     origin = {name: str(files.get(name, "store")) for name in names}
-    return Observed(batch, seen.labels, seen.rows, origin)
+    return GivenRows(batch, seen.labels, seen.rows, origin)
 
 
-def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> Observed:
+def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
     from mvflow.core import DataError, UsageError
 
     split, start, stop = _parsed(rows or f"{config.data.test}:0:")
@@ -83,7 +83,7 @@ def _stored(store: Store, config: Config, names: list[str], rows: str | None) ->
         msg = f"store {store.path} has no modality {missing[0]!r}"
         raise DataError(msg)
     labels = None if source.labels is None else source.labels[start:stop]
-    return Observed({n: batch[n] for n in names}, labels, f"{split}:{start}:{stop}")
+    return GivenRows({n: batch[n] for n in names}, labels, f"{split}:{start}:{stop}")
 
 
 def _parsed(rows: str) -> tuple[str, int, int | None]:

@@ -16,8 +16,6 @@ __all__ = [
     "open_trained",
     "set_up",
     "store_path",
-    "with_prior",
-    "with_subset",
 ]
 
 
@@ -70,7 +68,7 @@ def open_store(run: RunDirectory, config: Config, override: Path | None = None) 
     from mvflow_datasets import Store
 
     store = Store.open(store_path(run, config, override))
-    known = {e.get("fingerprint") for e in run.manifest().get("stages", {}).values()} - {"", None}
+    known = {record.fingerprint for record in run.records().values()} - {""}
     if known and fingerprint(store[config.data.train]) not in known:
         msg = (
             f"{run.path} was trained on other rows than split {config.data.train!r} of "
@@ -81,52 +79,24 @@ def open_store(run: RunDirectory, config: Config, override: Path | None = None) 
     return store
 
 
-def with_subset(config: Config, subset: str | None) -> Config:
-    """The configuration with another kind of posterior for subsets.
-
-    Raises:
-        UsageError: if there is no such kind.
-    """
-    from mvflow.core import UsageError, unknown_name
-
-    if subset is None:
-        return config
-    if subset not in ("product", "amortised"):
-        raise UsageError(unknown_name("subset posterior", subset, ("product", "amortised")))
-    return config.model_copy(update={"subset": subset})
-
-
-def with_prior(config: Config, prior: str | None) -> Config:
-    """The configuration with another prior for draws without an observation.
-
-    Raises:
-        UsageError: if there is no such prior.
-    """
-    from mvflow.core import UsageError, unknown_name
-
-    if prior is None:
-        return config
-    if prior not in ("standard", "mixture"):
-        raise UsageError(unknown_name("prior", prior, ("standard", "mixture")))
-    changed = config.prior.model_copy(update={"kind": prior})
-    return config.model_copy(update={"prior": changed})
-
-
 def open_trained(
-    path: Path, device: str = "cpu", subset: str | None = None, prior: str | None = None
+    path: Path, device: str = "cpu", **kinds: str | None
 ) -> tuple[RunDirectory, Estimator]:
     """A run directory all of whose stages are done, and its model.
 
+    Args:
+        path: the run directory.
+        device: where the model is to be.
+        kinds: other kinds of parts than config.toml has, such as subset="amortised".
+
     Raises:
         StageError: if a stage is not done; the message names the command that makes it.
+        UsageError: if there is no such kind.
     """
-    from mvflow.config import stage_names
     from mvflow.estimators import load
     from mvflow.runs import RunDirectory
 
     run = RunDirectory.open(path)
-    config = with_prior(with_subset(run.config(), subset), prior)
-    run.require(stage_names(config), config)
-    model = load(path, device)
-    model.config = config
+    model = load(path, device, **{k: kind for k, kind in kinds.items() if kind is not None})
+    run.require(model.stage_names, model.plan_)
     return run, model

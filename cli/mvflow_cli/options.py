@@ -15,8 +15,11 @@ __all__ = [
     "Json",
     "Nodes",
     "Precision",
+    "PriorKind",
     "RunPath",
     "Seed",
+    "Settings",
+    "StageNames",
     "StorePath",
     "Strategy",
     "SubsetKind",
@@ -54,9 +57,8 @@ Threads = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        metavar="float32|bfloat16|auto",
-        help="Of the stages trained now; it is written to config.toml. By default as there; "
-        "auto: bfloat16 where a short measurement finds it at least 1.2 times as fast.",
+        metavar="float32|bfloat16",
+        help="Of the stages trained now; it is written to config.toml. By default as there.",
         show_default=False,
     ),
 ]
@@ -77,9 +79,37 @@ SubsetKind = Annotated[
     str | None,
     typer.Option(
         "--subset",
-        metavar="product|amortised",
-        help="What stands for q(z|x_S): the product of one expert for each modality, or one "
-        "posterior for all subsets; by default as in config.toml.",
+        metavar="KIND",
+        help="What stands for q(z|x_S) of several modalities ('mvflow list subsets'); by default "
+        "as in config.toml.",
+        show_default=False,
+    ),
+]
+PriorKind = Annotated[
+    str | None,
+    typer.Option(
+        "--prior",
+        metavar="KIND",
+        help="What is drawn where nothing is given ('mvflow list priors'); by default as in "
+        "config.toml.",
+        show_default=False,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, as in joint.epochs=50; may be repeated.",
+        show_default=False,
+    ),
+]
+StageNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage",
+        metavar="NAME",
+        help="Train only this stage; may be repeated. By default all that are not done.",
         show_default=False,
     ),
 ]

@@ -21,7 +21,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 if TYPE_CHECKING:
-    from mvflow.config import Config
+    from mvflow.estimators import Estimator
     from mvflow.training import Checkpoint, EpochRecord, Stage
 
 __all__ = ["Progress", "counting"]
@@ -37,12 +37,13 @@ class Progress:
     """A listener that shows where training is; a context manager.
 
     Args:
-        config: says how many epochs each stage has.
+        model: says how many epochs each stage has.
         err: show it on stderr, so that stdout holds nothing but a result.
     """
 
-    def __init__(self, config: Config, *, err: bool = False) -> None:
-        self._config = config
+    def __init__(self, model: Estimator, *, err: bool = False) -> None:
+        self._stages = {s.name: s.settings for s in model.plan_.stages if s.settings}
+        self._classifiers = model.config.classifiers
         self._err = err
         console = Console(stderr=err)
         self._bars = _bars(console) if console.is_terminal else None
@@ -98,7 +99,7 @@ class Progress:
             )
             return
         is_last = record.epoch + 1 == epochs
-        is_stage = record.stage in type(self._config).model_fields
+        is_stage = record.stage in self._stages
         if is_stage or is_last or time.monotonic() - self._said > SPARSE:
             self._said = time.monotonic()
             typer.echo(self._line(record, epochs), err=self._err)
@@ -113,9 +114,7 @@ class Progress:
         )
 
     def _epochs(self, stage: str) -> int:
-        section = stage if stage in type(self._config).model_fields else "classifiers"
-        epochs: int = getattr(self._config, section).epochs
-        return epochs
+        return self._stages.get(stage, self._classifiers).epochs
 
     def _task(self, stage: str, epoch: int) -> TaskID:
         assert self._bars is not None

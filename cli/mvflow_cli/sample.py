@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mvflow_cli.distributed import Machines, joined
-from mvflow_cli.observed import Observed, read_observed
+from mvflow_cli.observed import GivenRows, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
     Device,
     Devices,
     Json,
     Nodes,
+    PriorKind,
     RunPath,
     Seed,
     StorePath,
@@ -25,7 +26,10 @@ from mvflow_cli.options import (
 from mvflow_cli.output import say, show_json
 from mvflow_cli.samples import check_replaceable, draw_samples, write_samples
 
-__all__ = ["sample"]
+if TYPE_CHECKING:
+    from mvflow.estimators import Estimator
+
+__all__ = ["sample", "with_protocol"]
 
 
 def sample(
@@ -69,15 +73,7 @@ def sample(
         ),
     ] = False,
     subset: SubsetKind = None,
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            metavar="standard|mixture",
-            help="What is drawn without --given: N(0, I), or the mixture of 'mvflow fit-prior'; "
-            "by default as in config.toml.",
-            show_default=False,
-        ),
-    ] = None,
+    prior: PriorKind = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -95,36 +91,37 @@ def sample(
 
     Example: mvflow sample runs/toy --given square --rows test:0:16 --n 4 --out circles.h5
     """
-    from mvflow.config import stage_names
-    from mvflow.core import UsageError, unknown_name
-    from mvflow.plugins import known
+    from mvflow.core import registry
 
-    if sampler is not None and sampler not in known("samplers"):
-        raise UsageError(unknown_name("sampler", sampler, known("samplers")))
+    if sampler is not None:
+        registry("samplers").load(sampler)
     machines = Machines(devices, nodes, timeout=timeout)
     with joined(machines, device, threads) as processes:
         opened, model = open_trained(
-            run, device if processes is None else str(processes.device), subset, prior
+            run,
+            device if processes is None else str(processes.device),
+            subset=subset,
+            prior=prior,
         )
+        if paper:
+            model = with_protocol(model)
         model.across(processes)
         seen = read_observed(opened, model.config, given or [], rows, store)
         path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
         check_replaceable(path)
         wanted = [name for text in targets or [] for name in text.split(",")]
-        changes = _changes(sampler, paper)
-        samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=changes)
+        samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=sampler)
     if processes is not None and not processes.leads:
         return
-    stages = opened.manifest()["stages"]
+    records = opened.records()
     about = {
         "run": str(opened.path.resolve()),
-        "stages": {name: stages[name]["key"] for name in stage_names(model.config)},
+        "stages": {name: records[name].key for name in model.stage_names},
         "seed": seed,
         "n": n,
         "rows": seen.rows,
         "given": seen.origin,
-        "subset": model.config.subset,
-        "prior": model.config.prior.kind,
+        **{k: v for k, v in model.facts().items() if k in ("system", "subset", "prior")},
     }
     write_samples(path, samples, seen, about)
     summary = samples.diagnostics
@@ -143,7 +140,7 @@ def sample(
         say(
             f"the product of {_source(seen)} is improper in {summary['rows_improper']} rows: its "
             "experts are wider than the prior that it is divided by, and only the ball holds "
-            "these draws; divide by the aggregated posterior (sampler.divide_by) instead"
+            "these draws; divide by the aggregated posterior (subset.divisor=aggregate) instead"
         )
     if summary["method"] == "sir":
         say(
@@ -153,11 +150,22 @@ def sample(
         )
 
 
-def _changes(sampler: str | None, paper: bool) -> dict[str, Any]:
-    from mvflow.inference import PAPER
+def with_protocol(model: Estimator) -> Estimator:
+    """The model with sampler and divisor of the paper's Appendix F.
 
-    return {**(PAPER if paper else {}), **({} if sampler is None else {"name": sampler})}
+    Raises:
+        UsageError: if its subset rule is not a product.
+    """
+    from mvflow.core import UsageError
+    from mvflow.core.parts import create
+    from mvflow.systems.subsets import PAPER_PROTOCOL, Product
+
+    if not isinstance(getattr(model.config, "subset", None), Product):
+        msg = f"--paper is about products of experts: this is {model.facts().get('subset', 'none')}"
+        raise UsageError(msg)
+    parts = {f"{key}s": create(f"{key}s", value) for key, value in PAPER_PROTOCOL.items()}
+    return model.with_settings(subset=parts["subsets"], sampler=parts["samplers"])
 
 
-def _source(seen: Observed) -> str:
+def _source(seen: GivenRows) -> str:
     return "+".join(sorted(seen.batch)) if seen.batch else "the prior"

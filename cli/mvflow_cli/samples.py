@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow_cli.observed import Observed
+from mvflow_cli.observed import GivenRows
 from mvflow_cli.output import finite
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class Samples(NamedTuple):
 
 def draw_samples(
     model: Estimator,
-    seen: Observed,
+    seen: GivenRows,
     n: int,
     *,
     targets: Sequence[str] | None = None,
     seed: int = 0,
-    sampler: Mapping[str, Any] | None = None,
+    sampler: str | Mapping[str, Any] | None = None,
 ) -> Samples:
     """Draw z given what is observed and decode it; by default all that is not observed.
 
@@ -50,7 +50,7 @@ def draw_samples(
         n: draws per row.
         targets: what to decode.
         seed: of the draws.
-        sampler: changes to the configured sampler.
+        sampler: another sampler, or changes to the configured one.
 
     Raises:
         NumericsError: if a value is not finite.
@@ -93,7 +93,7 @@ def check_replaceable(path: Path) -> None:
         raise UsageError(msg)
 
 
-def write_samples(path: Path, samples: Samples, seen: Observed, about: Mapping[str, Any]) -> None:
+def write_samples(path: Path, samples: Samples, seen: GivenRows, about: Mapping[str, Any]) -> None:
     """Write samples, whole or not at all.
 
     Args:

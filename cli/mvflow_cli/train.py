@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mvflow_cli.distributed import Machines
 from mvflow_cli.options import (
+    Again,
     Compile,
     Device,
     Devices,
@@ -11,20 +12,25 @@ from mvflow_cli.options import (
     Nodes,
     Precision,
     RunPath,
+    Settings,
+    StageNames,
     StorePath,
     Strategy,
     SubsetKind,
     Threads,
     Timeout,
 )
-from mvflow_cli.training import How, train_command
+from mvflow_cli.training import TrainOptions, train_command
 
 __all__ = ["train"]
 
 
 def train(
     run: RunPath,
+    stage: StageNames = None,
+    again: Again = False,
     subset: SubsetKind = None,
+    settings: Settings = None,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -36,21 +42,23 @@ def train(
     timeout: Timeout = 300.0,
     json: Json = False,
 ) -> None:
-    """Train all stages of a run that are not done, in order.
+    """Train all stages of a run that are not done, in order, or only those named by --stage.
 
     A run that was stopped, with Ctrl-C or by a crash, goes on where it was.
 
     Example: mvflow train runs/toy
     """
     machines = Machines(devices, nodes, strategy, timeout)
-    how = How(
-        store,
-        device,
-        threads,
+    options = TrainOptions(
+        store=store,
+        device=device,
+        threads=threads,
+        again=again,
         json=json,
         subset=subset,
+        settings=tuple(settings or ()),
         precision=precision,
         compile=compile,
         machines=machines,
     )
-    train_command(run, None, how)
+    train_command(run, stage or None, options)

@@ -1,4 +1,4 @@
-"""What `train` and the three commands for single stages share."""
+"""What `train` and the commands for single stages share."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mvflow_cli.distributed import Machines, joined
-from mvflow_cli.opening import open_store, with_prior, with_subset
+from mvflow_cli.opening import open_store
 from mvflow_cli.output import say, show_json
 from mvflow_cli.progress import Progress
+from mvflow_cli.stage_commands import provider
 
 if TYPE_CHECKING:
     from mvflow.config import Config
-    from mvflow.core import Source
-    from mvflow.runs import RunDirectory
+    from mvflow.estimators import Estimator
+    from mvflow.runs import Inputs, RunDirectory
     from mvflow.training import Processes
 
-__all__ = ["How", "train_command", "train_stages"]
+__all__ = ["TrainOptions", "train_command", "train_stages"]
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """How to train: where the data and the machine are, and where to speak."""
+class TrainOptions:
+    """Options of a training command."""
 
     store: Path | None = None
     device: str = "cpu"
@@ -37,34 +38,37 @@ class How:
     again: bool = False
     json: bool = False
     subset: str | None = None
+    settings: tuple[str, ...] = ()
     precision: str | None = None
     compile: str = "auto"
     machines: Machines = Machines()
-    components: int | None = None
 
 
-def train_command(path: Path, stage: str | None, how: How) -> None:
-    """Train one stage, or all that are not done, and print the result."""
+def train_command(path: Path, stages: Sequence[str] | None, options: TrainOptions) -> None:
+    """Train the named stages, or all that are not done, and print the result."""
     from mvflow.training import LostError
 
     command = f"mvflow train {shlex.quote(str(path))}"
     try:
-        with joined(how.machines, how.device, how.threads) as processes:
-            result = train_stages(path, stage, how, processes)
+        with joined(options.machines, options.device, options.threads) as processes:
+            result = train_stages(path, stages, options, processes)
     except KeyboardInterrupt:
         say(f"mvflow: interrupted; all full epochs are kept: go on with '{command}'", err=True)
         raise typer.Exit(1) from None
     except LostError as error:
         say(f"mvflow: {error}; the newest checkpoint is kept: go on with '{command}'", err=True)
         raise typer.Exit(1) from None
-    if how.json and (processes is None or processes.leads):
+    if options.json and (processes is None or processes.leads):
         show_json(result)
 
 
 def train_stages(
-    path: Path, stage: str | None, how: How, processes: Processes | None = None
+    path: Path,
+    stages: Sequence[str] | None,
+    options: TrainOptions,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
-    """Train one stage of a run, or all that are not done, holding the run's lock.
+    """Train stages of a run, or all that are not done, holding the run's lock.
 
     Returns:
         The run, and for each stage asked for whether it was trained now, its seconds, epochs
@@ -72,47 +76,46 @@ def train_stages(
     """
     from mvflow.core import fingerprint
     from mvflow.estimators import load
-    from mvflow.runs import RunDirectory
+    from mvflow.runs import Inputs, RunDirectory
     from mvflow.training import check_compile
 
-    check_compile(how.compile)
-    _check_precision(how.precision)
+    check_compile(options.compile)
     run = RunDirectory.open(path)
     if processes is not None and not processes.leads:
         _follow(run, processes)
         return {}
-    device = how.device if processes is None else str(processes.device)
+    device = options.device if processes is None else str(processes.device)
     with run.lock():
-        config = _configured(run, stage, how)
-        wanted = _wanted(run, config, stage)
-        with open_store(run, config, how.store) as store:
-            if how.store is not None:
-                config = _moved(run, config, store.path)
+        config = _configured(run, stages, options)
+        with open_store(run, config, options.store) as store:
+            if options.store is not None:
+                _moved(run, config, store.path)
             train = store[config.data.train]
-            config = _with_precision(run, config, wanted, train, how, device)
-            todo = _todo(run, config, wanted, fingerprint(train), how)
+            model = load(path)
+            wanted = _wanted(run, model, stages)
+            todo = _todo(run, model, wanted, Inputs(fingerprint(train)), options)
             if processes is not None:
                 processes.shared(dumps({"todo": todo, "store": str(store.path)}).encode())
             if todo:
-                with Progress(config, err=how.json) as progress, _log_lines(err=how.json):
-                    load(path).across(processes).fit(
+                with Progress(model, err=options.json) as progress, _log_lines(err=options.json):
+                    model.across(processes).fit(
                         train,
                         stages=todo,
                         run=run,
                         device=device,
                         listener=progress,
-                        compile=how.compile,
+                        compile=options.compile,
                     )
     result = _result(run, wanted, todo)
     for name in todo:
         about = result["stages"][name]
-        epochs = f", epochs {about['epochs']}" if name != "prior" else ""
-        say(f"{name}: trained{epochs}, {about['seconds']:.1f} s", err=how.json)
+        epochs = f", epochs {about['epochs']}" if about["epochs"] else ""
+        say(f"{name}: trained{epochs}, {about['seconds']:.1f} s", err=options.json)
     return result
 
 
 def _follow(run: RunDirectory, processes: Processes) -> None:
-    """Train what the process that leads has found to do."""
+    """Train what the main process has found to do."""
     from mvflow.estimators import load
 
     plan = loads(processes.shared())
@@ -124,84 +127,80 @@ def _follow(run: RunDirectory, processes: Processes) -> None:
             )
 
 
-def _configured(run: RunDirectory, stage: str | None, how: How) -> Config:
-    """The run's configuration; another posterior or prior that is asked for is written into it."""
-    config = run.config()
-    kind = {"flows": "product", "amortised": "amortised"}.get(stage or "", how.subset)
-    changed = with_prior(with_subset(config, kind), "mixture" if stage == "prior" else None)
-    if how.components is not None:
-        prior = changed.prior.model_copy(update={"components": how.components})
-        changed = changed.model_copy(update={"prior": prior})
+def _configured(
+    run: RunDirectory, stages: Sequence[str] | None, options: TrainOptions
+) -> Config:
+    """The run's configuration; what the options change is written into it, and said."""
+    from mvflow.config import assign, config_from_dict, with_part
+
+    config = changed = run.config()
+    if options.subset is not None:
+        changed = with_part(changed, "subset", options.subset)
+    if options.settings:
+        raw = changed.model_dump(mode="json", exclude_none=True)
+        changed = config_from_dict(assign(raw, options.settings), where="--set")
+    for stage in stages or ():
+        changed = _with_stage(changed, stage)
+    if options.precision is not None:
+        changed = _with_precision(changed, stages, options.precision)
     if changed != config:
         run.write_config(changed)
-    if changed.subset != config.subset:
-        say(f"config.toml: subset = {changed.subset!r} (was {config.subset!r})", err=how.json)
-    for key, was in config.prior:
-        value = getattr(changed.prior, key)
-        if value != was:
-            say(f"config.toml: prior.{key} = {value!r} (was {was!r})", err=how.json)
+        before, after = (_flat(c.model_dump(mode="json", exclude_none=True)) for c in (config, changed))
+        for key in sorted(after):
+            if after[key] != before.get(key):
+                was = f" (was {before[key]!r})" if key in before else ""
+                say(f"config.toml: {key} = {after[key]!r}{was}", err=options.json)
     return changed
 
 
-def _check_precision(name: str | None) -> None:
-    """Check `--precision`.
+def _with_stage(config: Config, stage: str) -> Config:
+    """The configuration with the part that brings a stage, if the system has none now."""
+    from mvflow.config import with_part
+    from mvflow.core import registry
+    from mvflow.core.parts import Kind, Part
+    from mvflow.systems import build_system, stages_of
 
-    Raises:
-        UsageError: if there is no such precision.
-    """
-    from mvflow.core import UsageError, unknown_name
-
-    known = ("float32", "bfloat16", "auto")
-    if name is not None and name not in known:
-        raise UsageError(unknown_name("precision", name, known))
-
-
-def _with_precision(
-    run: RunDirectory, config: Config, stages: Sequence[str], train: Source, how: How, device: str
-) -> Config:
-    """The configuration with another precision of these stages, written where it is another."""
-    from mvflow.core import fingerprint
-
-    if how.precision is None:
+    if stage in [spec.name for spec in stages_of(build_system(config))]:
         return config
-    data = fingerprint(train)
-    for name in stages:
-        if name == "prior":
-            continue
-        precision = how.precision
-        if precision == "auto":
-            if not how.again and _is_begun(run, name, config, data):
-                continue
-            precision = _faster(name, config, train, how, device)
-        section = getattr(config, name)
-        if section.precision != precision:
-            changed = section.model_copy(update={"precision": precision})
-            config = config.model_copy(update={name: changed})
-            run.write_config(config)
-            say(f"config.toml: {name}.precision = {precision!r}", err=how.json)
+    part = provider(stage)
+    if not (isinstance(part, type) and issubclass(part, Part)):
+        return config
+    for field, info in type(config).model_fields.items():
+        if any(isinstance(m, Kind) and m.group == part.group for m in info.metadata):
+            return with_part(config, field, registry(part.group).name_of(part))
     return config
 
 
-def _is_begun(run: RunDirectory, name: str, config: Config, data: str) -> bool:
-    """Whether a stage is done, or has a checkpoint to go on from."""
-    from mvflow.config import stage_key
+def _with_precision(config: Config, stages: Sequence[str] | None, precision: str) -> Config:
+    """The configuration with another precision of these stages, or of all."""
+    from mvflow.config import config_from_dict
+    from mvflow.core import UsageError, unknown_name
+    from mvflow.systems import build_system, stages_of
 
-    key = stage_key(config, name, data)
-    is_done = run.status(name, config, data) == "done"
-    return is_done or run.newest_checkpoint(name, key) is not None
+    known = ("float32", "bfloat16")
+    if precision not in known:
+        raise UsageError(unknown_name("precision", precision, known))
+    raw = config.model_dump()
+    for spec in stages_of(build_system(config)):
+        if spec.settings is None or (stages is not None and spec.name not in stages):
+            continue
+        for field, value in config:
+            if value is spec.settings:
+                raw[field] = value.model_copy(update={"precision": precision})
+    return config_from_dict(raw)
 
 
-def _faster(name: str, config: Config, train: Source, how: How, device: str) -> str:
-    """The faster precision; the log says why, and is shown."""
-    from mvflow.training import Table, faster_precision
-
-    with _log_lines(err=how.json):
-        return faster_precision(name, config, Table.of(train, device, 0))
+def _flat(raw: dict[str, Any], before: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = f"{before}{key}"
+        out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return out
 
 
 @contextmanager
 def _log_lines(*, err: bool) -> Iterator[None]:
-    """Show what the library logs of training: memory needed, where the rows are."""
+    """Show what the library logs of training."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -218,60 +217,69 @@ def _log_lines(*, err: bool) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _wanted(run: RunDirectory, config: Config, stage: str | None) -> tuple[str, ...]:
-    from mvflow.config import stage_names, stages_before
+def _wanted(
+    run: RunDirectory, model: Estimator, stages: Sequence[str] | None
+) -> tuple[str, ...]:
     from mvflow.core import UsageError
 
-    names = stage_names(config)
-    if stage is None:
+    names = model.stage_names
+    if stages is None:
         return names
-    if stage not in names:
-        msg = f"{run.path} has no stage {stage!r}: model {config.model!r} has {', '.join(names)}"
-        raise UsageError(msg)
-    if stages_before(config, stage):
-        run.require(stages_before(config, stage), config)
-    return (stage,)
+    for stage in stages:
+        if stage not in names:
+            has = ", ".join(names)
+            msg = f"{run.path} has no stage {stage!r}: system {model.config.system!r} has {has}"
+            raise UsageError(msg)
+        before = [n for n in model.plan_.spec(stage).needs if n not in stages]
+        run.require(before, model.plan_)
+    return tuple(name for name in names if name in stages)
 
 
-def _moved(run: RunDirectory, config: Config, store: Path) -> Config:
+def _moved(run: RunDirectory, config: Config, store: Path) -> None:
     """Keep the new place of the store in `config.toml`; no stage depends on it."""
     data = config.data.model_copy(update={"store": str(store)})
-    config = config.model_copy(update={"data": data})
-    run.write_config(config)
-    return config
+    run.write_config(config.model_copy(update={"data": data}))
 
 
 def _todo(
-    run: RunDirectory, config: Config, wanted: Sequence[str], data: str, how: How
+    run: RunDirectory,
+    model: Estimator,
+    wanted: Sequence[str],
+    inputs: Inputs,
+    options: TrainOptions,
 ) -> list[str]:
     """The stages to train, in order; what is said of each on the way."""
-    todo = []
+    todo: list[str] = []
     for name in wanted:
-        status = run.status(name, config, data)
-        if how.again:
+        status = run.status(name, model.plan_, inputs)
+        if options.again:
             run.forget(name)
             status = "missing"
+        if status == "replaced":
+            run.require([name], model.plan_)
+        if status == "done" and any(n in todo for n in model.plan_.spec(name).needs):
+            status = "stale"
         said = {
             "done": "done already",
             "stale": "stale (its settings or an earlier stage have changed): trained anew",
             "unfinished": "unfinished: goes on where it was, if its settings are the same",
         }
         if status in said:
-            say(f"{name}: {said[status]}", err=how.json)
+            say(f"{name}: {said[status]}", err=options.json)
         if status != "done":
             todo.append(name)
     return todo
 
 
 def _result(run: RunDirectory, wanted: Sequence[str], todo: Sequence[str]) -> dict[str, Any]:
-    entries = run.manifest().get("stages", {})
+    records = run.records()
     last = {record["stage"]: record for record in run.history()}
     stages = {
         name: {
             "trained": name in todo,
-            "seconds": entries[name].get("seconds", 0.0),
-            "epochs": entries[name].get("epochs", 0),
-            "key": entries[name]["key"],
+            "seconds": records[name].seconds,
+            "epochs": records[name].epochs,
+            "key": records[name].key,
             "last": last.get(name),
         }
         for name in wanted

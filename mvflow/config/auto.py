@@ -14,7 +14,7 @@ AUTO = "auto"
 """Name of the recipe that `auto_config` stands for."""
 
 JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
-MOST_LATENT = 20
+MAX_LATENT = 20
 
 
 def auto_config(
@@ -31,10 +31,10 @@ def auto_config(
         modalities: specifications; likelihood, scale and weight are taken over.
         rows: number of rows to train on.
         intensities: names of the modalities whose values lie in [0, 1] for certain, so that
-            the decoder of a `normal` or `laplace` one may end in a sigmoid.
+            a decoder whose outputs are in the units of the data may end in a sigmoid.
 
     Returns:
-        A plain dict for `config_from_dict`.
+        A plain dict in the form of a recipe's file (see `resolved`).
 
     Examples:
         >>> raw = auto_config([Modality("rna", (50,)), Modality("scan", (1, 32, 32))], 2000)
@@ -44,7 +44,7 @@ def auto_config(
     specs = tuple(modalities)
     batch = _between(2 ** round(math.log2(max(1, rows / 32))), 16, 128)
     size = sum(m.size for m in specs)
-    latent = min(MOST_LATENT, max(2, size // 2), max(2, rows // 20))
+    latent = min(MAX_LATENT, max(2, size // 2), max(2, rows // 20))
     training = {"batch_size": batch, "learning_rate": 2e-3, "schedule": "one-cycle"}
     fitting = {"learning_rate": 1e-3, "schedule": "cosine", "patience": 20}
     large = min(512, 2 ** int(math.log2(max(2, rows))))
@@ -53,6 +53,7 @@ def auto_config(
     dim = max(1, min(10, latent, large // 10, int(held_out * rows) // 10))
     return {
         "recipe": AUTO,
+        "system": "jnf",
         "latent_dim": latent,
         "data": {"validation": held_out},
         "modalities": {m.name: _modality(m, m.name in intensities) for m in specs},
@@ -61,18 +62,14 @@ def auto_config(
             **training,
             "merge": [_width(2 * latent * len(specs))] * 2,
         },
+        "by": {"projector": {"*": {"projector": {"dim": dim, "dropout": 0.1}}}},
         "projectors": {
-            "kind": "contrastive",
-            "dim": dim,
-            "dropout": 0.1,
             "epochs": _epochs(PROJECTOR_STEPS, rows, large),
             "batch_size": large,
             **fitting,
         },
+        "posterior": {"kind": "maf"},
         "flows": {
-            "posterior": "maf",
-            "transforms": 2,
-            "hidden": [128, 128],
             "summary_hidden": [128, 128],
             "epochs": _epochs(FLOW_STEPS, rows, 2 * batch),
             "batch_size": 2 * batch,
@@ -87,14 +84,10 @@ def auto_config(
 
 
 def _modality(modality: Modality, unit: bool) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "shape": list(modality.shape),
-        "likelihood": modality.likelihood,
-        "scale": modality.scale,
-    }
+    spec: dict[str, Any] = {"shape": list(modality.shape), "likelihood": modality.likelihood}
     if modality.weight is not None:
         spec["weight"] = modality.weight
-    squashed = unit and modality.likelihood in {"normal", "laplace"}
+    squashed = unit and modality.likelihood_part.is_location
     output = {"output": "sigmoid"} if squashed else {}
     channels = _channels(modality.shape)
     if channels:

@@ -22,6 +22,7 @@ __all__ = [
     "parse_toml",
     "recipe",
     "recipe_names",
+    "resolved",
     "settings_of",
     "to_toml",
     "with_part",
@@ -76,17 +77,26 @@ def recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
     """
     if name not in recipe_names():
         raise ConfigError(unknown_name("recipe", name, recipe_names()))
-    raw = {"recipe": name, **_read(name)}
-    cases, every = raw.pop("by", {}), raw.pop("every_modality", {})
-    raw["modalities"] = {n: merged(every, own) for n, own in raw["modalities"].items()}
-    assignments = list(assignments)
+    return resolved({"recipe": name, **_read(name)}, assignments)
+
+
+def resolved(raw: Mapping[str, Any], assignments: Iterable[str] = ()) -> dict[str, Any]:
+    """The configuration that the content of a recipe's file and assignments make, as a dict.
+
+    Raises:
+        ConfigError: as `recipe`.
+    """
+    raw, assignments = dict(raw), list(assignments)
+    cases = raw.pop("by", {})
     for key in sorted(cases, key=lambda key: key != "system"):
         kind = _kind(assign(raw, assignments).get(key))
         if kind not in (None, "none"):
             raw = merged(raw, cases[key].get("*", {}))
             raw = merged(raw, cases[key].get(kind, {}))
-    fields = settings_of(_kind(assign(raw, assignments).get("system"))).model_fields
-    return assign({k: v for k, v in raw.items() if k in fields}, assignments)
+    every = raw.pop("every_modality", {})
+    raw["modalities"] = {n: merged(every, own) for n, own in raw["modalities"].items()}
+    schema = settings_of(_kind(assign(raw, assignments).get("system")))
+    return assign(_known_sections(raw, schema), assignments)
 
 
 def parse_toml(path: Path, objects: Mapping[str, Any] | None = None) -> Config:
@@ -255,6 +265,19 @@ def _group_at(raw: Mapping[str, Any], path: list[str]) -> str | None:
 
 def _kind(value: Any) -> Any:
     return value.get("kind") if isinstance(value, Mapping) else value
+
+
+def _known_sections(raw: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """What a recipe has for a system: sections and settings that others have are left out."""
+    out = {}
+    for key, value in raw.items():
+        field = schema.model_fields.get(key)
+        if field is None:
+            continue
+        kind = field.annotation
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        out[key] = _known_sections(value, kind) if is_section else value
+    return out
 
 
 def _read(name: str) -> dict[str, Any]:

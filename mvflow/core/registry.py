@@ -97,6 +97,15 @@ class Registry:
                 return name
         return path
 
+    def by_class_name(self, name: str) -> str | None:
+        """The registered name of the object called `name` in its module, without importing it.
+
+        Examples:
+            >>> registry("systems").by_class_name("JNF")
+            'jnf'
+        """
+        return next((k for k, e in sorted(self._entries.items()) if e.attr == name), None)
+
     def missing(self, candidate: Any) -> list[str]:
         """Methods of the contract that an object or a class does not have."""
         return [name for name in self.methods if not hasattr(candidate, name)]

@@ -1,6 +1,13 @@
-"""NumPy-facing objects: `JNF`, `JNFShared`."""
+"""NumPy-facing objects: fit, sample, generate, score, save."""
 
-from mvflow.estimators.base import Estimator, LatentDraws
-from mvflow.estimators.jnf import CLASSES, JNF, JNFShared, load
+from mvflow.estimators.estimator import Estimator, LatentDraws
+from mvflow.estimators.faces import estimator_class, load
+from mvflow.estimators.fitting import check_fits
 
-__all__ = ["CLASSES", "JNF", "Estimator", "JNFShared", "LatentDraws", "load"]
+__all__ = [
+    "Estimator",
+    "LatentDraws",
+    "check_fits",
+    "estimator_class",
+    "load",
+]

@@ -1,20 +1,20 @@
-"""Training one stage of a model, with or without a run directory to keep it in."""
+"""Training one stage of a system, with or without a run directory to keep it in."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mvflow.config import Config, all_stages, stage_key, stages_before
-from mvflow.core import DataError, Modality, Source, StageError
-from mvflow.models import JNFModel, build_amortised, build_model, build_prior
-from mvflow.runs import RunDirectory, read_tensors
+from mvflow.core import DataError, Modality, Source, StageError, generator
+from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
+from mvflow.stages import StageSpec
+from mvflow.systems import System
 from mvflow.training import (
-    Cache,
     Checkpoint,
+    ColumnCache,
     Compile,
     EpochRecord,
     Listener,
@@ -24,18 +24,16 @@ from mvflow.training import (
     Stage,
     Table,
     build_stage,
-    finish_stage,
-    fit_prior,
     free_memory,
     run_stage,
 )
 
-__all__ = ["Fit", "check_fits", "restored", "train_stage"]
+__all__ = ["check_fits", "restore_weights", "train_stage"]
 
-CHECKPOINT_EVERY = 5.0
+CHECKPOINT_SECONDS = 5.0
 """Least seconds between two checkpoints."""
 
-WRITING_SHARE = 0.02
+CHECKPOINT_SHARE = 0.02
 """Largest share of the time that goes into writing them: large ones are written less often."""
 
 
@@ -64,197 +62,149 @@ def check_fits(source: Source, modalities: Iterable[Modality]) -> None:
         raise DataError(msg)
 
 
-def restored(run: RunDirectory, config: Config) -> tuple[JNFModel, tuple[str, ...]]:
-    """The model of a run with the weights of all stages that are done, and their names."""
-    model, trained = build_model(config), []
-    if model.amortised is None and run.weights("amortised").is_file():
-        model.amortised = build_amortised(config)
-    if model.prior is None and run.weights("prior").is_file():
-        model.prior = build_prior(config)
-    for stage in all_stages(config):
-        if run.status(stage, config) == "done":
-            tensors, _ = read_tensors(run.weights(stage))
-            try:
-                model.stage_module(stage).load_state_dict(tensors)
-            except RuntimeError as error:
-                msg = f"{run.weights(stage)} does not hold the weights that config.toml describes"
-                raise DataError(msg) from error
-            trained.append(stage)
-    return model, tuple(trained)
+def restore_weights(system: System, plan: Plan, run: RunDirectory) -> dict[str, StageRecord]:
+    """Load the weights of all stages of a run that are done.
+
+    Returns:
+        What is recorded of each.
+
+    Raises:
+        DataError: if a file of weights is damaged, does not fit the networks, or is not the one
+            that the manifest records.
+    """
+    found, records = {}, run.records()
+    for spec in plan.stages:
+        status = run.status(spec.name, plan)
+        if status == "replaced":
+            run.require([spec.name], plan)
+        if status != "done":
+            continue
+        try:
+            spec.module.load_state_dict(run.read_weights(spec.name))
+        except RuntimeError as error:
+            path, reason = run.weights(spec.name), str(error).splitlines()[-1].strip()
+            msg = f"{path} does not fit the networks of config.toml: {reason}"
+            raise DataError(msg) from error
+        found[spec.name] = records[spec.name]
+    return found
 
 
 def train_stage(
-    name: str,
-    model: JNFModel,
-    config: Config,
+    spec: StageSpec,
+    system: System,
+    plan: Plan,
     rows: Table,
     validation: Table | None,
     *,
-    trained: tuple[str, ...],
+    inputs: Inputs,
+    trained: Mapping[str, StageRecord],
     run: RunDirectory | None,
-    data: str,
     listener: Listener | None,
     processes: Processes | None = None,
     budget: int | None = None,
     compile: Compile = "auto",
-) -> None:
+) -> StageRecord:
     """Train one stage, going on from its checkpoint if the run directory has a fitting one.
 
     Args:
-        name: of the stage.
-        model: its other parts are frozen.
-        config: settings of the stage.
+        spec: of the stage.
+        system: all but the stage's module is frozen.
+        plan: of the run.
         rows: training rows.
         validation: held-out rows; None holds out a share of `rows`.
-        trained: names of the stages that have been trained.
+        inputs: fingerprints of the rows.
+        trained: what is recorded of the stages trained so far.
         run: where to keep checkpoints, history and weights.
-        data: fingerprint of the rows.
-        listener: hears of progress.
-        processes: those that train it together; only the one that leads has `run`.
-        budget: bytes that what frozen parts give may take in memory before it goes to the run;
+        listener: training callback.
+        processes: those that train it together; only the main one has `run`.
+        budget: bytes that outputs of frozen modules may take in memory before they go to the run;
             by default half of what is free on the device.
         compile: how steps are computed, as in `run_stage`.
+
+    Returns:
+        What is to be recorded of the stage.
 
     Raises:
         DataError: if a file of the run cannot be written.
         LostError: if one of the processes is lost; the newest checkpoint is kept.
         StageError: if a stage that this one needs has not been trained.
     """
-    with contextlib.nullcontext() if run is None else run.lock():
-        if name == "prior":
-            _freeze_others(name, model, config, trained, run)
-            begun = time.perf_counter()
-            used = fit_prior(model, config, rows, validation)
-            _finish(run, name, model, config, data, used, time.perf_counter() - begun, 0)
-            return
-        fit = Fit(
-            *(name, model, config, rows, validation, trained, run, data, listener),
-            budget=budget,
-        )
-        stage, resume = fit.stage, fit.resume
-        if processes is not None:
-            stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
-        try:
-            run_stage(stage, seed=config.seed, resume=resume, listener=fit.keeper, compile=compile)
-        except (KeyboardInterrupt, LostError):
-            fit.keeper.keep_newest()
-            raise
-        fit.finish()
-
-
-class Fit:
-    """What `train_stage` does ahead of a stage, and after it; the run is locked in between.
-
-    The stage is to be trained from `resume` on, if that is there, with `keeper` as listener.
-
-    Args:
-        name: of the stage.
-        model: its other parts are frozen.
-        config: settings of the stage.
-        rows: training rows.
-        validation: held-out rows; None holds out a share of `rows`.
-        trained: names of the stages that have been trained.
-        run: where to keep checkpoints, history and weights.
-        data: fingerprint of the rows.
-        listener: hears of progress.
-        beside: how many stages are trained side by side; each writes that much less often.
-        budget: as for `train_stage`, shared with those beside.
-
-    Raises:
-        DataError: if a file of the run cannot be read or written.
-        StageError: if a stage that this one needs has not been trained.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        model: JNFModel,
-        config: Config,
-        rows: Table,
-        validation: Table | None,
-        trained: tuple[str, ...],
-        run: RunDirectory | None,
-        data: str,
-        listener: Listener | None,
-        *,
-        beside: int = 1,
-        budget: int | None = None,
-    ) -> None:
-        _freeze_others(name, model, config, trained, run)
-        self._begun = time.perf_counter()
-        self.model = model
-        self._of = run, name, model, config, data
-        self._cache = None
-        if run is not None:
-            most = free_memory(rows.device) // beside if budget is None else budget
-            self._cache = Cache(run, config, data, most)
-        self.stage = build_stage(name, model, config, rows, validation, self._cache)
-        key = stage_key(config, name, data)
-        self.keeper = _Keeper(run, key, listener or Silent(), beside)
-        self.resume = self.keeper.checkpoint(name)
-
-    def finish(self) -> None:
-        """Keep what has been trained."""
-        _, name, model, *_ = self._of
-        finish_stage(name, model, self.stage.train, self._cache)
-        seconds = self.keeper.seconds_before + time.perf_counter() - self._begun
-        _finish(*self._of, self.stage.train, seconds, self.keeper.epochs)
-
-
-def _freeze_others(
-    name: str,
-    model: JNFModel,
-    config: Config,
-    trained: tuple[str, ...],
-    run: RunDirectory | None,
-) -> None:
-    missing = [s for s in stages_before(config, name) if s not in trained]
+    missing = [name for name in spec.needs if name not in trained]
     if missing:
-        where = "" if run is None else f": run 'mvflow train-{missing[0]} {run.path}' first"
-        msg = f"stage {name!r} needs stage {missing[0]!r}, which has not been trained{where}"
+        where = "" if run is None else f": run 'mvflow train {run.path} --stage {missing[0]}' first"
+        msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
-    model.eval().requires_grad_(False)
-    model.stage_module(name).requires_grad_(True)
-
-
-def _finish(
-    run: RunDirectory | None,
-    name: str,
-    model: JNFModel,
-    config: Config,
-    data: str,
-    used: Table,
-    seconds: float,
-    epochs: int,
-) -> None:
-    if run is not None:
-        device = str(used.device)
-        about = {
-            "seconds": round(seconds, 2),
-            "rows": len(used),
-            "device": device,
-            "epochs": epochs,
-        }
-        run.finish(name, model.stage_module(name).state_dict(), config, data, about)
+    key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
+    system.eval().requires_grad_(False)
+    spec.module.requires_grad_(True)
+    if validation is None:
+        rows, validation = rows.split(
+            plan.config.data.validation, generator(plan.config.seed, "validation")
+        )
+    began, before, epochs = time.perf_counter(), 0.0, 0
+    with contextlib.nullcontext() if run is None else run.lock():
+        if spec.fit is not None:
+            spec.fit(rows, generator(plan.config.seed, spec.name))
+        else:
+            cache = None
+            if run is not None:
+                keys = {name: record.key for name, record in trained.items()}
+                most = free_memory(rows.device) if budget is None else budget
+                cache = ColumnCache(run, keys, inputs.train, most)
+            stage = build_stage(spec, system, rows, validation, cache)
+            checkpoints = _Checkpoints(run, key, listener or Silent())
+            resume = checkpoints.restore(spec.name)
+            if processes is not None:
+                stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
+            try:
+                run_stage(
+                    stage,
+                    seed=plan.config.seed,
+                    resume=resume,
+                    listener=checkpoints,
+                    compile=compile,
+                )
+            except (KeyboardInterrupt, LostError):
+                checkpoints.save()
+                raise
+            before, epochs = checkpoints.seconds_before, checkpoints.epochs
+        spec.module.eval()
+        if spec.finish is not None:
+            spec.finish(rows)
+        weights = spec.module.state_dict()
+        record = StageRecord(
+            key,
+            weights_hash(weights),
+            {name: trained[name].weights for name in spec.needs},
+            inputs.train,
+            inputs.validation,
+            plan.config.seed,
+            round(before + time.perf_counter() - began, 2),
+            len(rows),
+            str(rows.device),
+            epochs,
+        )
+        if run is not None:
+            run.finish(spec.name, weights, record)
+    return record
 
 
 @dataclass
-class _Keeper:
-    """A listener that writes history and checkpoints of a run, then passes on what it heard."""
+class _Checkpoints:
+    """Training callback that writes history and checkpoints of a run, then calls another."""
 
     run: RunDirectory | None
     key: str
     listener: Listener
-    beside: int = 1
     seconds_before: float = 0.0
     epochs: int = 0
     due: float = field(init=False)
     newest: tuple[str, Checkpoint] | None = None
 
     def __post_init__(self) -> None:
-        self.due = time.monotonic() + self.beside * CHECKPOINT_EVERY
+        self.due = time.monotonic() + CHECKPOINT_SECONDS
 
-    def checkpoint(self, stage: str) -> Checkpoint | None:
+    def restore(self, stage: str) -> Checkpoint | None:
         """The checkpoint to go on from, if there is one made under the same key."""
         if self.run is None:
             return None
@@ -277,7 +227,7 @@ class _Keeper:
     ) -> None:
         if self.run is not None and time.monotonic() >= self.due and math.isfinite(loss):
             self.newest = stage.name, checkpoint()
-            self.keep_newest()
+            self.save()
         self.listener.on_step(stage, epoch, step, steps, loss, checkpoint)
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
@@ -286,15 +236,15 @@ class _Keeper:
             self.run.append_history(record._asdict())
             self.newest = record.stage, checkpoint()
             if time.monotonic() >= self.due:
-                self.keep_newest()
+                self.save()
         self.listener.on_epoch(record, checkpoint)
 
-    def keep_newest(self) -> None:
+    def save(self) -> None:
         """Write the newest state that has not been written."""
         if self.run is not None and self.newest is not None:
-            begun = time.monotonic()
+            began = time.monotonic()
             stage, (tensors, state) = self.newest
             self.run.keep_checkpoint(stage, tensors, {"key": self.key, "state": state})
             ended = time.monotonic()
-            wait = max(CHECKPOINT_EVERY, (ended - begun) / WRITING_SHARE)
-            self.newest, self.due = None, ended + self.beside * wait
+            self.newest = None
+            self.due = ended + max(CHECKPOINT_SECONDS, (ended - began) / CHECKPOINT_SHARE)

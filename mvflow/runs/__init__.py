@@ -1,12 +1,17 @@
 """Files of a run: configuration, weights, checkpoints, history, manifest. Nothing is computed."""
 
-from mvflow.runs.directory import RunDirectory, read_tensors, write_tensors
+from mvflow.runs.directory import RunDirectory, read_tensors, weights_hash, write_tensors
 from mvflow.runs.files import read_json, write_atomically, write_json
+from mvflow.runs.plan import Inputs, Plan, StageRecord
 
 __all__ = [
+    "Inputs",
+    "Plan",
     "RunDirectory",
+    "StageRecord",
     "read_json",
     "read_tensors",
+    "weights_hash",
     "write_atomically",
     "write_json",
     "write_tensors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -11,13 +12,12 @@ import platform
 import shutil
 import tempfile
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -26,8 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mvflow.config import Config, all_stages, parse_toml, stage_key, to_toml
+from mvflow.config import Config, parse_toml, to_toml
 from mvflow.core import DataError, StageError, UsageError
+from mvflow.runs.plan import Inputs, Plan, StageRecord
 from mvflow.runs.files import (
     append_line,
     read_array,
@@ -39,14 +40,30 @@ from mvflow.runs.files import (
     writing,
 )
 
-__all__ = ["RunDirectory", "read_tensors", "write_tensors"]
+__all__ = ["RunDirectory", "read_tensors", "weights_hash", "write_tensors"]
 
-Status = Literal["done", "stale", "unfinished", "missing"]
+Status = Literal["done", "stale", "unfinished", "missing", "replaced"]
 
 logger = logging.getLogger(__name__)
 
 _HELD: dict[Path, tuple[int, int]] = {}
 """Who holds the lock of a directory, as process and thread: a forked process does not."""
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values in the order of the names.
+
+    Examples:
+        >>> a, b = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
+        >>> weights_hash(a) == weights_hash({"w": torch.zeros(2)}), weights_hash(a) == weights_hash(b)
+        (True, False)
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_tensors(
@@ -56,17 +73,18 @@ def write_tensors(
     *,
     previous: Path | None = None,
 ) -> None:
-    """Write tensors, their checksum and a JSON object as one safetensors file, atomically.
+    """Write tensors, their content hash and a JSON object as one safetensors file, atomically.
 
-    `previous` is where the file that was at `path` is kept.
+    Equal tensors and equal `about` give equal files. `previous` is where the file that was at
+    `path` is kept.
 
     Raises:
         DataError: if the disk is full or the directory cannot be written.
     """
-    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    text = json.dumps(about)
-    metadata = {"about": text, "crc32": _checksum(plain, text)}
-    content = save(plain, metadata)  # Python then writes it, and says why it could not
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
+    # One key of metadata: safetensors writes several in random order.
+    header = json.dumps({"about": about, "sha256": weights_hash(plain)}, sort_keys=True)
+    content = save(plain, {"mvflow": header})  # Python then writes it, and says why it could not
     write_atomically(path, lambda p: p.write_bytes(content), previous=previous)
 
 
@@ -74,44 +92,37 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote.
 
     Raises:
-        DataError: if the file is missing or damaged.
+        DataError: if the file is missing, damaged, or was altered after it was written.
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = {"about": "{}"} | (file.metadata() or {})
+            header = json.loads((file.metadata() or {}).get("mvflow", "null"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        found = _checksum(tensors, metadata["about"])
-        if metadata.get("crc32", found) != found:
-            msg = "its content does not fit its checksum"
+        if not isinstance(header, dict):
+            msg = "it has no header of mvflow"
             raise ValueError(msg)
-        return tensors, json.loads(metadata["about"])
-    except (OSError, SafetensorError, ValueError) as error:
+        if header.get("sha256") != weights_hash(tensors):
+            msg = "its content is not what was written: it does not fit its hash"
+            raise ValueError(msg)
+        return tensors, {**header["about"], "sha256": header["sha256"]}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         msg = f"{path} is missing or damaged ({error})"
         raise DataError(msg) from error
 
 
-def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
-    """CRC-32 of names, types, shapes and values in the order of the names, and of `about`."""
-    found = zlib.crc32(about.encode())
-    for name, value in sorted(tensors.items()):
-        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
-        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
+def _header(path: Path) -> dict[str, Any]:
+    """What a file says of itself without being read whole; empty if it is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("mvflow", "null"))
+        return {**header["about"], "sha256": header["sha256"]}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _remove(path: Path) -> None:
     with writing(path):
         path.unlink(missing_ok=True)
-
-
-def _key_of(path: Path) -> str | None:
-    """The key under which a file was made; None if it does not say, is missing or damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-    except (OSError, SafetensorError, ValueError):
-        return None
-    return about.get("key")
 
 
 @dataclass(frozen=True)
@@ -155,9 +166,9 @@ class RunDirectory:
             raise UsageError(msg)
         return run
 
-    def config(self) -> Config:
-        """The configuration as `config.toml` has it now."""
-        return parse_toml(self.path / "config.toml")
+    def config(self, objects: Mapping[str, Any] | None = None) -> Config:
+        """The configuration as `config.toml` has it now; `objects` as in `parse_toml`."""
+        return parse_toml(self.path / "config.toml", objects)
 
     def write_config(self, config: Config) -> None:
         """Replace `config.toml`."""
@@ -186,7 +197,7 @@ class RunDirectory:
         Raises:
             DataError: if it cannot be written; the older ones stay.
         """
-        self._settle_history()
+        self._sync_history()
         write_tensors(
             self.checkpoint(stage), tensors, about, previous=self.previous_checkpoint(stage)
         )
@@ -222,63 +233,91 @@ class RunDirectory:
         paths = (self.checkpoint(stage), self.previous_checkpoint(stage))
         return [path for path in paths if path.is_file()]
 
-    def status(self, stage: str, config: Config, fingerprint: str | None = None) -> Status:
-        """Whether a stage is done, stale (its inputs changed since), unfinished or missing.
+    def status(self, stage: str, plan: Plan, inputs: Inputs | None = None) -> Status:
+        """Whether a stage is done, stale, unfinished, missing, or another's file.
+
+        Done is a stage whose weights are those that the manifest records, trained with the plan's
+        settings, on the recorded data, and on the weights of earlier stages that lie here now.
 
         Args:
             stage: its name.
-            config: the configuration to compare with.
-            fingerprint: of the data; None compares with the data it was trained on.
+            plan: stages and settings to compare with.
+            inputs: data to compare with; None compares with the data it was trained on.
         """
         if not self.weights(stage).is_file():
             return "unfinished" if self._checkpoints(stage) else "missing"
-        entry = self.manifest().get("stages", {}).get(stage, {})
-        data = entry.get("fingerprint", "") if fingerprint is None else fingerprint
-        key, ours = stage_key(config, stage, data), _key_of(self.weights(stage))
-        if entry.get("key") == key and ours in (key, None):
-            return "done"
-        # The manifest is written after the weights; a process may be killed between the two.
-        return "unfinished" if ours == key or not entry else "stale"
+        entries = self.records()
+        entry, header = entries.get(stage), _header(self.weights(stage))
+        if entry is None:
+            # The manifest is written after the weights; a process may be killed between the two.
+            return "unfinished"
+        if header.get("sha256") != entry.weights:
+            is_newer = header.get("key") not in (None, entry.key) and self._checkpoints(stage)
+            return "unfinished" if is_newer else "replaced"
+        needs = plan.spec(stage).needs
+        if any(self.status(name, plan, inputs) != "done" for name in needs):
+            return "stale"
+        if any(entry.needs.get(name) != entries[name].weights for name in needs):
+            return "stale"
+        data = entry.inputs if inputs is None else inputs.like(entry.inputs)
+        key = plan.key(stage, data, {name: entries[name].key for name in needs})
+        return "done" if entry.key == key else "stale"
 
-    def require(self, stages: Iterator[str] | tuple[str, ...], config: Config) -> None:
+    def require(self, stages: Iterable[str], plan: Plan) -> None:
         """Check that stages are done and fit the configuration.
 
         Raises:
-            StageError: naming the first that is not and the command that makes it.
+            DataError: if a file of weights is not the one that was recorded.
+            StageError: naming the first that is not done and the command that makes it.
         """
         for stage in stages:
-            status = self.status(stage, config)
+            status = self.status(stage, plan)
+            if status == "replaced":
+                self._refuse(stage)
             if status != "done":
                 why = {
-                    "stale": "was trained with other settings than config.toml has now",
+                    "stale": "was trained with other settings, data or earlier stages than there "
+                    "are now",
                     "unfinished": "is not finished",
                     "missing": "has not been trained",
                 }[status]
-                verb = "fit-prior" if stage == "prior" else f"train-{stage}"
                 msg = (
-                    f"stage {stage!r} of {self.path} {why}: run 'mvflow {verb} {self.path}' first"
+                    f"stage {stage!r} of {self.path} {why}: run 'mvflow train {self.path} "
+                    f"--stage {stage}' first"
                 )
                 raise StageError(msg)
 
+    def read_weights(self, stage: str) -> dict[str, Tensor]:
+        """Weights of a finished stage, checked against what the manifest records.
+
+        Raises:
+            DataError: if the file is missing, damaged, or not the one that was recorded.
+        """
+        tensors, about = read_tensors(self.weights(stage))
+        entry = self.records().get(stage)
+        if entry is None or about["sha256"] != entry.weights:
+            self._refuse(stage)
+        return tensors
+
+    def _refuse(self, stage: str) -> NoReturn:
+        msg = (
+            f"{self.weights(stage)} is not the file that manifest.json records: put that one back, "
+            f"or train anew with 'mvflow train {self.path} --stage {stage} --again'"
+        )
+        raise DataError(msg)
+
     def finish(
-        self,
-        stage: str,
-        tensors: Mapping[str, Tensor],
-        config: Config,
-        fingerprint: str,
-        about: Mapping[str, Any],
+        self, stage: str, tensors: Mapping[str, Tensor], record: StageRecord
     ) -> None:
         """Keep the weights of a finished stage and drop its checkpoints."""
-        self._settle_history()
-        key = stage_key(config, stage, fingerprint)
-        write_tensors(self.weights(stage), tensors, {"stage": stage, "key": key})
-        entry = {"key": key, "fingerprint": fingerprint, **about}
-        stages = self.manifest().get("stages", {})
-        self._write_manifest({"stages": stages | {stage: entry}})
+        self._sync_history()
+        about = {"stage": stage, "key": record.key, "needs": record.needs}
+        write_tensors(self.weights(stage), tensors, about)
+        self._write_manifest({"stages": self._entries() | {stage: record.to_dict()}})
         for path in self._checkpoints(stage):
             _remove(path)
 
-    def adopt(self, other: RunDirectory, fingerprint: str) -> list[str]:
+    def adopt(self, other: RunDirectory, plan: Plan, inputs: Inputs) -> list[str]:
         """Copy from another run the finished stages whose inputs are the same as here.
 
         What is done here already stays as it is.
@@ -286,18 +325,22 @@ class RunDirectory:
         Returns:
             Names of the stages that were taken.
         """
-        config, taken = self.config(), []
-        entries = other.manifest().get("stages", {})
-        for stage in all_stages(config):
-            if self.status(stage, config, fingerprint) == "done":
+        taken: list[str] = []
+        theirs = other.records()
+        for stage in plan.names:
+            ours = self.records()
+            if self.status(stage, plan, inputs) == "done" or stage not in theirs:
                 continue
-            same = entries.get(stage, {}).get("key") == stage_key(config, stage, fingerprint)
-            if same and other.weights(stage).is_file():
+            entry, needs = theirs[stage], plan.spec(stage).needs
+            if any(n not in ours or entry.needs.get(n) != ours[n].weights for n in needs):
+                continue
+            key = plan.key(stage, inputs.like(entry.inputs), {n: ours[n].key for n in needs})
+            whole = _header(other.weights(stage)).get("sha256") == entry.weights
+            if entry.key == key and whole:
                 write_atomically(
                     self.weights(stage), partial(shutil.copyfile, other.weights(stage))
                 )
-                stages = self.manifest().get("stages", {})
-                self._write_manifest({"stages": stages | {stage: entries[stage]}})
+                self._write_manifest({"stages": self._entries() | {stage: entry.to_dict()}})
                 for record in other.history():
                     if record["stage"] == stage:
                         self.append_history(record)
@@ -349,6 +392,22 @@ class RunDirectory:
         path = self.path / "manifest.json"
         return read_json(path) if path.is_file() else {}
 
+    def records(self) -> dict[str, StageRecord]:
+        """What is recorded of each finished stage.
+
+        Raises:
+            DataError: if the manifest has another shape.
+        """
+        path = self.path / "manifest.json"
+        return {name: StageRecord.from_dict(e, path, name) for name, e in self._entries().items()}
+
+    def _entries(self) -> dict[str, Any]:
+        entries = self.manifest().get("stages", {})
+        if not isinstance(entries, dict):
+            msg = f"{self.path / 'manifest.json'}: stages is not a table: expected one entry a stage"
+            raise DataError(msg)
+        return entries
+
     def _write_manifest(self, update: Mapping[str, Any]) -> None:
         packages = ("mvflow", "torch", "zuko", "numpy")
         made = {
@@ -373,7 +432,7 @@ class RunDirectory:
         """Add one line to `history.jsonl`."""
         append_line(self.path / "history.jsonl", json.dumps(dict(record)))
 
-    def _settle_history(self) -> None:
+    def _sync_history(self) -> None:
         """What is kept next rests on the records up to now, so they are on the disk before it."""
         path = self.path / "history.jsonl"
         if path.is_file():
@@ -430,11 +489,11 @@ class RunDirectory:
             for place in (self.path, self.path / "checkpoints", self.arrays):
                 for path in place.glob(f".{name}.*"):
                     _remove(path)
-        entries: dict[str, Any] = {}
+        records: dict[str, StageRecord] = {}
         with contextlib.suppress(DataError):  # who reads a damaged manifest next says so
-            entries = self.manifest().get("stages", {})
-        for stage, entry in entries.items():
-            if _key_of(self.weights(stage)) == entry.get("key"):  # finished as the manifest says
+            records = self.records()
+        for stage, record in records.items():
+            if _header(self.weights(stage)).get("sha256") == record.weights:
                 for path in self._checkpoints(stage):
-                    if _key_of(path) == entry.get("key"):
+                    if _header(path).get("key") == record.key:
                         _remove(path)

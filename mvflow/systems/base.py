@@ -106,7 +106,10 @@ class Bounded(Protocol):
 
 @runtime_checkable
 class Projects(Protocol):
-    """A system with maps of each modality to what the modalities share."""
+    """A system that may have maps of each modality to what the modalities share."""
+
+    projectors: nn.Module | None
+    """The maps; None if this one has none."""
 
     def project(self, name: str, x: Tensor) -> Tensor:
         """g_j(x_j), (rows, width), of rows of one modality."""

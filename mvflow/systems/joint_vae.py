@@ -1,33 +1,24 @@
-"""The joint VAE: one Gaussian encoder over all modalities, one decoder for each (paper 3.1)."""
+"""The joint VAE: one Gaussian encoder of all modalities, one decoder each (paper 3.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
 
-from mvflow.core import ConfigError, Modality, rescale_weights
+from mvflow.core import ConfigError, Modality, Observed, rescale_weights
 from mvflow.functional import normal_kl_standard
-from mvflow.likelihoods import likelihood, log_prob
-from mvflow.nn import MLP, ModalityDict, widened
+from mvflow.nn import MLP, ModalityDict, upcast_to_float32
+from mvflow.stages import Losses
+from mvflow.systems.decoders import Decoders
 
-__all__ = ["JointVAE", "Losses", "head_width"]
+__all__ = ["JointVAE", "head_width"]
 
-BLOCK = 2048
+BLOCK_ROWS = 2048
 """Rows of which moments are taken at once."""
-
-
-class Losses(NamedTuple):
-    """What one batch costs."""
-
-    total: Tensor
-    """Scalar to minimise, a mean over the rows."""
-    terms: dict[str, Tensor]
-    """Its parts in nats per row, for the history."""
 
 
 def head_width(latent_dim: int, modalities: int, merge: Iterable[int] | Literal["concat"]) -> int:
@@ -71,7 +62,7 @@ class JointVAE(nn.Module):
     Args:
         modalities: their specifications; kept sorted by name, so no order matters.
         heads: name -> network from rows to (rows, `head_width`) features.
-        decoders: name -> network from (rows, latent_dim) to parameters of p(x|z).
+        decoders: p(x_j|z) of all modalities.
         latent_dim: dimension of z.
         merge: widths of the hidden layers that merge the heads, or "concat".
     """
@@ -80,7 +71,7 @@ class JointVAE(nn.Module):
         self,
         modalities: Iterable[Modality],
         heads: Mapping[str, nn.Module],
-        decoders: Mapping[str, nn.Module],
+        decoders: Decoders,
         latent_dim: int,
         merge: Iterable[int] | Literal["concat"] = (512, 512),
     ) -> None:
@@ -89,7 +80,7 @@ class JointVAE(nn.Module):
         self.latent_dim = latent_dim
         self.weights = rescale_weights(self.modalities)
         self.heads = ModalityDict(heads)
-        self.decoders = ModalityDict(decoders)
+        self.decoders = decoders
         count, width = len(self.modalities), 2 * latent_dim
         self.merge = _Concat(count) if merge == "concat" else MLP(width * count, *merge, width)
         self.radius: Tensor
@@ -102,32 +93,18 @@ class JointVAE(nn.Module):
     def posterior(self, x: Mapping[str, Tensor]) -> DiagNormal:
         """q(z|X) for rows of all modalities: batch shape (rows,), event shape (latent_dim,)."""
         features = [head(x[name]) for name, head in self.heads.items()]
-        loc, log_scale = widened(self.merge(torch.cat(features, -1))).chunk(2, -1)
+        loc, log_scale = upcast_to_float32(self.merge(torch.cat(features, -1))).chunk(2, -1)
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
-    def decode(self, z: Tensor, names: Collection[str] | None = None) -> dict[str, Distribution]:
-        """p(x_j|z) for z of shape (..., latent_dim), of each modality or of the named ones."""
-        flat = z.reshape(-1, self.latent_dim)
-        out = {}
-        for modality in self.modalities:
-            if names is not None and modality.name not in names:
-                continue
-            parameters = self.decoders[modality.name](flat)
-            shaped = parameters.unflatten(0, z.shape[:-1])
-            out[modality.name] = likelihood(modality, shaped)
-        return out
-
-    def losses(self, x: Mapping[str, Tensor], beta: float = 1.0) -> Losses:
+    def losses(self, observed: Observed, beta: float | Tensor = 1.0) -> Losses:
         """Minus the ELBO with lambda_j and beta (Eq. 3), from one draw of z per row."""
-        q = self.posterior(x)
+        q = self.posterior(observed.x)
         z = q.rsample()
         kl = normal_kl_standard(q.base_dist.loc, q.base_dist.scale).mean()
         total, terms = beta * kl, {"kl": kl}
-        for modality in self.modalities:
-            parameters = self.decoders[modality.name](z)
-            fit = log_prob(modality, parameters, x[modality.name]).mean()
-            total = total - self.weights[modality.name] * fit
-            terms[modality.name] = fit
+        for name, fit in self.decoders.log_prob(z, observed).items():
+            terms[name] = fit.mean()
+            total = total - self.weights[name] * terms[name]
         terms["elbo"] = sum(terms[m.name] for m in self.modalities) - kl
         return Losses(total, terms)
 
@@ -153,5 +130,5 @@ class JointVAE(nn.Module):
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Rows of large tensors, perhaps memory maps, in blocks in float64."""
-    for parts in zip(*(t.split(BLOCK) for t in tensors), strict=True):
+    for parts in zip(*(t.split(BLOCK_ROWS) for t in tensors), strict=True):
         yield tuple(part.cpu().double() for part in parts)

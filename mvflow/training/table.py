@@ -198,6 +198,10 @@ class Table:
         at = torch.as_tensor(rows, device=self.device)
         return Table(self.columns, self._length, at if self._rows is None else self._rows[at])
 
+    def only(self, name: str) -> Table:
+        """The same rows, of which only one column is read."""
+        return Table({name: self.columns[name]}, self._length, self._rows)
+
     def with_columns(self, columns: Mapping[str, AnyColumn]) -> Table:
         """The same rows with other columns, over all rows that this table's columns have."""
         return Table(columns, self._length, self._rows)

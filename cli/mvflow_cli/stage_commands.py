@@ -1,0 +1,99 @@
+"""Commands for single stages, `train-STAGE` and `fit-STAGE`, made from the stages that there are.
+
+Those that `mvflow --help` lists are entry points of the group `mvflow.stage_commands`; their
+values are the system, or the kind of part, that brings the stage. Others work all the same.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from mvflow_cli.options import (
+    Again,
+    Compile,
+    Device,
+    Json,
+    Precision,
+    RunPath,
+    Settings,
+    StorePath,
+    Threads,
+)
+
+__all__ = ["CommandGroup", "provider"]
+
+PREFIXES = ("train-", "fit-")
+GROUP = "mvflow.stage_commands"
+
+
+class CommandGroup(TyperGroup):
+    """The commands of the program, and those of all stages."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all commands; those of stages follow `train`."""
+        names = super().list_commands(ctx)
+        stages = sorted({e.name for e in entry_points(group=GROUP)} - set(names))
+        at = names.index("train") + 1 if "train" in names else len(names)
+        return [*names[:at], *stages, *names[at:]]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by its name."""
+        found = super().get_command(ctx, cmd_name)
+        prefix = next((p for p in PREFIXES if cmd_name.startswith(p) and cmd_name != p), None)
+        if found is not None or prefix is None:
+            return found
+        return _stage_command(cmd_name, cmd_name.removeprefix(prefix))
+
+
+def provider(stage: str) -> Any:
+    """The class of parts that brings a stage, or None if the stage is a system's own or unknown."""
+    found: list[EntryPoint] = [
+        entry for p in PREFIXES for entry in entry_points(group=GROUP, name=f"{p}{stage}")
+    ]
+    return found[0].load() if found else None
+
+
+def _stage_command(name: str, stage: str) -> Any:
+    from mvflow_cli.training import TrainOptions, train_command
+
+    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+    @app.command(name, help=_help(name, stage), short_help=f"Train only stage {stage!r}.")
+    def command(
+        run: RunPath,
+        again: Again = False,
+        settings: Settings = None,
+        store: StorePath = None,
+        device: Device = "cpu",
+        threads: Threads = None,
+        precision: Precision = None,
+        compile: Compile = "auto",
+        json: Json = False,
+    ) -> None:
+        options = TrainOptions(
+            store=store,
+            device=device,
+            threads=threads,
+            again=again,
+            json=json,
+            settings=tuple(settings or ()),
+            precision=precision,
+            compile=compile,
+        )
+        train_command(run, (stage,), options)
+
+    return typer.main.get_command(app)
+
+
+def _help(name: str, stage: str) -> str:
+    return (
+        f"Train only stage {stage!r} of a run; the stages that it needs must be done.\n\n"
+        f"If the run's configuration lacks the part that brings the stage, the part is chosen.\n\n"
+        f"Example: mvflow {name} runs/toy"
+    )
+
+

@@ -1,0 +1,200 @@
+"""Run directories of format 1 (mvflow 0.1), read once and written in the present format."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mvflow.config import Config, config_from_dict
+from mvflow.core import ConfigError, DataError, UsageError
+from mvflow.runs import (
+    Inputs,
+    Plan,
+    RunDirectory,
+    StageRecord,
+    read_json,
+    weights_hash,
+    write_atomically,
+)
+from mvflow.systems import build_system, stages_of
+
+__all__ = ["convert_config", "convert_run"]
+
+
+def convert_run(path: Path) -> list[str]:
+    """Convert a run directory in place; files of format 1 are kept in `format-1/`.
+
+    Returns:
+        Names of the stages whose weights were taken over.
+
+    Raises:
+        DataError: if a file is damaged.
+        UsageError: if it is not a run directory of format 1.
+    """
+    file = path / "config.toml"
+    if not file.is_file():
+        msg = f"{path} is not a run directory: it has no config.toml"
+        raise UsageError(msg)
+    try:
+        raw = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{file} is not valid TOML: {error}"
+        raise ConfigError(msg) from error
+    if raw.get("format") != 1:
+        msg = f"{path} has format {raw.get('format')}: only runs of format 1 are converted"
+        raise UsageError(msg)
+    config = config_from_dict(convert_config(raw), where=str(file))
+    manifest = path / "manifest.json"
+    entries = read_json(manifest).get("stages", {}) if manifest.is_file() else {}
+    old = path / "format-1"
+    old.mkdir(exist_ok=True)
+    found = {name: _read(path / f"{name}.safetensors", entries[name]) for name in entries}
+    for each in (file, manifest, *(path / f"{name}.safetensors" for name in found)):
+        if each.is_file():
+            write_atomically(old / each.name, partial(shutil.copyfile, each))
+    return _write(RunDirectory(path), config, entries, found)
+
+
+def convert_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of format 1 in the present format, as a plain dict.
+
+    Examples:
+        >>> old = {"model": "jnf", "latent_dim": 2, "flows": {"posterior": "nsf", "bins": 4},
+        ...        "modalities": {"a": {"shape": [3], "scale": 0.5}}}
+        >>> new = convert_config(old)
+        >>> new["posterior"]["bins"], new["modalities"]["a"]["likelihood"]
+        (4, {'kind': 'normal', 'scale': 0.5})
+    """
+    flows, amortised = dict(raw.get("flows", {})), dict(raw.get("amortised", {}))
+    projectors, sampler = dict(raw.get("projectors", {})), dict(raw.get("sampler", {}))
+    objective = projectors.pop("kind", "contrastive")
+    by_kind = {"contrastive": ("temperature",), "dcca": ("ridge",)}
+    projector = {"kind": objective}
+    for key in ("dim", "dropout", "temperature", "ridge"):
+        value = projectors.pop(key, None)
+        if value is not None and (key in ("dim", "dropout") or key in by_kind.get(objective, ())):
+            projector[key] = value
+    divisor, method = sampler.pop("divide_by", "aggregate"), sampler.pop("name", "hmc")
+    subset: dict[str, Any] = {"kind": "product", "divisor": divisor}
+    posterior = _family(flows, "maf")
+    family = _family(amortised, "conditional-maf")
+    if raw.get("subset") == "amortised":
+        subset = {"kind": "amortised", "posterior": family, **amortised}
+    prior = dict(raw.get("prior", {}))
+    if prior.get("kind", "standard") == "standard":
+        prior = {"kind": "standard"}
+    kept = {
+        "hmc": sampler,
+        "sir": {k: v for k, v in sampler.items() if k == "candidates"},
+        "hamiltorch": {k: v for k, v in sampler.items() if k != "independent"},
+    }
+    system = raw.get("model", "jnf")
+    out = {
+        k: v
+        for k, v in raw.items()
+        if k not in ("model", "subset", "amortised", "format", "flows", "projectors", "sampler")
+    }
+    return {
+        **out,
+        "system": system,
+        "modalities": {name: _modality(m) for name, m in raw.get("modalities", {}).items()},
+        "projectors": projectors,
+        "projector": projector if system == "jnf-shared" else {"kind": "none"},
+        "posterior": posterior,
+        "flows": flows,
+        "subset": subset,
+        "prior": prior,
+        "sampler": {"kind": method, **kept.get(method, sampler)},
+    }
+
+
+def _family(section: dict[str, Any], default: str) -> dict[str, Any]:
+    """The settings of a posterior family, taken out of a section of format 1."""
+    kind = section.pop("posterior", default)
+    fields = {
+        "gaussian": (),
+        "maf": ("transforms", "hidden"),
+        "conditional-maf": ("transforms", "hidden", "context"),
+        "nsf": ("transforms", "hidden", "context", "bins"),
+    }
+    found = {}
+    for key in ("transforms", "hidden", "context", "bins"):
+        value = section.pop(key, None)
+        if value is not None and key in fields.get(kind, ()):
+            found[key] = value
+    return {"kind": kind, **found}
+
+
+def _modality(raw: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(raw)
+    kind, scale = out.pop("likelihood", "normal"), out.pop("scale", None)
+    scaled = scale is not None and kind in ("normal", "laplace")
+    out["likelihood"] = {"kind": kind, "scale": scale} if scaled else {"kind": kind}
+    return out
+
+
+def _read(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights of format 1, checked by their CRC-32 and by the manifest's key."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = {"about": "{}"} | (file.metadata() or {})
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        found = zlib.crc32(metadata["about"].encode())
+        for name, value in sorted(tensors.items()):
+            found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
+            found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
+        if metadata.get("crc32") != f"{found:08x}":
+            msg = "its content does not fit its checksum"
+            raise ValueError(msg)
+        if json.loads(metadata["about"]).get("key") != entry.get("key"):
+            msg = "it is not the file that manifest.json records"
+            raise ValueError(msg)
+    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+        msg = f"{path} is missing or damaged ({error})"
+        raise DataError(msg) from error
+    return tensors
+
+
+def _write(
+    run: RunDirectory,
+    config: Config,
+    entries: Mapping[str, Any],
+    found: Mapping[str, dict[str, Tensor]],
+) -> list[str]:
+    """Write configuration, weights and records; weights that fit no stage now stay aside."""
+    plan = Plan(config, stages_of(build_system(config)))
+    run.write_config(config)
+    (run.path / "manifest.json").unlink(missing_ok=True)
+    records: dict[str, StageRecord] = {}
+    for spec in plan.stages:
+        name = spec.name
+        if name not in found or any(n not in records for n in spec.needs):
+            continue
+        weights = found[name]
+        try:
+            spec.module.load_state_dict(weights)
+        except RuntimeError as error:
+            msg = f"{run.weights(name)} does not fit its config.toml: {str(error).splitlines()[-1]}"
+            raise DataError(msg) from error
+        inputs = Inputs(entries[name].get("fingerprint", ""))
+        about = {k: entries[name][k] for k in ("seconds", "rows", "device", "epochs") if k in entries[name]}
+        records[name] = StageRecord(
+            plan.key(name, inputs, {n: records[n].key for n in spec.needs}),
+            weights_hash(weights),
+            {n: records[n].weights for n in spec.needs},
+            inputs.train,
+            seed=config.seed,
+            **about,
+        )
+        run.finish(name, weights, records[name])
+    return list(records)

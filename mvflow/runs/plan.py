@@ -1,0 +1,150 @@
+"""The stages of a run with all that their weights depend on, and what is recorded of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mvflow.config import Config
+from mvflow.core import DataError, UsageError, unknown_name
+from mvflow.stages import StageSpec
+
+__all__ = ["Inputs", "Plan", "StageRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Fingerprints of the data that a stage is trained on."""
+
+    train: str = ""
+    """Of the training rows."""
+    validation: str | None = None
+    """Of validation rows of their own; None: a share of the training rows."""
+
+    def like(self, other: Inputs) -> Inputs:
+        """These training rows, with another's way to hold out rows."""
+        return Inputs(self.train, other.validation)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What is recorded of a finished stage: `manifest.json` has one for each."""
+
+    key: str
+    """Hash of settings, data, seed and the keys of earlier stages."""
+    weights: str
+    """Content hash of its weights."""
+    needs: dict[str, str] = field(default_factory=dict)
+    """Earlier stage -> content hash of the weights that it was trained on."""
+    fingerprint: str = ""
+    """Of the training rows."""
+    validation: str | None = None
+    """Of validation rows of their own."""
+    seed: int = 0
+    seconds: float = 0.0
+    rows: int = 0
+    device: str = ""
+    epochs: int = 0
+
+    @property
+    def inputs(self) -> Inputs:
+        """The data that it was trained on."""
+        return Inputs(self.fingerprint, self.validation)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, raw: Any, path: Path, stage: str) -> StageRecord:
+        """From JSON.
+
+        Raises:
+            DataError: if it has another shape.
+        """
+        known = {f.name for f in fields(cls)}
+        texts = isinstance(raw, dict) and all(isinstance(raw.get(k), str) for k in ("key", "weights"))
+        if not texts or not isinstance(raw.get("needs", {}), dict):
+            msg = (
+                f"{path}: stages.{stage} is not the record of a stage: expected a table with key "
+                "and weights; a run of mvflow 0.1 is converted by 'mvflow convert RUN'"
+            )
+            raise DataError(msg)
+        return cls(**{k: v for k, v in raw.items() if k in known})
+
+
+class Plan:
+    """The stages of a configured system, in order, and the key of each.
+
+    Args:
+        config: of the run.
+        stages: of its system.
+
+    Raises:
+        UsageError: if two stages have the same name, or one needs a later one.
+    """
+
+    def __init__(self, config: Config, stages: Iterable[StageSpec]) -> None:
+        self.config, self.stages = config, tuple(stages)
+        seen: list[str] = []
+        for spec in self.stages:
+            missing = [name for name in spec.needs if name not in seen]
+            if missing or spec.name in seen:
+                what = f"needs {missing[0]!r}, which does not come before it" if missing else "is there twice"
+                msg = f"system {config.system!r}: stage {spec.name!r} {what}"
+                raise UsageError(msg)
+            seen.append(spec.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the stages in order."""
+        return tuple(spec.name for spec in self.stages)
+
+    @cached_property
+    def _specs(self) -> dict[str, StageSpec]:
+        return {spec.name: spec for spec in self.stages}
+
+    def spec(self, name: str) -> StageSpec:
+        """A stage by its name.
+
+        Raises:
+            UsageError: if there is none; the message names the nearest.
+        """
+        if name not in self._specs:
+            raise UsageError(unknown_name("stage", name, self.names))
+        return self._specs[name]
+
+    def after(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Stages that rest on any of these, directly or not."""
+        found = set(names)
+        for spec in self.stages:
+            if found & set(spec.needs):
+                found.add(spec.name)
+        return tuple(n for n in self.names if n in found and n not in set(names))
+
+    def key(self, stage: str, inputs: Inputs, needs: Mapping[str, str]) -> str:
+        """Hash of all that the weights of a stage depend on.
+
+        Stages with equal keys train equal weights, so one run can take them from another.
+
+        Args:
+            stage: its name.
+            inputs: fingerprints of the data.
+            needs: earlier stage -> its key.
+        """
+        spec, data = self.spec(stage), self.config.data
+        held = data.validation if inputs.validation is None else inputs.validation
+        parts = {
+            "stage": [stage, type(spec.module).__qualname__, spec.version],
+            "data": [inputs.train, data.train, held],
+            "seed": self.config.seed,
+            "settings": None if spec.settings is None else spec.settings.model_dump(mode="json"),
+            "reads": spec.reads,
+            "needs": {name: needs[name] for name in spec.needs},
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""Decoders of all modalities: networks from z, and the likelihoods that their outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from mvflow.config import Config
+from mvflow.core import LatentSpace, Modality, Observed
+from mvflow.likelihoods import LikelihoodModule
+from mvflow.nn import ModalityDict
+
+__all__ = ["Decoders", "build_decoders"]
+
+
+class Decoders(ModalityDict):
+    """p(x_j|z) of every modality.
+
+    Args:
+        modalities: their specifications.
+        networks: name -> network from (rows, features) to the outputs of the likelihood.
+        latent: z, of which each decoder sees the shared parts and its own.
+    """
+
+    def __init__(
+        self,
+        modalities: Iterable[Modality],
+        networks: Mapping[str, object],
+        latent: LatentSpace,
+    ) -> None:
+        super().__init__(networks)  # type: ignore[arg-type]
+        self.latent = latent
+        for m in modalities:
+            self.add_module(f"likelihood_{m.name}", LikelihoodModule(m.likelihood_part, m.shape))
+
+    def likelihood(self, name: str) -> LikelihoodModule:
+        """The likelihood of a modality."""
+        found = self.get_submodule(f"likelihood_{name}")
+        assert isinstance(found, LikelihoodModule)
+        return found
+
+    def decode(self, z: Tensor, names: Collection[str] | None = None) -> dict[str, Distribution]:
+        """p(x_j|z) for z of shape (..., latent.dim), of each modality or of the named ones."""
+        return {
+            name: self.likelihood(name)(self._raw(name, z))
+            for name in self
+            if names is None or name in names
+        }
+
+    def log_prob(self, z: Tensor, observed: Observed) -> dict[str, Tensor]:
+        """Log p(x_j|z) in nats per row of each observed modality, summed over what is present.
+
+        Args:
+            z: (..., rows, latent.dim).
+            observed: of these rows.
+        """
+        present = observed.present or {}
+        return {
+            name: self.likelihood(name).log_prob(self._raw(name, z), x, present.get(name))
+            for name, x in sorted(observed.x.items())
+        }
+
+    def mean(self, name: str, distribution: Distribution) -> Tensor:
+        """What is generated without noise from `decode`'s distribution of a modality."""
+        return self.likelihood(name).mean(distribution)
+
+    def _raw(self, name: str, z: Tensor) -> Tensor:
+        seen = self.latent.seen_by(name, z)
+        outputs: Tensor = self[name](seen.reshape(-1, seen.shape[-1]))
+        return outputs if z.ndim == 2 else outputs.unflatten(0, z.shape[:-1])
+
+
+def build_decoders(config: Config, latent: LatentSpace) -> Decoders:
+    """The configured decoders.
+
+    Raises:
+        ConfigError: if a network cannot make the outputs of its modality's likelihood.
+    """
+    specs = config.specifications()
+    widths = {
+        m.name: sum(part.dim for part in latent.parts if part.of in (None, m.name)) for m in specs
+    }
+    networks = {
+        m.name: config.modalities[m.name].decoder.decoder(widths[m.name], m) for m in specs
+    }
+    return Decoders(specs, networks, latent)

@@ -1,0 +1,385 @@
+"""JNF and JNF-Shared (Senellart and Allassonnière 2025): joint VAE, flow posteriors, subsets.
+
+1. A joint VAE learns p(X|z) and q(z|X) (paper 3.1; `joint_vae.py`).
+2. A posterior q(z|x_j) of each modality is trained on draws of the frozen q(z|X) (3.2). In
+   JNF-Shared it sees only g_j(x_j), a projection to what the modalities share, trained first (3.4).
+3. A subset rule makes q(z|x_S) of any subset, by default their product (3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from zuko.distributions import DiagNormal
+
+from mvflow.config import Config, Share, Training
+from mvflow.core import LatentSpace, Observed, UsageError, registry
+from mvflow.core.parts import Kind, create, dump
+from mvflow.inference import Target
+from mvflow.nn import MLP, ModalityDict, Standardise, gather_rows, seeded
+from mvflow.posteriors import FlowPosterior, build_posterior
+from mvflow.projectors import Objective
+from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
+from mvflow.systems.annealing import annealed
+from mvflow.systems.base import System
+from mvflow.systems.decoders import build_decoders
+from mvflow.systems.joint_vae import JointVAE, head_width
+
+__all__ = ["JNF", "JNFShared"]
+
+
+class Joint(Training):
+    """Joint VAE (paper 3.1): beta falls from `beta_start` to `beta` over the share `anneal`.
+
+    The heads of q(z|X) are merged by an MLP with the hidden layers `merge`, or, with "concat",
+    each gives an equal part of z (Appendix E.3).
+    """
+
+    beta: PositiveFloat = 1.0
+    beta_start: PositiveFloat | None = None
+    anneal: Share = 0.5
+    merge: tuple[PositiveInt, ...] | Literal["concat"] = (512, 512)
+
+
+class Flows(Training):
+    """Unimodal posteriors (paper 3.2); `summary_hidden` are the widths between g_j and them."""
+
+    summary_hidden: tuple[PositiveInt, ...] = (512, 512)
+
+
+class JNF(System):
+    """Joint VAE with normalizing-flow posteriors (paper 3.1 to 3.4).
+
+    With a `projector` it is JNF-Shared: posteriors see only g_j(x_j). `posterior` is the family of
+    the unimodal posteriors, `subset` what stands for several modalities.
+    """
+
+    class Settings(Config):
+        """Settings of JNF."""
+
+        system: str = "jnf"
+        joint: Joint = Joint()
+        projector: Annotated[Any, Kind("projectors", optional=True)] = None
+        projectors: Training = Training()
+        posterior: Annotated[Any, Kind("posteriors")] = Field(
+            default_factory=lambda: create("posteriors", "maf")
+        )
+        flows: Flows = Flows()
+        subset: Annotated[Any, Kind("subsets")] = Field(
+            default_factory=lambda: create("subsets", "product")
+        )
+
+        @model_validator(mode="before")
+        @classmethod
+        def _trained_as_flows(cls, raw: Any) -> Any:
+            return _with_training_of_flows(raw)
+
+    encoder_stages: tuple[str, ...] = ("joint",)
+
+    def __init__(
+        self,
+        settings: JNF.Settings,
+        joint: JointVAE,
+        flows: Mapping[str, FlowPosterior] | None,
+        projectors: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.modalities = joint.modalities
+        self.latent = LatentSpace.flat(joint.latent_dim)
+        self.joint = joint
+        self.projectors = None if projectors is None else ModalityDict(projectors)
+        self.flows = None if flows is None else ModalityDict(flows)
+        self.rule = settings.subset
+        self.amortised = self.rule.build(self)
+
+    @classmethod
+    def build(cls, settings: Config) -> Self:
+        """Assemble the networks; initial weights follow from the seed and the stages' names."""
+        assert isinstance(settings, JNF.Settings)
+        specs = {m.name: m for m in settings.specifications()}
+        networks, seed, dim = settings.modalities, settings.seed, settings.latent_dim
+        width = head_width(dim, len(specs), settings.joint.merge)
+        with seeded(seed, "weights", "joint"):
+            heads = {n: networks[n].encoder.encoder(m, width) for n, m in specs.items()}
+            decoders = build_decoders(settings, LatentSpace.flat(dim))
+            joint = JointVAE(specs.values(), heads, decoders, dim, settings.joint.merge)
+        projectors = None
+        if settings.projector is not None:
+            with seeded(seed, "weights", "projectors"):
+                projectors = settings.projector.networks(
+                    lambda n, out, dropout: networks[n].projector.encoder(specs[n], out, dropout),
+                    tuple(specs.values()),
+                )
+        system = cls(settings, joint, None, projectors)
+        if settings.subset.uses_experts:
+            with seeded(seed, "weights", "flows"):
+                hidden = settings.flows.summary_hidden
+                flows = {
+                    n: build_posterior(
+                        settings.posterior, dim, partial(system.condition_encoder, n, hidden)
+                    )
+                    for n in specs
+                }
+            system.flows = ModalityDict(flows)
+        return system
+
+    # Distributions
+
+    def prior(self) -> DiagNormal:
+        """N(0, I)."""
+        zero = torch.zeros(1, self.latent.dim, device=self.device)
+        return DiagNormal(zero, torch.ones_like(zero))
+
+    def posterior(self, observed: Observed) -> Distribution | Target:
+        """q(z|X) where all of several modalities are observed, else by the subset rule."""
+        if len(observed.x) == len(self.modalities) > 1:
+            return self.encode(observed)
+        return self.combine(observed)
+
+    def encode(self, observed: Observed) -> DiagNormal:
+        """q(z|X) of the joint encoder."""
+        return self.joint.posterior(observed.x)
+
+    def combine(self, observed: Observed) -> Distribution | Target:
+        """q(z|x_S) by the subset rule."""
+        return self.rule.combine(self, self.amortised, observed)
+
+    def expert(self, name: str, x: Tensor) -> Distribution:
+        """q(z|x_j) (Eq. 10)."""
+        assert self.flows is not None
+        found: Distribution = self.flows[name](self.condition(name, x))
+        return found
+
+    def condition(self, name: str, x: Tensor) -> Tensor:
+        """What the posterior of a modality sees of its rows: x_j, or g_j(x_j)."""
+        return x if self.projectors is None else self.project(name, x)
+
+    def project(self, name: str, x: Tensor) -> Tensor:
+        """g_j(x_j) (Eq. 13)."""
+        assert self.projectors is not None
+        projected: Tensor = self.projectors[name](x)
+        return projected.float()
+
+    def proposals(self, observed: Observed) -> Sequence[Distribution]:
+        """q(z|X) given all modalities, else the posterior of each alone."""
+        if len(observed.x) == len(self.modalities):
+            return [self.encode(observed)]
+        found = [self.combine(observed.only((name,))) for name in sorted(observed.x)]
+        return [q for q in found if isinstance(q, Distribution)]
+
+    def decode(
+        self,
+        z: Tensor,
+        names: Collection[str] | None = None,
+        covariates: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Distribution]:
+        """p(x_j|z)."""
+        return self.joint.decoders.decode(z, names)
+
+    @property
+    def radius(self) -> Tensor:
+        """Of the ball that the training rows' latents span."""
+        return self.joint.radius
+
+    @property
+    def latent_mean(self) -> Tensor:
+        """Mean of z ~ q(z|X) over the training rows."""
+        return self.joint.latent_mean
+
+    @property
+    def latent_std(self) -> Tensor:
+        """Standard deviation of z ~ q(z|X) over the training rows."""
+        return self.joint.latent_std
+
+    # Training
+
+    def stages(self) -> Sequence[StageSpec]:
+        """Projectors if there are any, the joint VAE, then what the subset rule needs."""
+        found = [self._joint_stage()]
+        if isinstance(self.settings.projector, Objective):
+            found.insert(0, self._projector_stage(self.settings.projector))
+        if self.flows is not None:
+            found.append(self._flow_stage())
+        return [*found, *self.rule.stages(self, self.amortised)]
+
+    def _joint_stage(self) -> StageSpec:
+        settings, networks = self.settings.joint, self.settings.modalities
+        kept = {"shape", "likelihood", "weight", "encoder", "decoder"}
+        reads = {
+            "latent_dim": self.latent.dim,
+            "modalities": {n: m.model_dump(mode="json", include=kept) for n, m in networks.items()},
+        }
+
+        def loss(observed: Observed, progress: float | Tensor) -> Losses:
+            beta = annealed(settings.beta_start, settings.beta, settings.anneal, progress)
+            return self.joint.losses(observed, beta)
+
+        @torch.no_grad()
+        def finish(rows: Rows) -> None:
+            parts = [self._latents.compute(batch).cpu() for batch in rows.batches(2048)]
+            self.joint.record_latents(*torch.cat(parts).unbind(1))
+
+        return StageSpec("joint", self.joint, settings, loss, reads=reads, finish=finish)
+
+    def _projector_stage(self, objective: Objective) -> StageSpec:
+        objective.check_batch(self.settings.projectors.batch_size)
+        networks = self.settings.modalities
+        kept = {"shape", "projector"}
+        reads = {
+            "projector": dump(objective, "projectors"),
+            "modalities": {n: m.model_dump(mode="json", include=kept) for n, m in networks.items()},
+        }
+
+        def loss(observed: Observed, progress: float | Tensor) -> Losses:
+            assert self.projectors is not None
+            projections = {n: self.projectors[n](x) for n, x in sorted(observed.x.items())}
+            total = objective.loss({n: gather_rows(g) for n, g in projections.items()})
+            return Losses(total, {registry("projectors").name_of(type(objective)): total})
+
+        assert self.projectors is not None
+        return StageSpec(
+            "projectors",
+            self.projectors,
+            self.settings.projectors,
+            loss,
+            reads=reads,
+            min_rows=objective.min_rows,
+        )
+
+    def _flow_stage(self) -> StageSpec:
+        flows = self.flows
+        assert flows is not None
+
+        def loss(z: Tensor, conditions: Mapping[str, Tensor]) -> Losses:
+            terms = {n: q(conditions[n]).log_prob(z).mean() for n, q in flows.items()}
+            return Losses(-torch.stack(list(terms.values())).sum(), terms)
+
+        reads = {"posterior": dump(self.settings.posterior, "posteriors")}
+        return self.posterior_stage("flows", flows, self.settings.flows, reads, loss)
+
+    def posterior_stage(
+        self, name: str, module: nn.Module, settings: Training, reads: Mapping[str, Any], loss: Any
+    ) -> StageSpec:
+        """A stage on draws of the frozen q(z|X), one of each row (Eq. 8)."""
+
+        def of_batch(observed: Observed, progress: float | Tensor) -> Losses:
+            loc, scale = observed.cached["joint_posterior"].unbind(1)
+            return loss(torch.addcmul(loc, scale, torch.randn_like(loc)), observed.x)
+
+        def start(rows: Rows) -> None:
+            for part in module.modules():
+                if isinstance(part, FlowPosterior):
+                    part.standardise(self.latent_mean, self.latent_std)
+            for encoder_name, encoder in _encoders(module):
+                for part in encoder.modules():
+                    if isinstance(part, Standardise):
+                        part.fit(partial(_column, rows, encoder_name))
+
+        columns, needs = [self._latents], ("joint",)
+        if self.projectors is not None:
+            columns += [self._projections(m.name) for m in self.modalities]
+            if isinstance(self.settings.projector, Objective):
+                needs = ("projectors", "joint")
+            reads = {**reads, "projector": dump(self.settings.projector, "projectors")}
+        else:
+            networks = self.settings.modalities
+            reads = {
+                **reads,
+                "encoders": {n: dump(m.encoder, "networks") for n, m in networks.items()},
+            }
+        return StageSpec(
+            name, module, settings, of_batch, needs, reads, columns=columns, start=start
+        )
+
+    def condition_encoder(self, name: str, hidden: Sequence[int], out_features: int) -> nn.Module:
+        """From what a posterior sees of a modality to features."""
+        if self.settings.projector is not None:
+            width = self.settings.projector.width(name)
+            return nn.Sequential(Standardise(width), MLP(width, *hidden, out_features))
+        modality = next(m for m in self.modalities if m.name == name)
+        encoder: nn.Module = self.settings.modalities[name].encoder.encoder(modality, out_features)
+        return encoder
+
+    @property
+    def _latents(self) -> CachedColumn:
+        """Mean and standard deviation of the frozen q(z|X), (rows, 2, latent_dim)."""
+
+        def compute(batch: Mapping[str, Tensor]) -> Tensor:
+            q = self.joint.posterior(batch).base_dist
+            return torch.stack([q.loc, q.scale], 1).float()
+
+        joint = self.joint
+        return CachedColumn("joint_posterior", compute, (joint.heads, joint.merge), ("joint",))
+
+    def _projections(self, name: str) -> CachedColumn:
+        """g_j of each stored value of a modality."""
+        assert self.projectors is not None
+        projector = self.projectors[name]
+        return CachedColumn(name, partial(self.project, name), (projector,), ("projectors",), name)
+
+    def facts(self) -> Mapping[str, str]:
+        """System, posterior, subset rule and projector by name."""
+        settings = self.settings
+        found = {
+            "system": "JNF" if settings.projector is None else "JNF-Shared",
+            "subset": _name("subsets", self.rule),
+        }
+        if self.flows is not None:
+            found["posterior"] = _name("posteriors", settings.posterior)
+        if settings.projector is not None:
+            found["projector"] = _name("projectors", settings.projector)
+        return found
+
+
+class JNFShared(JNF):
+    """JNF whose posteriors see only what the modalities share, g_j(x_j) (paper 3.4): a preset."""
+
+    class Settings(JNF.Settings):
+        """Settings of JNF with a projector by default."""
+
+        system: str = "jnf-shared"
+        projector: Annotated[Any, Kind("projectors", optional=True)] = Field(
+            default_factory=lambda: create("projectors", "contrastive")
+        )
+
+
+def _with_training_of_flows(raw: Any) -> Any:
+    """A trained subset rule takes what its section does not say from `flows`, for twice as long."""
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("subset"), str | Mapping):
+        return raw
+    subset, flows = raw["subset"], raw.get("flows", {})
+    subset = {"kind": subset} if isinstance(subset, str) else dict(subset)
+    flows = flows.model_dump() if isinstance(flows, Training) else flows
+    if not isinstance(flows, Mapping) or not isinstance(subset.get("kind"), str):
+        return raw
+    try:
+        rule = registry("subsets").load(subset["kind"])
+    except UsageError:
+        return raw
+    if not issubclass(rule, Training):
+        return raw
+    same = {k: v for k, v in flows.items() if k in rule.model_fields}
+    if isinstance(same.get("epochs"), int):
+        same["epochs"] *= 2
+    return {**raw, "subset": {**same, **subset}}
+
+
+def _encoders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Networks by modality within the module of posteriors."""
+    found = module if isinstance(module, ModalityDict) else getattr(module, "encoders", None)
+    return found.items() if isinstance(found, ModalityDict) else iter(())
+
+
+def _column(rows: Rows, name: str) -> Iterator[Tensor]:
+    return (batch[name] for batch in rows.only(name).batches(2048))
+
+
+def _name(group: str, part: Any) -> str:
+    return registry(group).name_of(type(part))

@@ -1,0 +1,7 @@
+"""Subset rules: what stands for q(z|x_S) of several modalities, given one posterior of each."""
+
+from mvflow.systems.subsets.amortised import Amortised
+from mvflow.systems.subsets.base import Experts, SubsetRule
+from mvflow.systems.subsets.product import PAPER_PROTOCOL, Product
+
+__all__ = ["PAPER_PROTOCOL", "Amortised", "Experts", "Product", "SubsetRule"]

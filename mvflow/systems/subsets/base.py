@@ -1,0 +1,91 @@
+"""The contract of subset rules."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from mvflow.config import Config
+from mvflow.core import LatentSpace, Modality, Observed
+from mvflow.core.parts import Part
+from mvflow.inference import Target
+from mvflow.stages import StageSpec
+
+__all__ = ["Experts", "SubsetRule"]
+
+
+class Experts(Protocol):
+    """What a subset rule sees of a system: single-modality posteriors over a frozen latent space."""
+
+    settings: Config
+    modalities: tuple[Modality, ...]
+    latent: LatentSpace
+
+    @property
+    def radius(self) -> Tensor:
+        """Of the ball that training rows' latents span."""
+        ...
+
+    @property
+    def latent_mean(self) -> Tensor:
+        """Mean of z ~ q(z|X) over the training rows, (latent.dim,)."""
+        ...
+
+    @property
+    def latent_std(self) -> Tensor:
+        """Standard deviation of z ~ q(z|X) over the training rows."""
+        ...
+
+    def expert(self, name: str, x: Tensor) -> Distribution:
+        """q(z|x_j) of one modality."""
+        ...
+
+    def condition(self, name: str, x: Tensor) -> Tensor:
+        """What posteriors see of a modality: x_j or its projection."""
+        ...
+
+    def condition_encoder(self, name: str, hidden: Sequence[int], out_features: int) -> nn.Module:
+        """An untrained network from what posteriors see of a modality to features."""
+        ...
+
+    def posterior_stage(
+        self,
+        name: str,
+        module: nn.Module,
+        settings: Any,
+        reads: Mapping[str, Any],
+        loss: Any,
+    ) -> StageSpec:
+        """A stage that trains posteriors on draws of the frozen q(z|X) (Eq. 8).
+
+        `loss` maps (z, conditions by name) to `Losses`.
+        """
+        ...
+
+
+class SubsetRule(Part):
+    """Makes q(z|x_S) for subsets of the modalities."""
+
+    group: ClassVar[str] = "subsets"
+    uses_experts: ClassVar[bool] = True
+    """Whether it is made of the posteriors of single modalities, which are trained for it."""
+
+    @abstractmethod
+    def combine(
+        self, system: Experts, module: nn.Module | None, observed: Observed
+    ) -> Distribution | Target:
+        """q(z|x_S) of one or more observed modalities: batch shape (rows,)."""
+
+    def build(self, system: Experts) -> nn.Module | None:
+        """Module of its own that is trained, or None."""
+        return None
+
+    def stages(self, system: Experts, module: nn.Module | None) -> Sequence[StageSpec]:
+        """How that module is trained."""
+        return ()
+
+
