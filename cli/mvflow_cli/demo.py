@@ -21,7 +21,7 @@ from mvflow_cli.output import finite, say, show_json
 from mvflow_cli.progress import Progress
 from mvflow_cli.report import make_report
 from mvflow_cli.samples import draw_samples, write_samples
-from mvflow_cli.training import How, train_stages
+from mvflow_cli.training import TrainOptions, train_stages
 
 if TYPE_CHECKING:
     from mvflow.config import Config
@@ -38,8 +38,8 @@ class _Model(NamedTuple):
 
 MODELS = (
     _Model("jnf", {}),
-    _Model("jnf-gaussian", {"flows.posterior": "gaussian"}),
-    _Model("jnf-shared", {"projectors.kind": "dcca"}),
+    _Model("jnf-gaussian", {"posterior": "gaussian"}),
+    _Model("jnf-shared", {"projector": "dcca"}),
 )
 """All take the joint stage of the first: it does not depend on how they differ."""
 
@@ -64,9 +64,9 @@ def demo(
     """
     begun = time.perf_counter()
     set_up(device, threads)
-    how = How(device=device, threads=threads, json=json)
+    options = TrainOptions(device=device, threads=threads, json=json)
     try:
-        summary = _run(out, seed, how)
+        summary = _run(out, seed, options)
     except KeyboardInterrupt:
         say(f"mvflow: interrupted; go on with 'mvflow demo {out}'", err=True)
         raise typer.Exit(1) from None
@@ -81,26 +81,26 @@ def demo(
     say(f"wrote {out / 'report.html'} and {out / 'summary.json'} in {summary['seconds']:.0f} s")
 
 
-def _run(out: Path, seed: int, how: How) -> dict[str, Any]:
+def _run(out: Path, seed: int, options: TrainOptions) -> dict[str, Any]:
     steps: dict[str, float] = {}
     store, page = out / "toy.h5", out / "report.html"
     with _timed(steps, "data"):
-        _build(out, store, seed, how)
+        _build(out, store, seed, options)
     for name, choices in MODELS:
         config = configure("toy", store, choices, SETTINGS, seed)
         with _timed(steps, f"{name}: train"):
-            _train(out, name, config, how)
+            _train(out, name, config, options)
     found = {}
     for name, _ in MODELS:
         with _timed(steps, f"{name}: sample"):
-            _sample(out / name, seed, how)
+            _sample(out / name, seed, options)
         with _timed(steps, f"{name}: evaluate"):
-            found[name] = _evaluate(out / name, seed, how)
+            found[name] = _evaluate(out / name, seed, options)
     runs = [out / name for name, _ in MODELS]
     title = "mvflow demo: squares and circles"
     with _timed(steps, "report"):
-        make_report(runs, page, title=title, seed=seed, device=how.device, err=how.json)
-    return {"seed": seed, "threads": how.threads, "steps": steps, **found}
+        make_report(runs, page, title=title, seed=seed, device=options.device, err=options.json)
+    return {"seed": seed, "threads": options.threads, "steps": steps, **found}
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def _timed(steps: dict[str, float], name: str) -> Iterator[None]:
     steps[name] = round(time.perf_counter() - begun, 2)
 
 
-def _build(out: Path, store: Path, seed: int, how: How) -> None:
+def _build(out: Path, store: Path, seed: int, options: TrainOptions) -> None:
     """Build the toy set; what lies there already must be of the same seed."""
     from mvflow.core import UsageError
     from mvflow_datasets import Store, find_builder
@@ -127,32 +127,34 @@ def _build(out: Path, store: Path, seed: int, how: How) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"{out} exists and is not a demo: choose another folder"
         raise UsageError(msg)
-    say(f"building {store}", err=how.json)
+    say(f"building {store}", err=options.json)
     find_builder("toy").build(store, seed=seed)
 
 
-def _train(out: Path, name: str, config: Config, how: How) -> None:
+def _train(out: Path, name: str, config: Config, options: TrainOptions) -> None:
     from mvflow.core import fingerprint
-    from mvflow.runs import RunDirectory
+    from mvflow.runs import Inputs, Plan, RunDirectory
+    from mvflow.systems import build_system, stages_of
 
     path, first = out / name, out / MODELS[0].name
-    say(f"{path}: training", err=how.json)
+    say(f"{path}: training", err=options.json)
     if not (path / "config.toml").is_file():
         create(path, config)
     run = RunDirectory.open(path)
     if path != first:
+        plan = Plan(run.config(), stages_of(build_system(run.config())))
         with open_store(run, config, out / "toy.h5") as store:
-            data = fingerprint(store[config.data.train])
-        if run.status("joint", run.config(), data) == "missing":
-            run.adopt(RunDirectory.open(first), data)
-    train_stages(path, None, how)
+            inputs = Inputs(fingerprint(store[config.data.train]))
+        if run.status("joint", plan, inputs) == "missing":
+            run.adopt(RunDirectory.open(first), plan, inputs)
+    train_stages(path, None, options)
 
 
-def _sample(path: Path, seed: int, how: How) -> None:
+def _sample(path: Path, seed: int, options: TrainOptions) -> None:
     """Samples of each modality given the other, and from the prior."""
-    run, model = open_trained(path, how.device)
+    run, model = open_trained(path, options.device)
     names = [m.name for m in model.modalities]
-    stages = {name: entry["key"] for name, entry in run.manifest()["stages"].items()}
+    stages = {name: record.key for name, record in run.records().items()}
     for given in ([], *([name] for name in names)):
         file = run.path / "samples" / f"{'+'.join(given) or 'prior'}.h5"
         seen = read_observed(run, model.config, given, None, None)
@@ -168,17 +170,17 @@ def _sample(path: Path, seed: int, how: How) -> None:
         write_samples(file, draw_samples(model, seen, n, seed=seed), seen, about)
 
 
-def _evaluate(path: Path, seed: int, how: How) -> dict[str, Any]:
-    run, model = open_trained(path, how.device)
+def _evaluate(path: Path, seed: int, options: TrainOptions) -> dict[str, Any]:
+    run, model = open_trained(path, options.device)
     kept = kept_metrics(run, model)
     if kept is not None:
         return kept
-    say(f"{path}: evaluating", err=how.json)
+    say(f"{path}: evaluating", err=options.json)
     with (
         open_store(run, model.config) as store,
-        Progress(model.config, err=how.json) as progress,
+        Progress(err=options.json) as progress,
     ):
-        return measure(run, model, store, seed=seed, device=how.device, listener=progress)
+        return measure(run, model, store, seed=seed, device=options.device, listener=progress)
 
 
 def _peak_memory() -> float:

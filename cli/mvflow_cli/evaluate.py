@@ -56,7 +56,7 @@ def evaluate(
         opened, model = open_trained(run, place, subset)
         with (
             open_store(opened, model.config, store) as data,
-            Progress(model.config, err=json) as progress,
+            Progress(err=json) as progress,
         ):
             result = measure(
                 opened,

@@ -21,13 +21,12 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 
 if TYPE_CHECKING:
-    from mvflow.estimators import Estimator
     from mvflow.training import Checkpoint, EpochRecord, Stage
 
 __all__ = ["Progress", "counting"]
 
-SPARSE = 2.0
-"""Least seconds between two lines of what is not a stage of the model (classifiers)."""
+MIN_SECONDS = 2.0
+"""Least seconds between two lines where there is no terminal; a stage's last epoch has one."""
 
 
 FIELDS = ("epoch", "speed", "loss")
@@ -37,13 +36,10 @@ class Progress:
     """A listener that shows where training is; a context manager.
 
     Args:
-        model: says how many epochs each stage has.
         err: show it on stderr, so that stdout holds nothing but a result.
     """
 
-    def __init__(self, model: Estimator, *, err: bool = False) -> None:
-        self._stages = {s.name: s.settings for s in model.plan_.stages if s.settings}
-        self._classifiers = model.config.classifiers
+    def __init__(self, *, err: bool = False) -> None:
         self._err = err
         console = Console(stderr=err)
         self._bars = _bars(console) if console.is_terminal else None
@@ -78,19 +74,19 @@ class Progress:
         if self._bars is None:
             return
         self._bars.update(
-            self._task(stage.name, epoch),
+            self._task(stage.name, epoch, stage.settings.epochs),
             completed=epoch + step / steps,
-            epoch=f"epoch {epoch + 1}/{self._epochs(stage.name)}",
+            epoch=f"epoch {epoch + 1}/{stage.settings.epochs}",
             loss=f"loss {loss:.4g}",
         )
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
         """Move the bar to the end of an epoch, or print its line."""
         self._seconds.setdefault(record.stage, []).append(record.seconds)
-        epochs = self._epochs(record.stage)
+        epochs = record.epochs
         if self._bars is not None:
             self._bars.update(
-                self._task(record.stage, record.epoch),
+                self._task(record.stage, record.epoch, epochs),
                 completed=record.epoch + 1,
                 epoch=f"epoch {record.epoch + 1}/{epochs}",
                 loss=f"loss {record.loss:.4g}",
@@ -99,8 +95,7 @@ class Progress:
             )
             return
         is_last = record.epoch + 1 == epochs
-        is_stage = record.stage in self._stages
-        if is_stage or is_last or time.monotonic() - self._said > SPARSE:
+        if is_last or time.monotonic() - self._said > MIN_SECONDS:
             self._said = time.monotonic()
             typer.echo(self._line(record, epochs), err=self._err)
 
@@ -113,15 +108,12 @@ class Progress:
             f"{record.samples_per_second:,.0f} samples/s, {_clock(left)} left"
         )
 
-    def _epochs(self, stage: str) -> int:
-        return self._stages.get(stage, self._classifiers).epochs
-
-    def _task(self, stage: str, epoch: int) -> TaskID:
+    def _task(self, stage: str, epoch: int, epochs: int) -> TaskID:
         assert self._bars is not None
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(
                 stage,
-                total=self._epochs(stage),
+                total=epochs,
                 completed=epoch,
                 epoch="",
                 loss="",

@@ -83,7 +83,7 @@ def make_report(
             metrics = kept_metrics(opened, model)
             if metrics is None:
                 say(f"{run}: evaluating", err=err)
-                with Progress(model.config, err=err) as progress:
+                with Progress(err=err) as progress:
                     metrics = measure(
                         opened, model, data, seed=seed, device=device, listener=progress
                     )

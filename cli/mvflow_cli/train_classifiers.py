@@ -100,7 +100,7 @@ def _train(store: Store, config: Config, again: bool, device: str, *, err: bool)
         ("classifiers", classifiers_for),
         ("autoencoders", autoencoders_for),
     )
-    with Progress(config, err=err) as progress:
+    with Progress(err=err) as progress:
         for kind, make in makers:
             path = beside(store.path, kind, store.path.parent)
             if again:

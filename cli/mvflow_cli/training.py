@@ -97,7 +97,7 @@ def train_stages(
             if processes is not None:
                 processes.shared(dumps({"todo": todo, "store": str(store.path)}).encode())
             if todo:
-                with Progress(model, err=options.json) as progress, _log_lines(err=options.json):
+                with Progress(err=options.json) as progress, _log_lines(err=options.json):
                     model.across(processes).fit(
                         train,
                         stages=todo,
@@ -136,11 +136,11 @@ def _configured(
     config = changed = run.config()
     if options.subset is not None:
         changed = with_part(changed, "subset", options.subset)
+    for stage in stages or ():
+        changed = _with_stage(changed, stage)
     if options.settings:
         raw = changed.model_dump(mode="json", exclude_none=True)
         changed = config_from_dict(assign(raw, options.settings), where="--set")
-    for stage in stages or ():
-        changed = _with_stage(changed, stage)
     if options.precision is not None:
         changed = _with_precision(changed, stages, options.precision)
     if changed != config:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from mvflow import __version__, plugins
-from mvflow.core import DataError, Modality, UsageError, unknown_name
+from mvflow import __version__
+from mvflow.core import DataError, Modality, UsageError, registry, unknown_name
 from mvflow_datasets.archives import ENDINGS
 from mvflow_datasets.downloading import Download, Watcher, fetch, readable_size
 from mvflow_datasets.writing import SplitData, write_store
@@ -369,7 +369,7 @@ def known_builders() -> list[str]:
         >>> "toy" in known_builders()
         True
     """
-    return plugins.known("datasets")
+    return registry("datasets").names()
 
 
 def find_builder(name: str) -> Builder:
@@ -382,7 +382,7 @@ def find_builder(name: str) -> Builder:
         >>> find_builder("toy").needs_source
         False
     """
-    builder = plugins.find("datasets", name)
+    builder = registry("datasets").load(name)
     if not isinstance(builder, Builder):
         msg = f"the plug-in registered as dataset {name!r} is {builder!r}: expected a Builder"
         raise UsageError(msg)

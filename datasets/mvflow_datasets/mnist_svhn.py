@@ -102,8 +102,8 @@ def _make(files: Mapping[str, Path], seed: int, *, pairings: int) -> Content:
     subset = svhn_digits != _PUBLISHED_SVHN_TRAIN
     return Content(
         modalities=(
-            Modality("mnist", (1, 28, 28), "laplace", scale=0.75),
-            Modality("svhn", (3, 32, 32), "laplace", scale=0.75),
+            Modality("mnist", (1, 28, 28), {"kind": "laplace", "scale": 0.75}),
+            Modality("svhn", (3, 32, 32), {"kind": "laplace", "scale": 0.75}),
         ),
         splits=splits,
         note=f"SVHN subset ({svhn_digits:,} digits)" if subset else "",

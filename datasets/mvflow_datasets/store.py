@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -115,7 +114,7 @@ class Store:
         self.builder: dict[str, Any] = json.loads(_attribute(file, "builder"))
         self.sources: dict[str, str] = json.loads(_attribute(file, "sources"))
         self.modalities = tuple(
-            Modality(**spec | {"shape": tuple(spec["shape"])})
+            Modality.from_dict(spec)
             for spec in json.loads(_attribute(file, "modalities"))
         )
         self._file = file
@@ -171,7 +170,7 @@ class Store:
             "path": str(self.path),
             "format_version": self.format_version,
             "bytes": self.path.stat().st_size,
-            "modalities": [asdict(m) | {"shape": list(m.shape)} for m in self.modalities],
+            "modalities": [m.to_dict() | {"shape": list(m.shape)} for m in self.modalities],
             "splits": {name: split.info() for name, split in self._splits.items()},
             "builder": self.builder,
             "sources": self.sources,
@@ -251,7 +250,7 @@ def _read_rows(group: h5py.Group, name: str, rows: int) -> NDArray[Any]:
 def _stored(path: Path, group: h5py.Group, modality: Modality) -> Any:
     """Memory map of a contiguous dataset; the dataset itself if it is chunked or empty."""
     dataset = _member(group, modality.name, h5py.Dataset)
-    categorical = modality.likelihood == "categorical"
+    categorical = modality.kind == "categorical"
     shape, types = ((), ("int64",)) if categorical else (modality.shape, ("uint8", "float32"))
     if dataset.shape[1:] != shape or dataset.ndim == 0 or dataset.dtype.name not in types:
         msg = (

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def write_store(
     }
     rows = {split: _row_count(datasets, split, specs) for split in splits}
     header = {
-        "modalities": json.dumps([asdict(m) for m in specs]),
+        "modalities": json.dumps([m.to_dict() for m in specs]),
         "splits": json.dumps(rows),
         "builder": json.dumps(dict(builder or {}), sort_keys=True),
         "sources": json.dumps(dict(sources or {}), sort_keys=True),
@@ -241,7 +241,7 @@ def _fingerprint(
 
     What was made while it was written is read back.
     """
-    digest = hashlib.sha256(json.dumps([asdict(m) for m in modalities]).encode())
+    digest = hashlib.sha256(json.dumps([m.to_dict() for m in modalities]).encode())
     for key in sorted(datasets):
         array, stored = datasets[key], file[key]
         digest.update(f"{key} {stored.dtype} {stored.shape}\n".encode())

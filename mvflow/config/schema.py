@@ -43,7 +43,10 @@ class ModalityConfig(Section):
 
     def modality(self, name: str) -> Modality:
         """The specification that sources and models share."""
-        return Modality(name, self.shape, dump(self.likelihood, "likelihoods"), self.weight)
+        likelihood: Any = dump(self.likelihood, "likelihoods", exclude_defaults=True)
+        if len(likelihood) == 1:
+            likelihood = likelihood["kind"]
+        return Modality(name, self.shape, likelihood, self.weight)
 
 
 class Data(Section):

@@ -38,6 +38,13 @@ class Part(Section, ABC):
 
     group: ClassVar[str]
     """Registry in which kinds of this contract are found."""
+    is_opaque: ClassVar[bool] = False
+    """Whether its one field holds an object that cannot be written to a file."""
+
+    @property
+    def raw(self) -> Any:
+        """The object that an opaque part holds."""
+        return getattr(self, next(iter(type(self).model_fields)))
 
     @classmethod
     def adapt(cls, value: Any) -> Self | None:
@@ -113,20 +120,21 @@ def create(group: str, value: Any) -> Any:
     return value
 
 
-def dump(part: Any, group: str, *, exclude_none: bool = True) -> dict[str, Any]:
+def dump(
+    part: Any, group: str, *, exclude_none: bool = True, exclude_defaults: bool = False
+) -> dict[str, Any]:
     """A part as a mapping that TOML and JSON can hold and `create` takes.
 
     Examples:
         >>> dump(create("posteriors", "gaussian"), "posteriors")
         {'kind': 'gaussian'}
     """
-    kind = type(part)
-    if not isinstance(part, Part) or getattr(part, "is_opaque", False):
-        inner = getattr(part, "value", part)
-        inner = type(inner)
-        return {"kind": GIVEN, "path": f"{inner.__module__}:{inner.__qualname__}"}
-    settings = part.model_dump(mode="json", exclude_none=exclude_none)
-    return {"kind": registry(group).name_of(kind), **settings}
+    if not isinstance(part, Part) or part.is_opaque:
+        return {"kind": GIVEN, "path": _path(part.raw if isinstance(part, Part) else part)}
+    settings = part.model_dump(
+        mode="json", exclude_none=exclude_none, exclude_defaults=exclude_defaults
+    )
+    return {"kind": registry(group).name_of(type(part)), **settings}
 
 
 def problem(error: ValidationError) -> str:
@@ -212,8 +220,17 @@ def _kind_of(value: Any) -> Any:
 
 
 def _serialize(value: Any, info: core_schema.SerializationInfo) -> Any:
-    if info.mode == "python":
-        return value
     if value is None:
         return {"kind": "none"}
-    return dump(value, value.group if isinstance(value, Part) else "", exclude_none=True)
+    is_part = isinstance(value, Part)
+    if info.mode == "python" and (not is_part or value.is_opaque):
+        return value.raw if is_part else value
+    return dump(value, value.group if is_part else "", exclude_none=True)
+
+
+def _path(value: Any) -> Any:
+    """Import path of a function, of a class, or of an object's class."""
+    if isinstance(value, Mapping):
+        return {name: _path(each) for name, each in value.items()}
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"

@@ -36,7 +36,7 @@ class System(nn.Module, ABC):
     settings: Config
     modalities: tuple[Modality, ...]
     latent: LatentSpace
-    fitted_prior: nn.Module | None = None
+    fitted_prior: nn.Module | None
 
     @classmethod
     @abstractmethod

@@ -114,8 +114,8 @@ class JNF(System):
         if settings.projector is not None:
             with seeded(seed, "weights", "projectors"):
                 projectors = settings.projector.networks(
-                    lambda n, out, dropout: networks[n].projector.encoder(specs[n], out, dropout),
                     tuple(specs.values()),
+                    lambda n, out, dropout: networks[n].projector.encoder(specs[n], out, dropout),
                 )
         system = cls(settings, joint, None, projectors)
         if settings.subset.uses_experts:
@@ -300,10 +300,10 @@ class JNF(System):
 
     def condition_encoder(self, name: str, hidden: Sequence[int], out_features: int) -> nn.Module:
         """From what a posterior sees of a modality to features."""
-        if self.settings.projector is not None:
-            width = self.settings.projector.width(name)
-            return nn.Sequential(Standardise(width), MLP(width, *hidden, out_features))
         modality = next(m for m in self.modalities if m.name == name)
+        if self.settings.projector is not None:
+            width = self.settings.projector.width(modality)
+            return nn.Sequential(Standardise(width), MLP(width, *hidden, out_features))
         encoder: nn.Module = self.settings.modalities[name].encoder.encoder(modality, out_features)
         return encoder
 

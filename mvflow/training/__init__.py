@@ -1,18 +1,17 @@
 """Stages and the one loop that trains them."""
 
-from mvflow.training.caching import Cache
+from mvflow.training.caching import ColumnCache
 from mvflow.training.captured import Compile, check_compile
 from mvflow.training.compiling import compiled
 from mvflow.training.distributed import LostError, Processes, check_devices, connect
 from mvflow.training.loop import run_stage
 from mvflow.training.memory import Memory, memory_line, predicted_memory
-from mvflow.training.precision import faster_precision
 from mvflow.training.stage import Checkpoint, EpochRecord, Listener, Silent, Stage
-from mvflow.training.stages import build_stage, finish_stage, fit_prior
+from mvflow.training.stages import build_stage
 from mvflow.training.table import MappedColumn, Table, TensorColumn, as_input, free_memory
 
 __all__ = [
-    "Cache",
+    "ColumnCache",
     "Checkpoint",
     "Compile",
     "EpochRecord",
@@ -31,9 +30,6 @@ __all__ = [
     "check_devices",
     "compiled",
     "connect",
-    "faster_precision",
-    "finish_stage",
-    "fit_prior",
     "free_memory",
     "memory_line",
     "predicted_memory",

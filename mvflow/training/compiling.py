@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvflow.models import Losses
+from mvflow.stages import Losses
 from mvflow.training.stage import Stage
 
 __all__ = ["compiled"]

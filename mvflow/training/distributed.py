@@ -30,8 +30,8 @@ from torch import Tensor, distributed, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from mvflow.core import StageError, UsageError, unknown_name
-from mvflow.models import Losses
-from mvflow.nn import widened
+from mvflow.stages import Losses
+from mvflow.nn import upcast_to_float32
 from mvflow.training.stacked import DROPPED, StackedLoss, is_random
 from mvflow.training.stage import Checkpoint, Stage
 
@@ -404,7 +404,7 @@ def _batch_norm(
         )
     axes = [i for i in range(x.ndim) if i != 1]
     count = x[0, 0].numel() * part.rows
-    wide = widened(x)
+    wide = upcast_to_float32(x)
     mean = part.summed(wide.sum(axes, keepdim=True)) / count
     centred = wide - mean
     var = part.summed(centred.square().sum(axes, keepdim=True)) / count

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mvflow.core import MvflowError
-from mvflow.models import Losses
+from mvflow.stages import Losses
 from mvflow.nn import seeded
 from mvflow.training import loop
 from mvflow.training.captured import Compile, training_step

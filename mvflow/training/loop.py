@@ -141,6 +141,7 @@ def record_of(
         rate_at(stage.settings, (epoch + (steps - 1) / steps) / stage.settings.epochs),
         round(seconds, 4),
         round(steps * size / seconds, 1),
+        stage.settings.epochs,
     )
 
 

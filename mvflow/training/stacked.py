@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
 from mvflow.config import Training
-from mvflow.models import Losses
+from mvflow.stages import Losses
 from mvflow.training.stage import Stage
 
 __all__ = ["DROPPED", "Draw", "Numbers", "StackedLoss", "is_random"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from mvflow.config import Training
-from mvflow.models import Losses
+from mvflow.stages import Losses
 from mvflow.training.table import Table
 
 __all__ = ["Checkpoint", "EpochRecord", "Listener", "Silent", "Stage"]
@@ -52,6 +52,8 @@ class EpochRecord(NamedTuple):
     learning_rate: float
     seconds: float
     samples_per_second: float
+    epochs: int = 0
+    """Epochs that the stage has at most."""
 
 
 class Checkpoint(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from mvflow.models import Losses
+from mvflow.stages import Losses
 from mvflow.training.schedules import rate_at
 from mvflow.training.stage import Stage
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, Likelihood, Modality, UsageError, unknown_name
+from mvflow.core import DataError, Modality, UsageError, registry, unknown_name
 from mvflow_datasets.importing.references import Raw
 
 __all__ = ["TRANSFORMS", "Decided", "Transform", "decide"]
@@ -82,7 +82,7 @@ def decide(
         'values 0 to 8, standardised; normal, scale 0.5'
     """
     for kind, value, known in (
-        ("likelihood", likelihood, get_args(Likelihood)),
+        ("likelihood", likelihood, registry("likelihoods").names()),
         ("transform", transform, TRANSFORMS),
     ):
         if value is not None and value not in known:
@@ -209,7 +209,7 @@ def _continuous(
     if unit and transform in {None, "none"}:
         kind = likelihood or "laplace"
         scale = IMAGE_SCALE if kind == "laplace" else NOISE
-        modality = Modality(name, found.values.shape[1:], cast("Likelihood", kind), scale)
+        modality = Modality(name, found.values.shape[1:], {"kind": kind, "scale": scale})
         arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
         what = "intensities" if used.dtype == np.uint8 else "values"
         words = f"{what} {_range(used)}{found.note}; {kind}, scale {scale:g}"
@@ -233,7 +233,7 @@ def _continuous(
     if not noise > 0:
         msg = f"modality {name!r}: no value varies over the rows to train on"
         raise DataError(msg)
-    modality = Modality(name, found.values.shape[1:], cast("Likelihood", kind), noise)
+    modality = Modality(name, found.values.shape[1:], {"kind": kind, "scale": noise})
     about: dict[str, NDArray[Any]] = {"names": np.array(raw.columns)} if raw.columns else {}
     if step != "none":
         about |= {"shift": shift, "scale": spread, "log1p": np.array(step == "log1p")}

@@ -219,7 +219,7 @@ def _report(
     lines = []
     for name, at in places.items():
         raw, found = raws[name], decided[name]
-        categorical = found.modality.likelihood == "categorical"
+        categorical = found.modality.kind == "categorical"
         shape = "1" if categorical else " x ".join(map(str, found.modality.shape))
         note = f" ({raw.note})" if raw.note else ""
         lines.append(f"{name}: {len(raw.values):,} rows of {shape} from {at}{note}; {found.words}")
