@@ -100,8 +100,6 @@ def create(group: str, value: Any) -> Any:
     """
     if isinstance(value, str):
         value = {"kind": value}
-    if isinstance(value, Mapping):
-        return _from_mapping(group, dict(value))
     kinds = registry(group)
     if isinstance(value, type):
         value = value()
@@ -110,6 +108,8 @@ def create(group: str, value: Any) -> Any:
     adapted = kinds.base.adapt(value) if issubclass(kinds.base, Part) else None
     if adapted is not None:
         return adapted
+    if isinstance(value, Mapping):
+        return _from_mapping(group, dict(value))
     missing = kinds.missing(value)
     if missing:
         msg = (

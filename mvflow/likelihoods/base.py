@@ -105,9 +105,13 @@ class LikelihoodModule(nn.Module):
         self.likelihood, self.shape = likelihood, tuple(shape)
         self.learned = nn.ParameterDict(likelihood.learned(self.shape))
 
+    @property
+    def _learned(self) -> dict[str, Tensor]:
+        return dict(self.learned.items())
+
     def forward(self, raw: Tensor) -> Distribution:
         """p(x|z) of decoder outputs (..., *outputs). bfloat16 is upcast: sums are long."""
-        return self.likelihood.distribution(upcast_to_float32(raw), self.shape, self.learned)
+        return self.likelihood.distribution(upcast_to_float32(raw), self.shape, self._learned)
 
     def log_prob(self, raw: Tensor, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Log p(x|z) in nats per row, summed over the values that are present.
@@ -119,12 +123,12 @@ class LikelihoodModule(nn.Module):
         """
         raw = upcast_to_float32(raw)
         if present is None:
-            return self.likelihood.log_prob(raw, x, self.shape, self.learned)
+            return self.likelihood.log_prob(raw, x, self.shape, self._learned)
         rows = present.ndim == 1
         mask = present.reshape(-1, *([1] * (x.ndim - 1))) if rows else present
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
         if rows:
-            found = self.likelihood.log_prob(raw, x, self.shape, self.learned)
+            found = self.likelihood.log_prob(raw, x, self.shape, self._learned)
             return torch.where(present, found, 0.0)
         joint = self(raw)
         values = joint.base_dist if isinstance(joint, Independent) else joint

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mvflow.likelihoods.base import Likelihood, Shape
-from mvflow.nn.layers import OneHot
+from mvflow.nn.inputs import OneHot
 
 __all__ = ["Categorical"]
 

@@ -19,7 +19,8 @@ class Laplace(Likelihood):
 
     Examples:
         >>> import torch
-        >>> Laplace(scale=0.5).distribution(torch.zeros(1, 2), (2,), {}).log_prob(torch.zeros(1, 2))
+        >>> x = torch.zeros(1, 2)
+        >>> Laplace(scale=0.5).distribution(x, (2,), {}).log_prob(x)
         tensor([0.])
     """
 

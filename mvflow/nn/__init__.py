@@ -1,39 +1,38 @@
-"""Networks by kind of modality."""
+"""Networks of modalities, one file a kind, and the layers that they are made of."""
 
+from mvflow.nn.base import GivenNetwork, Network
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
-from mvflow.nn.layers import BatchNorm, LayersDecoder, LayersEncoder
-from mvflow.nn.networks import (
-    MLP,
-    ConvDecoder,
-    ConvEncoder,
-    OneHot,
-    Standardise,
-    build_decoder,
-    build_encoder,
-    flat,
-)
-from mvflow.nn.precision import widened
+from mvflow.nn.conv import ConvDecoder, ConvEncoder, ConvNetwork
+from mvflow.nn.inputs import OneHot, Standardise, flat
+from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
+from mvflow.nn.mlp import MLP, MLPNetwork
+from mvflow.nn.precision import upcast_to_float32
 from mvflow.nn.random import seeded
-from mvflow.nn.residual import ResidualBlock, ResidualDecoder, ResidualEncoder
+from mvflow.nn.resnet import ResidualBlock, ResidualDecoder, ResidualEncoder, ResNetwork
 
 __all__ = [
     "MLP",
     "BatchNorm",
     "ConvDecoder",
     "ConvEncoder",
+    "ConvNetwork",
+    "GivenNetwork",
+    "Layer",
     "LayersDecoder",
     "LayersEncoder",
+    "LayersNetwork",
+    "MLPNetwork",
     "ModalityDict",
+    "Network",
     "OneHot",
+    "ResNetwork",
     "ResidualBlock",
     "ResidualDecoder",
     "ResidualEncoder",
     "Standardise",
     "build_classifier",
-    "build_decoder",
-    "build_encoder",
     "flat",
     "seeded",
-    "widened",
+    "upcast_to_float32",
 ]

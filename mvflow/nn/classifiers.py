@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
-from mvflow.config import Classifiers
 from mvflow.core import ConfigError, Modality
-from mvflow.nn.networks import MLP, build_encoder, flat
+from mvflow.nn.inputs import flat
+from mvflow.nn.mlp import MLP
+
+if TYPE_CHECKING:
+    from mvflow.config import Classifiers
 
 __all__ = ["build_classifier"]
 
@@ -22,9 +27,10 @@ def build_classifier(settings: Classifiers, modality: Modality, classes: int) ->
         ConfigError: if a network cannot take rows of that shape; `lenet` takes images of 16x16
             or more.
     """
-    spec = settings.networks.get(modality.name)
-    if spec is not None:
-        return build_encoder(spec, modality, classes, settings.dropout)
+    network = settings.networks.get(modality.name)
+    if network is not None:
+        encoder: nn.Module = network.encoder(modality, classes, settings.dropout)
+        return encoder
     is_image = len(modality.shape) == 3 and min(modality.shape[1:]) >= 16
     if settings.kind == "mlp" or (settings.kind == "auto" and not is_image):
         return nn.Sequential(flat(modality), MLP(modality.size, *settings.hidden, classes))

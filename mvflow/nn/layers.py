@@ -4,17 +4,93 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from mvflow.config import Layer, LayersNetwork
-from mvflow.core import ConfigError
+from mvflow.core import ConfigError, Modality
+from mvflow.core.parts import Section
+from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
 from mvflow.nn.convolutions import ChannelsLast, Transposed
+from mvflow.nn.inputs import flat
 
-__all__ = ["BatchNorm", "LayersDecoder", "LayersEncoder", "sides_after", "sides_before"]
+__all__ = ["BatchNorm", "Layer", "LayersDecoder", "LayersEncoder", "LayersNetwork"]
 
 ACTIVATIONS = {"relu": nn.ReLU, "leaky-relu": nn.LeakyReLU}
+
+
+class Layer(Section):
+    """One convolution; a decoder's are transposed, and `channels` then are those it takes."""
+
+    channels: PositiveInt
+    """Output channels; input channels in a decoder."""
+    kernel: tuple[PositiveInt, PositiveInt] = (4, 4)
+    """Height and width of the kernel."""
+    stride: tuple[PositiveInt, PositiveInt] = (2, 2)
+    """Step along height and width."""
+    padding: tuple[NonNegativeInt, NonNegativeInt] = (1, 1)
+    """Zeros beside each edge."""
+
+
+class LayersNetwork(Network):
+    """Any convolutions, then linear layers, with normalisation between them (Table E.7).
+
+    A decoder is the mirror: first the linear layers, then transposed convolutions, both written
+    from the latent side.
+
+    Examples:
+        >>> network = LayersNetwork(layers=[{"channels": 8}], hidden=[16], norm="batch")
+        >>> network.encoder(Modality("image", (1, 28, 28)), 5)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 5])
+    """
+
+    layers: tuple[Layer, ...] = ()
+    """The convolutions."""
+    hidden: tuple[PositiveInt, ...] = ()
+    """Widths of the hidden linear layers."""
+    norm: Literal["none", "batch"] = "none"
+    """Normalisation before each activation."""
+    activation: Literal["relu", "leaky-relu"] = "relu"
+    """Activation after each layer but the last."""
+    activated: bool = False
+    """Whether what a decoder's convolutions begin with is normalised and activated, too."""
+    output: Output = "identity"
+    """What ends a decoder."""
+
+    def encoder(self, modality: Modality, out_features: int, dropout: float = 0.0) -> nn.Module:
+        """A `LayersEncoder`."""
+        check_encoder(self.output, modality)
+        if not self.layers:
+            network = LayersEncoder((modality.size,), self, out_features, dropout)
+            return nn.Sequential(flat(modality), network)
+        self._check(modality, is_decoder=False)
+        return LayersEncoder(modality.shape, self, out_features, dropout)
+
+    def decoder(self, in_features: int, modality: Modality) -> nn.Module:
+        """A `LayersDecoder`."""
+        if self.layers:
+            self._check(modality, is_decoder=True)
+        shape = modality.likelihood_part.outputs(modality.shape)
+        return finish_decoder(LayersDecoder(in_features, self, shape), self.output, modality)
+
+    def _check(self, modality: Modality, *, is_decoder: bool) -> None:
+        sides: Sequence[int] = (0,)
+        if len(modality.shape) == 3:
+            side = modality.shape[1:]
+            sides = (
+                sides_before(self.layers, side)[0]
+                if is_decoder
+                else sides_after(self.layers, side)
+            )
+        if min(sides) < 1:
+            msg = (
+                f"the {len(self.layers)} convolutions of a layers network cannot take "
+                f"{modality.name!r} of shape {modality.shape}: expected (channels, height, "
+                "width), large enough for all kernels"
+            )
+            raise ConfigError(msg)
 
 
 class BatchNorm(nn.Module):
@@ -67,7 +143,7 @@ class LayersEncoder(nn.Sequential):
         dropout: share of channels and hidden units that are dropped in training.
 
     Examples:
-        >>> spec = LayersNetwork(kind="layers", layers=[{"channels": 8}], hidden=[16])
+        >>> spec = LayersNetwork(layers=[{"channels": 8}], hidden=[16])
         >>> LayersEncoder((1, 28, 28), spec, 5)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 5])
     """

@@ -1,6 +1,20 @@
 """Posteriors of z: a Gaussian that depends on what is observed, pushed through a flow (Eq. 10)."""
 
 from mvflow.posteriors.amortised import AmortisedPosterior
-from mvflow.posteriors.flow import FAMILIES, FlowPosterior, build_posterior
+from mvflow.posteriors.base import Family, build_posterior
+from mvflow.posteriors.conditional_maf import ConditionalMAF
+from mvflow.posteriors.flow import FlowPosterior
+from mvflow.posteriors.gaussian import Gaussian
+from mvflow.posteriors.maf import MAF
+from mvflow.posteriors.nsf import NSF
 
-__all__ = ["FAMILIES", "AmortisedPosterior", "FlowPosterior", "build_posterior"]
+__all__ = [
+    "MAF",
+    "NSF",
+    "AmortisedPosterior",
+    "ConditionalMAF",
+    "Family",
+    "FlowPosterior",
+    "Gaussian",
+    "build_posterior",
+]

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from mvflow.nn.convolutions import ChannelsLast
+from mvflow.core import Modality
+from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
+from mvflow.nn.convolutions import ChannelsLast, check_image, halved
 
-__all__ = ["ResidualBlock", "ResidualDecoder", "ResidualEncoder"]
+__all__ = ["ResNetwork", "ResidualBlock", "ResidualDecoder", "ResidualEncoder"]
 
 SLOPE = 0.2
 SHARE = 0.1
@@ -72,7 +75,7 @@ class ResidualEncoder(nn.Sequential):
             layers += [nn.AvgPool2d(3, 2, 1)] if len(layers) > 1 else []
             layers += [ResidualBlock(n_in, n_out)]
             layers += [nn.Dropout2d(dropout)] if dropout else []
-        height, width = _start(shape, channels)
+        height, width = halved(shape, len(channels) - 1)
         last = nn.Linear(channels[-1] * height * width, out_features)
         super().__init__(ChannelsLast(), *layers, nn.Flatten(), last)
 
@@ -87,7 +90,7 @@ class ResidualDecoder(nn.Sequential):
     """
 
     def __init__(self, in_features: int, channels: Sequence[int], shape: Sequence[int]) -> None:
-        height, width = _start(shape, channels)
+        height, width = halved(shape, len(channels) - 1)
         layers: list[nn.Module] = [
             nn.Linear(in_features, channels[0] * height * width),
             nn.Unflatten(1, (channels[0], height, width)),
@@ -98,7 +101,29 @@ class ResidualDecoder(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels[-1], shape[0], 3, padding=1))
 
 
-def _start(shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int]:
-    """Height and width at the narrow end."""
-    halvings = len(channels) - 1
-    return shape[1] >> halvings, shape[2] >> halvings
+class ResNetwork(Network):
+    """Residual blocks of the given widths with a halving between each two (paper Figure E.18).
+
+    Examples:
+        >>> network = ResNetwork(channels=(4, 8, 16)).encoder(Modality("image", (3, 28, 28)), 5)
+        >>> network(torch.zeros(2, 3, 28, 28)).shape
+        torch.Size([2, 5])
+    """
+
+    channels: tuple[PositiveInt, ...] = (64, 128, 256)
+    """Widths of the blocks; for a decoder from the latent side, as (256, 128, 64)."""
+    output: Output = "identity"
+    """What ends a decoder."""
+
+    def encoder(self, modality: Modality, out_features: int, dropout: float = 0.0) -> nn.Module:
+        """A `ResidualEncoder`."""
+        check_encoder(self.output, modality)
+        check_image("resnet", self.channels, len(self.channels) - 1, modality)
+        return ResidualEncoder(modality.shape, self.channels, out_features, dropout)
+
+    def decoder(self, in_features: int, modality: Modality) -> nn.Module:
+        """A `ResidualDecoder`."""
+        check_image("resnet", self.channels, len(self.channels) - 1, modality)
+        shape = modality.likelihood_part.outputs(modality.shape)
+        body = ResidualDecoder(in_features, self.channels, shape)
+        return finish_decoder(body, self.output, modality)

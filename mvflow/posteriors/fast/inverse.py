@@ -17,8 +17,8 @@ from zuko.nn import MaskedLinear
 from zuko.transforms import AutoregressiveTransform, DependentTransform, MonotonicAffineTransform
 from zuko.utils import broadcast
 
-from mvflow.nn import widened
-from mvflow.posteriors.levels import Levels, levels
+from mvflow.nn.precision import upcast_to_float32
+from mvflow.posteriors.fast.levels import Levels, levels
 
 __all__ = ["LOG_SLOPE", "Ordered", "OrderedInverse"]
 
@@ -90,7 +90,7 @@ class OrderedInverse(LazyTransform):
             x = torch.cat(broadcast(x, c, ignore=1), -1)
         for layer in layers:
             x = layer(x)
-        return DependentTransform(_univariate(self.transform, widened(x)), 1)
+        return DependentTransform(_univariate(self.transform, upcast_to_float32(x)), 1)
 
 
 class Ordered(AutoregressiveTransform):

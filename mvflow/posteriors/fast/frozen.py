@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from zuko.distributions import NormalizingFlow
 
-from mvflow.posteriors.inverse import LOG_SLOPE, Ordered
+from mvflow.posteriors.fast.inverse import LOG_SLOPE, Ordered
 
 __all__ = ["FrozenFlow"]
 
@@ -36,9 +36,8 @@ class FrozenFlow(NormalizingFlow):
         spread: and over this, is what the first of them sees; both (latent,).
 
     Examples:
-        >>> from mvflow.config import Flows
-        >>> from mvflow.posteriors import build_posterior
-        >>> flow = build_posterior(Flows(), 3, lambda n: torch.nn.Linear(2, n))
+        >>> from mvflow.posteriors import MAF, build_posterior
+        >>> flow = build_posterior(MAF(), 3, lambda n: torch.nn.Linear(2, n))
         >>> flow = flow.requires_grad_(False)
         >>> q = flow(torch.zeros(5, 2))
         >>> value, grad = q.value_and_grad(torch.zeros(7, 5, 3))
