@@ -4,6 +4,7 @@ from mvflow.nn.base import GivenNetwork, Network
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
 from mvflow.nn.conv import ConvDecoder, ConvEncoder, ConvNetwork
+from mvflow.nn.gather import gather_rows
 from mvflow.nn.inputs import OneHot, Standardise, flat
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
 from mvflow.nn.mlp import MLP, MLPNetwork
@@ -33,6 +34,7 @@ __all__ = [
     "Standardise",
     "build_classifier",
     "flat",
+    "gather_rows",
     "seeded",
     "upcast_to_float32",
 ]
