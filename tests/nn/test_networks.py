@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from mvflow.config import recipe
 from mvflow.core import ConfigError, Modality
 from mvflow.core.parts import create
 from mvflow.nn import (
@@ -55,8 +56,6 @@ def block(n_in, n_out):
 
 def network(name, modality, part):
     """A network as a recipe has it."""
-    from mvflow.config import recipe
-
     return create("networks", recipe(name)["modalities"][modality][part])
 
 
