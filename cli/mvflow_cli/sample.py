@@ -161,7 +161,9 @@ def with_protocol(model: Estimator) -> Estimator:
     from mvflow.systems.subsets import PAPER_PROTOCOL, Product
 
     if not isinstance(getattr(model.config, "subset", None), Product):
-        msg = f"--paper is about products of experts: this is {model.facts().get('subset', 'none')}"
+        msg = (
+            f"--paper is about products of experts: this is {model.facts().get('subset', 'none')}"
+        )
         raise UsageError(msg)
     parts = {f"{key}s": create(f"{key}s", value) for key, value in PAPER_PROTOCOL.items()}
     return model.with_settings(subset=parts["subsets"], sampler=parts["samplers"])

@@ -127,9 +127,7 @@ def _follow(run: RunDirectory, processes: Processes) -> None:
             )
 
 
-def _configured(
-    run: RunDirectory, stages: Sequence[str] | None, options: TrainOptions
-) -> Config:
+def _configured(run: RunDirectory, stages: Sequence[str] | None, options: TrainOptions) -> Config:
     """The run's configuration; what the options change is written into it, and said."""
     from mvflow.config import assign, config_from_dict, with_part
 
@@ -145,7 +143,9 @@ def _configured(
         changed = _with_precision(changed, stages, options.precision)
     if changed != config:
         run.write_config(changed)
-        before, after = (_flat(c.model_dump(mode="json", exclude_none=True)) for c in (config, changed))
+        before, after = (
+            _flat(c.model_dump(mode="json", exclude_none=True)) for c in (config, changed)
+        )
         for key in sorted(after):
             if after[key] != before.get(key):
                 was = f" (was {before[key]!r})" if key in before else ""
@@ -217,9 +217,7 @@ def _log_lines(*, err: bool) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _wanted(
-    run: RunDirectory, model: Estimator, stages: Sequence[str] | None
-) -> tuple[str, ...]:
+def _wanted(run: RunDirectory, model: Estimator, stages: Sequence[str] | None) -> tuple[str, ...]:
     from mvflow.core import UsageError
 
     names = model.stage_names

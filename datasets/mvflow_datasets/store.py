@@ -114,8 +114,7 @@ class Store:
         self.builder: dict[str, Any] = json.loads(_attribute(file, "builder"))
         self.sources: dict[str, str] = json.loads(_attribute(file, "sources"))
         self.modalities = tuple(
-            Modality.from_dict(spec)
-            for spec in json.loads(_attribute(file, "modalities"))
+            Modality.from_dict(spec) for spec in json.loads(_attribute(file, "modalities"))
         )
         self._file = file
         self._splits = {

@@ -322,7 +322,9 @@ def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
             node = None if field is None else field.annotation
         elif get_args(node):
             node = get_args(node)[-1]
-    return list(node.model_fields) if isinstance(node, type) and issubclass(node, BaseModel) else []
+    return (
+        list(node.model_fields) if isinstance(node, type) and issubclass(node, BaseModel) else []
+    )
 
 
 def _has_field(system: str, key: str) -> bool:
@@ -343,7 +345,9 @@ def with_part(config: Config, field: str, kind: str) -> Config:
         >>> type(with_part(config_from_dict(raw), "posterior", "nsf").posterior).__name__
         'NSF'
     """
-    metadata = type(config).model_fields[field].metadata if field in type(config).model_fields else ()
+    metadata = (
+        type(config).model_fields[field].metadata if field in type(config).model_fields else ()
+    )
     group = next((m.group for m in metadata if isinstance(m, Kind)), None)
     if group is None:
         msg = f"system {config.system!r} has no {field}: leave --{field} out"

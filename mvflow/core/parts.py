@@ -57,7 +57,8 @@ class Kind:
     """Type of a field that holds a part of the registry `group`: a name, a table, or an object.
 
     Accepted are the name of a kind, a mapping with `kind` and its settings, a part, a class of
-    parts, or an object that has all methods of the contract. `Annotated[Family, Kind("posteriors")]`.
+    parts, or an object that has all methods of the contract. Used as
+    `Annotated[Family, Kind("posteriors")]`.
 
     Args:
         group: of the registry.

@@ -245,7 +245,9 @@ def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
     wrong = _first_bad_row(values, lambda chunk: ~likelihood.is_valid(chunk, modality.shape))
     if wrong is not None:
         shown = f" is {x[wrong]}" if x[wrong].size == 1 else ""
-        msg = f"modality {modality.name!r}, row {wrong}{shown}: {likelihood.expects(modality.shape)}"
+        msg = (
+            f"modality {modality.name!r}, row {wrong}{shown}: {likelihood.expects(modality.shape)}"
+        )
         raise DataError(msg)
     return values.astype(likelihood.dtype, copy=False)
 

@@ -184,10 +184,16 @@ def _write(
         try:
             spec.module.load_state_dict(weights)
         except RuntimeError as error:
-            msg = f"{run.weights(name)} does not fit its config.toml: {str(error).splitlines()[-1]}"
+            msg = (
+                f"{run.weights(name)} does not fit its config.toml: {str(error).splitlines()[-1]}"
+            )
             raise DataError(msg) from error
         inputs = Inputs(entries[name].get("fingerprint", ""))
-        about = {k: entries[name][k] for k in ("seconds", "rows", "device", "epochs") if k in entries[name]}
+        about = {
+            k: entries[name][k]
+            for k in ("seconds", "rows", "device", "epochs")
+            if k in entries[name]
+        }
         records[name] = StageRecord(
             plan.key(name, inputs, {n: records[n].key for n in spec.needs}),
             weights_hash(weights),

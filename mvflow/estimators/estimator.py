@@ -293,8 +293,8 @@ class Estimator:
         kept = [n for n in self.trained_ if stages is not None and n not in stages]
         if kept:
             msg = (
-                f"stage {kept[0]!r} was trained with seed {self.config.seed}: with seed {seed} all "
-                "stages are trained anew, so leave stages= out, or the seed"
+                f"stage {kept[0]!r} was trained with seed {self.config.seed}: with seed {seed} "
+                "all stages are trained anew, so leave stages= out, or the seed"
             )
             raise StageError(msg)
         self._set_config(config_from_dict({**self.config.model_dump(), "seed": seed}))
@@ -500,9 +500,7 @@ class Estimator:
         with torch.no_grad():
             parts = [
                 self._posterior(rows, combine).log_prob(part)
-                for rows, part in zip(
-                    _chunks(observed), values.split(CHUNK_ROWS, -2), strict=True
-                )
+                for rows, part in zip(_chunks(observed), values.split(CHUNK_ROWS, -2), strict=True)
             ]
         return torch.cat(parts, -1).double().cpu().numpy()
 
@@ -566,7 +564,7 @@ class Estimator:
     # What the model has
 
     def priors(self) -> list[str]:
-        """What may be drawn where nothing is observed: the model's own p(z), then a fitted prior."""
+        """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
         fitted = [] if self._fitted_system().fitted_prior is None else [self.facts()["prior"]]
         return [STANDARD, *fitted]
 

@@ -131,7 +131,9 @@ def train_stage(
     """
     missing = [name for name in spec.needs if name not in trained]
     if missing:
-        where = "" if run is None else f": run 'mvflow train {run.path} --stage {missing[0]}' first"
+        where = (
+            "" if run is None else f": run 'mvflow train {run.path} --stage {missing[0]}' first"
+        )
         msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})

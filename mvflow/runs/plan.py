@@ -68,7 +68,9 @@ class StageRecord:
             DataError: if it has another shape.
         """
         known = {f.name for f in fields(cls)}
-        texts = isinstance(raw, dict) and all(isinstance(raw.get(k), str) for k in ("key", "weights"))
+        texts = isinstance(raw, dict) and all(
+            isinstance(raw.get(k), str) for k in ("key", "weights")
+        )
         if not texts or not isinstance(raw.get("needs", {}), dict):
             msg = (
                 f"{path}: stages.{stage} is not the record of a stage: expected a table with key "
@@ -95,7 +97,11 @@ class Plan:
         for spec in self.stages:
             missing = [name for name in spec.needs if name not in seen]
             if missing or spec.name in seen:
-                what = f"needs {missing[0]!r}, which does not come before it" if missing else "is there twice"
+                what = (
+                    f"needs {missing[0]!r}, which does not come before it"
+                    if missing
+                    else "is there twice"
+                )
                 msg = f"system {config.system!r}: stage {spec.name!r} {what}"
                 raise UsageError(msg)
             seen.append(spec.name)

@@ -2,7 +2,7 @@
 
 1. A joint VAE learns p(X|z) and q(z|X) (paper 3.1; `joint_vae.py`).
 2. A posterior q(z|x_j) of each modality is trained on draws of the frozen q(z|X) (3.2). In
-   JNF-Shared it sees only g_j(x_j), a projection to what the modalities share, trained first (3.4).
+   JNF-Shared it sees only g_j(x_j), a projection to what modalities share, trained first (3.4).
 3. A subset rule makes q(z|x_S) of any subset, by default their product (3.3).
 """
 
@@ -214,7 +214,9 @@ class JNF(System):
         kept = {"shape", "likelihood", "weight", "encoder", "decoder"}
         reads = {
             "latent_dim": self.latent.dim,
-            "modalities": {n: m.model_dump(mode="json", include=kept) for n, m in networks.items()},
+            "modalities": {
+                n: m.model_dump(mode="json", include=kept) for n, m in networks.items()
+            },
         }
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
@@ -234,7 +236,9 @@ class JNF(System):
         kept = {"shape", "projector"}
         reads = {
             "projector": dump(objective, "projectors"),
-            "modalities": {n: m.model_dump(mode="json", include=kept) for n, m in networks.items()},
+            "modalities": {
+                n: m.model_dump(mode="json", include=kept) for n, m in networks.items()
+            },
         }
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
@@ -351,7 +355,7 @@ class JNFShared(JNF):
 
 
 def _with_training_of_flows(raw: Any) -> Any:
-    """A trained subset rule takes what its section does not say from `flows`, for twice as long."""
+    """What a trained subset rule's section lacks is that of `flows`, with twice the epochs."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("subset"), str | Mapping):
         return raw
     subset, flows = raw["subset"], raw.get("flows", {})

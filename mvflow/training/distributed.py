@@ -30,8 +30,8 @@ from torch import Tensor, distributed, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from mvflow.core import StageError, UsageError, unknown_name
-from mvflow.stages import Losses
 from mvflow.nn import upcast_to_float32
+from mvflow.stages import Losses
 from mvflow.training.stacked import DROPPED, StackedLoss, is_random
 from mvflow.training.stage import Checkpoint, Stage
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from mvflow.core import MvflowError
-from mvflow.stages import Losses
 from mvflow.nn import seeded
+from mvflow.stages import Losses
 from mvflow.training import loop
 from mvflow.training.captured import Compile, training_step
 from mvflow.training.loop import Progress, batching, record_of, rows_of, run_stage, validate

@@ -19,7 +19,7 @@ __all__ = ["Experts", "SubsetRule"]
 
 
 class Experts(Protocol):
-    """What a subset rule sees of a system: single-modality posteriors over a frozen latent space."""
+    """What a subset rule sees of a system: posteriors of single modalities, a frozen latent."""
 
     settings: Config
     modalities: tuple[Modality, ...]
@@ -87,5 +87,3 @@ class SubsetRule(Part):
     def stages(self, system: Experts, module: nn.Module | None) -> Sequence[StageSpec]:
         """How that module is trained."""
         return ()
-
-
