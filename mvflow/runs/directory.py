@@ -54,7 +54,7 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and values in the order of the names.
 
     Examples:
-        >>> hashes = [weights_hash({"w": w}) for w in (torch.zeros(2), torch.zeros(2), torch.ones(2))]
+        >>> hashes = [weights_hash({"w": torch.full((2,), x)}) for x in (0.0, 0.0, 1.0)]
         >>> hashes[0] == hashes[1], hashes[0] == hashes[2]
         (True, False)
     """

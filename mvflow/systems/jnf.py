@@ -286,7 +286,7 @@ class JNF(System):
                     if isinstance(part, Standardise):
                         part.fit(partial(_column, rows, encoder_name))
 
-        columns, needs = [self._latents], ("joint",)
+        columns, needs = [self._latents], self.encoder_stages
         if self.projectors is not None:
             columns += [self._projections(m.name) for m in self.modalities]
             if isinstance(self.settings.projector, Objective):

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from mvflow.config import Config
 from mvflow.core import LatentSpace, Modality, Observed
 from mvflow.core.parts import Part
 from mvflow.inference import Target
@@ -21,7 +20,7 @@ __all__ = ["Experts", "SubsetRule"]
 class Experts(Protocol):
     """What a subset rule sees of a system: posteriors of single modalities, a frozen latent."""
 
-    settings: Config
+    settings: Any
     modalities: tuple[Modality, ...]
     latent: LatentSpace
 
