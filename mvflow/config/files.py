@@ -274,7 +274,7 @@ def _known_sections(raw: Mapping[str, Any], schema: type[BaseModel]) -> dict[str
         field = schema.model_fields.get(key)
         if field is None:
             continue
-        kind = field.annotation
+        kind: Any = field.annotation
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         out[key] = _known_sections(value, kind) if is_section else value
     return out

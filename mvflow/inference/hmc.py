@@ -56,4 +56,7 @@ class HMCSampler(ChainSampler):
 
     def kernel(self) -> HMC:
         """The kernel; without adaptation its step size and number of steps are fixed."""
-        return HMC.from_settings(self)
+        size, steps = self.step_size, self.num_steps
+        if self.adaptive:
+            return HMC(step_size=size, num_steps=steps)
+        return HMC(step_size=size, num_steps=steps, jitter=0.0, adaptive=False)
