@@ -97,7 +97,7 @@ class JNF(System):
         self.projectors = None if projectors is None else ModalityDict(projectors)
         self.flows = None if flows is None else ModalityDict(flows)
         self.rule = settings.subset
-        self.amortised = self.rule.build(self)
+        self.subset_module = self.rule.build(self)
 
     @classmethod
     def build(cls, settings: Config) -> Self:
@@ -149,7 +149,7 @@ class JNF(System):
 
     def combine(self, observed: Observed) -> Distribution | Target:
         """q(z|x_S) by the subset rule."""
-        return self.rule.combine(self, self.amortised, observed)
+        return self.rule.combine(self, self.subset_module, observed)
 
     def expert(self, name: str, x: Tensor) -> Distribution:
         """q(z|x_j) (Eq. 10)."""
@@ -207,7 +207,7 @@ class JNF(System):
             found.insert(0, self._projector_stage(self.settings.projector))
         if self.flows is not None:
             found.append(self._flow_stage())
-        return [*found, *self.rule.stages(self, self.amortised)]
+        return [*found, *self.rule.stages(self, self.subset_module)]
 
     def _joint_stage(self) -> StageSpec:
         settings, networks = self.settings.joint, self.settings.modalities
