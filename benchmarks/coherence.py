@@ -23,7 +23,7 @@ import torch
 from mvflow.config import config_from_dict, recipe, stage_names
 from mvflow.core import fingerprint
 from mvflow.estimators import CLASSES
-from mvflow.evaluation import classifiers_for, evaluate
+from mvflow.evaluation import ModalityClassifiers, evaluate
 from mvflow.runs import RunDirectory, read_json, write_json
 from mvflow_datasets import Store
 
@@ -85,9 +85,11 @@ def _measured(
         estimator.fit(train, run=run, stages=rest, device=arguments.device)
     metrics = path / "metrics" / "evaluation.json"
     if rest or not metrics.is_file():
-        beside = arguments.store.with_suffix(".classifiers.safetensors")
-        judges = classifiers_for(beside, train, test, config.classifiers, device=arguments.device)
-        write_json(metrics, evaluate(estimator, test, judges, seed=0))
+        cache = arguments.store.with_suffix(".classifiers.safetensors")
+        classifiers = ModalityClassifiers.train(
+            train, test, config.classifiers, cache=cache, device=arguments.device
+        )
+        write_json(metrics, evaluate(estimator, test, classifiers, seed=0))
     stages = run.manifest()["stages"]
     seconds = {name: entry["seconds"] for name, entry in stages.items()}
     return run, {**read_json(metrics), "seconds": seconds}

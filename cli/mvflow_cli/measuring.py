@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mvflow_cli.output import finite
 
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
-    from mvflow.evaluation import Autoencoders, Classifiers
+    from mvflow.evaluation import ModalityClassifiers
+    from mvflow.evaluation.networks import ModalityNetworks
     from mvflow.runs import RunDirectory
     from mvflow.training import Listener, Processes
     from mvflow_datasets import Store
 
-__all__ = ["beside", "judges", "kept_metrics", "measure"]
+__all__ = ["kept_metrics", "load_classifiers", "load_networks", "measure", "network_path"]
+
+Networks = TypeVar("Networks", bound="ModalityNetworks")
 
 
 def measure(
@@ -37,7 +40,7 @@ def measure(
     kept beside the store; they are trained if there are none yet. Several processes divide the
     rows to draw, decode and score; the one that leads trains and writes.
     """
-    from mvflow.evaluation import evaluate
+    from mvflow.evaluation import ModalityAutoencoders, evaluate
     from mvflow.runs import write_json
 
     test = store[split or model.config.data.test]
@@ -47,8 +50,10 @@ def measure(
         listener = None
     classifiers = None
     if test.labels is not None:
-        classifiers = judges(run, model, store, device=device, listener=listener)
-    features = _autoencoders(run, model, store, device=device, listener=listener)
+        classifiers = load_classifiers(run, model, store, device=device, listener=listener)
+    features = load_networks(
+        ModalityAutoencoders, run, model, store, device=device, listener=listener
+    )
     if processes is not None and leads:
         processes.barrier()
     result = evaluate(model.across(processes), test, classifiers, [features], seed=seed)
@@ -58,43 +63,45 @@ def measure(
     return dict(result)
 
 
-def judges(
+def load_classifiers(
     run: RunDirectory,
     model: Estimator,
     store: Store,
     *,
     device: str = "cpu",
     listener: Listener | None = None,
-) -> Classifiers | None:
+) -> ModalityClassifiers | None:
     """The store's classifiers, trained if there are none yet; None if its rows have no labels."""
-    from mvflow.evaluation import classifiers_for
+    from mvflow.evaluation import ModalityClassifiers
 
-    train, test = store[model.config.data.train], store[model.config.data.test]
-    if train.labels is None or test.labels is None:
+    if any(store[split].labels is None for split in _splits(model)):
         return None
-    return classifiers_for(
-        beside(store.path, "classifiers", run.path),
+    return load_networks(ModalityClassifiers, run, model, store, device=device, listener=listener)
+
+
+def load_networks(
+    kind: type[Networks],
+    run: RunDirectory,
+    model: Estimator,
+    store: Store,
+    *,
+    device: str = "cpu",
+    listener: Listener | None = None,
+) -> Networks:
+    """Networks of one kind, kept beside the store; trained if there are none yet."""
+    train, test = (store[split] for split in _splits(model))
+    return kind.train(
         train,
         test,
         model.config.classifiers,
+        cache=network_path(store.path, kind, run.path),
         device=device,
         listener=listener,
     )
 
 
-def _autoencoders(
-    run: RunDirectory, model: Estimator, store: Store, *, device: str, listener: Listener | None
-) -> Autoencoders:
-    from mvflow.evaluation import autoencoders_for
-
-    return autoencoders_for(
-        beside(store.path, "autoencoders", run.path),
-        store[model.config.data.train],
-        store[model.config.data.test],
-        model.config.classifiers,
-        device=device,
-        listener=listener,
-    )
+def _splits(model: Estimator) -> tuple[str, str]:
+    return model.config.data.train, model.config.data.test
 
 
 def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
@@ -132,13 +139,13 @@ def _inputs(run: RunDirectory, model: Estimator) -> Mapping[str, Any]:
     }
 
 
-def beside(store: Path, kind: str, otherwise: Path) -> Path:
-    """Where networks that judge the rows of a store are kept.
+def network_path(store: Path, kind: type[ModalityNetworks], otherwise: Path) -> Path:
+    """Where networks that measure the rows of a store are kept.
 
     Args:
         store: the store, beside which they lie, so that all its runs share them.
-        kind: "classifiers" or "autoencoders".
+        kind: of the networks, after which the file is named.
         otherwise: the folder that takes them if the store's cannot be written.
     """
     folder = store.parent if os.access(store.parent, os.W_OK) else otherwise
-    return folder / f"{store.stem}.{kind}.safetensors"
+    return folder / f"{store.stem}.{kind.name}s.safetensors"

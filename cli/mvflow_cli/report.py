@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mvflow_cli.diagnose import kept_diagnosis
-from mvflow_cli.measuring import judges, kept_metrics, measure
+from mvflow_cli.measuring import kept_metrics, load_classifiers, measure
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
 from mvflow_cli.output import say, show_json
@@ -91,7 +91,7 @@ def make_report(
             calibration = kept_diagnosis(opened, model)
             if calibration is not None:
                 metrics = {**metrics, "calibration": calibration}
-            classifiers = classifiers or judges(opened, model, data, device=device)
+            classifiers = classifiers or load_classifiers(opened, model, data, device=device)
             entries.append(
                 Entry(
                     name if names.count(name) == 1 else str(run),

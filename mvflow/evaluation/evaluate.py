@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mvflow.core import DataError, Source, generator
 from mvflow.estimators import Estimator, JNFShared
-from mvflow.evaluation.classifiers import Classifiers
+from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.generation import FeatureNetwork, Generation, Rows, chunks, direction
 from mvflow.functional import canonical_correlations
 from mvflow.metrics import MeanAndError
@@ -24,7 +24,7 @@ Numbers = NDArray[np.int64]
 def evaluate(
     estimator: Estimator,
     test: Source,
-    classifiers: Classifiers | None,
+    classifiers: ModalityClassifiers | None,
     networks: Sequence[FeatureNetwork] = (),
     *,
     seed: int = 0,

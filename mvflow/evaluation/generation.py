@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import Source, derive_seed, generator
 from mvflow.estimators import Estimator
-from mvflow.evaluation.classifiers import Classifiers
+from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.functional import pairwise_distance
 from mvflow.metrics import (
     Coherence,
@@ -107,7 +107,7 @@ class Generation:
     estimator: Estimator
     test: Source
     rows: Rows
-    classifiers: Classifiers | None
+    classifiers: ModalityClassifiers | None
     networks: Sequence[FeatureNetwork]
     seed: int
     contacts: dict[str, MeanAndError] = field(default_factory=dict)
@@ -265,7 +265,7 @@ class Generation:
         classes, found = None, {}
         for network in self.networks:
             if network is self.classifiers:
-                classes, found[network.name] = self.classifiers.look(name, x)
+                classes, found[network.name] = self.classifiers.predict_with_features(name, x)
             else:
                 found[network.name] = np.asarray(network.features(name, x))
         return _Seen(classes, found)

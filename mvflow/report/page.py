@@ -12,7 +12,7 @@ from mvflow.report.entry import Entry
 from mvflow.report.markup import HTML, tag
 
 if TYPE_CHECKING:
-    from mvflow.evaluation import Classifiers
+    from mvflow.evaluation import ModalityClassifiers
     from mvflow.report.sections.context import Context
 
 __all__ = ["write_report"]
@@ -25,7 +25,7 @@ def write_report(
     title: str = "mvflow report",
     figures: Path | None = None,
     seed: int = 0,
-    classifiers: Classifiers | None = None,
+    classifiers: ModalityClassifiers | None = None,
 ) -> Path:
     """Write one HTML file that needs nothing else: numbers, samples, and what they mean.
 

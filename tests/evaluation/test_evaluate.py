@@ -22,9 +22,9 @@ class Labels:
     accuracy = {"m0": 1.0, "m1": 1.0, "m2": 1.0}
 
     def predict(self, name, x):
-        return self.look(name, x)[0]
+        return self.predict_with_features(name, x)[0]
 
-    def look(self, name, x):
+    def predict_with_features(self, name, x):
         x = np.asarray(x)
         return x[..., 0].round().astype(int), x
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvflow import JNF, ArraySource, JNFShared, Modality
-from mvflow.evaluation import evaluate, train_classifiers
+from mvflow.evaluation import ModalityClassifiers, evaluate
 from mvflow.report import Entry
 from mvflow.runs import RunDirectory
 
@@ -49,7 +49,7 @@ def entry(name, model, path, train, test):
     """A trained and measured model."""
     run = RunDirectory.create(path / name, model.config)
     model.fit(train, run=run)
-    classifiers = train_classifiers(train, test, model.config.classifiers)
+    classifiers = ModalityClassifiers.train(train, test, model.config.classifiers)
     metrics = evaluate(model, test, classifiers)
     made = Entry(name, model, test, run.history(), run.manifest(), STORE, metrics)
     return made, classifiers

@@ -16,7 +16,7 @@ from mvflow.report.markup import HTML, table, tag
 from mvflow.report.words import signed
 
 if TYPE_CHECKING:
-    from mvflow.evaluation import Classifiers
+    from mvflow.evaluation import ModalityClassifiers
 
 __all__ = ["Context", "Score", "columns", "comparison", "figures"]
 
@@ -31,7 +31,7 @@ class Context:
     entries: tuple[Entry, ...]
     album: Album
     seed: int = 0
-    classifiers: Classifiers | None = None
+    classifiers: ModalityClassifiers | None = None
     looks: dict[tuple[int, str], Look] = field(default_factory=dict)
 
     @property
