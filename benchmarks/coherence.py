@@ -89,7 +89,7 @@ def _measured(
         classifiers = ModalityClassifiers.train(
             train, test, config.classifiers, cache=cache, device=arguments.device
         )
-        write_json(metrics, evaluate(estimator, test, classifiers, seed=0))
+        write_json(metrics, evaluate(estimator, test, classifiers, seed=0).to_dict())
     stages = run.manifest()["stages"]
     seconds = {name: entry["seconds"] for name, entry in stages.items()}
     return run, {**read_json(metrics), "seconds": seconds}
@@ -97,7 +97,7 @@ def _measured(
 
 def _line(result: dict[str, Any]) -> str:
     found = {"joint": result["coherence"]["joint"], **result["coherence"]["conditional"]}
-    return "  ".join(f"{name} {value:.3f}" for name, value in found.items())
+    return "  ".join(f"{name} {value['mean']:.3f}" for name, value in found.items())
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -109,8 +109,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for system in dict.fromkeys(row["system"] for row in rows):
         mine = [row for row in rows if row["system"] == system]
-        cells = [system, str(len(mine)), _cell([r["coherence"]["joint"] for r in mine])]
-        cells += [_cell([r["coherence"]["conditional"][d] for r in mine]) for d in directions]
+        cells = [system, str(len(mine)), _cell([r["coherence"]["joint"]["mean"] for r in mine])]
+        for d in directions:
+            cells.append(_cell([r["coherence"]["conditional"][d]["mean"] for r in mine]))
         for m in modalities:
             cells.append(_cell([r["posterior_log_density"][m]["mean"] for r in mine], 2))
         lines.append("| " + " | ".join(cells) + " |")

@@ -125,7 +125,7 @@ def one(
     few = {n: v[:rows] for n, v in given.items()}
     densities, at = log_density(estimator, few, z[:rows], options, seed)
     begun = time.process_time()
-    draws = estimator.draw(given, 1, seed=seed, product=True, **options)
+    draws = estimator.draw(given, 1, seed=seed, combine=True, **options)
     seconds = time.process_time() - begun
     rhat = draws.diagnostics.rhat
     targets = [m.name for m in estimator.modalities if m.name not in given]
@@ -152,7 +152,7 @@ def log_density(
     seed: int,
 ) -> tuple[float, float | None]:
     """Mean log-density at z; for a product also the error of the bridge where it is known."""
-    amortised = estimator.posterior_log_prob(z, given, product=True, subset="amortised")
+    amortised = estimator.posterior_log_prob(z, given, combine=True, subset="amortised")
     if options["subset"] == "amortised":
         return float(amortised.mean()), None
     model = estimator.model_
@@ -161,7 +161,7 @@ def log_density(
     with torch.no_grad():
         product = subset_posterior(model, x, product=True, divide_by=divide_by)
         rival = subset_posterior(model, x, product=True, subset="amortised")
-        own = torch.from_numpy(estimator.draw(given, 400, seed=seed, product=True, **options).z)
+        own = torch.from_numpy(estimator.draw(given, 400, seed=seed, combine=True, **options).z)
         others = rival.sample((400,))
         constant = bridge(
             product.log_prob(own),

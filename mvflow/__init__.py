@@ -11,19 +11,27 @@ if TYPE_CHECKING:
     from mvflow.estimators import JNF as JNF
     from mvflow.estimators import JNFShared as JNFShared
     from mvflow.estimators import load as load
-    from mvflow.evaluation import diagnose as diagnose
+    from mvflow.evaluation import check_calibration as check_calibration
     from mvflow.evaluation import evaluate as evaluate
 
 __version__ = "0.1.0"
 
-__all__ = ["JNF", "ArraySource", "JNFShared", "Modality", "diagnose", "evaluate", "load"]
+__all__ = [
+    "JNF",
+    "ArraySource",
+    "JNFShared",
+    "Modality",
+    "check_calibration",
+    "evaluate",
+    "load",
+]
 
 _HOMES = {
     "ArraySource": "mvflow.core",
     "JNF": "mvflow.estimators",
     "JNFShared": "mvflow.estimators",
     "Modality": "mvflow.core",
-    "diagnose": "mvflow.evaluation",
+    "check_calibration": "mvflow.evaluation",
     "evaluate": "mvflow.evaluation",
     "load": "mvflow.estimators",
 }

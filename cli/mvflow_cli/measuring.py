@@ -1,24 +1,35 @@
-"""Evaluating a run and keeping the result with it: shared by `evaluate`, `report` and `demo`."""
+"""Measuring a run and keeping the results with it: shared by all commands that show them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mvflow_cli.output import finite
-
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
-    from mvflow.evaluation import ModalityClassifiers
+    from mvflow.evaluation import Calibration, Evaluation, ModalityClassifiers
     from mvflow.evaluation.networks import ModalityNetworks
     from mvflow.runs import RunDirectory
     from mvflow.training import Listener, Processes
     from mvflow_datasets import Store
 
-__all__ = ["kept_metrics", "load_classifiers", "load_networks", "measure", "network_path"]
+__all__ = [
+    "evaluation_path",
+    "load_classifiers",
+    "load_evaluation",
+    "load_networks",
+    "load_result",
+    "measure",
+    "network_path",
+    "run_state",
+]
 
+SECTIONS = ("evaluation", "sampler", "classifiers")
+"""Of the configuration, on which an evaluation depends."""
+
+Result = TypeVar("Result", "Evaluation", "Calibration")
 Networks = TypeVar("Networks", bound="ModalityNetworks")
 
 
@@ -32,7 +43,7 @@ def measure(
     device: str = "cpu",
     listener: Listener | None = None,
     processes: Processes | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
     With another kind of subset posterior than `config.toml` has, the file is named after it.
@@ -56,11 +67,11 @@ def measure(
     )
     if processes is not None and leads:
         processes.barrier()
-    result = evaluate(model.across(processes), test, classifiers, [features], seed=seed)
-    result = finite({**result, "split": test.name, **_inputs(run, model)})
+    found = evaluate(model.across(processes), test, classifiers, [features], seed=seed)
+    result = found.model_copy(update={"split": test.name, **run_state(run, model, SECTIONS)})
     if leads:
-        write_json(_path(run, model), result)
-    return dict(result)
+        write_json(evaluation_path(run, model), result.to_dict())
+    return result
 
 
 def load_classifiers(
@@ -104,38 +115,43 @@ def _splits(model: Estimator) -> tuple[str, str]:
     return model.config.data.train, model.config.data.test
 
 
-def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
+def load_evaluation(run: RunDirectory, model: Estimator) -> Evaluation | None:
     """The evaluation that a run has, or None if there is none of these weights and settings.
 
-    One from before there were all of today's measures counts as none.
+    One that an older mvflow wrote counts as none.
     """
+    from mvflow.evaluation import Evaluation
+
+    return load_result(Evaluation, evaluation_path(run, model), run_state(run, model, SECTIONS))
+
+
+def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Result | None:
+    """The result in a file, or None if there is none of this shape and state."""
+    from mvflow.core import DataError
     from mvflow.runs import read_json
 
-    path = _path(run, model)
     if not path.is_file():
         return None
-    metrics = read_json(path)
-    inputs = _inputs(run, model)
-    if "diversity" not in metrics:
+    try:
+        found = kind.from_dict(read_json(path), str(path))
+    except DataError:
         return None
-    return metrics if {k: metrics.get(k) for k in inputs} == inputs else None
+    return found if {k: getattr(found, k) for k in state} == state else None
 
 
-def _path(run: RunDirectory, model: Estimator) -> Path:
+def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
+    """Where the evaluation of a run is kept; with another subset rule, named after it."""
     kind = model.config.subset
     own = run.config().subset == kind
     return run.path / "metrics" / ("evaluation.json" if own else f"evaluation-{kind}.json")
 
 
-def _inputs(run: RunDirectory, model: Estimator) -> Mapping[str, Any]:
-    """What tells whether an evaluation is still that of a run: its weights, its settings."""
-    from mvflow.config import stage_names
-
-    stages = run.manifest()["stages"]
-    settings = model.config.model_dump(mode="json")
+def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
+    """What tells whether a result is still that of a run: its weights, and some settings."""
+    stages, settings = run.manifest()["stages"], model.config.model_dump(mode="json")
     return {
-        "stages": {name: stages[name]["key"] for name in stage_names(model.config)},
-        "settings": {k: settings[k] for k in ("evaluation", "sampler", "classifiers")},
+        "stages": {name: stages[name]["key"] for name in model.stage_names},
+        "settings": {name: settings[name] for name in sections},
     }
 
 

@@ -35,6 +35,7 @@ from mvflow.core import (
     subset_of,
     unknown_name,
 )
+from mvflow.estimators.facts import facts
 from mvflow.estimators.fitting import check_fits, restored, train_stage
 from mvflow.estimators.scoring import Part, log_likelihood
 from mvflow.inference import Diagnostics, draw, subset_posterior
@@ -116,6 +117,48 @@ class Estimator:
     def modalities(self) -> tuple[Modality, ...]:
         """Specifications, sorted by name."""
         return self.config.specifications()
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimension of z."""
+        return self.config.latent_dim
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the stages that make this model, in the order of training."""
+        return stage_names(self.config)
+
+    @property
+    def radius(self) -> float:
+        """Radius of the ball within which z is drawn; infinite where there is none."""
+        return float(self.model_.joint.radius)
+
+    @property
+    def can_encode(self) -> bool:
+        """Whether there is a Gaussian q(z|X), which `encode` gives."""
+        return True
+
+    @property
+    def can_project(self) -> bool:
+        """Whether there are projections of single modalities, which `project` gives."""
+        return False
+
+    def project(self, x: Batch) -> dict[str, NDArray[np.float32]]:
+        """Projection of each given modality, name -> (rows, features).
+
+        Raises:
+            UsageError: if this system has no projections.
+        """
+        msg = f"{type(self).__name__} has no projections of single modalities"
+        raise UsageError(msg)
+
+    def priors(self) -> list[str]:
+        """Priors to draw from where nothing is given: the model's own, then a fitted one."""
+        return [*PRIORS[:1], *(PRIORS[1:] if "prior" in self.trained_ else ())]
+
+    def facts(self) -> dict[str, str]:
+        """What this model is, for tables: one short line each."""
+        return facts(self.config)
 
     # Training
 
@@ -229,7 +272,7 @@ class Estimator:
         *,
         seed: int = 0,
         sampler: Mapping[str, Any] | None = None,
-        product: bool = False,
+        combine: bool = False,
         subset: str | None = None,
         prior: str | None = None,
     ) -> LatentDraws:
@@ -241,7 +284,7 @@ class Estimator:
             n: draws per row.
             seed: of these draws.
             sampler: changes to the configured sampler, such as {"warmup": 200}.
-            product: do without q(z|X) even where all modalities are given.
+            combine: use the rule for subsets even where all modalities are given.
             subset: "product" of experts or "amortised" posterior; by default as configured.
             prior: where nothing is given, "standard" N(0, I) or the "mixture" fitted to the
                 latents; by default as configured.
@@ -261,7 +304,7 @@ class Estimator:
             rows = chunks[i]
             with seeded(seed, "draw", i, device=self._device):
                 posterior = subset_posterior(
-                    self.model_, rows, product=product, subset=kind, divide_by=settings.divide_by
+                    self.model_, rows, product=combine, subset=kind, divide_by=settings.divide_by
                 )
                 if fitted and not rows:
                     assert self.model_.prior is not None
@@ -354,10 +397,20 @@ class Estimator:
         found = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
         return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in found.items()}
 
+    def simulate(self, z: ArrayLike, *, seed: int = 0) -> dict[str, NDArray[Any]]:
+        """Draws of p(x_j|z), name -> (rows, *shape), for z of shape (rows, latent_dim)."""
+        self._check_fitted()
+        parts = []
+        for i, some in enumerate(torch.from_numpy(self._checked_latent(z)).split(CHUNK)):
+            with seeded(seed, "simulate", i, device=self._device), torch.no_grad():
+                decoded = self.model_.joint.decode(some.to(self._device))
+                parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
     # Scoring
 
     def posterior_log_prob(
-        self, z: ArrayLike, given: Batch, *, product: bool = False, subset: str | None = None
+        self, z: ArrayLike, given: Batch, *, combine: bool = False, subset: str | None = None
     ) -> NDArray[np.float64]:
         """Log q(z|x_S) in nats, (..., rows), of z (..., rows, latent_dim).
 
@@ -380,7 +433,7 @@ class Estimator:
         with torch.no_grad():
             parts = [
                 subset_posterior(
-                    self.model_, rows, product=product, subset=kind, divide_by=divide_by
+                    self.model_, rows, product=combine, subset=kind, divide_by=divide_by
                 ).log_prob(part)
                 for rows, part in zip(_chunks(batch), values.split(CHUNK, -2), strict=True)
             ]

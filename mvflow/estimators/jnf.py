@@ -74,6 +74,11 @@ class JNFShared(Estimator):
         projectors = {"kind": projector, "dim": shared_dim, **sections.get("projectors", {})}
         super().__init__(list(modalities), latent_dim, **{**sections, "projectors": projectors})
 
+    @property
+    def can_project(self) -> bool:
+        """Whether there are projections of single modalities, which `project` gives."""
+        return True
+
     def project(self, x: Any) -> dict[str, Any]:
         """Shared information g_j(x_j) of each given modality, name -> (rows, shared_dim)."""
         projectors = self.model_.projectors

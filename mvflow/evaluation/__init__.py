@@ -1,16 +1,19 @@
-"""Measuring trained models: classifiers, coherence, likelihoods, sampler diagnostics."""
+"""Measuring trained models: classifiers, coherence, likelihoods, calibration."""
 
 from mvflow.evaluation.autoencoders import ModalityAutoencoders
+from mvflow.evaluation.calibration import check_calibration
 from mvflow.evaluation.classifiers import ModalityClassifiers
-from mvflow.evaluation.diagnose import diagnose
 from mvflow.evaluation.evaluate import evaluate
 from mvflow.evaluation.generation import FeatureNetwork, direction
+from mvflow.evaluation.result import Calibration, Evaluation
 
 __all__ = [
+    "Calibration",
+    "Evaluation",
     "FeatureNetwork",
     "ModalityAutoencoders",
     "ModalityClassifiers",
-    "diagnose",
+    "check_calibration",
     "direction",
     "evaluate",
 ]

@@ -48,12 +48,12 @@ def write_report(
     if not names or len(set(names)) < len(names):
         msg = f"a report needs entries of different names, but got: {', '.join(names) or 'none'}"
         raise UsageError(msg)
-    from mvflow.report.album import Album
+    from mvflow.report.figure_store import FigureStore
     from mvflow.report.figures.canvas import style
     from mvflow.report.sections.context import Context
     from mvflow.runs import write_atomically
 
-    context = Context(tuple(entries), Album(figures), seed, classifiers)
+    context = Context(tuple(entries), FigureStore(figures), seed, classifiers)
     with style():
         page = _page(title, context)
     write_atomically(Path(path), lambda p: p.write_text(page, "utf-8"))

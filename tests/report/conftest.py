@@ -24,7 +24,7 @@ SETTINGS = {
         "sampler_rows": 4,
     },
 }
-STORE = {"name": "toy", "note": "made <for> tests", "fingerprint": "abc", "builder": {}}
+STORE = {"name": "tests", "note": "made <for> tests", "fingerprint": "abc", "builder": {}}
 
 
 def source(names, rows=80, seed=0):
@@ -42,7 +42,8 @@ def source(names, rows=80, seed=0):
             arrays[name] = (level + 0.2 * rng.random((rows, *shape))).astype("float32")
             specs.append(Modality(name, shape))
     factors = {"square_width": rng.integers(10, 28, rows)}
-    return ArraySource(arrays, specs, labels=labels, factors=factors)
+    names = {0: "empty", 1: "full"}
+    return ArraySource(arrays, specs, labels=labels, factors=factors, class_names=names)
 
 
 def entry(name, model, path, train, test):
