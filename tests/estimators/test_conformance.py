@@ -167,7 +167,7 @@ def test_the_order_of_modalities_and_keys_is_irrelevant_to_the_bit(small, kind, 
     assert_same_weights(other, pair)
     given = {n: v[:3] for n, v in data.items()}
     reversed_given = dict(reversed(given.items()))
-    for options in ({}, {"product": True}):
+    for options in ({}, {"combine": True}):
         np.testing.assert_array_equal(
             pair.sample_latent(given, 2, **options),
             other.sample_latent(reversed_given, 2, **options),
