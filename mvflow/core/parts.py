@@ -42,6 +42,16 @@ class Part(Section, ABC):
     """Whether its one field holds an object that cannot be written to a file."""
 
     @property
+    def kind(self) -> str:
+        """The name under which it is registered, or its import path.
+
+        Examples:
+            >>> create("posteriors", {"kind": "maf", "transforms": 3}).kind
+            'maf'
+        """
+        return registry(self.group).name_of(type(self))
+
+    @property
     def raw(self) -> Any:
         """The object that an opaque part holds."""
         return getattr(self, next(iter(type(self).model_fields)))

@@ -195,8 +195,7 @@ class Estimator:
     def facts(self) -> dict[str, str]:
         """What the model is, in a few words each, for reports and tables."""
         self._plan()
-        prior = dump(self.config.prior, "priors")["kind"]
-        return {**self.system_.facts(), "prior": prior}
+        return {**self.system_.facts(), "prior": self.config.prior.kind}
 
     def _plan(self) -> Plan:
         if not hasattr(self, "plan_"):
@@ -476,6 +475,21 @@ class Estimator:
         parts = self._map_chunks(chunk, len(chunks))
         found = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
         return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in found.items()}
+
+    def simulate(self, z: ArrayLike, *, seed: int = 0) -> dict[str, NDArray[Any]]:
+        """Draws of p(x_j|z), with the likelihood's noise, name -> (rows, *shape).
+
+        Args:
+            z: (rows, latent_dim).
+            seed: of the draws.
+        """
+        self._check_fitted()
+        parts = []
+        for i, some in enumerate(torch.from_numpy(self._checked_latent(z)).split(CHUNK_ROWS)):
+            with seeded(seed, "simulate", i, device=self._device), torch.no_grad():
+                decoded = self.system_.decode(some.to(self._device))
+                parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     # Scoring
 

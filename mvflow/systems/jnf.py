@@ -245,7 +245,7 @@ class JNF(System):
             assert self.projectors is not None
             projections = {n: self.projectors[n](x) for n, x in sorted(observed.x.items())}
             total = objective.loss({n: gather_rows(g) for n, g in projections.items()})
-            return Losses(total, {registry("projectors").name_of(type(objective)): total})
+            return Losses(total, {objective.kind: total})
 
         assert self.projectors is not None
         return StageSpec(
@@ -330,15 +330,17 @@ class JNF(System):
 
     def facts(self) -> Mapping[str, str]:
         """System, posterior, subset rule and projector by name."""
-        settings = self.settings
-        found = {
-            "system": "JNF" if settings.projector is None else "JNF-Shared",
-            "subset": _name("subsets", self.rule),
-        }
+        settings, joint = self.settings, self.settings.joint
+        projector, family = (type(p).__name__ for p in (settings.projector, settings.posterior))
+        found = {"system": "JNF" if self.projectors is None else f"JNF-Shared ({projector})"}
         if self.flows is not None:
-            found["posterior"] = _name("posteriors", settings.posterior)
-        if settings.projector is not None:
-            found["projector"] = _name("projectors", settings.projector)
+            transforms = getattr(settings.posterior, "transforms", 0)
+            found["posterior"] = f"{family}, {transforms} transforms" if transforms else family
+        if isinstance(settings.projector, Objective):
+            found["projector"] = f"{projector}, dimension {settings.projector.dim}"
+        found |= {"subset": self.rule.kind, "beta": f"{joint.beta:g}"}
+        if joint.beta_start not in (None, joint.beta):
+            found["beta"] += f", from {joint.beta_start:g} over the first {joint.anneal:.0%}"
         return found
 
 
@@ -385,5 +387,3 @@ def _column(rows: Rows, name: str) -> Iterator[Tensor]:
     return (batch[name] for batch in rows.only(name).batches(2048))
 
 
-def _name(group: str, part: Any) -> str:
-    return registry(group).name_of(type(part))

@@ -33,7 +33,7 @@ def test_its_stage_takes_the_place_of_the_flows(fitted_amortised):
 
 def test_every_subset_is_drawn_without_a_chain(fitted_amortised, x):
     for given in (["m0"], ["m0", "m2"], ["m0", "m1", "m2"]):
-        found = fitted_amortised.draw({n: x[n] for n in given}, 5, seed=1, product=True)
+        found = fitted_amortised.draw({n: x[n] for n in given}, 5, seed=1, combine=True)
         assert found.z.shape == (5, 4, 2)
         assert found.diagnostics.method == "exact"
 

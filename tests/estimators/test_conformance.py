@@ -144,7 +144,7 @@ def test_targets_choose_what_is_generated(pair, small):
 def test_the_seed_decides_draws_and_the_global_state_stays(estimator, x):
     given = {n: x[n] for n in sorted(x)[:2]}
     before = torch.get_rng_state()
-    one, same, other = (estimator.sample_latent(given, 2, seed=s, product=True) for s in (0, 0, 1))
+    one, same, other = (estimator.sample_latent(given, 2, seed=s, combine=True) for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
@@ -167,7 +167,7 @@ def test_the_order_of_modalities_and_keys_is_irrelevant_to_the_bit(small, kind, 
     assert_same_weights(other, pair)
     given = {n: v[:3] for n, v in data.items()}
     reversed_given = dict(reversed(given.items()))
-    for options in ({}, {"product": True}):
+    for options in ({}, {"combine": True}):
         np.testing.assert_array_equal(
             pair.sample_latent(given, 2, **options),
             other.sample_latent(reversed_given, 2, **options),
@@ -222,14 +222,14 @@ def test_the_posterior_density_is_that_of_the_draws(pair, small):
 def test_draws_stay_in_the_ball(estimator, x):
     radius = float(estimator.model_.joint.radius)
     for given in combinations(sorted(x), min(2, len(x))):
-        z = estimator.sample_latent({n: 3 * x[n] for n in given}, 5, product=True)
+        z = estimator.sample_latent({n: 3 * x[n] for n in given}, 5, combine=True)
         assert np.linalg.norm(z, axis=-1).max() <= radius * (1 + 1e-6)
 
 
 def test_the_sampler_is_changed_for_one_call(pair, small):
     x = {n: v[:2] for n, v in small.data(2)[0].items()}
-    one = pair.draw(x, 2, product=True)
-    more = pair.draw(x, 2, product=True, sampler={"num_steps": 1})
+    one = pair.draw(x, 2, combine=True)
+    more = pair.draw(x, 2, combine=True, sampler={"num_steps": 1})
     assert not np.array_equal(one.z, more.z)
     assert pair.config.sampler.num_steps == 3
 
@@ -314,11 +314,11 @@ def test_no_draws_are_refused(pair, small, n):
 def test_unknown_settings_are_given_the_nearest_name(pair, small):
     x = {n: v[:2] for n, v in small.data(2)[0].items()}
     with pytest.raises(ConfigError, match="unknown key 'warmpu': did you mean 'warmup'"):
-        pair.draw(x, product=True, sampler={"warmpu": 3})
+        pair.draw(x, combine=True, sampler={"warmpu": 3})
     with pytest.raises(ConfigError, match="sampler.chains: .*got 0"):
-        pair.draw(x, product=True, sampler={"chains": 0})
+        pair.draw(x, combine=True, sampler={"chains": 0})
     with pytest.raises(UsageError, match="unknown sampler 'hcm': did you mean 'hmc'"):
-        pair.draw(x, product=True, sampler={"name": "hcm"})
+        pair.draw(x, combine=True, sampler={"name": "hcm"})
     with pytest.raises(UsageError, match="unknown stage 'joins': did you mean 'joint'"):
         small.estimator(type(pair), 2).fit(small.data(2)[0], stages=["joins"])
     with pytest.raises(ConfigError, match="unknown key 'jonit': did you mean 'joint'"):

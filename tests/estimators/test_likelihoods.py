@@ -83,7 +83,7 @@ def test_the_encoder_is_the_exact_posterior(estimator, known):
 @pytest.mark.parametrize("given", [("m0",), ("m1",), ("m0", "m1")])
 def test_draws_given_a_subset_have_the_exact_moments(estimator, known, given):
     x = {n: v[:3] for n, v in known.sample(3).items() if n in given}
-    draws = estimator.draw(single(x), 400, product=True)
+    draws = estimator.draw(single(x), 400, combine=True)
     ess = draws.diagnostics.ess[:, None] if draws.diagnostics.ess.size else 400
     loc, scale = known.posterior(x)
     assert (np.abs(draws.z.mean(0) - loc) < 4 * scale / np.sqrt(ess)).all()

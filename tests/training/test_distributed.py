@@ -73,7 +73,7 @@ def results(trained, folder):
     """Draws from a product over two chunks of rows, decoded, and log-likelihoods."""
     data = dict(np.load(folder / "data.npz"))
     given = {name: np.concatenate([x] * 3) for name, x in data.items()}
-    drawn = trained.draw(given, 2, product=True, seed=3)
+    drawn = trained.draw(given, 2, combine=True, seed=3)
     exact = trained.draw({"vector": given["vector"]}, 2).z  # laid out in another order
     scores = trained.log_likelihood({"vector": data["vector"]}, n=5)
     acceptance = drawn.diagnostics.acceptance
