@@ -58,7 +58,7 @@ def diagnose(
     if against not in REFERENCES:
         raise UsageError(unknown_name("reference", against, REFERENCES))
     set_up(device, threads)
-    opened, model = open_trained(run, device, subset)
+    opened, model = open_trained(run, device, subset=subset)
     options: dict[str, Any] = {"rows": rows, "draws": draws, "seed": seed}
     with counting("subsets", err=json) as callback:
         options["callback"] = callback

@@ -59,7 +59,7 @@ def evaluate(
     """
     with joined(Machines(devices, nodes, timeout=timeout), device, threads) as processes:
         place = device if processes is None else str(processes.device)
-        opened, model = open_trained(run, place, subset)
+        opened, model = open_trained(run, place, subset=subset)
         with (
             open_store(opened, model.config, store) as data,
             Progress(err=json) as progress,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
 from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint
-from mvflow.models import Losses
+from mvflow.stages import Losses
 from mvflow.nn import ModalityDict, seeded
 from mvflow.runs import read_tensors, write_tensors
 from mvflow.training import Listener, Stage, Table, TensorColumn, run_stage

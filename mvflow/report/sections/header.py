@@ -128,9 +128,11 @@ def _rows(entry: Entry) -> str:
 def _modalities(entry: Entry) -> HTML:
     lines = []
     for m in entry.modalities:
-        scale = f" (scale {m.scale:g})" if m.likelihood in ("normal", "laplace") else ""
+        settings = m.likelihood_part.model_dump().items()
+        listed = ", ".join(f"{key} {value}" for key, value in settings)
         shape = " × ".join(map(str, m.shape))
-        lines.append(tag("div", f"{m.name}: {shape}, {m.likelihood}{scale}"))
+        suffix = f" ({listed})" if listed else ""
+        lines.append(tag("div", f"{m.name}: {shape}, {m.kind}{suffix}"))
     return join(lines)
 
 
