@@ -63,9 +63,9 @@ class Entry:
 
 def titles(entries: Sequence[Entry]) -> list[str]:
     """Short titles by the facts in which the models differ; made different by name."""
-    keys = dict.fromkeys(key for e in entries for key in e.facts)
-    differ = [key for key in keys if len({e.facts.get(key) for e in entries}) > 1]
-    found = [", ".join(e.facts[k] for k in differ if e.facts.get(k)) or e.model for e in entries]
+    shared = [key for key in entries[0].facts if all(key in e.facts for e in entries)]
+    differ = [key for key in shared if len({e.facts[key] for e in entries}) > 1]
+    found = [", ".join(e.facts[key] for key in differ) or e.model for e in entries]
     return [
         title if found.count(title) == 1 else f"{title}: {entry.name}"
         for title, entry in zip(found, entries, strict=True)

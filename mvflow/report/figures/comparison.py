@@ -22,10 +22,10 @@ PANEL, HEIGHT = 300, 236
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """Coherence and Fréchet distance of conditional and joint generation; a dot for each seed.
+    """Coherence and Fréchet distance of conditional and joint generation, with standard errors.
 
-    Left two panels: against the number of observed modalities, or of two modalities by
-    direction. Right: draws from the prior, the best at the top left.
+    There is a dot for each seed. Left two panels: against the number of observed modalities, or
+    of two modalities by direction. Right: draws from the prior, the best at the top left.
     """
     systems = comparison.measured
     network = _network(systems)
@@ -65,7 +65,8 @@ def _conditional(axes: Axes, systems: Sequence[ComparedSystem], kind: str) -> No
     keys = sorted({k for s in systems for k in s.values if k.startswith(f"{kind}/observed/")})
     is_curve = len(keys) > 1
     if not is_curve:
-        keys = sorted({k for s in systems for k in s.values if k.startswith(kind) and "->" in k})
+        found = {k for s in systems for k in s.values if k.startswith(kind) and "->" in k}
+        keys = sorted(k for k in found if "/one->" not in k)
     if not keys:
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
         axes.set_axis_off()
@@ -81,6 +82,8 @@ def _conditional(axes: Axes, systems: Sequence[ComparedSystem], kind: str) -> No
         }
         line = "-" if is_curve else "none"
         axes.plot(x, heights, linestyle=line, linewidth=1.1, label=system.label, **style)
+        errors = [system.error(key) for key in keys]
+        axes.errorbar(x, heights, errors, fmt="none", ecolor=colour(i), elinewidth=0.9)
         for at, key in zip(x, keys, strict=True):
             known = system.known(key)
             axes.plot([at] * len(known), known, ".", color=colour(i), alpha=0.45, ms=3.5)

@@ -48,9 +48,9 @@ def _scope(context: Context) -> HTML:
         return join([
             first,
             tag("strong", "With two modalities the sampler is therefore never needed. "),
-            "It is checked here only on the rule for subsets with all modalities given, a stand-in "
-            "for what happens with three or more; a poor verdict on it says nothing against the "
-            "samples above. ",
+            "It is checked here only on the rule for subsets with all modalities given, a "
+            "stand-in for what happens with three or more; a poor verdict on it says nothing "
+            "against the samples above. ",
             WIDE,
         ])  # fmt: skip
     return join([
