@@ -121,7 +121,9 @@ def sample(
         "n": n,
         "rows": seen.rows,
         "given": seen.origin,
-        **{k: v for k, v in model.facts().items() if k in ("system", "subset", "prior")},
+        "system": model.config.system,
+        "prior": model.config.prior.kind,
+        **{k: v for k, v in model.facts().items() if k == "subset"},
     }
     write_samples(path, samples, seen, about)
     summary = samples.diagnostics

@@ -195,7 +195,7 @@ class Estimator:
     def facts(self) -> dict[str, str]:
         """What the model is, in a few words each, for reports and tables."""
         self._plan()
-        return {**self.system_.facts(), "prior": self.config.prior.kind}
+        return {**self.system_.facts(), "prior": self.config.prior.title}
 
     def _plan(self) -> Plan:
         if not hasattr(self, "plan_"):
@@ -579,7 +579,7 @@ class Estimator:
 
     def priors(self) -> list[str]:
         """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
-        fitted = [] if self._fitted_system().fitted_prior is None else [self.facts()["prior"]]
+        fitted = [] if self._fitted_system().fitted_prior is None else [self.config.prior.kind]
         return [STANDARD, *fitted]
 
     @property
