@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Autoencoders, Classifiers
     from mvflow.runs import RunDirectory
-    from mvflow.training import Listener, Processes
+    from mvflow.training import Callback, Processes
     from mvflow_datasets import Store
 
 __all__ = ["beside", "judges", "kept_metrics", "measure"]
@@ -27,7 +27,7 @@ def measure(
     seed: int = 0,
     split: str | None = None,
     device: str = "cpu",
-    listener: Listener | None = None,
+    listener: Callback | None = None,
     processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
@@ -35,25 +35,25 @@ def measure(
     With another kind of subset posterior than `config.toml` has, the file is named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
     kept beside the store; they are trained if there are none yet. Several processes divide the
-    rows to draw, decode and score; the one that leads trains and writes.
+    rows to draw, decode and score; the main process trains and writes.
     """
     from mvflow.evaluation import evaluate
     from mvflow.runs import write_json
 
     test = store[split or model.config.data.test]
-    leads = processes is None or processes.leads
-    if processes is not None and not leads:
+    is_main = processes is None or processes.is_main_process
+    if processes is not None and not is_main:
         processes.barrier()
         listener = None
     classifiers = None
     if test.labels is not None:
         classifiers = judges(run, model, store, device=device, listener=listener)
     features = _autoencoders(run, model, store, device=device, listener=listener)
-    if processes is not None and leads:
+    if processes is not None and is_main:
         processes.barrier()
     result = evaluate(model.across(processes), test, classifiers, [features], seed=seed)
     result = finite({**result, "split": test.name, **_inputs(run, model)})
-    if leads:
+    if is_main:
         write_json(_path(run, model), result)
     return dict(result)
 
@@ -64,7 +64,7 @@ def judges(
     store: Store,
     *,
     device: str = "cpu",
-    listener: Listener | None = None,
+    listener: Callback | None = None,
 ) -> Classifiers | None:
     """The store's classifiers, trained if there are none yet; None if its rows have no labels."""
     from mvflow.evaluation import classifiers_for
@@ -83,7 +83,7 @@ def judges(
 
 
 def _autoencoders(
-    run: RunDirectory, model: Estimator, store: Store, *, device: str, listener: Listener | None
+    run: RunDirectory, model: Estimator, store: Store, *, device: str, listener: Callback | None
 ) -> Autoencoders:
     from mvflow.evaluation import autoencoders_for
 

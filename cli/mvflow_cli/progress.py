@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "counting"]
 
-SPARSE = 2.0
+LINE_INTERVAL = 2.0
 """Least seconds between two lines of what is not a stage of the model (classifiers)."""
 
 
@@ -34,7 +34,7 @@ FIELDS = ("epoch", "speed", "loss")
 
 
 class Progress:
-    """A listener that shows where training is; a context manager.
+    """Callback that shows the progress of training; a context manager.
 
     Args:
         config: says how many epochs each stage has.
@@ -48,7 +48,7 @@ class Progress:
         self._bars = _bars(console) if console.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
         self._seconds: dict[str, list[float]] = {}
-        self._said = 0.0
+        self._printed = 0.0
 
     def __enter__(self) -> Progress:
         if self._bars is not None:
@@ -99,8 +99,8 @@ class Progress:
             return
         is_last = record.epoch + 1 == epochs
         is_stage = record.stage in type(self._config).model_fields
-        if is_stage or is_last or time.monotonic() - self._said > SPARSE:
-            self._said = time.monotonic()
+        if is_stage or is_last or time.monotonic() - self._printed > LINE_INTERVAL:
+            self._printed = time.monotonic()
             typer.echo(self._line(record, epochs), err=self._err)
 
     def _line(self, record: EpochRecord, epochs: int) -> str:
@@ -148,10 +148,10 @@ def counting(what: str, *, err: bool = False) -> Iterator[Callable[[int, int, st
     with Bars(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bars:
         task = bars.add_task(what)
 
-        def heard(done: int, total: int, name: str) -> None:
+        def update(done: int, total: int, name: str) -> None:
             bars.update(task, description=f"{what}: {name}", completed=done, total=total)
 
-        yield heard
+        yield update
         bars.update(task, completed=bars.tasks[task].total)
 
 

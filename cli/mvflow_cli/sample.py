@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.observed import Observed, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
@@ -101,7 +101,7 @@ def sample(
 
     if sampler is not None and sampler not in known("samplers"):
         raise UsageError(unknown_name("sampler", sampler, known("samplers")))
-    machines = Machines(devices, nodes, timeout=timeout)
+    machines = ClusterOptions(devices, nodes, timeout=timeout)
     with joined(machines, device, threads) as processes:
         opened, model = open_trained(
             run, device if processes is None else str(processes.device), subset, prior
@@ -113,7 +113,7 @@ def sample(
         wanted = [name for text in targets or [] for name in text.split(",")]
         changes = _changes(sampler, paper)
         samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=changes)
-    if processes is not None and not processes.leads:
+    if processes is not None and not processes.is_main_process:
         return
     stages = opened.manifest()["stages"]
     about = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvflow_cli.distributed import Machines
+from mvflow_cli.distributed import ClusterOptions
 from mvflow_cli.options import (
     Compile,
     Device,
@@ -12,7 +12,6 @@ from mvflow_cli.options import (
     Precision,
     RunPath,
     StorePath,
-    Strategy,
     SubsetKind,
     Threads,
     Timeout,
@@ -32,7 +31,6 @@ def train(
     compile: Compile = "auto",
     devices: Devices = None,
     nodes: Nodes = 1,
-    strategy: Strategy = "ddp",
     timeout: Timeout = 300.0,
     json: Json = False,
 ) -> None:
@@ -42,7 +40,7 @@ def train(
 
     Example: mvflow train runs/toy
     """
-    machines = Machines(devices, nodes, strategy, timeout)
+    machines = ClusterOptions(devices, nodes, timeout)
     how = How(
         store,
         device,

@@ -7,20 +7,18 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.opening import open_store, with_prior, with_subset
 from mvflow_cli.output import say, show_json
 from mvflow_cli.progress import Progress
 
 if TYPE_CHECKING:
     from mvflow.config import Config
-    from mvflow.core import Source
     from mvflow.runs import RunDirectory
     from mvflow.training import Processes
 
@@ -39,13 +37,13 @@ class How:
     subset: str | None = None
     precision: str | None = None
     compile: str = "auto"
-    machines: Machines = Machines()
+    machines: ClusterOptions = ClusterOptions()
     components: int | None = None
 
 
 def train_command(path: Path, stage: str | None, how: How) -> None:
     """Train one stage, or all that are not done, and print the result."""
-    from mvflow.training import LostError
+    from mvflow.core import LostError
 
     command = f"mvflow train {shlex.quote(str(path))}"
     try:
@@ -57,7 +55,7 @@ def train_command(path: Path, stage: str | None, how: How) -> None:
     except LostError as error:
         say(f"mvflow: {error}; the newest checkpoint is kept: go on with '{command}'", err=True)
         raise typer.Exit(1) from None
-    if how.json and (processes is None or processes.leads):
+    if how.json and (processes is None or processes.is_main_process):
         show_json(result)
 
 
@@ -78,7 +76,7 @@ def train_stages(
     check_compile(how.compile)
     _check_precision(how.precision)
     run = RunDirectory.open(path)
-    if processes is not None and not processes.leads:
+    if processes is not None and not processes.is_main_process:
         _follow(run, processes)
         return {}
     device = how.device if processes is None else str(processes.device)
@@ -89,10 +87,10 @@ def train_stages(
             if how.store is not None:
                 config = _moved(run, config, store.path)
             train = store[config.data.train]
-            config = _with_precision(run, config, wanted, train, how, device)
+            config = _with_precision(run, config, wanted, how)
             todo = _todo(run, config, wanted, fingerprint(train), how)
             if processes is not None:
-                processes.shared(dumps({"todo": todo, "store": str(store.path)}).encode())
+                processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
                 with Progress(config, err=how.json) as progress, _log_lines(err=how.json):
                     load(path).across(processes).fit(
@@ -112,10 +110,10 @@ def train_stages(
 
 
 def _follow(run: RunDirectory, processes: Processes) -> None:
-    """Train what the process that leads has found to do."""
+    """Train what the main process has found to do."""
     from mvflow.estimators import load
 
-    plan = loads(processes.shared())
+    plan: dict[str, Any] = processes.broadcast({})
     config = run.config()
     if plan["todo"]:
         with open_store(run, config, Path(plan["store"])) as store:
@@ -151,57 +149,29 @@ def _check_precision(name: str | None) -> None:
     """
     from mvflow.core import UsageError, unknown_name
 
-    known = ("float32", "bfloat16", "auto")
+    known = ("float32", "bfloat16")
     if name is not None and name not in known:
         raise UsageError(unknown_name("precision", name, known))
 
 
-def _with_precision(
-    run: RunDirectory, config: Config, stages: Sequence[str], train: Source, how: How, device: str
-) -> Config:
+def _with_precision(run: RunDirectory, config: Config, stages: Sequence[str], how: How) -> Config:
     """The configuration with another precision of these stages, written where it is another."""
-    from mvflow.core import fingerprint
-
     if how.precision is None:
         return config
-    data = fingerprint(train)
     for name in stages:
-        if name == "prior":
-            continue
-        precision = how.precision
-        if precision == "auto":
-            if not how.again and _is_begun(run, name, config, data):
-                continue
-            precision = _faster(name, config, train, how, device)
         section = getattr(config, name)
-        if section.precision != precision:
-            changed = section.model_copy(update={"precision": precision})
-            config = config.model_copy(update={name: changed})
-            run.write_config(config)
-            say(f"config.toml: {name}.precision = {precision!r}", err=how.json)
+        if name == "prior" or section.precision == how.precision:
+            continue
+        changed = section.model_copy(update={"precision": how.precision})
+        config = config.model_copy(update={name: changed})
+        run.write_config(config)
+        say(f"config.toml: {name}.precision = {how.precision!r}", err=how.json)
     return config
-
-
-def _is_begun(run: RunDirectory, name: str, config: Config, data: str) -> bool:
-    """Whether a stage is done, or has a checkpoint to go on from."""
-    from mvflow.config import stage_key
-
-    key = stage_key(config, name, data)
-    is_done = run.status(name, config, data) == "done"
-    return is_done or run.newest_checkpoint(name, key) is not None
-
-
-def _faster(name: str, config: Config, train: Source, how: How, device: str) -> str:
-    """The faster precision; the log says why, and is shown."""
-    from mvflow.training import Table, faster_precision
-
-    with _log_lines(err=how.json):
-        return faster_precision(name, config, Table.of(train, device, 0))
 
 
 @contextmanager
 def _log_lines(*, err: bool) -> Iterator[None]:
-    """Show what the library logs of training: memory needed, where the rows are."""
+    """Show what the library logs of training: where the rows are, peak memory, captured steps."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

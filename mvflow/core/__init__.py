@@ -4,6 +4,7 @@ from mvflow.core.arrays import Array, namespace
 from mvflow.core.errors import (
     ConfigError,
     DataError,
+    LostError,
     MvflowError,
     NotFittedError,
     NumericsError,
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Likelihood",
+    "LostError",
     "Modality",
     "MvflowError",
     "NotFittedError",

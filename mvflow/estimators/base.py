@@ -41,7 +41,7 @@ from mvflow.inference import Diagnostics, draw, subset_posterior
 from mvflow.models import build_amortised, build_model, build_prior
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
-from mvflow.training import Listener, Processes, Table, as_input, check_compile, free_memory
+from mvflow.training import Callback, Processes, Table, as_input, check_compile, free_memory
 
 __all__ = ["Estimator", "LatentDraws"]
 
@@ -128,7 +128,7 @@ class Estimator:
         stages: Sequence[str] | None = None,
         run: RunDirectory | None = None,
         device: str = "cpu",
-        listener: Listener | None = None,
+        listener: Callback | None = None,
         compile: str = "auto",
     ) -> Self:
         """Train all stages, or the named ones, in order.
@@ -143,9 +143,8 @@ class Estimator:
                 there goes on where it was, and ends as if it had never been interrupted.
             device: "cpu", "cuda", "cuda:1"...
             listener: hears of progress.
-            compile: "graph" captures each training step as a CUDA graph, "auto" where that was
-                measured to be faster, "no" never; "torch" lets torch compile the losses
-                (`mvflow.training.compiled`). Results are those of "no", up to rounding.
+            compile: "graph" replays each training step as a CUDA graph, "torch" compiles the
+                losses with `torch.compile`, "no" does neither; "auto" is "graph" on CUDA.
 
         Returns:
             This estimator.
@@ -178,10 +177,9 @@ class Estimator:
         self.model_.to(device)
         self._forget(wanted)
         if self._processes is not None:
-            if way in ("graph", "torch"):
-                msg = "several processes cannot train what is compiled: choose one of the two"
-                raise UsageError(msg)
-            self._processes.agree((self.config, fingerprint(train)), "what is trained differs")
+            self._processes.assert_same_on_all_ranks(
+                (self.config, fingerprint(train)), "what is trained differs"
+            )
         budget = free_memory(device)
         rows = Table.of(train, device, budget)
         held_rows = None if held is None else Table.of(held, device, budget)
@@ -448,12 +446,12 @@ class Estimator:
 
     @property
     def _leads(self) -> bool:
-        return self._processes is None or self._processes.leads
+        return self._processes is None or self._processes.is_main_process
 
     def _divided(self, work: Part, parts: int) -> list[dict[str, NDArray[Any]]]:
         """The results of `work(0)` to `work(parts - 1)`, which several processes share."""
         if self._processes is not None:
-            return self._processes.divided(work, parts)
+            return self._processes.map_shards(work, parts)
         return [work(i) for i in range(parts)]
 
     @property

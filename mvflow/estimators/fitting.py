@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from mvflow.config import Config, all_stages, stage_key, stages_before
-from mvflow.core import DataError, Modality, Source, StageError
+from mvflow.core import DataError, LostError, Modality, Source, StageError
 from mvflow.models import JNFModel, build_amortised, build_model, build_prior
 from mvflow.runs import RunDirectory, read_tensors
 from mvflow.training import (
     Cache,
+    Callback,
     Checkpoint,
     Compile,
     EpochRecord,
-    Listener,
-    LostError,
+    NoOpCallback,
     Processes,
-    Silent,
     Stage,
     Table,
     build_stage,
@@ -93,7 +92,7 @@ def train_stage(
     trained: tuple[str, ...],
     run: RunDirectory | None,
     data: str,
-    listener: Listener | None,
+    listener: Callback | None,
     processes: Processes | None = None,
     budget: int | None = None,
     compile: Compile = "auto",
@@ -131,11 +130,15 @@ def train_stage(
             *(name, model, config, rows, validation, trained, run, data, listener),
             budget=budget,
         )
-        stage, resume = fit.stage, fit.resume
-        if processes is not None:
-            stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
         try:
-            run_stage(stage, seed=config.seed, resume=resume, listener=fit.keeper, compile=compile)
+            run_stage(
+                fit.stage,
+                seed=config.seed,
+                resume=fit.resume,
+                callback=fit.keeper,
+                compile=compile,
+                processes=processes,
+            )
         except (KeyboardInterrupt, LostError):
             fit.keeper.keep_newest()
             raise
@@ -175,7 +178,7 @@ class Fit:
         trained: tuple[str, ...],
         run: RunDirectory | None,
         data: str,
-        listener: Listener | None,
+        listener: Callback | None,
         *,
         beside: int = 1,
         budget: int | None = None,
@@ -190,7 +193,7 @@ class Fit:
             self._cache = Cache(run, config, data, most)
         self.stage = build_stage(name, model, config, rows, validation, self._cache)
         key = stage_key(config, name, data)
-        self.keeper = _Keeper(run, key, listener or Silent(), beside)
+        self.keeper = _Keeper(run, key, listener or NoOpCallback(), beside)
         self.resume = self.keeper.checkpoint(name)
 
     def finish(self) -> None:
@@ -244,7 +247,7 @@ class _Keeper:
 
     run: RunDirectory | None
     key: str
-    listener: Listener
+    listener: Callback
     beside: int = 1
     seconds_before: float = 0.0
     epochs: int = 0

@@ -26,7 +26,7 @@ from mvflow.evaluation.classifiers import distinct, labelled, values_of
 from mvflow.models import Losses
 from mvflow.nn import MLP, ModalityDict, flat, seeded
 from mvflow.runs import read_tensors, write_tensors
-from mvflow.training import Listener, Stage, as_input, run_stage
+from mvflow.training import Callback, Stage, as_input, run_stage
 
 __all__ = ["Autoencoder", "Autoencoders", "autoencoders_for", "train_autoencoders"]
 
@@ -105,7 +105,7 @@ def train_autoencoders(
     *,
     seed: int = 0,
     device: str = "cpu",
-    listener: Listener | None = None,
+    listener: Callback | None = None,
 ) -> Autoencoders:
     """Train an autoencoder for each modality on its distinct values, some 1000 steps.
 
@@ -131,7 +131,7 @@ def train_autoencoders(
             network.centre.copy_(some.mean())
             network.spread.copy_(some.std(correction=0).clamp_min(1e-12))
         stage = Stage(f"autoencoder-{name}", network, _loss(network), _training(settings), rows)
-        run_stage(stage, seed=derive_seed(seed, "autoencoders"), listener=listener)
+        run_stage(stage, seed=derive_seed(seed, "autoencoders"), callback=listener)
         codes = Autoencoders(networks, {}, classes).features(name, values.cpu().numpy())
         network.scale.fill_(max(float(np.sqrt(codes.var(0).mean())), 1e-12))
         held, _ = distinct(test, name, _labels(test), device)
@@ -147,7 +147,7 @@ def autoencoders_for(
     *,
     seed: int = 0,
     device: str = "cpu",
-    listener: Listener | None = None,
+    listener: Callback | None = None,
 ) -> Autoencoders:
     """The autoencoders kept at `path`; trained and kept if there are none for these data.
 

@@ -18,7 +18,7 @@ from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint, g
 from mvflow.models import Losses
 from mvflow.nn import ModalityDict, build_classifier, seeded
 from mvflow.runs import read_tensors, write_tensors
-from mvflow.training import Listener, Stage, Table, TensorColumn, as_input, run_stage
+from mvflow.training import Callback, Stage, Table, TensorColumn, as_input, run_stage
 
 __all__ = [
     "Classifiers",
@@ -89,7 +89,7 @@ def train_classifiers(
     *,
     seed: int = 0,
     device: str = "cpu",
-    listener: Listener | None = None,
+    listener: Callback | None = None,
 ) -> Classifiers:
     """Train a classifier for each modality on its distinct values, and test it (Appendix G).
 
@@ -110,7 +110,7 @@ def train_classifiers(
         stage = Stage(
             f"classifier-{name}", networks[name], _cross_entropy(networks[name]), settings, rows
         )
-        run_stage(stage, seed=derive_seed(seed, "classifiers"), listener=listener)
+        run_stage(stage, seed=derive_seed(seed, "classifiers"), callback=listener)
         rows, labels = distinct(test, name, test.labels, device)
         found = Classifiers(networks, {}, classes).predict(name, values_of(rows).cpu().numpy())
         accuracy[name] = float(np.mean(found == labels))
@@ -132,7 +132,7 @@ def classifiers_for(
     *,
     seed: int = 0,
     device: str = "cpu",
-    listener: Listener | None = None,
+    listener: Callback | None = None,
 ) -> Classifiers:
     """The classifiers kept at `path`; trained and kept if there are none for these data.
 

@@ -1,9 +1,9 @@
-"""Learning rate and beta as functions of progress alone, from 0 at the start to 1 at the end."""
+"""Schedules of the learning rate and of beta, as functions of the training progress in [0, 1]."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ SCHEDULES = {"constant": _constant, "cosine": _cosine, "one-cycle": _one_cycle}
 
 
 def rate_at(settings: Training, progress: float) -> float:
-    """The learning rate of a step.
+    """Learning rate at a given progress.
 
     Examples:
         >>> rate_at(Training(learning_rate=0.1, schedule="cosine"), 0.5)
@@ -54,10 +54,10 @@ def annealed(
 def annealed(
     start: float | None, end: float, share: float, progress: float | Tensor
 ) -> float | Tensor:
-    """Value that falls linearly in its logarithm from `start` to `end` over the first `share`.
+    """Geometric interpolation from `start` to `end` over the first `share` of training.
 
-    Where `progress` is a tensor, so is what depends on it, in torch's default precision, and no
-    value is read on the host: a captured step computes it anew.
+    A tensor `progress` gives a tensor of torch's default dtype, without a host-device
+    synchronisation, so that it can be part of a captured step.
 
     Examples:
         >>> [round(annealed(20, 1, 0.5, p), 2) for p in (0, 0.25, 0.5, 1)]
@@ -68,11 +68,6 @@ def annealed(
     if start is None or share == 0:
         return end
     if isinstance(progress, Tensor):
-        falling: Tensor = start * (end / start) ** (progress / share)
-        last: Any = end  # of several variants, a tensor, which `masked_fill` would not batch
-        is_many, is_over = isinstance(last, Tensor), progress > share
-        found = (
-            torch.where(is_over, last, falling) if is_many else falling.masked_fill(is_over, end)
-        )
-        return found.to(torch.get_default_dtype())
+        value: Tensor = start * (end / start) ** (progress / share)
+        return value.masked_fill(progress > share, end).to(torch.get_default_dtype())
     return end if progress > share else start * (end / start) ** (progress / share)

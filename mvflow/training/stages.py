@@ -17,7 +17,7 @@ from mvflow.nn import ModalityDict, Standardise
 from mvflow.posteriors import FlowPosterior
 from mvflow.projectors import OBJECTIVES
 from mvflow.training.caching import CHUNK, LATENTS, Cache, conditioned, latents
-from mvflow.training.distributed import whole
+from mvflow.training.distributed import all_gather
 from mvflow.training.schedules import annealed
 from mvflow.training.stage import Stage
 from mvflow.training.table import Table
@@ -56,7 +56,7 @@ def build_stage(
     else:
         build = {"projectors": _projector_stage, "joint": _joint_stage}[name]
         stage = build(model, config, *tables)
-    return replace(stage, model=model, beside=tables)
+    return replace(stage, model=model, resident_tables=tables)
 
 
 def finish_stage(name: str, model: JNFModel, rows: Table, cache: Cache | None = None) -> None:
@@ -108,7 +108,7 @@ def _projector_stage(
             raise DataError(msg)
 
     def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
-        total = objective({name: whole(g(batch[name])) for name, g in projectors.items()})
+        total = objective({name: all_gather(g(batch[name])) for name, g in projectors.items()})
         return Losses(total, {config.projectors.kind: total})
 
     return Stage("projectors", projectors, loss, config.projectors, rows, validation)
