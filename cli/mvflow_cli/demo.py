@@ -181,7 +181,7 @@ def _evaluate(path: Path, seed: int, options: TrainOptions) -> dict[str, Any]:
         Progress(err=options.json) as progress,
     ):
         return measure(
-            run, model, store, seed=seed, device=options.device, listener=progress
+            run, model, store, seed=seed, device=options.device, callback=progress
         ).to_dict()
 
 

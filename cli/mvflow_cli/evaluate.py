@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
@@ -57,7 +57,7 @@ def evaluate(
 
     Example: mvflow evaluate runs/toy --json
     """
-    with joined(Machines(devices, nodes, timeout=timeout), device, threads) as processes:
+    with joined(ClusterOptions(devices, nodes, timeout=timeout), device, threads) as processes:
         place = device if processes is None else str(processes.device)
         opened, model = open_trained(run, place, subset=subset)
         with (
@@ -71,10 +71,10 @@ def evaluate(
                 seed=seed,
                 split=split,
                 device=place,
-                listener=progress,
+                callback=progress,
                 processes=processes,
             )
-    if processes is not None and not processes.leads:
+    if processes is not None and not processes.is_main_process:
         return
     if json:
         show_json(result.to_dict())

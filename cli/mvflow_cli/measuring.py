@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mvflow.evaluation import Calibration, Evaluation, ModalityClassifiers
     from mvflow.evaluation.networks import ModalityNetworks
     from mvflow.runs import RunDirectory
-    from mvflow.training import Listener, Processes
+    from mvflow.training import Callback, Processes
     from mvflow_datasets import Store
 
 __all__ = [
@@ -41,7 +41,7 @@ def measure(
     seed: int = 0,
     split: str | None = None,
     device: str = "cpu",
-    listener: Listener | None = None,
+    callback: Callback | None = None,
     processes: Processes | None = None,
 ) -> Evaluation:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
@@ -49,27 +49,27 @@ def measure(
     With another kind of subset posterior than `config.toml` has, the file is named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
     kept beside the store; they are trained if there are none yet. Several processes divide the
-    rows to draw, decode and score; the one that leads trains and writes.
+    rows to draw, decode and score; the one that is_main trains and writes.
     """
     from mvflow.evaluation import ModalityAutoencoders, evaluate
     from mvflow.runs import write_json
 
     test = store[split or model.config.data.test]
-    leads = processes is None or processes.leads
-    if processes is not None and not leads:
+    is_main = processes is None or processes.is_main_process
+    if processes is not None and not is_main:
         processes.barrier()
-        listener = None
+        callback = None
     classifiers = None
     if test.labels is not None:
-        classifiers = load_classifiers(run, model, store, device=device, listener=listener)
+        classifiers = load_classifiers(run, model, store, device=device, callback=callback)
     features = load_networks(
-        ModalityAutoencoders, run, model, store, device=device, listener=listener
+        ModalityAutoencoders, run, model, store, device=device, callback=callback
     )
-    if processes is not None and leads:
+    if processes is not None and is_main:
         processes.barrier()
-    found = evaluate(model.across(processes), test, classifiers, [features], seed=seed)
+    found = evaluate(model.distribute(processes), test, classifiers, [features], seed=seed)
     result = found.model_copy(update={"split": test.name, **run_state(run, model, SECTIONS)})
-    if leads:
+    if is_main:
         write_json(evaluation_path(run, model), result.to_dict())
     return result
 
@@ -80,14 +80,14 @@ def load_classifiers(
     store: Store,
     *,
     device: str = "cpu",
-    listener: Listener | None = None,
+    callback: Callback | None = None,
 ) -> ModalityClassifiers | None:
     """The store's classifiers, trained if there are none yet; None if its rows have no labels."""
     from mvflow.evaluation import ModalityClassifiers
 
     if any(store[split].labels is None for split in _splits(model)):
         return None
-    return load_networks(ModalityClassifiers, run, model, store, device=device, listener=listener)
+    return load_networks(ModalityClassifiers, run, model, store, device=device, callback=callback)
 
 
 def load_networks(
@@ -97,7 +97,7 @@ def load_networks(
     store: Store,
     *,
     device: str = "cpu",
-    listener: Listener | None = None,
+    callback: Callback | None = None,
 ) -> Networks:
     """Networks of one kind, kept beside the store; trained if there are none yet."""
     train, test = (store[split] for split in _splits(model))
@@ -107,7 +107,7 @@ def load_networks(
         model.config.classifiers,
         cache=network_path(store.path, kind, run.path),
         device=device,
-        listener=listener,
+        callback=callback,
     )
 
 
@@ -141,7 +141,9 @@ def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Res
 
 def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
     """Where the evaluation of a run is kept; with another subset rule, named after it."""
-    kind, own = (getattr(getattr(c, "subset", None), "kind", "") for c in (model.config, run.config()))
+    kind, own = (
+        getattr(getattr(c, "subset", None), "kind", "") for c in (model.config, run.config())
+    )
     return run.path / "metrics" / ("evaluation.json" if kind == own else f"evaluation-{kind}.json")
 
 

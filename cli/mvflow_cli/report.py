@@ -85,7 +85,7 @@ def make_report(
                 say(f"{run}: evaluating", err=err)
                 with Progress(err=err) as progress:
                     metrics = measure(
-                        opened, model, data, seed=seed, device=device, listener=progress
+                        opened, model, data, seed=seed, device=device, callback=progress
                     )
                 evaluated.append(str(run))
             classifiers = classifiers or load_classifiers(opened, model, data, device=device)

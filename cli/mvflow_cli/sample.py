@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.observed import GivenRows, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
@@ -95,7 +95,7 @@ def sample(
 
     if sampler is not None:
         registry("samplers").load(sampler)
-    machines = Machines(devices, nodes, timeout=timeout)
+    machines = ClusterOptions(devices, nodes, timeout=timeout)
     with joined(machines, device, threads) as processes:
         opened, model = open_trained(
             run,
@@ -105,13 +105,13 @@ def sample(
         )
         if paper:
             model = with_protocol(model)
-        model.across(processes)
+        model.distribute(processes)
         seen = read_observed(opened, model.config, given or [], rows, store)
         path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
         check_replaceable(path)
         wanted = [name for text in targets or [] for name in text.split(",")]
         samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=sampler)
-    if processes is not None and not processes.leads:
+    if processes is not None and not processes.is_main_process:
         return
     records = opened.records()
     about = {

@@ -103,7 +103,7 @@ def _train(store: Store, config: Config, again: bool, device: str, *, err: bool)
                 path.unlink(missing_ok=True)
             before = path.stat().st_mtime_ns if path.is_file() else None
             made = kind.train(
-                train, test, config.classifiers, cache=path, device=device, listener=progress
+                train, test, config.classifiers, cache=path, device=device, callback=progress
             )
             result[f"{kind.name}s"] = {
                 "path": str(path),

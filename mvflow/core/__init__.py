@@ -4,6 +4,7 @@ from mvflow.core.arrays import Array, namespace
 from mvflow.core.errors import (
     ConfigError,
     DataError,
+    LostError,
     MvflowError,
     NotFittedError,
     NumericsError,
@@ -45,6 +46,7 @@ __all__ = [
     "Described",
     "LatentPart",
     "LatentSpace",
+    "LostError",
     "Modality",
     "MvflowError",
     "NotFittedError",

@@ -36,7 +36,7 @@ from mvflow.inference import Diagnostics, Sampler, Target, draw
 from mvflow.nn import seeded
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord
 from mvflow.systems import Bounded, Encodes, Projects, System, build_system, stages_of
-from mvflow.training import Listener, Processes, Table, as_input, check_compile, free_memory
+from mvflow.training import Callback, Processes, Table, as_input, check_compile, free_memory
 
 __all__ = ["Estimator", "LatentDraws"]
 
@@ -213,7 +213,7 @@ class Estimator:
         stages: Sequence[str] | None = None,
         run: RunDirectory | None = None,
         device: str = "cpu",
-        listener: Listener | None = None,
+        callback: Callback | None = None,
         compile: str = "auto",
     ) -> Self:
         """Train all stages, or the named ones, in order.
@@ -227,7 +227,7 @@ class Estimator:
             run: where to keep checkpoints, history and weights. A stage that was interrupted
                 there goes on where it was, and ends as if it had never been interrupted.
             device: "cpu", "cuda", "cuda:1"...
-            listener: training callback.
+            callback: training callback.
             compile: "graph" captures each training step as a CUDA graph, "auto" does so on CUDA
                 where it can, "torch" lets torch compile the losses, "no" does neither. Results
                 are those of "no", up to rounding.
@@ -261,10 +261,9 @@ class Estimator:
         self.system_.to(device)
         inputs = Inputs(fingerprint(train), None if held is None else fingerprint(held))
         if self._processes is not None:
-            if way in ("graph", "torch"):
-                msg = "several processes cannot train what is compiled: choose one of the two"
-                raise UsageError(msg)
-            self._processes.agree((self.config, inputs), "what is trained differs")
+            self._processes.assert_same_on_all_ranks(
+                (self.config, inputs), "what is trained differs"
+            )
         budget = free_memory(device)
         rows = Table.of(train, device, budget)
         held_rows = None if held is None else Table.of(held, device, budget)
@@ -279,7 +278,7 @@ class Estimator:
                     inputs=inputs,
                     trained=self.records_,
                     run=run if self._is_main_process else None,
-                    listener=listener if self._is_main_process else None,
+                    callback=callback if self._is_main_process else None,
                     processes=self._processes,
                     compile=way,
                 )
@@ -311,7 +310,7 @@ class Estimator:
                     self.plan_.spec(name).module.load_state_dict(trained[name])
                     self.records_[name] = record
 
-    def across(self, processes: Processes | None) -> Self:
+    def distribute(self, processes: Processes | None) -> Self:
         """Train, draw, decode and score with several processes that all run the same program.
 
         Each takes a part of every batch in training, and some of the rows elsewhere; all get the
@@ -597,12 +596,12 @@ class Estimator:
 
     @property
     def _is_main_process(self) -> bool:
-        return self._processes is None or self._processes.leads
+        return self._processes is None or self._processes.is_main_process
 
     def _map_chunks(self, work: Chunk, count: int) -> list[dict[str, NDArray[Any]]]:
         """The results of `work(0)` to `work(count - 1)`, which several processes share."""
         if self._processes is not None:
-            return self._processes.divided(work, count)
+            return self._processes.map_shards(work, count)
         return [work(i) for i in range(count)]
 
     @property

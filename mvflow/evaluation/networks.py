@@ -21,7 +21,7 @@ from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint
 from mvflow.stages import Losses
 from mvflow.nn import ModalityDict, seeded
 from mvflow.runs import read_tensors, write_tensors
-from mvflow.training import Listener, Stage, Table, TensorColumn, run_stage
+from mvflow.training import Callback, Stage, Table, TensorColumn, run_stage
 
 __all__ = ["BATCH_ROWS", "ModalityNetworks"]
 
@@ -61,7 +61,7 @@ class ModalityNetworks(ABC):
         cache: Path | None = None,
         seed: int = 0,
         device: str = "cpu",
-        listener: Listener | None = None,
+        callback: Callback | None = None,
     ) -> Self:
         """Train a network for each modality on its distinct values, and score it on test rows.
 
@@ -73,7 +73,7 @@ class ModalityNetworks(ABC):
                 settings and seed are taken from it; else they are trained and kept there.
             seed: of weights, order and noise.
             device: where to train.
-            listener: training callback.
+            callback: training callback.
 
         Raises:
             DataError: if classes are needed and the rows have no labels, or all the same.
@@ -95,7 +95,7 @@ class ModalityNetworks(ABC):
             loss = partial(cls._losses, network)
             stage = Stage(f"{cls.name}-{name}", network, loss, cls._training(settings), rows)
             order = derive_seed(seed, f"{cls.name}s")
-            optimise = partial(run_stage, stage, seed=order, listener=listener)
+            optimise = partial(run_stage, stage, seed=order, callback=callback)
             cls._fit(network, _values(rows), optimise)
             held_out = _distinct_rows(test, name, device)
             made.scores[name] = made._evaluate(name, _values(held_out), _values(held_out, "label"))

@@ -133,6 +133,13 @@ class Plan:
                 found.add(spec.name)
         return tuple(n for n in self.names if n in found and n not in set(names))
 
+    def keys(self, inputs: Inputs) -> dict[str, str]:
+        """Stage -> its key, if all stages are trained on the same data."""
+        found: dict[str, str] = {}
+        for name in self.names:
+            found[name] = self.key(name, inputs, found)
+        return found
+
     def key(self, stage: str, inputs: Inputs, needs: Mapping[str, str]) -> str:
         """Hash of all that the weights of a stage depend on.
 

@@ -22,7 +22,7 @@ from mvflow.config import Config, Share, Training
 from mvflow.core import LatentSpace, Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
 from mvflow.inference import Target
-from mvflow.nn import MLP, ModalityDict, Standardise, gather_rows, seeded
+from mvflow.nn import MLP, ModalityDict, Standardise, all_gather, seeded
 from mvflow.posteriors import FlowPosterior, build_posterior
 from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
@@ -244,7 +244,7 @@ class JNF(System):
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
             assert self.projectors is not None
             projections = {n: self.projectors[n](x) for n, x in sorted(observed.x.items())}
-            total = objective.loss({n: gather_rows(g) for n, g in projections.items()})
+            total = objective.loss({n: all_gather(g) for n, g in projections.items()})
             return Losses(total, {objective.kind: total})
 
         assert self.projectors is not None
@@ -385,5 +385,3 @@ def _encoders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _column(rows: Rows, name: str) -> Iterator[Tensor]:
     return (batch[name] for batch in rows.only(name).batches(2048))
-
-

@@ -55,4 +55,4 @@ def build_stage(
 
     held = seen[1] if validation is not None else None
     stage = Stage(spec.name, spec.module, loss, spec.settings, seen[0], held)
-    return replace(stage, model=system, beside=tuple(tables))
+    return replace(stage, model=system, resident_tables=tuple(tables))

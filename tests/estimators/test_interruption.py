@@ -15,7 +15,7 @@ from mvflow.config import stage_names
 from mvflow.core import DataError, StageError
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, directory, read_tensors, write_json, write_tensors
-from mvflow.training import Checkpoint, Silent, loop
+from mvflow.training import Checkpoint, NoOpCallback, loop
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STEPS = 4  # of each epoch: 152 rows in batches of 32
@@ -25,7 +25,7 @@ class Killed(Exception):
     pass
 
 
-class KillAt(Silent):
+class KillAt(NoOpCallback):
     """Stops training in the middle of a stage, after a step that was kept."""
 
     def __init__(self, stage=None, epoch=None, step=None):
@@ -44,7 +44,7 @@ def often(monkeypatch):
     """A checkpoint after each step."""
     monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", -1.0)
     monkeypatch.setattr(fitting, "WRITING_SHARE", math.inf)
-    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    monkeypatch.setattr(loop, "REPORT_INTERVAL", -1.0)
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
     config = small.estimator(JNF, 2).config
     run, clock = RunDirectory.create(tmp_path / "run", config), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    keeper, written = fitting._Keeper(run, "key", Silent()), []
+    keeper, written = fitting._Keeper(run, "key", NoOpCallback()), []
 
     def slow(stage, tensors, about):
         written.append(clock[0])

@@ -77,7 +77,7 @@ def test_running_moments_survive_an_interruption():
             kept.append(checkpoint())
 
     whole, resumed = build_model(config), build_model(config)
-    run_stage(build_stage("joint", whole, config, rows), seed=0, listener=Keep())
+    run_stage(build_stage("joint", whole, config, rows), seed=0, callback=Keep())
     run_stage(build_stage("joint", resumed, config, rows), seed=0, resume=kept[0])
     expected, found = (m.joint.state_dict() for m in (whole, resumed))
     assert any("running_mean" in k for k in found)

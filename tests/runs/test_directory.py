@@ -16,7 +16,7 @@ from mvflow.config import stage_names
 from mvflow.core import ConfigError, DataError, StageError, UsageError
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, read_tensors, write_json, write_tensors
-from mvflow.training import Silent
+from mvflow.training import NoOpCallback
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ class Killed(Exception):
     pass
 
 
-class KillAfter(Silent):
+class KillAfter(NoOpCallback):
     def __init__(self, stage, epoch):
         self.at = (stage, epoch)
 

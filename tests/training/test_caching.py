@@ -14,7 +14,7 @@ from mvflow.estimators import fitting
 from mvflow.models import build_model
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
-from mvflow.training import MappedColumn, Silent, Table, TensorColumn, caching
+from mvflow.training import MappedColumn, NoOpCallback, Table, TensorColumn, caching
 from mvflow.training.caching import LATENTS, Cache, conditioned, latents
 
 
@@ -60,7 +60,7 @@ class Killed(Exception):
     pass
 
 
-class KillIn(Silent):
+class KillIn(NoOpCallback):
     def __init__(self, stage):
         self.stage = stage
 
