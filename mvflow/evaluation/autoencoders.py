@@ -20,8 +20,8 @@ from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
 from mvflow.core import Modality
 from mvflow.evaluation.networks import BATCH_ROWS, ModalityNetworks
-from mvflow.stages import Losses
 from mvflow.nn import MLP, flat
+from mvflow.stages import Losses
 from mvflow.training import as_input
 
 __all__ = ["Autoencoder", "ModalityAutoencoders"]

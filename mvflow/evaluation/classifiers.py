@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mvflow.config import Classifiers as Settings
 from mvflow.core import Modality, generator
 from mvflow.evaluation.networks import ModalityNetworks
-from mvflow.stages import Losses
 from mvflow.nn import build_classifier
+from mvflow.stages import Losses
 from mvflow.training import as_input
 
 __all__ = ["ModalityClassifiers"]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
 from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint
-from mvflow.stages import Losses
 from mvflow.nn import ModalityDict, seeded
 from mvflow.runs import read_tensors, write_tensors
+from mvflow.stages import Losses
 from mvflow.training import Callback, Stage, Table, TensorColumn, run_stage
 
 __all__ = ["BATCH_ROWS", "ModalityNetworks"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 from mvflow.config import Training
 
 __all__ = ["SCHEDULES", "rate_at"]
