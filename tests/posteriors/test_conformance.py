@@ -170,7 +170,7 @@ def test_whether_the_transforms_depend_on_the_data(family):
     posterior, x = make(family)
     z = torch.linspace(-1, 1, 10, dtype=torch.float64).reshape(5, 2)
     first, second = (posterior(v).transform(z) for v in (x, x.flip(0)))
-    assert torch.equal(first, second) == (chosen(family).context_features == 0)
+    assert torch.equal(first, second) == (chosen(family, **SETTINGS).context_features == 0)
 
 
 def test_settings_survive_being_written(family):
