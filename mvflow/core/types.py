@@ -47,8 +47,7 @@ class Modality:
             Appendix E). None: the largest dimension divided by this one's.
 
     Raises:
-        ConfigError: if the likelihood is unknown or a setting of it is wrong.
-        DataError: if a field cannot be used.
+        DataError: if a field cannot be used; settings of the likelihood are checked when it is made.
 
     Examples:
         >>> m = Modality("svhn", (3, 32, 32), {"kind": "laplace", "scale": 0.75})

@@ -18,7 +18,11 @@ from mvflow.config import (
 from mvflow.core import ConfigError, UsageError, registry
 from mvflow.core.parts import create
 
-RAW = {"system": "jnf", "latent_dim": 2, "modalities": {"a": {"shape": [3]}, "b": {"shape": [1, 8, 8]}}}
+RAW = {
+    "system": "jnf",
+    "latent_dim": 2,
+    "modalities": {"a": {"shape": [3]}, "b": {"shape": [1, 8, 8]}},
+}
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
 positive = st.floats(1e-6, 1e6)
 networks = st.one_of(

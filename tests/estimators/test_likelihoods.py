@@ -156,7 +156,7 @@ def test_values_outside_a_likelihood_are_located(of_all_kinds):
     x = {n: v[:6].copy() for n, v in mixed().items()}
     with pytest.raises(DataError, match="modality 'class', row 2 is 3: expected a class from 0"):
         of_all_kinds.generate({"class": np.array([0, 1, 3])})
-    with pytest.raises(DataError, match=r"'image', row 4 lies outside \[0, 1\]"):
+    with pytest.raises(DataError, match=r"'image', row 4 contains 2.0: expected probabilities"):
         of_all_kinds.generate(
             {
                 "image": np.where(np.arange(6) == 4, 2.0, 0.0)[:, None, None, None]
