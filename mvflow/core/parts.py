@@ -28,7 +28,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_dict(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
-        """As a mapping that TOML and JSON can hold: what is None is absent, parts have a `kind`."""
+        """As TOML and JSON can hold it: what is None is absent, parts have a `kind`."""
         found: dict[str, Any] = _without_none(
             self.model_dump(mode="json", exclude_defaults=exclude_defaults)
         )

@@ -47,7 +47,7 @@ class Modality:
             Appendix E). None: the largest dimension divided by this one's.
 
     Raises:
-        DataError: if a field cannot be used; settings of the likelihood are checked when it is made.
+        DataError: if a field cannot be used. The settings of a likelihood are checked later.
 
     Examples:
         >>> m = Modality("svhn", (3, 32, 32), {"kind": "laplace", "scale": 0.75})

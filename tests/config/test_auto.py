@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from mvflow.config import config_from_dict, resolved, to_toml
 from mvflow.config.auto import auto_config
-from mvflow.core import Modality
-from mvflow.core import Observed
+from mvflow.core import Modality, Observed
 from mvflow.nn.conv import ConvNetwork
 from mvflow.systems import build_system
 
