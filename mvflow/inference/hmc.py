@@ -56,4 +56,6 @@ class HMCSampler(ChainSampler):
 
     def kernel(self) -> HMC:
         """The kernel; without adaptation its step size and number of steps are fixed."""
-        return HMC.from_settings(self)
+        if self.adaptive:
+            return HMC(self.step_size, self.num_steps)
+        return HMC(self.step_size, self.num_steps, jitter=0.0, adaptive=False)

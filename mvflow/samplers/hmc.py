@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Bool, Float
 
@@ -14,9 +14,6 @@ from mvflow.samplers.adaptation import (
 )
 from mvflow.samplers.base import Random, ValueAndGrad
 from mvflow.samplers.integrators import leapfrog, safe_gradient
-
-if TYPE_CHECKING:
-    from mvflow.config import SamplerConfig
 
 __all__ = ["HMC", "AdaptiveHMCState", "HMCInfo", "HMCState", "Noise", "init", "step"]
 
@@ -193,14 +190,6 @@ class HMC:
     def paper(cls, step_size: float = 0.01) -> "HMC":
         """HMC for the paper's Appendix F: 10 leapfrogs of one fixed size, no jitter."""
         return cls(step_size=step_size, num_steps=10, jitter=0.0, adaptive=False)
-
-    @classmethod
-    def from_settings(cls, settings: "SamplerConfig") -> "HMC":
-        """HMC as configured: a step size that adapts, or one that is fixed, without jitter."""
-        size, steps = settings.step_size, settings.num_steps
-        if settings.adaptive:
-            return cls(step_size=size, num_steps=steps)
-        return cls(step_size=size, num_steps=steps, jitter=0.0, adaptive=False)
 
     def init(
         self,
