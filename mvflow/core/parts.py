@@ -151,7 +151,7 @@ def problem(error: ValidationError) -> str:
         key, section = str(first["loc"][-1]), ".".join(str(p) for p in first["loc"][:-1])
         return f"unknown key {key!r}" + (f" in {section}" if section else "")
     text = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    return f"{where}: {text}, got {first.get('input')!r}"
+    return f"{where}{': ' if where else ''}{text}, got {first.get('input')!r}"
 
 
 def _from_mapping(group: str, raw: dict[str, Any]) -> Any:
