@@ -12,7 +12,8 @@ from scipy import stats
 from torch import nn
 
 from mvflow import JNF, JNFShared
-from mvflow.core import LatentSpace, Modality
+from mvflow.config import Classifiers, Training
+from mvflow.core import LatentSpace, Modality, registry
 from mvflow.posteriors import FlowPosterior
 from mvflow.runs import Plan, StageRecord
 from mvflow.systems import JointVAE, jnf, stages_of
@@ -167,12 +168,23 @@ AMORTISED = {
 """A subset rule for `small.estimator` that is trained in about a second."""
 
 
+def _is_stage(annotation):
+    is_training = isinstance(annotation, type) and issubclass(annotation, Training)
+    return is_training and annotation is not Classifiers
+
+
+def _quick(section):
+    widths = {name: [8] for name in ("merge", "summary_hidden") if name in section.model_fields}
+    return TRAIN | widths
+
+
 def small_estimator(kind, count, **changes):
     """An untrained estimator of `count` modalities that trains in about a second."""
+    fields = registry("systems").load(kind.system).Settings.model_fields
     sections = {
-        "joint": {**TRAIN, "merge": [8]},
+        **{name: _quick(f.annotation) for name, f in fields.items() if _is_stage(f.annotation)},
         "posterior": {"kind": "maf", "hidden": [8]},
-        "flows": {**TRAIN, "summary_hidden": [8]},
+        "projector": {"kind": "contrastive", "dim": 2} if kind is JNFShared else "none",
         "sampler": {
             **{"kind": "hmc", "warmup": 8, "draws": 4},
             **{"chains": 2, "candidates": 8, "num_steps": 3},
@@ -186,8 +198,7 @@ def small_estimator(kind, count, **changes):
             "sampler_rows": 5,
         },
     }
-    if kind is JNFShared:
-        sections |= {"projectors": TRAIN, "projector": {"kind": "contrastive", "dim": 2}}
+    sections = {name: value for name, value in sections.items() if name in fields}
     modalities = [Modality(f"m{j}", (2 + j,)) for j in range(count)]
     networks = {m.name: {"encoder": {"kind": "mlp", "hidden": [8]}} for m in modalities}
     return kind(modalities, 2, **(sections | {"networks": networks} | changes))
