@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mvflow import JNF, JNFShared, load
-from mvflow.config import stage_names
 from mvflow.core import DataError, StageError
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, directory, read_tensors, write_json, write_tensors
@@ -42,8 +41,8 @@ class KillAt(Silent):
 @pytest.fixture
 def often(monkeypatch):
     """A checkpoint after each step."""
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", -1.0)
-    monkeypatch.setattr(fitting, "WRITING_SHARE", math.inf)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SHARE", math.inf)
     monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
 
 
@@ -52,10 +51,9 @@ def train(small, tmp_path):
     """Train what is left to do in one run directory, perhaps up to a kill."""
 
     def call(kind=JNF, *, subset="product", listener=None):
-        path = tmp_path / "run"
-        config = small.estimator(kind, 2).config.model_copy(update={"subset": subset})
-        run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, config)
-        todo = [s for s in stage_names(config) if run.status(s, config) != "done"]
+        path, made = tmp_path / "run", small.estimator(kind, 2, subset=subset)
+        run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, made.config)
+        todo = [s for s in made.stage_names if run.status(s, made.plan_) != "done"]
         return load(path).fit(small.data(2)[0], stages=todo, run=run, listener=listener)
 
     return call
@@ -72,30 +70,30 @@ def run(train, often, tmp_path):
 @pytest.fixture(scope="module")
 def expected(fitted):
     """Weights and history of training that was never stopped."""
-    return fitted(JNF, 2).model_.state_dict()
+    return fitted(JNF, 2).system_.state_dict()
 
 
 def assert_equal(model, expected):
-    found = model.model_.state_dict()
+    found = model.system_.state_dict()
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.equal(found[name], expected[name]), name
 
 
-@pytest.mark.parametrize("subset", ["product", "amortised"])
-def test_a_run_killed_within_epochs_ends_the_same(small, train, often, tmp_path, subset):
-    config = small.estimator(JNFShared, 2).config.model_copy(update={"subset": subset})
-    whole = JNFShared.from_config(config).fit(small.data(2)[0])
-    ends = [(1, 3), (1, STEPS), (2, 1)]
-    for stage in stage_names(config):
+@pytest.mark.parametrize("rule", ["product", "amortised"])
+def test_a_run_killed_within_epochs_ends_the_same(small, train, often, tmp_path, rule):
+    subset = small.amortised | {"epochs": 3} if rule == "amortised" else rule
+    whole = small.estimator(JNFShared, 2, subset=subset).fit(small.data(2)[0])
+    names, ends = whole.stage_names, [(1, 3), (1, STEPS), (2, 1)]
+    for stage in names:
         for epoch, step in ends:
             with pytest.raises(Killed):
                 train(JNFShared, subset=subset, listener=KillAt(stage, epoch, step))
     listener = KillAt()
-    assert_equal(train(JNFShared, subset=subset, listener=listener), whole.model_.state_dict())
-    assert listener.first == (stage_names(config)[-1], 2, 2)  # it went on where it was
+    assert_equal(train(JNFShared, subset=subset, listener=listener), whole.system_.state_dict())
+    assert listener.first == (names[-1], 2, 2)  # it went on where it was
     records = [(r["stage"], r["epoch"]) for r in RunDirectory.open(tmp_path / "run").history()]
-    assert records == [(s, e) for s in stage_names(config) for e in range(3)]
+    assert records == [(s, e) for s in names for e in range(3)]
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
@@ -201,7 +199,7 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
     config = small.estimator(JNF, 2).config
     run, clock = RunDirectory.create(tmp_path / "run", config), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    keeper, written = fitting._Keeper(run, "key", Silent()), []
+    keeper, written = fitting._Checkpoints(run, "key", Silent()), []
 
     def slow(stage, tensors, about):
         written.append(clock[0])
@@ -209,7 +207,7 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "keep_checkpoint", lambda self, *args: slow(*args))
     stage = type("S", (), {"name": "joint"})
-    for seconds, wait in ((0.01, fitting.CHECKPOINT_EVERY), (3.0, 3.0 / fitting.WRITING_SHARE)):
+    for seconds, wait in ((0.01, fitting.CHECKPOINT_SECONDS), (3.0, 3.0 / fitting.CHECKPOINT_SHARE)):
         keeper.due = clock[0]
         for step in range(4000):
             keeper.on_step(stage, 0, step, 4000, 1.0, lambda: Checkpoint({}, {}))
@@ -228,7 +226,7 @@ def test_a_process_killed_between_weights_and_manifest_goes_on(run, train, expec
     train()
     write_json(run.path / "manifest.json", manifest)
     run.checkpoint("joint").write_bytes(checkpoint)
-    assert run.status("joint", run.config()) == "unfinished"
+    assert run.status("joint", load(run.path).plan_) == "unfinished"
     listener = KillAt()
     assert_equal(train(listener=listener), expected)
     assert listener.first == ("joint", 1, 3)

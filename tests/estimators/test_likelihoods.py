@@ -15,9 +15,7 @@ def known(request, linear_gaussian):
 
 @pytest.fixture(scope="module")
 def estimator(known):
-    made = JNF(known.specs, known.latent, sampler={"warmup": 40, "draws": 100})
-    made.model_, made.trained_ = known.model(torch.float32), ("joint", "flows")
-    return made
+    return known.estimator(sampler={"kind": "hmc", "warmup": 40, "draws": 100})
 
 
 def estimates(call, x, repeats=30, n=60):
@@ -61,8 +59,7 @@ def test_a_modality_given_another(estimator, known):
 
 def test_a_modality_given_two_others_by_their_product(linear_gaussian):
     known = linear_gaussian(3, 2)
-    made = JNF(known.specs, known.latent)
-    made.model_, made.trained_ = known.model(torch.float32), ("joint", "flows")
+    made = known.estimator()
     x = known.sample(12)
     given, target = {n: x[n] for n in ("m0", "m2")}, {"m1": x["m1"]}
     expected = known.log_evidence(x) - known.log_evidence(given)
@@ -83,7 +80,7 @@ def test_the_encoder_is_the_exact_posterior(estimator, known):
 @pytest.mark.parametrize("given", [("m0",), ("m1",), ("m0", "m1")])
 def test_draws_given_a_subset_have_the_exact_moments(estimator, known, given):
     x = {n: v[:3] for n, v in known.sample(3).items() if n in given}
-    draws = estimator.draw(single(x), 400, product=True)
+    draws = estimator.draw(single(x), 400, combine=True)
     ess = draws.diagnostics.ess[:, None] if draws.diagnostics.ess.size else 400
     loc, scale = known.posterior(x)
     assert (np.abs(draws.z.mean(0) - loc) < 4 * scale / np.sqrt(ess)).all()
@@ -102,7 +99,7 @@ TRAIN = {"epochs": 6, "batch_size": 32, "learning_rate": 1e-2}
 MIXED = [
     Modality("class", (3,), "categorical"),
     Modality("image", (1, 2, 2), "bernoulli"),
-    Modality("wave", (5,), "laplace", 0.7),
+    Modality("wave", (5,), {"kind": "laplace", "scale": 0.7}),
 ]
 
 
@@ -116,8 +113,12 @@ def mixed(rows=128):
 
 @pytest.fixture(scope="module")
 def of_all_kinds():
-    sections = {"joint": TRAIN | {"merge": [16]}, "flows": TRAIN | {"hidden": [8]}}
-    sampler = {"warmup": 10, "draws": 5, "candidates": 16, "num_steps": 3}
+    sections = {
+        "joint": TRAIN | {"merge": [16]},
+        "flows": TRAIN,
+        "posterior": {"kind": "maf", "hidden": [8]},
+    }
+    sampler = {"kind": "hmc", "warmup": 10, "draws": 5, "candidates": 16, "num_steps": 3}
     made = JNF(MIXED, 2, **sections, sampler=sampler)
     return made.fit(mixed(), seed=0)
 
@@ -147,7 +148,7 @@ def test_uint8_and_the_floats_it_stands_for_are_the_same(of_all_kinds):
     data = mixed()
     again = JNF.from_config(of_all_kinds.config)
     again.fit(data | {"image": data["image"].astype(np.float32) / 255}, seed=0)
-    found, expected = again.model_.state_dict(), of_all_kinds.model_.state_dict()
+    found, expected = again.system_.state_dict(), of_all_kinds.system_.state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
 
 
