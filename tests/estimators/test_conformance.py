@@ -275,7 +275,9 @@ def test_a_wrong_shape_is_named(pair, small):
     with pytest.raises(DataError, match=r"'m0' has shape \(2,\): expected \(rows, 2\)"):
         pair.generate({"m0": np.zeros(2)})
     dim = pair.latent_dim
-    with pytest.raises(DataError, match=rf"z has shape \(4, {dim + 1}\): expected \(\.\.\., {dim}\)"):
+    with pytest.raises(
+        DataError, match=rf"z has shape \(4, {dim + 1}\): expected \(\.\.\., {dim}\)"
+    ):
         pair.decode(np.zeros((4, dim + 1)))
     x = {n: v[:3] for n, v in small.data(2)[0].items()}
     with pytest.raises(DataError, match=rf"expected \(\.\.\., 3, {dim}\)"):
@@ -344,7 +346,9 @@ def test_a_stage_before_those_that_it_needs_is_refused(small, kind):
     made = small.estimator(kind, 2)
     for stage in made.stage_names:
         if made.plan_.spec(stage).needs:
-            with pytest.raises(StageError, match=f"'{stage}' needs stage '.*', which has not been"):
+            with pytest.raises(
+                StageError, match=f"'{stage}' needs stage '.*', which has not been"
+            ):
                 small.estimator(kind, 2).fit(small.data(2)[0], stages=[stage])
 
 

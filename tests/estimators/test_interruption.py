@@ -207,7 +207,10 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "keep_checkpoint", lambda self, *args: slow(*args))
     stage = type("S", (), {"name": "joint"})
-    for seconds, wait in ((0.01, fitting.CHECKPOINT_SECONDS), (3.0, 3.0 / fitting.CHECKPOINT_SHARE)):
+    for seconds, wait in (
+        (0.01, fitting.CHECKPOINT_SECONDS),
+        (3.0, 3.0 / fitting.CHECKPOINT_SHARE),
+    ):
         keeper.due = clock[0]
         for step in range(4000):
             keeper.on_step(stage, 0, step, 4000, 1.0, lambda: Checkpoint({}, {}))

@@ -45,7 +45,9 @@ def quality(precision, toy):
     batch = {name: torch.from_numpy(values).float() / 255 for name, values in x.items()}
     torch.manual_seed(0)
     with torch.no_grad():
-        elbos = [float(model.system_.joint.losses(Observed(batch)).terms["elbo"]) for _ in range(4)]
+        elbos = [
+            float(model.system_.joint.losses(Observed(batch)).terms["elbo"]) for _ in range(4)
+        ]
     right = []
     for given, target in (("square", "circle"), ("circle", "square")):
         drawn = model.generate({given: x[given]}, 4, targets=[target])[target]
