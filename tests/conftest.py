@@ -1,5 +1,7 @@
 """Fixtures of all tests: the array libraries for formulas, and models with known answers."""
 
+import dataclasses
+import sys
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from torch import nn
 
 from mvflow import JNF, JNFShared
 from mvflow.config import Classifiers, Training
-from mvflow.core import LatentSpace, Modality, registry
+from mvflow.core import LatentSpace, Modality, parts, registry
 from mvflow.posteriors import FlowPosterior
 from mvflow.runs import Plan, StageRecord
 from mvflow.systems import JointVAE, jnf, stages_of
@@ -22,6 +24,8 @@ from mvflow.systems.decoders import Decoders
 settings.register_profile("mvflow", deadline=None)  # times belong in benchmarks
 settings.load_profile("mvflow")
 torch.set_num_threads(1)  # two threads on a busy machine are many times slower than one
+
+registries = import_module("mvflow.core.registry")  # the package has a function of this name
 
 BACKENDS = ["array_api_compat.numpy", "array_api_compat.torch", "array_api_strict"]
 try:
@@ -219,3 +223,32 @@ def fitted():
         return small_estimator(kind, count).fit(small_data(count)[0], seed=0)
 
     return get
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a distribution: install("name", module code, group={"kind": "module:object"})."""
+    before = set(sys.modules)
+
+    def call(name, code, **groups):
+        (tmp_path / f"{name.replace('-', '_')}.py").write_text(code, "utf-8")
+        folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [
+            line
+            for group, kinds in groups.items()
+            for line in (f"[mvflow.{group}]", *(f"{k} = {v}" for k, v in kinds.items()))
+        ]
+        (folder / "entry_points.txt").write_text("\n".join(lines), "utf-8")
+        fresh = {group: dataclasses.replace(each) for group, each in registries.REGISTRIES.items()}
+        monkeypatch.setattr(registries, "REGISTRIES", fresh)
+        parts._created.cache_clear()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registries, "_TRUSTED", set())
+    yield call
+    parts._created.cache_clear()
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) == str(tmp_path / f"{name}.py"):
+            del sys.modules[name]

@@ -349,8 +349,8 @@ class Estimator:
                 for one row.
             n: draws per row.
             seed: of these draws.
-            sampler: another sampler by name or as an object, or changes to the configured one,
-                such as {"warmup": 200}.
+            sampler: another sampler by name, which keeps the settings that it has too, or as an
+                object; or changes to the configured one, such as {"warmup": 200}.
             combine: even where all modalities are given, do without q(z|X) and combine posteriors
                 as for other subsets.
             prior: where nothing is given, one of `priors()`; by default the last of them.
@@ -633,6 +633,8 @@ class Estimator:
     def _sampler(self, changes: Any) -> Sampler:
         if changes is None:
             return self.config.sampler
+        if isinstance(changes, str):
+            return with_part(self.config, "sampler", changes).sampler
         if isinstance(changes, Mapping) and "kind" not in changes:
             changes = {**dump(self.config.sampler, "samplers"), **changes}
         sampler: Sampler = create("samplers", changes)
