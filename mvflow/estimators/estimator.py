@@ -249,13 +249,16 @@ class Estimator:
         held = None if validation is None else as_source(validation, self.modalities)
         if held is not None:
             check_fits(held, self.modalities)
-        self._take_seed(seed, stages)
         plan = self._plan()
         wanted = plan.names if stages is None else tuple(stages)
         for stage in wanted:
             plan.spec(stage)
+        config = self._seeded(seed, stages)
         if run is not None and self._is_main_process:
-            _check_same_config(run, self.config)
+            _check_same_config(run, config)
+        if config != self.config:
+            self._set_config(config)
+            self._build()
         self._reset(wanted)
         plan = self.plan_
         self.system_.to(device)
@@ -285,9 +288,10 @@ class Estimator:
         self.system_.eval().requires_grad_(False)
         return self
 
-    def _take_seed(self, seed: int | None, stages: Sequence[str] | None) -> None:
+    def _seeded(self, seed: int | None, stages: Sequence[str] | None) -> Config:
+        """The configuration with a seed, which all stages are then to be trained with."""
         if seed is None or seed == self.config.seed:
-            return
+            return self.config
         kept = [n for n in self.trained_ if stages is not None and n not in stages]
         if kept:
             msg = (
@@ -295,8 +299,7 @@ class Estimator:
                 "all stages are trained anew, so leave stages= out, or the seed"
             )
             raise StageError(msg)
-        self._set_config(config_from_dict({**self.config.model_dump(), "seed": seed}))
-        self._build()
+        return config_from_dict({**self.config.model_dump(), "seed": seed})
 
     def _reset(self, wanted: Sequence[str]) -> None:
         """Bring stages to their initial weights, and drop what was trained on them."""

@@ -75,7 +75,7 @@ def test_files_serve_a_resumed_stage_and_the_other_posterior(
     config, data = small.estimator(JNFShared, 2).config, small.data(2)[0]
     run = RunDirectory.create(tmp_path / "run", config)
     with pytest.raises(Killed):
-        load(run.path).fit(data, run=run, listener=KillIn("flows"))
+        load(run.path).fit(data, run=run, callback=KillIn("flows"))
     assert len(computed) == 4
     found = load(run.path).fit(data, stages=["flows"], run=run).model_.state_dict()
     expected = fitted(JNFShared, 2).model_.state_dict()
