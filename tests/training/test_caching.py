@@ -6,12 +6,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from mvflow.models import build_model
 
 from mvflow import JNF, JNFShared, load
 from mvflow.config import stage_names
 from mvflow.core import ArraySource, DataError
 from mvflow.estimators import fitting
-from mvflow.models import build_model
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
 from mvflow.training import MappedColumn, NoOpCallback, Table, TensorColumn, caching
