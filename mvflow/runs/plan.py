@@ -76,8 +76,8 @@ class StageRecord:
             return _RECORD.validate_python(own)
         except ValidationError as error:
             msg = (
-                f"{path}: stages.{stage} is not the record of a stage ({problem(error)}); a run of "
-                "mvflow 0.1 is converted by 'mvflow convert RUN'"
+                f"{path}: stages.{stage} is not the record of a stage ({problem(error)}); a run "
+                "of mvflow 0.1 is converted by 'mvflow convert RUN'"
             )
             raise DataError(msg) from error
 
