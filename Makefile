@@ -35,7 +35,6 @@ docs: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.store
-	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.sample --repeats 1 --samplers "mvflow hmc" "mvflow sir"
 	$(BIN)/python -m benchmarks.train --turns 3
 

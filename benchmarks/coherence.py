@@ -23,7 +23,7 @@ import torch
 from mvflow.config import config_from_dict, recipe, stage_names
 from mvflow.core import fingerprint
 from mvflow.estimators import CLASSES
-from mvflow.evaluation import classifiers_for, evaluate
+from mvflow.evaluation import ModalityClassifiers, evaluate
 from mvflow.runs import RunDirectory, read_json, write_json
 from mvflow_datasets import Store
 
@@ -85,9 +85,11 @@ def _measured(
         estimator.fit(train, run=run, stages=rest, device=arguments.device)
     metrics = path / "metrics" / "evaluation.json"
     if rest or not metrics.is_file():
-        beside = arguments.store.with_suffix(".classifiers.safetensors")
-        judges = classifiers_for(beside, train, test, config.classifiers, device=arguments.device)
-        write_json(metrics, evaluate(estimator, test, judges, seed=0))
+        cache = arguments.store.with_suffix(".classifiers.safetensors")
+        classifiers = ModalityClassifiers.train(
+            train, test, config.classifiers, cache=cache, device=arguments.device
+        )
+        write_json(metrics, evaluate(estimator, test, classifiers, seed=0).to_dict())
     stages = run.manifest()["stages"]
     seconds = {name: entry["seconds"] for name, entry in stages.items()}
     return run, {**read_json(metrics), "seconds": seconds}
@@ -95,7 +97,7 @@ def _measured(
 
 def _line(result: dict[str, Any]) -> str:
     found = {"joint": result["coherence"]["joint"], **result["coherence"]["conditional"]}
-    return "  ".join(f"{name} {value:.3f}" for name, value in found.items())
+    return "  ".join(f"{name} {value['mean']:.3f}" for name, value in found.items())
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -107,8 +109,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for system in dict.fromkeys(row["system"] for row in rows):
         mine = [row for row in rows if row["system"] == system]
-        cells = [system, str(len(mine)), _cell([r["coherence"]["joint"] for r in mine])]
-        cells += [_cell([r["coherence"]["conditional"][d] for r in mine]) for d in directions]
+        cells = [system, str(len(mine)), _cell([r["coherence"]["joint"]["mean"] for r in mine])]
+        for d in directions:
+            cells.append(_cell([r["coherence"]["conditional"][d]["mean"] for r in mine]))
         for m in modalities:
             cells.append(_cell([r["posterior_log_density"][m]["mean"] for r in mine], 2))
         lines.append("| " + " | ".join(cells) + " |")

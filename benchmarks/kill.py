@@ -203,7 +203,7 @@ def _measured(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(path: Path, phase: Phase, delay: float) -> None:
-    fitting.CHECKPOINT_EVERY, fitting.WRITING_SHARE, loop.HEARD_EVERY = 3 * delay, 1.0, 0.0
+    fitting.CHECKPOINT_EVERY, fitting.WRITING_SHARE, loop.REPORT_INTERVAL = 3 * delay, 1.0, 0.0
     phase.value = b"opening"
     _slow(phase, delay)
     sys.exit(_quietly(["train", str(path)]))

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from mvflow.models import build_model
 
 from mvflow.config import Config
 from mvflow.core import ArraySource, Modality
-from mvflow.models import build_model
 from mvflow.training import Compile, Stage, Table, build_stage, compiled
 from mvflow.training.captured import training_step
 from mvflow.training.step import Step, Sums, new_optimizer
@@ -48,8 +48,8 @@ def stage_on(source: ArraySource, name: str, config: Config, device: str) -> Sta
 class Epochs:
     """Epochs of a stage, step for step as `run_stage` has them, without what comes at their ends.
 
-    There is no validation, checkpoint or listener. What captures or compiles a step is kept from
-    one call to the next.
+    There is no validation, checkpoint or callback. A step that is captured or compiled is kept
+    from one call to the next.
 
     Args:
         stage: what to train.
@@ -57,9 +57,6 @@ class Epochs:
         rows: positions of the rows of each batch, (steps, batch); by default all, once,
             in random order.
     """
-
-    SETTLED = 30
-    """Steps after which a step that is captured stays what it is."""
 
     def __init__(
         self, stage: Stage, compile: Compile = "auto", rows: torch.Tensor | None = None
@@ -81,7 +78,5 @@ class Epochs:
         self._sums.means()
 
     def warm_up(self) -> None:
-        """Train until a step is what it will be."""
-        is_cpu = self.stage.train.device.type == "cpu"
-        for _ in range(1 if is_cpu else 1 + self.SETTLED // len(self.rows)):
-            self()
+        """Train for one epoch, in which libraries initialise and losses are compiled."""
+        self()

@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.common import about, markdown
 from mvflow.core import derive_seed
 from mvflow.estimators import Estimator, load
-from mvflow.evaluation import Classifiers, classifiers_for
+from mvflow.evaluation import ModalityClassifiers
 from mvflow.inference import subset_posterior
 from mvflow.runs import write_json
 from mvflow.training import as_input
@@ -79,11 +79,13 @@ def compare(path: Path, rows: int, coherence_rows: int) -> Any:
     estimator = load(path)
     store = Store.open(path / estimator.config.data.store)
     test = store[estimator.config.data.test]
-    judges = None
+    classifiers = None
     if test.labels is not None:
-        beside = store.path.with_suffix(".classifiers.safetensors")
-        judges = classifiers_for(
-            beside, store[estimator.config.data.train], test, estimator.config.classifiers
+        classifiers = ModalityClassifiers.train(
+            store[estimator.config.data.train],
+            test,
+            estimator.config.classifiers,
+            cache=store.path.with_suffix(".classifiers.safetensors"),
         )
     at = np.random.default_rng(0).permutation(len(test))[:coherence_rows]
     x, labels = test.take(at), None if test.labels is None else test.labels[at]
@@ -97,7 +99,7 @@ def compare(path: Path, rows: int, coherence_rows: int) -> Any:
             if size == 1 and "prior" in kind:
                 continue  # the flow itself, for both products
             found = [
-                one(estimator, {n: x[n] for n in s}, z, labels, judges, rows, options)
+                one(estimator, {n: x[n] for n in s}, z, labels, classifiers, rows, options)
                 for s in chosen[:MOST_SUBSETS]
             ]
             means = {k: mean([f[k] for f in found]) for k in found[0]}
@@ -114,7 +116,7 @@ def one(
     given: Mapping[str, np.ndarray],
     z: np.ndarray,
     labels: np.ndarray | None,
-    judges: Classifiers | None,
+    classifiers: ModalityClassifiers | None,
     rows: int,
     options: Mapping[str, Any],
 ) -> dict[str, float | None]:
@@ -123,15 +125,15 @@ def one(
     few = {n: v[:rows] for n, v in given.items()}
     densities, at = log_density(estimator, few, z[:rows], options, seed)
     begun = time.process_time()
-    draws = estimator.draw(given, 1, seed=seed, product=True, **options)
+    draws = estimator.draw(given, 1, seed=seed, combine=True, **options)
     seconds = time.process_time() - begun
     rhat = draws.diagnostics.rhat
     targets = [m.name for m in estimator.modalities if m.name not in given]
     coherence = None
-    if judges is not None and targets:
+    if classifiers is not None and targets:
         made = estimator.decode(draws.z[0], targets)
         coherence = float(
-            np.mean([(judges.predict(t, made[t]) == labels).mean() for t in targets])
+            np.mean([(classifiers.predict(t, made[t]) == labels).mean() for t in targets])
         )
     return {
         "log q(z given x_S)": densities,
@@ -150,7 +152,7 @@ def log_density(
     seed: int,
 ) -> tuple[float, float | None]:
     """Mean log-density at z; for a product also the error of the bridge where it is known."""
-    amortised = estimator.posterior_log_prob(z, given, product=True, subset="amortised")
+    amortised = estimator.posterior_log_prob(z, given, combine=True, subset="amortised")
     if options["subset"] == "amortised":
         return float(amortised.mean()), None
     model = estimator.model_
@@ -159,7 +161,7 @@ def log_density(
     with torch.no_grad():
         product = subset_posterior(model, x, product=True, divide_by=divide_by)
         rival = subset_posterior(model, x, product=True, subset="amortised")
-        own = torch.from_numpy(estimator.draw(given, 400, seed=seed, product=True, **options).z)
+        own = torch.from_numpy(estimator.draw(given, 400, seed=seed, combine=True, **options).z)
         others = rival.sample((400,))
         constant = bridge(
             product.log_prob(own),

@@ -1,4 +1,4 @@
-"""Speed and memory of training by stage, against MultiVae's trainer; prints Markdown.
+"""Speed of training by stage, against MultiVae's trainer; prints Markdown.
 
     python -m benchmarks.train                # all tables, about ten minutes
     python -m benchmarks.train --quick        # the same tables from next to nothing
@@ -7,7 +7,6 @@
 
 a: samples per second of each stage with the networks and batch of Table E.6, turn by turn.
 b: what a step and an epoch cost with 2, 5 and 10 modalities, and with more rows.
-c: memory that the program says it needs before a stage, against the peak that is seen.
 d: what importing the library and asking the program for help cost.
 r: each stage of each benchmark recipe: speed, memory, and its share of the roofline.
 p: where the time of a step goes.
@@ -42,12 +41,12 @@ from benchmarks.common import (
     turn_by_turn,
 )
 from benchmarks.noise import STAGES, Epochs, noise, stage_on
-from benchmarks.peak import peak_bytes
 from benchmarks.profiling import profiled
 from benchmarks.rival import their_epoch
 from benchmarks.roofline import Cost, Pace, bound, counted, least_seconds
 from mvflow.config import Config, config_from_dict, recipe
-from mvflow.training import Compile, Stage, predicted_memory
+from mvflow.training import Compile, Stage
+from mvflow.training.memory import peak_memory
 
 BATCH = 128
 PRECISIONS = ("float32", "bfloat16")
@@ -197,21 +196,6 @@ def _alike(name: str, count: int, rows: int, device: str) -> Callable[[], Any]:
     return _warm(Epochs(stage))
 
 
-def memory(arguments: argparse.Namespace) -> Rows:
-    """MiB said before the stage, and the peak while it runs."""
-    out = []
-    for name, kind in STAGES:
-        for precision in PRECISIONS:
-            stage = _stage(name, kind, precision, arguments)
-            said = predicted_memory(stage)
-            seen = peak_bytes(stage)
-            row = {"stage": name, "model": kind, "precision": precision}
-            row |= {part: round(size / 2**20, 2) for part, size in said._asdict().items()}
-            row |= {"said": round(said.total / 2**20, 1), "peak": round(seen / 2**20, 1)}
-            out.append(row | {"said / peak": round(said.total / seen, 3)})
-    return out
-
-
 def imports(arguments: argparse.Namespace) -> Rows:
     """Fresh interpreters, seconds on the wall and CPU seconds, least of the turns."""
     ways = {
@@ -260,6 +244,8 @@ def _of_recipe(
     )
     batch: int = getattr(config, stage).batch_size
     made = stage_on(noise(config.specifications(), 2 * batch), stage, config, arguments.device)
+    if made.train.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
     cost = counted(made)  # two steps
     one = (time.perf_counter() - began) / 2
@@ -269,6 +255,8 @@ def _of_recipe(
     epochs = Epochs(made, arguments.compile, torch.from_numpy(rows))
     if not is_slow:
         epochs.warm_up()
+    is_gpu = made.train.device.type == "cuda"
+    peak = round(peak_memory(made.train.device) / 2**20) if is_gpu else "-"
     pace = Pace(precision, arguments.device)
     turns = 2 if is_slow else arguments.turns
     paces = 5 if is_slow else 1
@@ -278,14 +266,13 @@ def _of_recipe(
     cpu, wall = ([t[i] for t in seconds] for i in (0, 1))
     speed = steps * batch / statistics.median(wall)
     share = least_seconds(cost, pace.rates) * steps / _taken(cpu, wall, arguments)
-    peak = peak_bytes(made, steps=1 if is_slow else 2)
     return {
         "batch": batch,
         "samples/s": round(speed, 1) if speed < 100 else round(speed),
         "ms/step": round(1e3 * batch / speed, 2),
         "rows": ROWS[name],
         "s/epoch": round(ROWS[name] / speed, 1),
-        "peak MiB": round(peak / 2**20),
+        "peak MiB": peak,
         "GFLOP/step": round(cost.flop / 1e9, 2),
         "MB/step": round(cost.bytes / 1e6),
         "bound by": bound(cost, pace.rates),
@@ -307,7 +294,6 @@ def profile(arguments: argparse.Namespace) -> Rows:
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "a": table_e6,
     "b": growth,
-    "c": memory,
     "d": imports,
     "r": recipes,
     "p": profile,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mvflow.estimators import Estimator as Estimator
     from mvflow.estimators import estimator_class as estimator_class
     from mvflow.estimators import load as load
-    from mvflow.evaluation import diagnose as diagnose
+    from mvflow.evaluation import check_calibration as check_calibration
     from mvflow.evaluation import evaluate as evaluate
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ _HOMES = {
     "ArraySource": "mvflow.core",
     "Estimator": "mvflow.estimators",
     "Modality": "mvflow.core",
-    "diagnose": "mvflow.evaluation",
+    "check_calibration": "mvflow.evaluation",
     "estimator_class": "mvflow.estimators",
     "evaluate": "mvflow.evaluation",
     "load": "mvflow.estimators",

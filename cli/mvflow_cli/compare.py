@@ -67,6 +67,7 @@ def _evaluated(path: Path) -> EvaluatedRun:
         StageError: if it has none, or one of other weights.
     """
     from mvflow.core import StageError
+    from mvflow.evaluation import Evaluation
     from mvflow.evaluation.compare import EvaluatedRun
     from mvflow.runs import RunDirectory, read_json
 
@@ -75,9 +76,8 @@ def _evaluated(path: Path) -> EvaluatedRun:
     if not file.is_file():
         msg = f"{path} has not been evaluated: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
-    metrics, entries = read_json(file), run.manifest().get("stages", {})
-    keys = metrics.get("stages", {})
-    if any(entries.get(name, {}).get("key") != key for name, key in keys.items()):
+    metrics, entries = Evaluation.from_dict(read_json(file), str(file)), run.manifest()["stages"]
+    if any(entries.get(name, {}).get("key") != key for name, key in metrics.stages.items()):
         msg = f"{path} was trained anew since its evaluation: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
     data = next((e["fingerprint"] for e in entries.values() if e.get("fingerprint")), "")
@@ -89,7 +89,7 @@ def _table(found: Comparison) -> Table:
     from mvflow.evaluation.tables import cells, headings
 
     def mark(number: str, place: str) -> str:
-        styles = {"best": "bold", "second": "underline"}
+        styles = {"best": "bold", "second": "underline", "tied": "italic"}
         return f"[{styles[place]}]{number}[/]" if place else number
 
     columns = [cells(found, system, mark) for system in found.measured]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from mvflow_cli.measuring import kept_metrics, measure
+from mvflow_cli.measuring import load_evaluation, measure
 from mvflow_cli.new import configure, create
 from mvflow_cli.observed import read_observed
 from mvflow_cli.opening import open_store, open_trained, set_up
@@ -172,15 +172,17 @@ def _sample(path: Path, seed: int, options: TrainOptions) -> None:
 
 def _evaluate(path: Path, seed: int, options: TrainOptions) -> dict[str, Any]:
     run, model = open_trained(path, options.device)
-    kept = kept_metrics(run, model)
+    kept = load_evaluation(run, model)
     if kept is not None:
-        return kept
+        return kept.to_dict()
     say(f"{path}: evaluating", err=options.json)
     with (
         open_store(run, model.config) as store,
         Progress(err=options.json) as progress,
     ):
-        return measure(run, model, store, seed=seed, device=options.device, listener=progress)
+        return measure(
+            run, model, store, seed=seed, device=options.device, callback=progress
+        ).to_dict()
 
 
 def _peak_memory() -> float:

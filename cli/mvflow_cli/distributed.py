@@ -19,57 +19,54 @@ from mvflow_cli.output import say
 if TYPE_CHECKING:
     from mvflow.training import Processes
 
-__all__ = ["Machines", "joined"]
+__all__ = ["ClusterOptions", "joined"]
 
 EVERY = 0.2
 """Seconds between two looks at the processes that are starting."""
 
 
 @dataclass(frozen=True)
-class Machines:
+class ClusterOptions:
     """How many processes a command is to have."""
 
     devices: int | None = None
     nodes: int = 1
-    strategy: str = "ddp"
     timeout: float = 300.0
 
 
 @contextmanager
-def joined(machines: Machines, device: str, threads: int | None) -> Iterator[Processes | None]:
+def joined(
+    options: ClusterOptions, device: str, threads: int | None
+) -> Iterator[Processes | None]:
     """The processes of this command, all of which do what follows; None if it is alone.
 
-    The one that leads starts the others, unless torchrun, srun or another launcher has. The
-    others say nothing on stdout, and end with the one that leads.
+    The main process starts the others, unless torchrun, srun or another launcher has. The
+    others print nothing on stdout, and end with the main process.
 
     Raises:
         LostError: if not all come together.
         UsageError: if there are too few devices, or no lightning-fabric.
     """
-    devices, nodes = _asked(machines)
+    devices, nodes = _asked(options)
     is_alone = devices * nodes == 1
+    if not is_alone:  # before torch is imported: DDP warns where all parameters are used
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     set_up(device, threads if is_alone else None)
-    if is_alone and machines.strategy == Machines.strategy:
+    if is_alone:
         yield None
         return
     from mvflow.training import check_devices, connect
 
-    check_devices(devices, nodes, device, machines.strategy)
+    check_devices(devices, nodes, device)
     began = threading.Event()
     children = [] if nodes > 1 or _is_started() else _started(devices)
     threading.Thread(target=_watch, args=[children, began], daemon=True).start()
     try:
-        processes = connect(
-            devices,
-            nodes=nodes,
-            device=device,
-            strategy=machines.strategy,
-            timeout=machines.timeout,
-        )
+        processes = connect(devices, nodes=nodes, device=device, timeout=options.timeout)
         began.set()
         set_up(str(processes.device), threads)
-        if not processes.leads:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that leads ends the others
+        if not processes.is_main_process:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
             with open(os.devnull, "w") as nowhere:  # noqa: PTH123
                 sys.stdout = nowhere
                 yield processes
@@ -86,12 +83,12 @@ def joined(machines: Machines, device: str, threads: int | None) -> Iterator[Pro
             child.wait()
 
 
-def _asked(machines: Machines) -> tuple[int, int]:
+def _asked(options: ClusterOptions) -> tuple[int, int]:
     """Processes on each machine, and machines; torchrun says both."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return machines.devices or 1, machines.nodes
+        return options.devices or 1, options.nodes
     here = int(os.environ["LOCAL_WORLD_SIZE"])
-    return machines.devices or here, int(os.environ["WORLD_SIZE"]) // here
+    return options.devices or here, int(os.environ["WORLD_SIZE"]) // here
 
 
 def _is_started() -> bool:

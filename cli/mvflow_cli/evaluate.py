@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
@@ -26,9 +27,14 @@ from mvflow_cli.options import (
 from mvflow_cli.output import say, show, show_json
 from mvflow_cli.progress import Progress
 
+if TYPE_CHECKING:
+    from mvflow.evaluation import Evaluation
+    from mvflow.evaluation.result import Coherence, Frechet
+    from mvflow.metrics import Estimate
+
 __all__ = ["evaluate"]
 
-SHOWN = 12
+MAX_SHOWN = 12
 """Directions beyond which the table shows means; the file always has all."""
 
 
@@ -51,9 +57,9 @@ def evaluate(
 
     Example: mvflow evaluate runs/toy --json
     """
-    with joined(Machines(devices, nodes, timeout=timeout), device, threads) as processes:
+    with joined(ClusterOptions(devices, nodes, timeout=timeout), device, threads) as processes:
         place = device if processes is None else str(processes.device)
-        opened, model = open_trained(run, place, subset)
+        opened, model = open_trained(run, place, subset=subset)
         with (
             open_store(opened, model.config, store) as data,
             Progress(err=json) as progress,
@@ -65,23 +71,21 @@ def evaluate(
                 seed=seed,
                 split=split,
                 device=place,
-                listener=progress,
+                callback=progress,
                 processes=processes,
             )
-    if processes is not None and not processes.leads:
+    if processes is not None and not processes.is_main_process:
         return
     if json:
-        show_json(result)
+        show_json(result.to_dict())
         return
-    if "coherence" not in result:
+    if result.coherence is None:
         say("the store has no labels: evaluated without coherence")
     show(_table(str(run), result))
 
 
-def _table(run: str, result: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"{run}: {result['rows']} rows of {result['split']!r}", title_justify="left"
-    )
+def _table(run: str, result: Evaluation) -> Table:
+    table = Table(title=f"{run}: {result.rows} rows of {result.split!r}", title_justify="left")
     table.add_column("measure")
     table.add_column("of")
     table.add_column("value", justify="right")
@@ -90,79 +94,87 @@ def _table(run: str, result: dict[str, Any]) -> Table:
     return table
 
 
-def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    if "coherence" in result:
-        coherence = result["coherence"]
-        yield "coherence", "joint", f"{coherence['joint']:.3f}"
-        if "joint_fitted" in coherence:
-            yield "coherence", "joint, fitted prior", f"{coherence['joint_fitted']:.3f}"
-        for of, value in _by_direction(coherence, result):
-            yield "coherence", of, f"{value:.3f}"
-        for name, value in coherence["reconstruction"].items():
-            yield "class survives reconstruction", name, f"{value:.3f}"
-        for name, value in result["classifiers"].items():
-            yield "classifier accuracy", name, f"{value:.3f}"
-    for network, distances in result.get("frechet", {}).items():
+def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
+    if result.coherence is not None:
+        yield from _coherence_lines(result.coherence, result)
+        for name, share in result.classifiers.items():
+            yield "classifier accuracy", name, f"{share:.3f}"
+    for network, distances in result.frechet.items():
         yield from _frechet_lines(network, distances, result)
-    for title, key in (
-        ("squared error of reconstruction", "reconstruction"),
-        ("log-likelihood (nats)", "log_likelihood"),
-        ("posterior log-density (nats)", "posterior_log_density"),
+    for title, measured, digits in (
+        ("squared error of reconstruction", result.reconstruction, 4),
+        ("log-likelihood (nats)", result.log_likelihood, 2),
+        ("posterior log-density (nats)", result.posterior_log_density, 2),
     ):
-        for of, found in _short(result[key], SHOWN):
-            yield title, of, _mean_and_error(found, 4 if key == "reconstruction" else 2)
-    for space, found in result["diversity"].items():
+        for of, value in _short(measured):
+            yield title, of, _with_error(value, digits)
+    for space, found in result.diversity.items():
         title = "diversity of values" if space == "data" else f"diversity ({space} features)"
-        for of, spread in _short(found["conditional"], SHOWN):
-            real = found["real"][of.split("->")[1]]["mean"]
-            yield title, of, f"{_mean_and_error(spread, 3)} (real rows {real:.3f})"
-    sampler = result["sampler"]
+        for of, spread in _short(found.conditional):
+            real = found.real[of.split("->")[1]].mean
+            yield title, of, f"{_with_error(spread, 3)} (real rows {real:.3f})"
+    sampler = result.sampler
     for key in ("acceptance", "rhat_worst", "divergences", "ess_median", "ball_contacts"):
-        if key in sampler:
-            value = sampler[key]
-            yield f"sampler {sampler['name']}", key, "-" if value is None else f"{value:.4g}"
+        number = getattr(sampler, key)
+        if number is not None:
+            yield f"sampler {sampler.name}", key, f"{number:.4g}"
+
+
+def _coherence_lines(found: Coherence, result: Evaluation) -> Iterator[tuple[str, str, str]]:
+    yield "coherence", "joint", _with_error(found.joint, 3)
+    if found.joint_fitted is not None:
+        yield "coherence", "joint, fitted prior", _with_error(found.joint_fitted, 3)
+    for of, value in _by_direction(found, result):
+        yield "coherence", of, _with_error(value, 3)
+    if len(found.conditional_by_observed) > 1 and found.conditional_mean is not None:
+        yield "coherence", "mean over subsets", _with_error(found.conditional_mean, 3)
+    for name, value in found.reconstruction.items():
+        yield "class survives reconstruction", name, _with_error(value, 3)
 
 
 def _frechet_lines(
-    network: str, distances: dict[str, Any], result: dict[str, Any]
+    network: str, distances: Frechet, result: Evaluation
 ) -> Iterator[tuple[str, str, str]]:
     """Distances in the features of one network; the mean over modalities is the paper's MFD."""
     title = "FID" if network == "inception-v3" else f"Fréchet distance ({network} features)"
-    for name, value in distances["joint"].items():
-        yield title, f"joint: {name}", f"{value:.3f}"
-    for name, value in distances.get("joint_fitted", {}).items():
-        yield title, f"joint, fitted prior: {name}", f"{value:.3f}"
+    joint: dict[str, Mapping[str, Estimate] | None] = {
+        "joint": distances.joint,
+        "joint, fitted prior": distances.joint_fitted,
+    }
+    for way, by_modality in joint.items():
+        for name, value in (by_modality or {}).items():
+            yield title, f"{way}: {name}", _with_error(value, 3)
     for of, value in _by_direction(distances, result):
-        yield title, of, f"{value:.3f}"
-    for size, value in distances.get("real_by_observed", {}).items():
-        rows = result["rows_by_observed"][size]
-        yield title, f"as many real rows ({rows:,})", f"{value:.3f}"
+        yield title, of, _with_error(value, 3)
+    for name, value in distances.real.items():
+        yield title, f"{distances.rows:,} real rows: {name}", _with_error(value, 3)
     if network == "autoencoder":
-        for of, value in distances["mean"].items():
-            shown = "-" if value is None else f"{value:.3f}"
-            yield "MFD (mean over modalities)", of.replace("_fitted", ", fitted prior"), shown
+        for of, mean in distances.mean:
+            if mean is not None:
+                of = of.replace("_fitted", ", fitted prior").replace("real", "real rows")
+                yield "MFD (mean over modalities)", of, _with_error(mean, 3)
 
 
-def _by_direction(found: dict[str, Any], result: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _by_direction(
+    found: Coherence | Frechet, result: Evaluation
+) -> Iterator[tuple[str, Estimate]]:
     """Every direction, or where there are many, their means by number of observed modalities."""
-    if len(found["conditional"]) <= SHOWN:
-        yield from found["conditional"].items()
+    if len(found.conditional) <= MAX_SHOWN:
+        yield from found.conditional.items()
         return
-    for size, value in found["conditional_by_observed"].items():
-        yield f"{size} observed ({result['rows_by_observed'][size]:,} rows)", value
+    for size, value in found.conditional_by_observed.items():
+        rows = getattr(found, "rows", result.rows_by_observed[size])
+        yield f"{size} observed ({rows:,} rows)", value
 
 
-def _short(found: dict[str, Any], most: int) -> Iterator[tuple[str, Any]]:
+def _short(found: Mapping[str, Estimate]) -> Iterator[tuple[str, Estimate]]:
     """All entries, or of too many directions none."""
     directions = [of for of in found if "->" in of]
     for of, value in found.items():
-        if of not in directions or len(directions) <= most:
+        if of not in directions or len(directions) <= MAX_SHOWN:
             yield of, value
 
 
-def _mean_and_error(found: dict[str, Any], digits: int) -> str:
-    numbers = [
-        "-" if found.get(k) is None else f"{found[k]:.{digits}f}"
-        for k in ("mean", "standard_error")
-    ]
-    return " ± ".join(numbers)
+def _with_error(found: Estimate, digits: int) -> str:
+    numbers = (found.mean, found.standard_error)
+    return " ± ".join(f"{n:.{digits}f}" if math.isfinite(n) else "-" for n in numbers)

@@ -1,22 +1,36 @@
-"""Evaluating a run and keeping the result with it: shared by `evaluate`, `report` and `demo`."""
+"""Measuring a run and keeping the results with it: shared by all commands that show them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from mvflow_cli.output import finite
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
-    from mvflow.evaluation import Autoencoders, Classifiers
+    from mvflow.evaluation import Calibration, Evaluation, ModalityClassifiers
+    from mvflow.evaluation.networks import ModalityNetworks
     from mvflow.runs import RunDirectory
-    from mvflow.training import Listener, Processes
+    from mvflow.training import Callback, Processes
     from mvflow_datasets import Store
 
-__all__ = ["beside", "judges", "kept_metrics", "measure"]
+__all__ = [
+    "evaluation_path",
+    "load_classifiers",
+    "load_evaluation",
+    "load_networks",
+    "load_result",
+    "measure",
+    "network_path",
+    "run_state",
+]
+
+SECTIONS = ("evaluation", "sampler", "classifiers")
+"""Of the configuration, on which an evaluation depends."""
+
+Result = TypeVar("Result", "Evaluation", "Calibration")
+Networks = TypeVar("Networks", bound="ModalityNetworks")
 
 
 def measure(
@@ -27,118 +41,128 @@ def measure(
     seed: int = 0,
     split: str | None = None,
     device: str = "cpu",
-    listener: Listener | None = None,
+    callback: Callback | None = None,
     processes: Processes | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
     With another kind of subset posterior than `config.toml` has, the file is named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
     kept beside the store; they are trained if there are none yet. Several processes divide the
-    rows to draw, decode and score; the one that leads trains and writes.
+    rows to draw, decode and score; the one that is_main trains and writes.
     """
-    from mvflow.evaluation import evaluate
+    from mvflow.evaluation import ModalityAutoencoders, evaluate
     from mvflow.runs import write_json
 
     test = store[split or model.config.data.test]
-    leads = processes is None or processes.leads
-    if processes is not None and not leads:
+    is_main = processes is None or processes.is_main_process
+    if processes is not None and not is_main:
         processes.barrier()
-        listener = None
+        callback = None
     classifiers = None
     if test.labels is not None:
-        classifiers = judges(run, model, store, device=device, listener=listener)
-    features = _autoencoders(run, model, store, device=device, listener=listener)
-    if processes is not None and leads:
+        classifiers = load_classifiers(run, model, store, device=device, callback=callback)
+    features = load_networks(
+        ModalityAutoencoders, run, model, store, device=device, callback=callback
+    )
+    if processes is not None and is_main:
         processes.barrier()
-    result = evaluate(model.across(processes), test, classifiers, [features], seed=seed)
-    result = finite({**result, "split": test.name, **_inputs(run, model)})
-    if leads:
-        write_json(_path(run, model), result)
-    return dict(result)
+    found = evaluate(model.distribute(processes), test, classifiers, [features], seed=seed)
+    result = found.model_copy(update={"split": test.name, **run_state(run, model, SECTIONS)})
+    if is_main:
+        write_json(evaluation_path(run, model), result.to_dict())
+    return result
 
 
-def judges(
+def load_classifiers(
     run: RunDirectory,
     model: Estimator,
     store: Store,
     *,
     device: str = "cpu",
-    listener: Listener | None = None,
-) -> Classifiers | None:
+    callback: Callback | None = None,
+) -> ModalityClassifiers | None:
     """The store's classifiers, trained if there are none yet; None if its rows have no labels."""
-    from mvflow.evaluation import classifiers_for
+    from mvflow.evaluation import ModalityClassifiers
 
-    train, test = store[model.config.data.train], store[model.config.data.test]
-    if train.labels is None or test.labels is None:
+    if any(store[split].labels is None for split in _splits(model)):
         return None
-    return classifiers_for(
-        beside(store.path, "classifiers", run.path),
+    return load_networks(ModalityClassifiers, run, model, store, device=device, callback=callback)
+
+
+def load_networks(
+    kind: type[Networks],
+    run: RunDirectory,
+    model: Estimator,
+    store: Store,
+    *,
+    device: str = "cpu",
+    callback: Callback | None = None,
+) -> Networks:
+    """Networks of one kind, kept beside the store; trained if there are none yet."""
+    train, test = (store[split] for split in _splits(model))
+    return kind.train(
         train,
         test,
         model.config.classifiers,
+        cache=network_path(store.path, kind, run.path),
         device=device,
-        listener=listener,
+        callback=callback,
     )
 
 
-def _autoencoders(
-    run: RunDirectory, model: Estimator, store: Store, *, device: str, listener: Listener | None
-) -> Autoencoders:
-    from mvflow.evaluation import autoencoders_for
-
-    return autoencoders_for(
-        beside(store.path, "autoencoders", run.path),
-        store[model.config.data.train],
-        store[model.config.data.test],
-        model.config.classifiers,
-        device=device,
-        listener=listener,
-    )
+def _splits(model: Estimator) -> tuple[str, str]:
+    return model.config.data.train, model.config.data.test
 
 
-def kept_metrics(run: RunDirectory, model: Estimator) -> dict[str, Any] | None:
+def load_evaluation(run: RunDirectory, model: Estimator) -> Evaluation | None:
     """The evaluation that a run has, or None if there is none of these weights and settings.
 
-    One from before there were all of today's measures counts as none.
+    One that an older mvflow wrote counts as none.
     """
+    from mvflow.evaluation import Evaluation
+
+    return load_result(Evaluation, evaluation_path(run, model), run_state(run, model, SECTIONS))
+
+
+def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Result | None:
+    """The result in a file, or None if there is none of this shape and state."""
+    from mvflow.core import DataError
     from mvflow.runs import read_json
 
-    path = _path(run, model)
     if not path.is_file():
         return None
-    metrics = read_json(path)
-    inputs = _inputs(run, model)
-    if "diversity" not in metrics:
+    try:
+        found = kind.from_dict(read_json(path), str(path))
+    except DataError:
         return None
-    return metrics if {k: metrics.get(k) for k in inputs} == inputs else None
+    return found if {k: getattr(found, k) for k in state} == state else None
 
 
-def _path(run: RunDirectory, model: Estimator) -> Path:
-    kind = model.config.subset
-    own = run.config().subset == kind
-    return run.path / "metrics" / ("evaluation.json" if own else f"evaluation-{kind}.json")
+def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
+    """Where the evaluation of a run is kept; with another subset rule, named after it."""
+    kind, own = (
+        getattr(getattr(c, "subset", None), "kind", "") for c in (model.config, run.config())
+    )
+    return run.path / "metrics" / ("evaluation.json" if kind == own else f"evaluation-{kind}.json")
 
 
-def _inputs(run: RunDirectory, model: Estimator) -> Mapping[str, Any]:
-    """What tells whether an evaluation is still that of a run: its weights, its settings."""
-    from mvflow.config import stage_names
-
-    stages = run.manifest()["stages"]
-    settings = model.config.model_dump(mode="json")
+def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
+    """What tells whether a result is still that of a run: its weights, and some settings."""
+    records, settings = run.records(), model.config.model_dump(mode="json")
     return {
-        "stages": {name: stages[name]["key"] for name in stage_names(model.config)},
-        "settings": {k: settings[k] for k in ("evaluation", "sampler", "classifiers")},
+        "stages": {name: records[name].key for name in model.stage_names},
+        "settings": {name: settings[name] for name in sections},
     }
 
 
-def beside(store: Path, kind: str, otherwise: Path) -> Path:
-    """Where networks that judge the rows of a store are kept.
+def network_path(store: Path, kind: type[ModalityNetworks], otherwise: Path) -> Path:
+    """Where networks that measure the rows of a store are kept.
 
     Args:
         store: the store, beside which they lie, so that all its runs share them.
-        kind: "classifiers" or "autoencoders".
+        kind: of the networks, after which the file is named.
         otherwise: the folder that takes them if the store's cannot be written.
     """
     folder = store.parent if os.access(store.parent, os.W_OK) else otherwise
-    return folder / f"{store.stem}.{kind}.safetensors"
+    return folder / f"{store.stem}.{kind.name}s.safetensors"

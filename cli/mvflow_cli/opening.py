@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvflow.config import Config
@@ -97,6 +97,7 @@ def open_trained(
     from mvflow.runs import RunDirectory
 
     run = RunDirectory.open(path)
-    model = load(path, device, **{k: kind for k, kind in kinds.items() if kind is not None})
+    chosen: dict[str, Any] = {k: kind for k, kind in kinds.items() if kind is not None}
+    model = load(path, device, **chosen)
     run.require(model.stage_names, model.plan_)
     return run, model

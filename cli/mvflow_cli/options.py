@@ -21,7 +21,6 @@ __all__ = [
     "Settings",
     "StageNames",
     "StorePath",
-    "Strategy",
     "SubsetKind",
     "Threads",
     "Timeout",
@@ -43,9 +42,6 @@ Devices = Annotated[
     ),
 ]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines, where srun starts the processes.")]
-Strategy = Annotated[
-    str, typer.Option(metavar="ddp", help="What several processes divide: ddp, the batches.")
-]
 Timeout = Annotated[
     float,
     typer.Option(min=1, help="Seconds after which a process that does not answer is lost."),
@@ -66,9 +62,8 @@ Compile = Annotated[
     str,
     typer.Option(
         metavar="auto|graph|torch|no",
-        help="How training steps are computed. graph: as a captured CUDA graph; torch: compiled "
-        "by torch, which takes minutes; no: neither; auto: on a GPU with or without a graph, "
-        "whichever a few steps find faster.",
+        help="How training steps are computed. graph: each as one CUDA graph; torch: with losses "
+        "compiled by torch.compile, which takes minutes; no: neither; auto: graph on a GPU.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]

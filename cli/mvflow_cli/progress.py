@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "counting"]
 
-MIN_SECONDS = 2.0
+LINE_INTERVAL = 2.0
 """Least seconds between two lines where there is no terminal; a stage's last epoch has one."""
 
 
@@ -33,7 +33,7 @@ FIELDS = ("epoch", "speed", "loss")
 
 
 class Progress:
-    """A listener that shows where training is; a context manager.
+    """Callback that shows the progress of training; a context manager.
 
     Args:
         err: show it on stderr, so that stdout holds nothing but a result.
@@ -45,7 +45,7 @@ class Progress:
         self._bars = _bars(console) if console.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
         self._seconds: dict[str, list[float]] = {}
-        self._said = 0.0
+        self._printed = 0.0
 
     def __enter__(self) -> Progress:
         if self._bars is not None:
@@ -95,8 +95,8 @@ class Progress:
             )
             return
         is_last = record.epoch + 1 == epochs
-        if is_last or time.monotonic() - self._said > MIN_SECONDS:
-            self._said = time.monotonic()
+        if is_last or time.monotonic() - self._printed > LINE_INTERVAL:
+            self._printed = time.monotonic()
             typer.echo(self._line(record, epochs), err=self._err)
 
     def _line(self, record: EpochRecord, epochs: int) -> str:
@@ -139,10 +139,10 @@ def counting(what: str, *, err: bool = False) -> Iterator[Callable[[int, int, st
     with Bars(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bars:
         task = bars.add_task(what)
 
-        def heard(done: int, total: int, name: str) -> None:
+        def update(done: int, total: int, name: str) -> None:
             bars.update(task, description=f"{what}: {name}", completed=done, total=total)
 
-        yield heard
+        yield update
         bars.update(task, completed=bars.tasks[task].total)
 
 

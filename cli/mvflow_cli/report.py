@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from mvflow_cli.diagnose import kept_diagnosis
-from mvflow_cli.measuring import judges, kept_metrics, measure
+from mvflow_cli.diagnose import load_calibration
+from mvflow_cli.measuring import load_classifiers, load_evaluation, measure
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
 from mvflow_cli.output import say, show_json
@@ -80,18 +80,15 @@ def make_report(
         for run, name in zip(runs, names, strict=True):
             opened, model = open_trained(run, device)
             data = stack.enter_context(open_store(opened, model.config, store))
-            metrics = kept_metrics(opened, model)
+            metrics = load_evaluation(opened, model)
             if metrics is None:
                 say(f"{run}: evaluating", err=err)
                 with Progress(err=err) as progress:
                     metrics = measure(
-                        opened, model, data, seed=seed, device=device, listener=progress
+                        opened, model, data, seed=seed, device=device, callback=progress
                     )
                 evaluated.append(str(run))
-            calibration = kept_diagnosis(opened, model)
-            if calibration is not None:
-                metrics = {**metrics, "calibration": calibration}
-            classifiers = classifiers or judges(opened, model, data, device=device)
+            classifiers = classifiers or load_classifiers(opened, model, data, device=device)
             entries.append(
                 Entry(
                     name if names.count(name) == 1 else str(run),
@@ -101,6 +98,7 @@ def make_report(
                     opened.manifest(),
                     data.info(),
                     metrics,
+                    load_calibration(opened, model),
                 )
             )
         write_report(

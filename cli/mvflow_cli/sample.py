@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.observed import GivenRows, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
@@ -95,7 +95,7 @@ def sample(
 
     if sampler is not None:
         registry("samplers").load(sampler)
-    machines = Machines(devices, nodes, timeout=timeout)
+    machines = ClusterOptions(devices, nodes, timeout=timeout)
     with joined(machines, device, threads) as processes:
         opened, model = open_trained(
             run,
@@ -105,13 +105,13 @@ def sample(
         )
         if paper:
             model = with_protocol(model)
-        model.across(processes)
+        model.distribute(processes)
         seen = read_observed(opened, model.config, given or [], rows, store)
         path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
         check_replaceable(path)
         wanted = [name for text in targets or [] for name in text.split(",")]
         samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=sampler)
-    if processes is not None and not processes.leads:
+    if processes is not None and not processes.is_main_process:
         return
     records = opened.records()
     about = {
@@ -121,7 +121,9 @@ def sample(
         "n": n,
         "rows": seen.rows,
         "given": seen.origin,
-        **{k: v for k, v in model.facts().items() if k in ("system", "subset", "prior")},
+        "system": model.config.system,
+        "prior": model.config.prior.kind,
+        **{k: v for k, v in model.facts().items() if k == "subset"},
     }
     write_samples(path, samples, seen, about)
     summary = samples.diagnostics
@@ -161,7 +163,9 @@ def with_protocol(model: Estimator) -> Estimator:
     from mvflow.systems.subsets import PAPER_PROTOCOL, Product
 
     if not isinstance(getattr(model.config, "subset", None), Product):
-        msg = f"--paper is about products of experts: this is {model.facts().get('subset', 'none')}"
+        msg = (
+            f"--paper is about products of experts: this is {model.facts().get('subset', 'none')}"
+        )
         raise UsageError(msg)
     parts = {f"{key}s": create(f"{key}s", value) for key, value in PAPER_PROTOCOL.items()}
     return model.with_settings(subset=parts["subsets"], sampler=parts["samplers"])

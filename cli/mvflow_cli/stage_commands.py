@@ -50,7 +50,7 @@ class CommandGroup(TyperGroup):
 
 
 def provider(stage: str) -> Any:
-    """The class of parts that brings a stage, or None if the stage is a system's own or unknown."""
+    """The class of parts that brings a stage; None if it is a system's own, or unknown."""
     found: list[EntryPoint] = [
         entry for p in PREFIXES for entry in entry_points(group=GROUP, name=f"{p}{stage}")
     ]
@@ -60,7 +60,9 @@ def provider(stage: str) -> Any:
 def _stage_command(name: str, stage: str) -> Any:
     from mvflow_cli.training import TrainOptions, train_command
 
-    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+    app = typer.Typer(
+        add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+    )
 
     @app.command(name, help=_help(name, stage), short_help=f"Train only stage {stage!r}.")
     def command(
@@ -95,5 +97,3 @@ def _help(name: str, stage: str) -> str:
         f"If the run's configuration lacks the part that brings the stage, the part is chosen.\n\n"
         f"Example: mvflow {name} runs/toy"
     )
-
-

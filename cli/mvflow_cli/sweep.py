@@ -1,38 +1,26 @@
-"""`mvflow sweep`: one recipe with many seeds and settings, side by side."""
+"""`mvflow sweep`: one recipe with many seeds and settings, in parallel processes."""
 
 from __future__ import annotations
 
-import itertools
-import re
+import contextlib
+import io
 import shlex
-import time
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
-from mvflow_cli.new import configure
+from mvflow_cli.jobs import Job, run_jobs
 from mvflow_cli.opening import set_up
 from mvflow_cli.options import Device, Json, Threads
 from mvflow_cli.output import say, show, show_json
-
-if TYPE_CHECKING:
-    from mvflow.config import Config
-    from mvflow.estimators.sweeping import SweptRun
-    from mvflow.training import Checkpoint, EpochRecord, Stage
+from mvflow_cli.variants import combinations
 
 __all__ = ["sweep"]
-
-STACKING = ("auto", "always", "never")
-
-PRECISIONS = ("float32", "bfloat16")
-
-STAGES = ("projectors", "joint", "prior", "flows", "amortised")
-
-EVERY = 2.0
-"""Least seconds between two lines of progress."""
 
 
 def sweep(
@@ -76,321 +64,123 @@ def sweep(
         Path | None,
         typer.Option(help="Folder of the runs; by default sweep-RECIPE.", show_default=False),
     ] = None,
-    stack: Annotated[
-        str,
-        typer.Option(
-            metavar="|".join(STACKING),
-            help="Train similar variants as one program. auto: on a GPU, not on a CPU.",
-        ),
-    ] = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs trained at the same time.")] = 1,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Evaluate each run once it is trained.")
+    ] = False,
     device: Device = "cpu",
     threads: Threads = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="|".join(PRECISIONS),
-            help="Of all stages of all variants; by default as in the recipe.",
-            show_default=False,
-        ),
-    ] = None,
     json: Json = False,
 ) -> None:
-    """Train one recipe with many seeds and settings, each variant to its own run directory.
+    """Train one recipe with many seeds and settings, each variant in a run directory of its own.
 
-    A stage that variants have in common is trained once. What is done is kept: run the same
-    command again to go on.
+    Up to --jobs runs are trained at once, each by a process of its own. A stage that runs have in
+    common is trained once. What is done is kept: run the same command again to go on.
 
-    Example: mvflow sweep toy.h5 --recipe toy --seeds 0,1,2,3 --set joint.beta=0.5,1,2.5
+    Example: mvflow sweep toy.h5 --recipe toy --seeds 0,1,2,3 --set joint.beta=0.5,1,2.5 --jobs 4
     """
-    from mvflow.core import UsageError, unknown_name
-
-    if stack not in STACKING:
-        raise UsageError(unknown_name("stacking", stack, STACKING))
-    if precision is not None and precision not in PRECISIONS:
-        raise UsageError(unknown_name("precision", precision, PRECISIONS))
-    choices = _combinations(seeds, settings or [], variant or [])
-    if precision is not None:
-        both = [f"{s}.precision={precision}" for s in STAGES if s != "prior"]
-        choices = {name: [*given, *both] for name, given in choices.items()}
-    configs = _configured(recipe, store, choices)
+    variants = combinations(seeds, settings or [], variant or [])
     place = Path(f"sweep-{recipe}") if out is None else out
-    set_up(device, threads)
-    say(f"{len(configs)} variants in {place}", err=json)
+    set_up(device)
+    _make(variants, place, store, recipe)
+    say(f"{len(variants)} runs in {place}, {jobs} at once", err=json)
+    todo = [Job(name, place / name, evaluate) for name in variants]
     try:
-        found = _train(configs, place, store, device, stack, json)
+        run_jobs(todo, jobs, device, threads, err=json)
     except KeyboardInterrupt:
-        say(
-            "mvflow: interrupted; all full epochs are kept: run the same command again to go on",
-            err=True,
-        )
+        again = "all full epochs are kept: run the same command again to go on"
+        say(f"mvflow: interrupted; {again}", err=True)
         raise typer.Exit(1) from None
-    rows = [_result(run) for run in found]
     if json:
-        show_json({"out": str(place), "runs": rows})
+        show_json({"out": str(place), "runs": [_result(job) for job in todo]})
     else:
-        _tell(rows, place)
-    if any(run.error for run in found):
+        _show(todo, place, evaluate)
+    if any(job.error for job in todo):
         raise typer.Exit(1)
 
 
-def _train(
-    configs: Mapping[str, Config], out: Path, store: Path, device: str, stack: Any, json: bool
-) -> list[SweptRun]:
-    from mvflow.estimators import sweeping
-    from mvflow_datasets import Store
-
-    first = next(iter(configs.values()))
-    with Store.open(store) as opened:
-        train = opened[first.data.train]
-        progress = _Progress(lambda line: say(line, err=json))
-        return sweeping.sweep(configs, out, train, device=device, stack=stack, listener=progress)
-
-
-# What is asked for
-
-
-def _combinations(
-    seeds: str | None, settings: Sequence[str], variants: Sequence[str]
-) -> dict[str, list[str]]:
-    """Name of each variant -> all its assignments; the seed is one of them.
+def _make(variants: Mapping[str, Sequence[str]], out: Path, store: Path, recipe: str) -> None:
+    """Make the run directories by `mvflow new`: all of them, or none if one cannot be made.
 
     Raises:
-        UsageError: if something is malformed, empty or given twice.
+        UsageError: if a directory holds a run with another configuration.
     """
-    groups = [_assignments("--variant", text) for text in variants]
-    swept: list[list[tuple[str, str]]] = []
-    fixed: list[tuple[str, str]] = []
-    for text in settings:
-        key, values = _values(text)
-        pairs = [(key, value) for value in values]
-        if len(pairs) > 1:
-            swept.append(pairs)
-        else:
-            fixed += pairs
-    if seeds is not None:
-        swept.append([("seed", value) for value in _seeds(seeds)])
-    _check_once([key for key, _ in (*fixed, *(one[0] for one in swept))], groups)
-    parts = ([groups] if groups else []) + [[[pair] for pair in one] for one in swept]
-    named = {key for group in groups for key, _ in group} | {one[0][0] for one in swept}
-    found: dict[str, list[str]] = {}
-    for chosen in itertools.product(*parts):
-        pairs = [pair for part in chosen for pair in part]
-        name = _name(pairs, named)
-        if name in found:
-            _fail(f"two variants would both be called {name}: leave one of them out")
-        found[name] = [f"{key}={value}" for key, value in (*fixed, *pairs)]
+    from mvflow_cli.main import run
+
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=out.absolute().parent) as scratch:
+        for name, assignments in variants.items():
+            words = [f"--set={text}" for text in assignments]
+            command = ["new", f"{scratch}/{name}", f"--recipe={recipe}", f"--store={store}"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                code = run([*command, *words])
+            if code:
+                raise typer.Exit(code)
+        made = {Path(scratch, name): out / name for name in variants}
+        missing = {new: path for new, path in made.items() if not _is_there(path, new)}
+        out.mkdir(exist_ok=True)
+        for new, path in missing.items():
+            new.rename(path)
+
+
+def _is_there(path: Path, new: Path) -> bool:
+    """Whether a directory holds a run with the same configuration as a new one."""
+    from mvflow.core import UsageError
+
+    if (path / "config.toml").is_file():
+        ours, theirs = (_flat(tomllib.loads((p / "config.toml").read_text())) for p in (new, path))
+        for key in sorted(ours.keys() | theirs.keys()):
+            if ours.get(key) != theirs.get(key):
+                msg = (
+                    f"{path} is there with another configuration ({key} is {theirs.get(key)}, "
+                    f"not {ours.get(key)}): choose another --out, or remove it first"
+                )
+                raise UsageError(msg)
+        return True
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        msg = f"{path} is there and is not a run directory: choose another --out"
+        raise UsageError(msg)
+    return False
+
+
+def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested tables as one, with keys like `section.key`."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        is_table = isinstance(value, dict)
+        found |= _flat(value, f"{before}{key}.") if is_table else {before + key: value}
     return found
 
 
-def _values(text: str) -> tuple[str, list[str]]:
-    """Key and values of one --set."""
-    key, equals, rest = text.partition("=")
-    if not equals or not key.strip():
-        _fail(f"cannot read --set {text!r}: expected section.key=value, as in joint.beta=0.5,1")
-    values = _split(rest)
-    if not all(values):
-        _fail(f"--set {text!r} has an empty value: expected a list as in joint.beta=0.5,1,2.5")
-    twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
-    if twice is not None:
-        _fail(f"--set {text!r} has {twice} twice")
-    return key.strip(), values
-
-
-def _assignments(option: str, text: str) -> list[tuple[str, str]]:
-    pairs = []
-    for part in _split(text):
-        key, equals, value = (s.strip() for s in part.partition("="))
-        if not equals or not key or not value:
-            _fail(
-                f"cannot read {option} {text!r}: expected key=value,..., "
-                "as in model=jnf-shared,projectors.kind=dcca"
-            )
-        pairs.append((key, value))
-    return pairs
-
-
-def _seeds(text: str) -> list[str]:
-    parts = _split(text)
-    for part in parts:
-        if not re.fullmatch(r"\d+", part):
-            _fail(f"cannot read --seeds {text!r}: expected whole numbers from 0, as in 0,1,2,3")
-    seeds = [str(int(part)) for part in parts]
-    twice = next((s for i, s in enumerate(seeds) if s in seeds[:i]), None)
-    if twice is not None:
-        _fail(f"--seeds {text!r} has seed {twice} twice")
-    return seeds
-
-
-def _split(text: str) -> list[str]:
-    """Parts between commas that are in no brackets and no quotes.
-
-    Examples:
-        >>> _split("[8, 8],[16]")
-        ['[8, 8]', '[16]']
-    """
-    parts, depth, quote = [""], 0, ""
-    for char in text:
-        if quote:
-            quote = "" if char == quote else quote
-        elif char in "\"'":
-            quote = char
-        else:
-            depth += (char in "[{") - (char in "]}")
-        if char == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return [part.strip() for part in parts]
-
-
-def _check_once(keys: Sequence[str], groups: Sequence[Sequence[tuple[str, str]]]) -> None:
-    for i, key in enumerate(keys):
-        if key in keys[:i]:
-            _fail(f"{key} is set twice: give all its values in one --set")
-    for group in groups:
-        own = [key for key, _ in group]
-        for i, key in enumerate(own):
-            if key in (*own[:i], *keys):
-                _fail(f"{key} is set twice: once in --variant, and once more")
-
-
-def _name(pairs: Sequence[tuple[str, str]], named: set[str]) -> str:
-    """A readable name for the directory; a key loses its section where no other ends like it.
-
-    Examples:
-        >>> _name([("joint.beta", "0.5"), ("seed", "0")], {"joint.beta", "seed"})
-        'beta=0.5,seed=0'
-    """
-    parts = []
-    for key, value in pairs:
-        short = key.rpartition(".")[2]
-        clash = sum(other.rpartition(".")[2] == short for other in named) > 1
-        parts.append(f"{key if clash else short}={value}")
-    text = ",".join(parts) or "run"
-    return re.sub(r"[^\w.=,+\[\]-]", "_", text)
-
-
-def _fail(sentence: str) -> NoReturn:
-    from mvflow.core import UsageError
-
-    raise UsageError(sentence)
-
-
-def _configured(
-    recipe: str, store: Path, choices: Mapping[str, Sequence[str]]
-) -> dict[str, Config]:
-    """The configuration of each variant.
-
-    Raises:
-        UsageError: if variants are to be trained on different rows.
-    """
-    configs = {
-        name: configure(recipe, store, {}, assignments, None)
-        for name, assignments in choices.items()
-    }
-    if len({(c.data.train, c.data.test) for c in configs.values()}) > 1:
-        _fail("data.train and data.test must be those of all variants: make a sweep for each")
-    return configs
-
-
-# What is heard and told
-
-
-class _Progress:
-    """Hears of a sweep and says a line now and then."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._said = -EVERY
-        self._stage, self._names = "", [""]
-
-    def on_stack(
-        self, stage: str, names: Sequence[str], *, stacked: bool, reason: str | None
-    ) -> None:
-        """Say what is trained now, and how."""
-        self._stage, self._names, self._said = stage, list(names), time.monotonic()
-        what = f"{stage}: {names[0]}" if len(names) == 1 else f"{stage}: {len(names)} variants"
-        how = " as one program" if stacked else " in turn" if len(names) > 1 else ""
-        self._tell(f"{what}{how}{f': {reason}' if reason else ''}")
-
-    def on_failure(self, name: str, error: str) -> None:
-        """Say it at once."""
-        self._tell(f"{name} has failed: {error}")
-
-    def listener(self, name: str) -> _Heard:
-        """One that speaks for this variant."""
-        return _Heard(self, name)
-
-    def on_epoch(self, name: str, record: EpochRecord) -> None:
-        """Say where one variant is, if nothing has been said for a while."""
-        if time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
-            at = (
-                f" ({self._names.index(name) + 1} of {len(self._names)})"
-                if name in self._names
-                else ""
-            )
-            self._tell(
-                f"{record.stage} {name}{at}: epoch {record.epoch + 1}, loss {record.loss:.4g}"
-            )
-
-
-class _Heard:
-    """The listener of one variant."""
-
-    def __init__(self, progress: _Progress, name: str) -> None:
-        self._progress, self._name = progress, name
-
-    def on_step(
-        self,
-        stage: Stage,
-        epoch: int,
-        step: int,
-        steps: int,
-        loss: float,
-        checkpoint: Callable[[], Checkpoint],
-    ) -> None:
-        """Say nothing of steps."""
-
-    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Pass it on."""
-        self._progress.on_epoch(self._name, record)
-
-
-def _result(run: SweptRun) -> dict[str, Any]:
-    """A run, its stages and the last losses."""
-    from mvflow.runs import RunDirectory
-
-    last = {record["stage"]: record for record in RunDirectory(run.path).history()}
+def _result(job: Job) -> dict[str, Any]:
     stages = {
-        stage: {
-            "how": how,
-            "epochs": last[stage]["epoch"] + 1 if stage in last else 0,
-            "loss": last[stage]["loss"] if stage in last else None,
-            "validation": ((last[stage]["validation"] or {}).get("loss"))
-            if stage in last
-            else None,
+        name: {
+            "how": job.how(name),
+            "epochs": about["epochs"],
+            "loss": (about["last"] or {}).get("loss"),
+            "validation": ((about["last"] or {}).get("validation") or {}).get("loss"),
         }
-        for stage, how in run.stages.items()
+        for name, about in job.stages.items()
     }
-    return {"run": str(run.path), "name": run.name, "error": run.error, "stages": stages}
+    found = {"run": str(job.path), "name": job.name, "error": job.error, "stages": stages}
+    return found | ({"evaluation": job.evaluation} if job.evaluation else {})
 
 
-def _tell(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+def _show(jobs: Sequence[Job], out: Path, evaluate: bool) -> None:
     """The table of results, and what comes next."""
-    names = [n for n in STAGES if any(n in row["stages"] for row in rows)]
+    rows = [_result(job) for job in jobs]
+    names = list(dict.fromkeys(name for row in rows for name in row["stages"]))
     table = Table(Column("run", overflow="fold"))
     for heading in (*(f"{name} loss" for name in names), "state"):
         table.add_column(heading, no_wrap=True)
-    for row in rows:
+    for row, job in zip(rows, jobs, strict=True):
         losses = [row["stages"].get(name, {}).get("loss") for name in names]
-        shown = ["" if loss is None else f"{loss:.4g}" for loss in losses]
-        is_new = any(stage["how"] != "done" for stage in row["stages"].values())
-        state = "failed" if row["error"] else "trained" if is_new else "done before"
-        table.add_row(row["name"], *shown, state)
+        table.add_row(row["name"], *("" if x is None else f"{x:.4g}" for x in losses), job.state)
     show(table)
-    good = [row for row in rows if not row["error"]]
-    failed = f"; {len(rows) - len(good)} failed" if len(good) < len(rows) else ""
-    say(f"{len(good)} of {len(rows)} runs are trained, in {out}{failed}")
+    good = [job for job in jobs if not job.error]
+    failed = f"; {len(jobs) - len(good)} failed" if len(good) < len(jobs) else ""
+    say(f"{len(good)} of {len(jobs)} runs are trained, in {out}{failed}")
     if good:
-        say(f"go on with 'mvflow evaluate {shlex.quote(good[0]['run'])}'")
+        paths = " ".join(shlex.quote(str(job.path)) for job in good)
+        word = f"compare {paths}" if evaluate else f"evaluate {shlex.quote(str(good[0].path))}"
+        say(f"go on with 'mvflow {word}'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvflow_cli.distributed import Machines
+from mvflow_cli.distributed import ClusterOptions
 from mvflow_cli.options import (
     Again,
     Compile,
@@ -15,7 +15,6 @@ from mvflow_cli.options import (
     Settings,
     StageNames,
     StorePath,
-    Strategy,
     SubsetKind,
     Threads,
     Timeout,
@@ -38,7 +37,6 @@ def train(
     compile: Compile = "auto",
     devices: Devices = None,
     nodes: Nodes = 1,
-    strategy: Strategy = "ddp",
     timeout: Timeout = 300.0,
     json: Json = False,
 ) -> None:
@@ -48,7 +46,7 @@ def train(
 
     Example: mvflow train runs/toy
     """
-    machines = Machines(devices, nodes, strategy, timeout)
+    machines = ClusterOptions(devices, nodes, timeout)
     options = TrainOptions(
         store=store,
         device=device,

@@ -1,4 +1,4 @@
-"""`mvflow train-classifiers`: what judges generated rows, trained once for a store."""
+"""`mvflow train-classifiers`: networks that measure generated rows, trained once for a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvflow_cli.measuring import beside
+from mvflow_cli.measuring import network_path
 from mvflow_cli.opening import set_up
 from mvflow_cli.options import Device, Json, Threads
 from mvflow_cli.output import say, show_json
@@ -89,25 +89,25 @@ def _config(store: Store, recipe: str | None, settings: list[str]) -> Config:
 
 def _train(store: Store, config: Config, again: bool, device: str, *, err: bool) -> dict[str, Any]:
     from mvflow.core import DataError
-    from mvflow.evaluation import autoencoders_for, classifiers_for
+    from mvflow.evaluation import ModalityAutoencoders, ModalityClassifiers
 
     train, test = store[config.data.train], store[config.data.test]
     if train.labels is None or test.labels is None:
         msg = f"{store.path} has no labels: classifiers need a class for each row"
         raise DataError(msg)
     result: dict[str, Any] = {"store": str(store.path), "recipe": config.recipe}
-    makers: tuple[tuple[str, Any], ...] = (
-        ("classifiers", classifiers_for),
-        ("autoencoders", autoencoders_for),
-    )
     with Progress(err=err) as progress:
-        for kind, make in makers:
-            path = beside(store.path, kind, store.path.parent)
+        for kind in (ModalityClassifiers, ModalityAutoencoders):
+            path = network_path(store.path, kind, store.path.parent)
             if again:
                 path.unlink(missing_ok=True)
             before = path.stat().st_mtime_ns if path.is_file() else None
-            made = make(path, train, test, config.classifiers, device=device, listener=progress)
-            result[kind] = {"path": str(path), "trained": before != path.stat().st_mtime_ns}
-            key = "accuracy" if kind == "classifiers" else "explained"
-            result[kind][key] = getattr(made, key)
+            made = kind.train(
+                train, test, config.classifiers, cache=path, device=device, callback=progress
+            )
+            result[f"{kind.name}s"] = {
+                "path": str(path),
+                "trained": before != path.stat().st_mtime_ns,
+                kind.score: made.scores,
+            }
     return result

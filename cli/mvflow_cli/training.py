@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mvflow_cli.distributed import Machines, joined
+from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.opening import open_store
 from mvflow_cli.output import say, show_json
 from mvflow_cli.progress import Progress
@@ -41,12 +40,12 @@ class TrainOptions:
     settings: tuple[str, ...] = ()
     precision: str | None = None
     compile: str = "auto"
-    machines: Machines = Machines()
+    machines: ClusterOptions = ClusterOptions()
 
 
 def train_command(path: Path, stages: Sequence[str] | None, options: TrainOptions) -> None:
     """Train the named stages, or all that are not done, and print the result."""
-    from mvflow.training import LostError
+    from mvflow.core import LostError
 
     command = f"mvflow train {shlex.quote(str(path))}"
     try:
@@ -58,7 +57,7 @@ def train_command(path: Path, stages: Sequence[str] | None, options: TrainOption
     except LostError as error:
         say(f"mvflow: {error}; the newest checkpoint is kept: go on with '{command}'", err=True)
         raise typer.Exit(1) from None
-    if options.json and (processes is None or processes.leads):
+    if options.json and (processes is None or processes.is_main_process):
         show_json(result)
 
 
@@ -81,7 +80,7 @@ def train_stages(
 
     check_compile(options.compile)
     run = RunDirectory.open(path)
-    if processes is not None and not processes.leads:
+    if processes is not None and not processes.is_main_process:
         _follow(run, processes)
         return {}
     device = options.device if processes is None else str(processes.device)
@@ -95,15 +94,15 @@ def train_stages(
             wanted = _wanted(run, model, stages)
             todo = _todo(run, model, wanted, Inputs(fingerprint(train)), options)
             if processes is not None:
-                processes.shared(dumps({"todo": todo, "store": str(store.path)}).encode())
+                processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
                 with Progress(err=options.json) as progress, _log_lines(err=options.json):
-                    model.across(processes).fit(
+                    model.distribute(processes).fit(
                         train,
                         stages=todo,
                         run=run,
                         device=device,
-                        listener=progress,
+                        callback=progress,
                         compile=options.compile,
                     )
     result = _result(run, wanted, todo)
@@ -118,18 +117,16 @@ def _follow(run: RunDirectory, processes: Processes) -> None:
     """Train what the main process has found to do."""
     from mvflow.estimators import load
 
-    plan = loads(processes.shared())
+    plan: dict[str, Any] = processes.broadcast({})
     config = run.config()
     if plan["todo"]:
         with open_store(run, config, Path(plan["store"])) as store:
-            load(run.path).across(processes).fit(
+            load(run.path).distribute(processes).fit(
                 store[config.data.train], stages=plan["todo"], device=str(processes.device)
             )
 
 
-def _configured(
-    run: RunDirectory, stages: Sequence[str] | None, options: TrainOptions
-) -> Config:
+def _configured(run: RunDirectory, stages: Sequence[str] | None, options: TrainOptions) -> Config:
     """The run's configuration; what the options change is written into it, and said."""
     from mvflow.config import assign, config_from_dict, with_part
 
@@ -216,9 +213,7 @@ def _log_lines(*, err: bool) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _wanted(
-    run: RunDirectory, model: Estimator, stages: Sequence[str] | None
-) -> tuple[str, ...]:
+def _wanted(run: RunDirectory, model: Estimator, stages: Sequence[str] | None) -> tuple[str, ...]:
     from mvflow.core import UsageError
 
     names = model.stage_names

@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -184,6 +184,8 @@ class Content:
     modalities: tuple[Modality, ...]
     splits: Mapping[str, SplitData]
     note: str = ""
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    factor_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,8 @@ class Builder:
                 for name, digest in file.checksums(files[file.name]).items()
             },
             note=content.note,
+            class_names=content.class_names,
+            factor_names=content.factor_names,
         )
 
     def download(self, source: str | Path, watcher: Watcher) -> None:

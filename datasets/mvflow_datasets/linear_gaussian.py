@@ -122,9 +122,7 @@ class LinearGaussian:
     def modalities(self) -> tuple[Modality, ...]:
         """Specifications; all weights are 1, so that the ELBO bounds log p(X) itself."""
         return tuple(
-            Modality(
-                name, (len(w),), {"kind": "normal", "scale": self.noise[name]}, weight=1.0
-            )
+            Modality(name, (len(w),), {"kind": "normal", "scale": self.noise[name]}, weight=1.0)
             for name, w in self.loadings.items()
         )
 

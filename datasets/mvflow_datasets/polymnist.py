@@ -195,7 +195,8 @@ def _builder(name: str, summary: str, archive: SourceArchive, *, translated: boo
         else:
             splits, note = _rebuilt(files, seed, name, modalities, translated=translated)
         specs = (
-            Modality(m, (3, SIDE, SIDE), {"kind": "laplace", "scale": 0.75}) for m in splits["train"].arrays
+            Modality(m, (3, SIDE, SIDE), {"kind": "laplace", "scale": 0.75})
+            for m in splits["train"].arrays
         )
         return Content(tuple(specs), splits, note)
 

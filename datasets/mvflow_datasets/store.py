@@ -45,6 +45,8 @@ class Split:
         self.labels: NDArray[np.int64] | None = None
         if "labels" in group:
             self.labels = _read_rows(group, "labels", rows).astype(np.int64, casting="safe")
+        self.class_names: Mapping[int, str] = {}
+        self.factor_names: Mapping[str, str] = {}
         factors = group.get("factors", ())
         self.factors: Mapping[str, NDArray[Any]] = {
             name: _read_rows(factors, name, rows) for name in factors
@@ -114,14 +116,17 @@ class Store:
         self.builder: dict[str, Any] = json.loads(_attribute(file, "builder"))
         self.sources: dict[str, str] = json.loads(_attribute(file, "sources"))
         self.modalities = tuple(
-            Modality.from_dict(spec)
-            for spec in json.loads(_attribute(file, "modalities"))
+            Modality.from_dict(spec) for spec in json.loads(_attribute(file, "modalities"))
         )
+        self.class_names = {int(k): name for k, name in _names(file, "class_names")}
+        self.factor_names = dict(_names(file, "factor_names"))
         self._file = file
         self._splits = {
             name: Split(path, _member(file, name, h5py.Group), self.modalities, int(rows))
             for name, rows in json.loads(_attribute(file, "splits")).items()
         }
+        for split in self._splits.values():
+            split.class_names, split.factor_names = self.class_names, self.factor_names
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -171,6 +176,8 @@ class Store:
             "format_version": self.format_version,
             "bytes": self.path.stat().st_size,
             "modalities": [m.to_dict() | {"shape": list(m.shape)} for m in self.modalities],
+            "class_names": {str(label): name for label, name in self.class_names.items()},
+            "factor_names": dict(self.factor_names),
             "splits": {name: split.info() for name, split in self._splits.items()},
             "builder": self.builder,
             "sources": self.sources,
@@ -237,6 +244,12 @@ def _member(group: h5py.Group, name: str, kind: type) -> Any:
         msg = f"{group.name.rstrip('/')}/{name} is missing"
         raise ValueError(msg)
     return found
+
+
+def _names(file: h5py.File, key: str) -> list[tuple[str, str]]:
+    """Pairs of key and readable name, as `write_store` keeps them below `/_about`."""
+    stored = file.get(f"_about/{key}")
+    return [] if stored is None else [(k, name) for k, name in stored.asstr()[...]]
 
 
 def _read_rows(group: h5py.Group, name: str, rows: int) -> NDArray[Any]:

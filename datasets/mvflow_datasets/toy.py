@@ -78,6 +78,8 @@ def _make(files: Mapping[str, Path], seed: int, *, rows: int, test_rows: int) ->
             split: _split(n, generator(seed, "toy", split))
             for split, n in (("train", rows), ("test", test_rows))
         },
+        class_names={0: "empty", 1: "full"},
+        factor_names={f"{name}_width": f"{name} width (pixels)" for name in SHAPES},
     )
 
 

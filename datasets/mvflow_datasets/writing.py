@@ -93,6 +93,8 @@ def write_store(
     sources: Mapping[str, str] | None = None,
     note: str = "",
     about: Mapping[str, NDArray[Any]] | None = None,
+    class_names: Mapping[int, str] | None = None,
+    factor_names: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a store, whole or not at all: on any failure an older file at `path` stays as it was.
 
@@ -106,6 +108,8 @@ def write_store(
         note: what a reader of results must know, such as "SVHN subset (8,001 digits)".
         about: further arrays of numbers or texts by their place below `/_about`, which no source
             reads and which the fingerprint leaves out: units, names of columns and of rows.
+        class_names: label -> name of the class, for reports.
+        factor_names: factor -> readable name with its unit, for reports.
 
     Returns:
         The path.
@@ -115,6 +119,11 @@ def write_store(
     """
     path = Path(path)
     specs = tuple(modalities)
+    names = {"class_names": class_names, "factor_names": factor_names}
+    about = {
+        **(about or {}),
+        **{k: np.array([*v.items()], np.str_) for k, v in names.items() if v},
+    }
     datasets = {
         f"{split}/{key}": array
         for split, data in splits.items()
@@ -133,7 +142,7 @@ def write_store(
         )
         for key, array in datasets.items():
             _write(file, key, array)
-        for key, array in (about or {}).items():
+        for key, array in about.items():
             text = array.dtype.kind == "U"
             stored = array.astype(h5py.string_dtype()) if text else array
             file.create_dataset(f"_about/{key}", data=stored)

@@ -276,7 +276,7 @@ def _known_sections(raw: Mapping[str, Any], schema: type[BaseModel]) -> dict[str
         field = schema.model_fields.get(key)
         if field is None:
             continue
-        kind = field.annotation
+        kind: Any = field.annotation
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         out[key] = _known_sections(value, kind) if is_section else value
     return out
@@ -324,7 +324,9 @@ def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
             node = None if field is None else field.annotation
         elif get_args(node):
             node = get_args(node)[-1]
-    return list(node.model_fields) if isinstance(node, type) and issubclass(node, BaseModel) else []
+    return (
+        list(node.model_fields) if isinstance(node, type) and issubclass(node, BaseModel) else []
+    )
 
 
 def _has_field(system: str, key: str) -> bool:
@@ -345,7 +347,9 @@ def with_part(config: Config, field: str, kind: str) -> Config:
         >>> type(with_part(config_from_dict(raw), "posterior", "nsf").posterior).__name__
         'NSF'
     """
-    metadata = type(config).model_fields[field].metadata if field in type(config).model_fields else ()
+    metadata = (
+        type(config).model_fields[field].metadata if field in type(config).model_fields else ()
+    )
     group = next((m.group for m in metadata if isinstance(m, Kind)), None)
     if group is None:
         msg = f"system {config.system!r} has no {field}: leave --{field} out"

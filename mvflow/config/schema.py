@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mvflow.core.parts import Kind, Section, create, dump
 from mvflow.core import Modality
+from mvflow.core.parts import Kind, Section, create, dump
 
 __all__ = [
     "FORMAT",

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 __all__ = [
     "ConfigError",
     "DataError",
+    "LostError",
     "MvflowError",
     "NotFittedError",
     "NumericsError",
@@ -35,6 +36,10 @@ class DataError(MvflowError, ValueError):
 
 class StageError(MvflowError, RuntimeError):
     """A training stage cannot start or go on: its inputs are missing, stale or locked."""
+
+
+class LostError(StageError):
+    """Another process of a data-parallel run has ended or does not answer."""
 
 
 class NumericsError(MvflowError, FloatingPointError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from mvflow.core.arrays import Array
+from mvflow.core.arrays import Array, namespace
 
 __all__ = ["Observed"]
 
@@ -20,6 +20,9 @@ class Observed(NamedTuple):
         >>> batch = Observed.from_columns({"rna": np.zeros((4, 3)), "cached/mean": np.ones(4)})
         >>> list(batch.x), list(batch.cached), batch.rows
         (['rna'], ['mean'], 4)
+        >>> some = Observed({"rna": np.array([[1.0], [np.nan]])}, {"rna": np.array([True, False])})
+        >>> some.filled("rna").tolist(), some.is_present("rna").tolist()
+        ([[1.0], [0.0]], [True, False])
     """
 
     x: Mapping[str, Array]
@@ -45,6 +48,22 @@ class Observed(NamedTuple):
     def rows(self) -> int:
         """Number of rows; 0 where nothing is observed."""
         return len(next(iter(self.x.values()))) if self.x else 0
+
+    def is_present(self, name: str) -> Array | None:
+        """Rows in which a modality has a value that is present, bool (rows,); None: all rows."""
+        present = (self.present or {}).get(name)
+        if present is None or present.ndim == 1:
+            return present
+        return namespace(present).any(present, axis=tuple(range(1, present.ndim)))
+
+    def filled(self, name: str) -> Array:
+        """Values of a modality, with zeros in place of those that are not present."""
+        x, present = self.x[name], (self.present or {}).get(name)
+        if present is None:
+            return x
+        xp = namespace(x, present)
+        mask = xp.reshape(present, (*present.shape, *[1] * (x.ndim - present.ndim)))
+        return xp.where(mask, x, xp.zeros_like(x))
 
     def only(self, names: Collection[str]) -> Observed:
         """The same rows, of which only the named modalities are observed."""

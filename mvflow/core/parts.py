@@ -49,6 +49,16 @@ class Part(Section, ABC):
     """Whether its one field holds an object that cannot be written to a file."""
 
     @property
+    def kind(self) -> str:
+        """The name under which it is registered, or its import path.
+
+        Examples:
+            >>> create("posteriors", {"kind": "maf", "transforms": 3}).kind
+            'maf'
+        """
+        return registry(self.group).name_of(type(self))
+
+    @property
     def raw(self) -> Any:
         """The object that an opaque part holds."""
         return getattr(self, next(iter(type(self).model_fields)))
@@ -64,7 +74,8 @@ class Kind:
     """Type of a field that holds a part of the registry `group`: a name, a table, or an object.
 
     Accepted are the name of a kind, a mapping with `kind` and its settings, a part, a class of
-    parts, or an object that has all methods of the contract. `Annotated[Family, Kind("posteriors")]`.
+    parts, or an object that has all methods of the contract. Used as
+    `Annotated[Family, Kind("posteriors")]`.
 
     Args:
         group: of the registry.

@@ -10,9 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core.errors import DataError, UsageError, unknown_name
-from mvflow.core.types import Batch, Column, Modality, Source
+from mvflow.core.types import Batch, Column, Described, Modality, Source
 
-__all__ = ["ArraySource", "as_source", "check_batch", "check_rows", "fingerprint", "subset_of"]
+__all__ = [
+    "ArraySource",
+    "as_source",
+    "check_batch",
+    "check_rows",
+    "class_name",
+    "factor_name",
+    "fingerprint",
+    "subset_of",
+]
 
 
 class ArraySource:
@@ -24,6 +33,8 @@ class ArraySource:
         modalities: specifications; by default `normal` ones with the arrays' shapes.
         labels: class of each row.
         factors: known causes of each row, by name.
+        class_names: label -> name of the class, for reports.
+        factor_names: factor -> readable name with its unit, for reports.
         pairs: name -> (rows,) positions in the array of that name.
 
     Raises:
@@ -42,6 +53,8 @@ class ArraySource:
         *,
         labels: ArrayLike | None = None,
         factors: Mapping[str, ArrayLike] | None = None,
+        class_names: Mapping[int, str] | None = None,
+        factor_names: Mapping[str, str] | None = None,
         pairs: Mapping[str, ArrayLike] | None = None,
     ) -> None:
         if not arrays:
@@ -63,6 +76,7 @@ class ArraySource:
         }
         self.labels = None if labels is None else np.asarray(labels, np.int64)
         self.factors = {name: np.asarray(f) for name, f in (factors or {}).items()}
+        self.class_names, self.factor_names = dict(class_names or {}), dict(factor_names or {})
         if self.labels is not None:
             lengths["labels"] = len(self.labels)
         lengths |= {name: len(f) for name, f in self.factors.items()}
@@ -150,6 +164,25 @@ def fingerprint(source: Source) -> str:
                 digest.update(f"{name}{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def class_name(source: Source, label: int) -> str:
+    """What a class is called: its name where the source has names, else its number.
+
+    Examples:
+        >>> rows = ArraySource({"a": np.zeros((2, 1))}, class_names={1: "dog"})
+        >>> class_name(rows, 1), class_name(rows, 0)
+        ('dog', 'class 0')
+    """
+    names = source.class_names if isinstance(source, Described) else {}
+    name = names.get(label, str(label))
+    return f"class {name}" if name.isdecimal() else name
+
+
+def factor_name(source: Source, factor: str) -> str:
+    """What a factor is called: its readable name where the source has names, else its key."""
+    names = source.factor_names if isinstance(source, Described) else {}
+    return names.get(factor, factor.replace("_", " "))
 
 
 def subset_of(names: Iterable[str], modalities: Iterable[Modality]) -> tuple[str, ...]:

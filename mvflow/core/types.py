@@ -17,6 +17,7 @@ from mvflow.core.registry import registry
 __all__ = [
     "Batch",
     "Column",
+    "Described",
     "Modality",
     "Source",
     "Subset",
@@ -190,4 +191,19 @@ class Source(Protocol):
 
     def columns(self) -> dict[str, Column]:
         """All modalities as they are stored, without repeating what rows share."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """What a `Source` may have besides: names by which reports call its classes and factors."""
+
+    @property
+    def class_names(self) -> Mapping[int, str]:
+        """Label -> name of the class; labels without one are called by their number."""
+        ...
+
+    @property
+    def factor_names(self) -> Mapping[str, str]:
+        """Factor -> readable name with its unit; others are called by their key."""
         ...

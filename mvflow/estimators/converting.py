@@ -137,7 +137,7 @@ def _family(section: dict[str, Any], default: str) -> dict[str, Any]:
         "conditional-maf": ("transforms", "hidden", "context"),
         "nsf": ("transforms", "hidden", "context", "bins"),
     }
-    found = {}
+    found: dict[str, Any] = {}
     for key in ("transforms", "hidden", "context", "bins"):
         value = section.pop(key, None)
         if value is not None and key in fields.get(kind, ()):

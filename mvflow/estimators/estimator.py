@@ -36,7 +36,7 @@ from mvflow.inference import Diagnostics, Sampler, Target, draw
 from mvflow.nn import seeded
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord
 from mvflow.systems import Bounded, Encodes, Projects, System, build_system, stages_of
-from mvflow.training import Listener, Processes, Table, as_input, check_compile, free_memory
+from mvflow.training import Callback, Processes, Table, as_input, check_compile, free_memory
 
 __all__ = ["Estimator", "LatentDraws"]
 
@@ -195,8 +195,7 @@ class Estimator:
     def facts(self) -> dict[str, str]:
         """What the model is, in a few words each, for reports and tables."""
         self._plan()
-        prior = dump(self.config.prior, "priors")["kind"]
-        return {**self.system_.facts(), "prior": prior}
+        return {**self.system_.facts(), "prior": self.config.prior.title}
 
     def _plan(self) -> Plan:
         if not hasattr(self, "plan_"):
@@ -214,7 +213,7 @@ class Estimator:
         stages: Sequence[str] | None = None,
         run: RunDirectory | None = None,
         device: str = "cpu",
-        listener: Listener | None = None,
+        callback: Callback | None = None,
         compile: str = "auto",
     ) -> Self:
         """Train all stages, or the named ones, in order.
@@ -228,7 +227,7 @@ class Estimator:
             run: where to keep checkpoints, history and weights. A stage that was interrupted
                 there goes on where it was, and ends as if it had never been interrupted.
             device: "cpu", "cuda", "cuda:1"...
-            listener: training callback.
+            callback: training callback.
             compile: "graph" captures each training step as a CUDA graph, "auto" does so on CUDA
                 where it can, "torch" lets torch compile the losses, "no" does neither. Results
                 are those of "no", up to rounding.
@@ -265,10 +264,9 @@ class Estimator:
         self.system_.to(device)
         inputs = Inputs(fingerprint(train), None if held is None else fingerprint(held))
         if self._processes is not None:
-            if way in ("graph", "torch"):
-                msg = "several processes cannot train what is compiled: choose one of the two"
-                raise UsageError(msg)
-            self._processes.agree((self.config, inputs), "what is trained differs")
+            self._processes.assert_same_on_all_ranks(
+                (self.config, inputs), "what is trained differs"
+            )
         budget = free_memory(device)
         rows = Table.of(train, device, budget)
         held_rows = None if held is None else Table.of(held, device, budget)
@@ -283,7 +281,7 @@ class Estimator:
                     inputs=inputs,
                     trained=self.records_,
                     run=run if self._is_main_process else None,
-                    listener=listener if self._is_main_process else None,
+                    callback=callback if self._is_main_process else None,
                     processes=self._processes,
                     compile=way,
                 )
@@ -297,8 +295,8 @@ class Estimator:
         kept = [n for n in self.trained_ if stages is not None and n not in stages]
         if kept:
             msg = (
-                f"stage {kept[0]!r} was trained with seed {self.config.seed}: with seed {seed} all "
-                "stages are trained anew, so leave stages= out, or the seed"
+                f"stage {kept[0]!r} was trained with seed {self.config.seed}: with seed {seed} "
+                "all stages are trained anew, so leave stages= out, or the seed"
             )
             raise StageError(msg)
         return config_from_dict({**self.config.model_dump(), "seed": seed})
@@ -315,7 +313,7 @@ class Estimator:
                     self.plan_.spec(name).module.load_state_dict(trained[name])
                     self.records_[name] = record
 
-    def across(self, processes: Processes | None) -> Self:
+    def distribute(self, processes: Processes | None) -> Self:
         """Train, draw, decode and score with several processes that all run the same program.
 
         Each takes a part of every batch in training, and some of the rows elsewhere; all get the
@@ -480,6 +478,21 @@ class Estimator:
         found = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
         return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in found.items()}
 
+    def simulate(self, z: ArrayLike, *, seed: int = 0) -> dict[str, NDArray[Any]]:
+        """Draws of p(x_j|z), with the likelihood's noise, name -> (rows, *shape).
+
+        Args:
+            z: (rows, latent_dim).
+            seed: of the draws.
+        """
+        self._check_fitted()
+        parts = []
+        for i, some in enumerate(torch.from_numpy(self._checked_latent(z)).split(CHUNK_ROWS)):
+            with seeded(seed, "simulate", i, device=self._device), torch.no_grad():
+                decoded = self.system_.decode(some.to(self._device))
+                parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
     # Scoring
 
     def posterior_log_prob(
@@ -503,9 +516,7 @@ class Estimator:
         with torch.no_grad():
             parts = [
                 self._posterior(rows, combine).log_prob(part)
-                for rows, part in zip(
-                    _chunks(observed), values.split(CHUNK_ROWS, -2), strict=True
-                )
+                for rows, part in zip(_chunks(observed), values.split(CHUNK_ROWS, -2), strict=True)
             ]
         return torch.cat(parts, -1).double().cpu().numpy()
 
@@ -569,8 +580,8 @@ class Estimator:
     # What the model has
 
     def priors(self) -> list[str]:
-        """What may be drawn where nothing is observed: the model's own p(z), then a fitted prior."""
-        fitted = [] if self._fitted_system().fitted_prior is None else [self.facts()["prior"]]
+        """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
+        fitted = [] if self._fitted_system().fitted_prior is None else [self.config.prior.kind]
         return [STANDARD, *fitted]
 
     @property
@@ -588,12 +599,12 @@ class Estimator:
 
     @property
     def _is_main_process(self) -> bool:
-        return self._processes is None or self._processes.leads
+        return self._processes is None or self._processes.is_main_process
 
     def _map_chunks(self, work: Chunk, count: int) -> list[dict[str, NDArray[Any]]]:
         """The results of `work(0)` to `work(count - 1)`, which several processes share."""
         if self._processes is not None:
-            return self._processes.divided(work, count)
+            return self._processes.map_shards(work, count)
         return [work(i) for i in range(count)]
 
     @property

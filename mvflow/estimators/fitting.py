@@ -8,19 +8,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mvflow.core import DataError, Modality, Source, StageError, generator
+from mvflow.core import DataError, LostError, Modality, Source, StageError, generator
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
 from mvflow.training import (
+    Callback,
     Checkpoint,
     ColumnCache,
     Compile,
     EpochRecord,
-    Listener,
-    LostError,
+    NoOpCallback,
     Processes,
-    Silent,
     Stage,
     Table,
     build_stage,
@@ -99,7 +98,7 @@ def train_stage(
     inputs: Inputs,
     trained: Mapping[str, StageRecord],
     run: RunDirectory | None,
-    listener: Listener | None,
+    callback: Callback | None,
     processes: Processes | None = None,
     budget: int | None = None,
     compile: Compile = "auto",
@@ -115,7 +114,7 @@ def train_stage(
         inputs: fingerprints of the rows.
         trained: what is recorded of the stages trained so far.
         run: where to keep checkpoints, history and weights.
-        listener: training callback.
+        callback: training callback.
         processes: those that train it together; only the main one has `run`.
         budget: bytes that outputs of frozen modules may take in memory before they go to the run;
             by default half of what is free on the device.
@@ -131,7 +130,9 @@ def train_stage(
     """
     missing = [name for name in spec.needs if name not in trained]
     if missing:
-        where = "" if run is None else f": run 'mvflow train {run.path} --stage {missing[0]}' first"
+        where = (
+            "" if run is None else f": run 'mvflow train {run.path} --stage {missing[0]}' first"
+        )
         msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
@@ -152,17 +153,16 @@ def train_stage(
                 most = free_memory(rows.device) if budget is None else budget
                 cache = ColumnCache(run, keys, inputs.train, most)
             stage = build_stage(spec, system, rows, validation, cache)
-            checkpoints = _Checkpoints(run, key, listener or Silent())
+            checkpoints = _Checkpoints(run, key, callback or NoOpCallback())
             resume = checkpoints.restore(spec.name)
-            if processes is not None:
-                stage, resume = processes.prepare(stage), processes.shared_checkpoint(resume)
             try:
                 run_stage(
                     stage,
                     seed=plan.config.seed,
                     resume=resume,
-                    listener=checkpoints,
+                    callback=checkpoints,
                     compile=compile,
+                    processes=processes,
                 )
             except (KeyboardInterrupt, LostError):
                 checkpoints.save()
@@ -195,7 +195,7 @@ class _Checkpoints:
 
     run: RunDirectory | None
     key: str
-    listener: Listener
+    callback: Callback
     seconds_before: float = 0.0
     epochs: int = 0
     due: float = field(init=False)
@@ -228,7 +228,7 @@ class _Checkpoints:
         if self.run is not None and time.monotonic() >= self.due and math.isfinite(loss):
             self.newest = stage.name, checkpoint()
             self.save()
-        self.listener.on_step(stage, epoch, step, steps, loss, checkpoint)
+        self.callback.on_step(stage, epoch, step, steps, loss, checkpoint)
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
         self.epochs += 1
@@ -237,7 +237,7 @@ class _Checkpoints:
             self.newest = record.stage, checkpoint()
             if time.monotonic() >= self.due:
                 self.save()
-        self.listener.on_epoch(record, checkpoint)
+        self.callback.on_epoch(record, checkpoint)
 
     def save(self) -> None:
         """Write the newest state that has not been written."""

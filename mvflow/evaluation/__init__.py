@@ -1,20 +1,19 @@
-"""Measuring trained models: classifiers, coherence, likelihoods, sampler diagnostics."""
+"""Measuring trained models: classifiers, coherence, likelihoods, calibration."""
 
-from mvflow.evaluation.autoencoders import Autoencoders, autoencoders_for, train_autoencoders
-from mvflow.evaluation.classifiers import Classifiers, classifiers_for, train_classifiers
-from mvflow.evaluation.diagnose import diagnose
+from mvflow.evaluation.autoencoders import ModalityAutoencoders
+from mvflow.evaluation.calibration import check_calibration
+from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.evaluate import evaluate
 from mvflow.evaluation.generation import FeatureNetwork, direction
+from mvflow.evaluation.result import Calibration, Evaluation
 
 __all__ = [
-    "Autoencoders",
-    "Classifiers",
+    "Calibration",
+    "Evaluation",
     "FeatureNetwork",
-    "autoencoders_for",
-    "classifiers_for",
-    "diagnose",
+    "ModalityAutoencoders",
+    "ModalityClassifiers",
+    "check_calibration",
     "direction",
     "evaluate",
-    "train_autoencoders",
-    "train_classifiers",
 ]

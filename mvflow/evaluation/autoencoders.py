@@ -9,31 +9,26 @@ do not depend on the size in which an autoencoder happens to write its code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
-from mvflow.core import Modality, Source, derive_seed
-from mvflow.evaluation.classifiers import distinct, labelled, values_of
-from mvflow.models import Losses
-from mvflow.nn import MLP, ModalityDict, flat, seeded
-from mvflow.runs import read_tensors, write_tensors
-from mvflow.training import Listener, Stage, as_input, run_stage
+from mvflow.core import Modality
+from mvflow.evaluation.networks import BATCH_ROWS, ModalityNetworks
+from mvflow.nn import MLP, flat
+from mvflow.stages import Losses
+from mvflow.training import as_input
 
-__all__ = ["Autoencoder", "Autoencoders", "autoencoders_for", "train_autoencoders"]
+__all__ = ["Autoencoder", "ModalityAutoencoders"]
 
 CODE, HIDDEN = 64, 256
 """Widths; Vasco et al. have codes of 64 for trajectories, 128 for images, 512 for sound."""
 STEPS, LEARNING_RATE = 1000, 1e-3
-CHUNK = 1024
 
 
 class Autoencoder(nn.Module):
@@ -64,154 +59,80 @@ class Autoencoder(nn.Module):
         """Features (rows, 64)."""
         return self.encoder(self.standard(x)) / self.scale
 
-    def losses(self, batch: Mapping[str, Tensor]) -> Losses:
-        """Share of the variance that is not reconstructed, and cross-entropy of the class."""
-        target = self.standard(batch["x"])
-        code = self.encoder(target)
-        terms = {"unexplained": ((self.decoder(code) - target) ** 2).mean()}
-        if self.head is not None:
-            terms["class"] = nn.functional.cross_entropy(self.head(code), batch["label"])
-        return Losses(torch.stack(list(terms.values())).sum(), terms)
 
+class ModalityAutoencoders(ModalityNetworks):
+    """One autoencoder for each modality; their scores are shares of variance reconstructed.
 
-@dataclass(frozen=True)
-class Autoencoders:
-    """One autoencoder for each modality, with what it keeps of real test rows.
+    Batch size and number of epochs are those of the classifiers; there are some 1000 steps.
 
-    Args:
-        networks: name -> `Autoencoder`.
-        explained: name -> share of the variance of test rows that it reconstructs.
-        classes: number of classes; 0 if the rows have no labels.
+    Examples:
+        >>> from mvflow.core import ArraySource
+        >>> x = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
+        >>> rows = ArraySource({"a": x})
+        >>> ModalityAutoencoders.train(rows, rows, Settings(epochs=1)).features("a", x).shape
+        (200, 64)
     """
 
     name: ClassVar[str] = "autoencoder"
-    networks: ModalityDict
-    explained: dict[str, float]
-    classes: int
+    score: ClassVar[str] = "explained"
+    needs_classes: ClassVar[bool] = False
+    constants: ClassVar[dict[str, Any]] = {"widths": [HIDDEN, CODE]}
 
-    @torch.no_grad()
-    def features(self, name: str, x: ArrayLike) -> NDArray[np.float32]:
-        """Codes (rows, 64) of rows (rows, *shape) of one modality."""
-        network = self.networks[name].eval()
-        device = next(network.parameters()).device
-        rows = torch.from_numpy(np.asarray(x)).split(CHUNK)
-        return torch.cat([network(c.to(device)).cpu() for c in rows]).numpy()
+    @property
+    def explained(self) -> dict[str, float]:
+        """Name -> share of the variance of test rows that is reconstructed."""
+        return self.scores
 
+    @classmethod
+    def _build(cls, modality: Modality, settings: Settings, classes: int) -> Autoencoder:
+        return Autoencoder(modality, classes)
 
-def train_autoencoders(
-    train: Source,
-    test: Source,
-    settings: Settings,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    listener: Listener | None = None,
-) -> Autoencoders:
-    """Train an autoencoder for each modality on its distinct values, some 1000 steps.
+    @classmethod
+    def _training(cls, settings: Settings) -> Training:
+        epochs = max(settings.epochs, 1)
+        return Training(
+            epochs=epochs,
+            steps_per_epoch=-(-STEPS // epochs),
+            batch_size=settings.batch_size,
+            learning_rate=LEARNING_RATE,
+        )
 
-    Args:
-        train: rows to train on.
-        test: rows to measure on what they keep.
-        settings: of the classifiers, whose batch size and number of epochs they share.
-        seed: of weights and order.
-        device: where to train.
-        listener: hears of progress.
-    """
-    classes = 0
-    if train.labels is not None and test.labels is not None:
-        classes = int(max(train.labels.max(), test.labels.max())) + 1
-    networks, explained = _untrained(train.modalities, classes, seed).to(device), {}
-    for modality in train.modalities:
-        name, network = modality.name, networks[modality.name]
-        assert isinstance(network, Autoencoder)
-        rows, _ = distinct(train, name, _labels(train), device)
-        values = values_of(rows)
+    @classmethod
+    def _losses(cls, network: Any, batch: Mapping[str, Tensor], progress: float) -> Losses:
+        """Share of the variance that is not reconstructed, and cross-entropy of the class."""
+        target = network.standard(batch["x"])
+        code = network.encoder(target)
+        terms = {"unexplained": ((network.decoder(code) - target) ** 2).mean()}
+        if network.head is not None:
+            terms["class"] = nn.functional.cross_entropy(network.head(code), batch["label"])
+        return Losses(torch.stack(list(terms.values())).sum(), terms)
+
+    @classmethod
+    def _fit(cls, network: Any, values: Tensor, optimise: Callable[[], object]) -> None:
+        """Inputs are standardised before, features scaled after the optimisation."""
         with torch.no_grad():
-            some = network.flat(as_input(values[: 16 * CHUNK]))
+            some = network.flat(as_input(values[: 16 * BATCH_ROWS]))
             network.centre.copy_(some.mean())
             network.spread.copy_(some.std(correction=0).clamp_min(1e-12))
-        stage = Stage(f"autoencoder-{name}", network, _loss(network), _training(settings), rows)
-        run_stage(stage, seed=derive_seed(seed, "autoencoders"), listener=listener)
-        codes = Autoencoders(networks, {}, classes).features(name, values.cpu().numpy())
+        optimise()
+        with torch.no_grad():
+            codes = torch.cat([network.eval()(x).cpu() for x in values.split(BATCH_ROWS)]).numpy()
         network.scale.fill_(max(float(np.sqrt(codes.var(0).mean())), 1e-12))
-        held, _ = distinct(test, name, _labels(test), device)
-        explained[name] = _explained(network, values_of(held))
-    return Autoencoders(networks.eval(), explained, classes)
 
+    @classmethod
+    def _features(cls, network: Any, x: Tensor) -> Tensor:
+        code: Tensor = network(x)
+        return code
 
-def autoencoders_for(
-    path: Path,
-    train: Source,
-    test: Source,
-    settings: Settings,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    listener: Listener | None = None,
-) -> Autoencoders:
-    """The autoencoders kept at `path`; trained and kept if there are none for these data.
-
-    Args:
-        path: a safetensors file, usually beside the store.
-        train: rows to train on.
-        test: rows to measure on what they keep.
-        settings: as for `train_autoencoders`.
-        seed: of weights and order.
-        device: where to train.
-        listener: hears of progress.
-    """
-    key = {
-        "data": [labelled(train), labelled(test)],
-        "settings": {**_training(settings).model_dump(mode="json"), "widths": [HIDDEN, CODE]},
-        "seed": seed,
-    }
-    if path.is_file():
-        tensors, about = read_tensors(path)
-        if about.get("key") == key:
-            networks = _untrained(train.modalities, about["classes"], seed)
-            networks.load_state_dict(tensors)
-            return Autoencoders(networks.to(device).eval(), about["explained"], about["classes"])
-    made = train_autoencoders(train, test, settings, seed=seed, device=device, listener=listener)
-    about = {"key": key, "explained": made.explained, "classes": made.classes}
-    write_tensors(path, made.networks.state_dict(), about)
-    return made
-
-
-def _training(settings: Settings) -> Training:
-    epochs = max(settings.epochs, 1)
-    return Training(
-        epochs=epochs,
-        steps_per_epoch=-(-STEPS // epochs),
-        batch_size=settings.batch_size,
-        learning_rate=LEARNING_RATE,
-    )
-
-
-def _untrained(modalities: tuple[Modality, ...], classes: int, seed: int) -> ModalityDict:
-    with seeded(seed, "weights", "autoencoders"):
-        specs = sorted(modalities, key=lambda m: m.name)
-        return ModalityDict({m.name: Autoencoder(m, classes) for m in specs})
-
-
-def _labels(source: Source) -> NDArray[np.int64]:
-    return np.zeros(len(source), np.int64) if source.labels is None else source.labels
-
-
-def _loss(network: Autoencoder) -> Any:
-    def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
-        return network.losses(batch)
-
-    return loss
-
-
-@torch.no_grad()
-def _explained(network: Autoencoder, values: Tensor) -> float:
-    """Share of the variance of rows around their mean that is reconstructed."""
-    chunks = values.split(CHUNK)
-    mean = torch.stack([network.standard(x).sum(0) for x in chunks]).sum(0) / len(values)
-    left, spread = 0.0, 0.0
-    for x in chunks:
-        target = network.standard(x)
-        left += float(((network.decoder(network.encoder(target)) - target) ** 2).sum())
-        spread += float(((target - mean) ** 2).sum())
-    return 1 - left / spread if spread > 0 else 0.0
+    @torch.no_grad()
+    def _evaluate(self, name: str, values: Tensor, labels: Tensor) -> float:
+        """Share of the variance of values around their mean that is reconstructed."""
+        network: Any = self.networks[name]
+        batches = values.split(BATCH_ROWS)
+        mean = torch.stack([network.standard(x).sum(0) for x in batches]).sum(0) / len(values)
+        left, spread = 0.0, 0.0
+        for x in batches:
+            target = network.standard(x)
+            left += float(((network.decoder(network.encoder(target)) - target) ** 2).sum())
+            spread += float(((target - mean) ** 2).sum())
+        return 1 - left / spread if spread > 0 else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +11,17 @@ import numpy as np
 from mvflow.config import Config
 from mvflow.core import DataError, UsageError
 from mvflow.evaluation.published import Figure, published
+from mvflow.evaluation.result import Coherence, Evaluation, Frechet
+from mvflow.metrics import Estimate
 
-__all__ = ["Comparison", "EvaluatedRun", "Measure", "System", "compare"]
+__all__ = ["ComparedSystem", "Comparison", "EvaluatedRun", "Measure", "compare"]
 
-FEW = 2
+MAX_DIRECTIONS = 2
 """Directions up to which each is a column; of more, means by number of observed modalities."""
-ORDER = ("inception-v3", "classifier", "autoencoder")
+NETWORK_ORDER = ("inception-v3", "classifier", "autoencoder")
 """Of feature networks in the table; others come last."""
-PROJECTORS = {"contrastive": "CL", "dcca": "DCCA"}
+ERRORS_APART = 2.0
+"""Standard errors of a difference from which on two means are told apart."""
 
 
 class EvaluatedRun(NamedTuple):
@@ -26,7 +29,7 @@ class EvaluatedRun(NamedTuple):
 
     name: str
     config: Config
-    metrics: Mapping[str, Any]
+    metrics: Evaluation
     data: str
     """Fingerprint of the rows it was trained on; empty if it is not known."""
 
@@ -41,24 +44,24 @@ class Measure(NamedTuple):
 
 
 @dataclass(frozen=True)
-class System:
+class ComparedSystem:
     """Runs that differ by their seed alone, or a system that only the paper reports.
 
     Args:
         label: name in the table.
         seeds: of the runs, in order; empty for a system of the paper.
-        values: measure -> value of each run; None where a run lacks it.
+        values: measure -> value of each run with its standard error; None where a run lacks it.
         paper: measure -> what the paper reports of it.
     """
 
     label: str
     seeds: tuple[int, ...]
-    values: dict[str, list[float | None]]
-    paper: dict[str, Figure]
+    values: dict[str, list[Estimate | None]] = field(default_factory=dict)
+    paper: dict[str, Figure] = field(default_factory=dict)
 
     def known(self, key: str) -> list[float]:
         """Values of a measure that are there."""
-        return [v for v in self.values.get(key, []) if v is not None]
+        return [v.mean for v in self.values.get(key, []) if v is not None]
 
     def mean(self, key: str) -> float | None:
         """Mean over seeds."""
@@ -68,6 +71,12 @@ class System:
         """Standard deviation over seeds (divided by one less than their number); None of one."""
         known = self.known(key)
         return float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+    def error(self, key: str) -> float:
+        """Standard error of the mean: what test rows or, of several runs, seeds leave open."""
+        errors = [v.standard_error for v in self.values.get(key, []) if v is not None]
+        measured = float(np.sqrt(np.nansum(np.square(errors)))) / max(len(errors), 1)
+        return max(measured, (self.deviation(key) or 0.0) / max(len(errors), 1) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -81,26 +90,38 @@ class Comparison:
         notes: what a reader must know.
     """
 
-    systems: tuple[System, ...]
+    systems: tuple[ComparedSystem, ...]
     measures: tuple[Measure, ...]
     paper: str
     notes: tuple[str, ...]
 
     @property
-    def measured(self) -> tuple[System, ...]:
+    def measured(self) -> tuple[ComparedSystem, ...]:
         """The systems that were run here."""
         return tuple(s for s in self.systems if s.seeds)
 
-    def mark(self, measure: Measure, system: System) -> str:
-        """Whether a system is "best", "second" or neither, as the table rounds."""
-        sign = 1 if measure.lower_is_better else -1
-        means = {s.label: s.mean(measure.key) for s in self.measured}
-        order = sorted({sign * round(m, measure.digits) for m in means.values() if m is not None})
-        mine = means.get(system.label)
-        if mine is None or len(order) < 2:
-            return ""
-        place = order.index(sign * round(mine, measure.digits))
-        return "best" if place == 0 else "second" if place == 1 and len(order) > 2 else ""
+    def mark(self, measure: Measure, system: ComparedSystem) -> str:
+        """Whether a system is "best" or "second" beyond noise, "tied" with the best, or not."""
+        left = [s for s in self.measured if s.mean(measure.key) is not None]
+        for place in ("best", "second"):
+            if system not in left or len(left) < 2:
+                return ""
+            sign = 1 if measure.lower_is_better else -1
+            first = min(left, key=lambda s: sign * (s.mean(measure.key) or 0.0))
+            like = [s for s in left if _are_tied(measure, first, s)]
+            if system in like:
+                return place if len(like) == 1 else "tied" if place == "best" else ""
+            if len(like) > 1:
+                return ""
+            left.remove(first)
+        return ""
+
+
+def _are_tied(measure: Measure, a: ComparedSystem, b: ComparedSystem) -> bool:
+    """Whether the difference of two means is within what noise, or rounding, gives."""
+    apart = abs((a.mean(measure.key) or 0.0) - (b.mean(measure.key) or 0.0))
+    noise = ERRORS_APART * float(np.hypot(a.error(measure.key), b.error(measure.key)))
+    return apart <= max(noise, 0.5 * 10.0**-measure.digits)
 
 
 def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:
@@ -121,24 +142,26 @@ def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:
     for group in groups.values():
         _check_seeds(group)
     members = [sorted(group, key=lambda r: r.config.seed) for group in groups.values()]
-    labels = _labels([group[0].config for group in members])
+    labels = _labels([group[0] for group in members])
     report = published(runs[0].config.recipe) if paper else None
-    systems = []
+    with_distances = _distances_compare(runs)
+    systems, reported = [], set()
     for label, group in zip(labels, members, strict=True):
-        config, flat = group[0].config, [_flat(run.metrics) for run in group]
-        figures = {}
-        if report is not None and config.flows.posterior == "maf":
-            figures = report.find(_title(config), config.joint.beta, config.flows.transforms)
+        flat = [_flat(run.metrics, with_distances) for run in group]
+        name, figures = report.find(_leaves(group[0].config)) if report else ("", {})
+        reported.add(name)
         values = {key: [f.get(key) for f in flat] for f in flat for key in f}
-        systems.append(System(label, tuple(r.config.seed for r in group), values, dict(figures)))
-    measures, notes = _measures(systems, runs[0].metrics), _notes(runs)
+        seeds = tuple(r.config.seed for r in group)
+        systems.append(ComparedSystem(label, seeds, values, dict(figures)))
+    measures = _measures(systems, runs[0].metrics)
+    notes = _notes(runs, with_distances)
     if any(len(s.known(m.key)) < len(s.seeds) for s in systems for m in measures):
         notes.append("some runs lack some measures: evaluate them again for all")
     if report is not None:
         systems += [
-            System(label, (), {}, figures)
+            ComparedSystem(label, (), {}, figures)
             for label, figures in report.chosen.items()
-            if label not in {_title(group[0].config) for group in members}
+            if label not in reported
         ]
         known = {m.key for m in measures}
         measures += [_measure(key) for key in report.measures if key not in known]
@@ -156,7 +179,7 @@ def _check_same(runs: Sequence[EvaluatedRun]) -> None:
                 "compare runs of one store"
             )
             raise DataError(msg)
-        splits = [r.metrics.get("split", "test") for r in (first, run)]
+        splits = [r.metrics.split for r in (first, run)]
         if splits[0] != splits[1]:
             msg = (
                 f"{first.name} was evaluated on split {splits[0]!r} and {run.name} on "
@@ -182,33 +205,31 @@ def _check_seeds(group: Sequence[EvaluatedRun]) -> None:
 
 def _settings(config: Config) -> dict[str, Any]:
     """What makes a system: all settings but the seed, the place of the data, and measuring."""
-    raw = config.model_dump(mode="json")
-    for section in ("seed", "evaluation", "classifiers", "format", "recipe"):
-        raw.pop(section)
-    raw["data"].pop("store")
-    if config.model == "jnf":
-        raw.pop("projectors")
-    return dict(_leaves(raw))
+    apart = ("seed", "evaluation", "classifiers", "format", "recipe", "data.store")
+    return {k: v for k, v in _leaves(config).items() if not f"{k}.".startswith(_dotted(apart))}
 
 
-def _leaves(raw: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in raw.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
+def _dotted(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{key}." for key in keys)
 
 
-def _title(config: Config) -> str:
-    """A model's name in the paper."""
-    if config.model == "jnf":
-        return "JNF"
-    return f"JNF-Shared ({PROJECTORS.get(config.projectors.kind, config.projectors.kind)})"
+def _leaves(config: Config) -> dict[str, Any]:
+    """All settings, "section.key" -> value."""
+
+    def walk(raw: Mapping[str, Any], path: str) -> Iterable[tuple[str, Any]]:
+        for key, value in raw.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{path}{key}.")
+            else:
+                yield f"{path}{key}", value
+
+    return dict(walk(config.model_dump(mode="json"), ""))
 
 
-def _labels(configs: Sequence[Config]) -> list[str]:
-    """Names in the paper, with the settings in which systems of one name differ."""
-    titles, settings = [_title(c) for c in configs], [_settings(c) for c in configs]
+def _labels(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Names of systems, with the settings in which those of one name differ."""
+    titles = [run.metrics.facts.get("system", "model") for run in runs]
+    settings = [_settings(run.config) for run in runs]
     labels = []
     for title, mine in zip(titles, settings, strict=True):
         alike = [s for t, s in zip(titles, settings, strict=True) if t == title]
@@ -228,47 +249,70 @@ def _short(key: str, among: Sequence[str]) -> str:
 # Measures
 
 
-def _flat(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+def _distances_compare(runs: Sequence[EvaluatedRun]) -> bool:
+    """Whether Fréchet distances of all runs are of equal numbers of rows, as they must be."""
+    sizes = {
+        (name, found.rows, found.reference_rows)
+        for run in runs
+        for name, found in run.metrics.frechet.items()
+    }
+    return len(sizes) == len({name for name, *_ in sizes})
+
+
+def _flat(metrics: Evaluation, with_distances: bool) -> dict[str, Estimate | None]:
     """All numbers of an evaluation that systems can be compared by, by key."""
-    found: dict[str, float | None] = {}
-    coherence = metrics.get("coherence")
-    if coherence:
-        found |= _spread("coherence", coherence)
-        values = list(coherence["conditional"].values())
-        found["coherence/conditional"] = float(np.mean(values)) if values else None
-    for network, distances in metrics.get("frechet", {}).items():
+    found: dict[str, Estimate | None] = {}
+    if metrics.coherence is not None:
+        found |= _spread("coherence", metrics.coherence, metrics.coherence)
+        found["coherence/conditional"] = metrics.coherence.conditional_mean
+    for network, distances in metrics.frechet.items() if with_distances else ():
         path = f"frechet/{network}"
-        found |= _spread(path, {**distances, **_joint(distances["mean"])})
-        found[f"{path}/conditional"] = distances["mean"]["conditional"]
+        found |= _spread(path, distances, distances.mean)
+        found |= {f"{path}/{key}": value for key, value in _from_one(distances).items()}
+        found[f"{path}/conditional"] = distances.mean.conditional
     for kind in ("log_likelihood", "posterior_log_density", "reconstruction"):
-        for key, value in metrics.get(kind, {}).items():
-            found[f"{kind}/{key}"] = value["mean"]
-    for space, of in metrics.get("diversity", {}).items():
-        for key, value in of["conditional"].items():
-            found[f"diversity/{space}/{key}"] = value["mean"]
+        for key, value in getattr(metrics, kind).items():
+            found[f"{kind}/{key}"] = value
+    for space, of in metrics.diversity.items():
+        for key, value in of.conditional.items():
+            found[f"diversity/{space}/{key}"] = value
     return found
 
 
-def _spread(path: str, found: Mapping[str, Any]) -> dict[str, float | None]:
-    out = {f"{path}/{prior}": value for prior, value in _joint(found).items()}
-    out |= {f"{path}/{key}": value for key, value in found["conditional"].items()}
-    sizes = found["conditional_by_observed"].items()
+def _spread(path: str, found: Coherence | Frechet, joint: Any) -> dict[str, Estimate | None]:
+    out: dict[str, Estimate | None] = {f"{path}/joint": joint.joint}
+    if joint.joint_fitted is not None:
+        out[f"{path}/joint_fitted"] = joint.joint_fitted
+    out |= {f"{path}/{key}": value for key, value in found.conditional.items()}
+    sizes = found.conditional_by_observed.items()
     return out | {f"{path}/observed/{size}": value for size, value in sizes}
 
 
-def _joint(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured of draws without an observation, by prior."""
-    return {prior: found[prior] for prior in ("joint", "joint_fitted") if prior in found}
+def _from_one(distances: Frechet) -> dict[str, Estimate]:
+    """Mean distance of each modality generated from one other; errors as if all were one."""
+    found: dict[str, list[Estimate]] = {}
+    for key, value in distances.conditional.items():
+        given, target = key.split("->")
+        if "+" not in given:
+            found.setdefault(f"one->{target}", []).append(value)
+    return {
+        key: Estimate(
+            float(np.mean([v.mean for v in values])),
+            float(np.mean([v.standard_error for v in values])),
+        )
+        for key, values in found.items()
+    }
 
 
-def _measures(systems: Sequence[System], metrics: Mapping[str, Any]) -> list[Measure]:
+def _measures(systems: Sequence[ComparedSystem], metrics: Evaluation) -> list[Measure]:
     """Columns of the table: joint, conditional, likelihood; what is in none is left out."""
-    directions = [k for k in metrics.get("log_likelihood", {}) if "->" in k]
+    directions = [k for k in metrics.log_likelihood if "->" in k]
     sizes = sorted({k.split("/")[-1] for s in systems for k in s.values if "/observed/" in k})
-    few = len(directions) <= FEW
+    few = len(directions) <= MAX_DIRECTIONS
     found = dict.fromkeys(k for s in systems for k in s.values if k.startswith("frechet/"))
     networks = dict.fromkeys(k.split("/")[1] for k in found)
-    order = sorted(networks, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n))
+    known = {name: i for i, name in enumerate(NETWORK_ORDER)}
+    order = sorted(networks, key=lambda n: (known.get(n, len(known)), n))
     kinds = ["coherence", *(f"frechet/{network}" for network in order)]
     keys = []
     for kind in kinds:
@@ -303,18 +347,26 @@ def _of(words: Sequence[str]) -> str:
     return words[0].replace("->", " → ").replace("+", " + ")
 
 
-def _notes(runs: Sequence[EvaluatedRun]) -> list[str]:
-    rows = sorted({int(r.metrics["rows"]) for r in runs})
+def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
+    first = runs[0].metrics
+    rows = sorted({r.metrics.rows for r in runs})
     notes = [f"test rows: {' or '.join(f'{n:,}' for n in rows)}"]
-    if len(rows) > 1:
-        notes[0] += " (runs differ: Fréchet distances of fewer rows are larger)"
-    by_size = runs[0].metrics.get("rows_by_observed", {})
-    if len(by_size) > 1:
-        notes[0] += f"; {by_size['2']:,} where several modalities are observed"
-    accuracies = [r.metrics.get("classifiers", {}) for r in runs]
+    if len(first.rows_by_observed) > 1:
+        notes[0] += f"; {first.rows_by_observed[2]:,} where several modalities are observed"
+    if not with_distances:
+        notes.append(
+            "Fréchet distances are left out: they were measured on different numbers of rows, "
+            "and fewer rows make them larger"
+        )
+    floors = {n: d.mean.real for n, d in first.frechet.items() if with_distances}
+    shown = [f"{n} {floor.mean:.2f}" for n, floor in floors.items() if floor is not None]
+    if shown:
+        few = next(iter(first.frechet.values())).rows
+        notes.append(f"distance that {few:,} real rows have from others: {', '.join(shown)}")
+    accuracies = [r.metrics.classifiers for r in runs]
     if accuracies[0]:
         listed = ", ".join(f"{m} {a:.3f}" for m, a in sorted(accuracies[0].items()))
         notes.append(f"accuracy of the classifiers on real test rows: {listed}")
     if any(a != accuracies[0] for a in accuracies):
-        notes.append("runs were judged by different classifiers: coherences do not compare")
+        notes.append("runs were measured by different classifiers: coherences do not compare")
     return notes

@@ -1,6 +1,6 @@
-"""What is generated, judged: coherence, Fréchet distances, reconstruction, diversity.
+"""Generated rows, measured: coherence, Fréchet distances, reconstruction, diversity.
 
-Rows pass through in chunks, so memory does not grow with their number. Each set of draws is made
+Rows pass through in batches, so memory does not grow with their number. Each set of draws is made
 once and serves all that is measured of it.
 """
 
@@ -10,32 +10,37 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import Source, derive_seed, generator
 from mvflow.estimators import Estimator
-from mvflow.evaluation.classifiers import Classifiers
-from mvflow.functional import pairwise_distance
+from mvflow.evaluation.classifiers import ModalityClassifiers
+from mvflow.evaluation.result import Coherence, Diversity, Frechet, FrechetMeans
+from mvflow.functional import agreement, pairwise_distance
 from mvflow.metrics import (
-    Coherence,
+    Distance,
+    Estimate,
     FrechetDistance,
+    Jackknife,
     MeanAndCovariance,
-    MeanAndError,
     Moments,
+    mean_and_error,
+    mean_of_means,
 )
 
-__all__ = ["FeatureNetwork", "Generation", "Rows", "chunks", "direction"]
+__all__ = ["EvaluationRows", "FeatureNetwork", "Generation", "batches", "direction"]
 
-CHUNK = 2048
-"""Rows generated and judged at once."""
-DIVERSE_ROWS, DIVERSE_DRAWS = 64, 8
+BATCH_ROWS = 2048
+"""Rows generated and measured at once."""
+DIVERSITY_ROWS, DIVERSITY_DRAWS = 64, 8
 DATA = "data"
 """Name of the space of the data themselves, for diversity."""
 
-Numbers = NDArray[np.int64]
+Indices = NDArray[np.int64]
+T = TypeVar("T")
 
 
 class FeatureNetwork(Protocol):
@@ -51,20 +56,20 @@ class FeatureNetwork(Protocol):
         ...
 
 
-class Rows(NamedTuple):
+class EvaluationRows(NamedTuple):
     """Which rows of a source are used for what."""
 
-    chosen: Numbers
+    chosen: Indices
     """To condition on, where one modality is observed."""
-    few: Numbers
-    """Where several are observed."""
-    reference: Numbers
+    few: Indices
+    """Where several are observed: the first of those chosen."""
+    reference: Indices
     """Real rows that generated ones are compared with."""
     is_apart: bool
     """Whether `reference` has none of the chosen rows."""
 
     @classmethod
-    def of(cls, count: int, settings: Any, seed: int) -> Rows:
+    def of(cls, count: int, settings: Any, seed: int) -> EvaluationRows:
         """Choose from `count` rows; `reference` avoids the chosen ones where rows are enough."""
         order = generator(seed, "evaluation rows").permutation(count)
         chosen, rest = order[: settings.rows], order[settings.rows :]
@@ -84,10 +89,10 @@ def direction(given: tuple[str, ...], target: str) -> str:
     return f"{'+'.join(sorted(given))}->{target}"
 
 
-def chunks(rows: Numbers) -> Iterator[tuple[slice, Numbers]]:
+def batches(rows: Indices) -> Iterator[tuple[slice, Indices]]:
     """Row numbers in pieces, each with its place among them."""
-    for start in range(0, len(rows), CHUNK):
-        place = slice(start, min(start + CHUNK, len(rows)))
+    for start in range(0, len(rows), BATCH_ROWS):
+        place = slice(start, min(start + BATCH_ROWS, len(rows)))
         yield place, rows[place]
 
 
@@ -106,11 +111,12 @@ class Generation:
 
     estimator: Estimator
     test: Source
-    rows: Rows
-    classifiers: Classifiers | None
+    rows: EvaluationRows
+    classifiers: ModalityClassifiers | None
     networks: Sequence[FeatureNetwork]
     seed: int
-    contacts: dict[str, MeanAndError] = field(default_factory=dict)
+    contacts: dict[str, float] = field(default_factory=dict)
+    """Share of draws outside the ball, by the one modality given."""
     norms: list[float] = field(default_factory=list)
 
     @cached_property
@@ -118,157 +124,186 @@ class Generation:
         """Names of the modalities, sorted."""
         return sorted(m.name for m in self.estimator.modalities)
 
-    def rows_of(self, size: int) -> Numbers:
-        """The rows conditioned on where `size` modalities are observed."""
-        return self.rows.chosen if size == 1 else self.rows.few
+    @cached_property
+    def clusters(self) -> Indices:
+        """(chosen rows,): item of the modality that repeats the most, whose rows depend."""
+        columns = self.test.columns().values()
+        found = [c.index[self.rows.chosen] for c in columns if c.index is not None]
+        plain = np.arange(len(self.rows.chosen))
+        return np.asarray(min([plain, *found], key=lambda of: len(np.unique(of))), np.int64)
+
+    def estimate(self, values: ArrayLike) -> Estimate:
+        """Mean and error of values of the chosen rows, or of the first of them."""
+        return mean_and_error(values, self.clusters)
 
     def measure(self) -> dict[str, Any]:
-        """Everything: `coherence`, `frechet`, `reconstruction`, `diversity`, `latent`."""
-        conditional = {
-            size: [
-                judged
-                for given in combinations(self.names, size)
-                for judged in self._conditional(given)
-            ]
+        """The fields of an `Evaluation` that are measured of generated rows."""
+        conditional = [
+            self._conditional(given)
             for size in range(1, len(self.names))
-        }
-        joint = {name: self._joint(prior) for name, prior in self._priors.items()}
-        kept, errors = self._rebuilt()
+            for given in combinations(self.names, size)
+        ]
+        priors = dict(zip(("joint", "joint_fitted"), self.estimator.priors(), strict=False))
+        joint = {name: self._joint(prior) for name, prior in priors.items()}
+        kept, errors = self._reconstructed()
         result: dict[str, Any] = {
-            "rows_by_observed": {str(k): len(self.rows_of(k)) for k in conditional},
+            "rows_by_observed": {
+                size: len(self._rows_given(size)) for size in range(1, len(self.names))
+            },
             "reconstruction": errors,
             "diversity": self._diversity(),
         }
         if self.classifiers is not None:
-            result["coherence"] = {
-                **{name: coherent.compute() for name, (coherent, _) in joint.items()},
-                "conditional": {j.key: j.coherence.compute() for j in _all(conditional)},
-                "conditional_by_observed": {
-                    str(size): float(np.mean([j.coherence.compute() for j in found]))
-                    for size, found in conditional.items()
-                },
-                "reconstruction": {name: kept[name].compute() for name in self.names},
-            }
-        if self.networks:
-            result["frechet"] = {
-                network.name: self._distances(
-                    network.name,
-                    conditional,
-                    {name: judged for name, (_, judged) in joint.items()},
-                )
-                for network in self.networks
-            }
+            agreed = {name: mean_and_error(found.agreed) for name, found in joint.items()}
+            result["coherence"] = self._coherence(conditional, agreed, kept)
+        result["frechet"] = {
+            network.name: self._frechet(network.name, conditional, joint)
+            for network in self.networks
+        }
         return result
 
     # Draws
 
-    def _seed(self, path: tuple[str | int, ...], place: slice) -> int:
-        """Of a chunk; the first has no number, so that few rows are drawn as if all at once."""
+    def _rows_given(self, size: int) -> Indices:
+        """The rows conditioned on where `size` modalities are observed."""
+        return self.rows.chosen if size == 1 else self.rows.few
+
+    @cached_property
+    def _compared(self) -> int:
+        """Number of rows in every distance: biased as they are, they compare at one number."""
+        return len(self._rows_given(len(self.names) - 1))
+
+    def batch_seed(self, path: tuple[str | int, ...], place: slice) -> int:
+        """Of a batch; the first has no number, so that few rows are drawn as if all at once."""
         return derive_seed(self.seed, *path, *([place.start] if place.start else []))
 
-    def _conditional(self, given: tuple[str, ...]) -> list[_Judged]:
+    def _conditional(self, given: tuple[str, ...]) -> _Subset:
         """Generate all other modalities from those given."""
         targets = [name for name in self.names if name not in given]
-        judged = {name: self._judged(direction(given, name), name) for name in targets}
-        for place, at in chunks(self.rows_of(len(given))):
+        hits: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in targets}
+        distances = {name: self._distances_from(name) for name in targets}
+        contacts = []
+        for place, at in batches(self._rows_given(len(given))):
             x = self.test.take(at)
             draws = self.estimator.draw(
-                {name: x[name] for name in given}, 1, seed=self._seed(given, place)
+                {name: x[name] for name in given}, 1, seed=self.batch_seed(given, place)
             )
             if len(given) == 1:
-                contacts = self.contacts.setdefault(given[0], MeanAndError())
-                contacts.update(np.asarray(draws.diagnostics.contacts, np.float64))
+                contacts.append(np.asarray(draws.diagnostics.contacts, np.float64))
                 self.norms.append(float(np.linalg.norm(draws.z, axis=-1).max()))
+            compared = min(max(self._compared - place.start, 0), len(at))
             for name, made in self.estimator.decode(draws.z, targets).items():
-                judged[name].update(self.see(name, made[0]), self._labels(at))
-        return list(judged.values())
+                found = self._predict(name, made[0])
+                if found.classes is not None:
+                    hits[name].append(self._is_right(found.classes, at))
+                clusters = self.clusters[place][:compared]
+                for network, values in found.features.items():
+                    distances[name][network].update(values[:compared], clusters)
+        if len(given) == 1:
+            shares = np.concatenate(contacts)
+            self.contacts[given[0]] = float(shares.mean()) if shares.size else 0.0
+        return _Subset(
+            given,
+            {name: np.concatenate(found) for name, found in hits.items() if found},
+            {name: _jackknives(found) for name, found in distances.items()},
+        )
 
-    @property
-    def _priors(self) -> dict[str, str]:
-        """What draws without an observation are measured, by their name in the results."""
-        fitted = {"joint_fitted": "mixture"} if "prior" in self.estimator.trained_ else {}
-        return {"joint": "standard", **fitted}
-
-    def _joint(self, prior: str) -> tuple[Coherence, dict[str, _Judged]]:
+    def _joint(self, prior: str) -> _Joint:
         """Draws from the prior."""
         settings = self.estimator.config.evaluation
         seed = derive_seed(self.seed, "prior")
         z = self.estimator.draw(None, settings.prior_draws, seed=seed, prior=prior).z
-        coherence, judged = Coherence(), {name: self._judged(name, name) for name in self.names}
-        for place, _ in chunks(np.arange(len(z))):
+        distances = {name: self._distances_from(name) for name in self.names}
+        agreed = []
+        for place, _ in batches(np.arange(len(z))):
             made = self.estimator.decode(z[place, 0])
-            seen = {name: self.see(name, made[name]) for name in self.names}
+            found = {name: self._predict(name, made[name]) for name in self.names}
             for name in self.names:
-                judged[name].update(seen[name], None)
-            classes = [found.classes for found in seen.values() if found.classes is not None]
+                for network, values in found[name].features.items():
+                    distances[name][network].update(values)
+            classes = [one.classes for one in found.values() if one.classes is not None]
             if classes:
-                coherence.update(np.stack(classes))
-        return coherence, judged
+                agreed.append(agreement(np.stack(classes)))
+        return _Joint(
+            np.concatenate(agreed) if agreed else np.zeros(0, np.bool_),
+            {name: _jackknives(found) for name, found in distances.items()},
+        )
 
-    def _rebuilt(self) -> tuple[dict[str, Coherence], dict[str, dict[str, float]]]:
+    def _reconstructed(self) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
         """Rows encoded and decoded: whether they keep their class, and their squared error."""
-        kept = {name: Coherence() for name in self.names}
-        errors = {name: MeanAndError() for name in self.names}
-        for place, at in chunks(self.rows.chosen):
-            x, labels = self.test.take(at), self._labels(at)
-            latent = self.estimator.draw(x, 1, seed=self._seed(("rebuild",), place)).z
+        kept: dict[str, list[Any]] = {name: [] for name in self.names}
+        errors: dict[str, list[Any]] = {name: [] for name in self.names}
+        for place, at in batches(self.rows.chosen):
+            x = self.test.take(at)
+            latent = self.estimator.draw(x, 1, seed=self.batch_seed(("rebuild",), place)).z
             for name, made in self.estimator.decode(latent).items():
-                errors[name].update(_squared_error(made[0], self._values(name, x[name])))
-                if labels is not None:
-                    assert self.classifiers is not None
-                    kept[name].update(self.classifiers.predict(name, made[0])[None], labels)
-        return kept, {name: errors[name].compute() for name in self.names}
+                errors[name].append(_squared_error(made[0], self._values(name, x[name])))
+                if self.classifiers is not None:
+                    kept[name].append(self._is_right(self.classifiers.predict(name, made[0]), at))
+        return (
+            {name: self.estimate(np.concatenate(v)) for name, v in kept.items() if v},
+            {name: self.estimate(np.concatenate(v)) for name, v in errors.items()},
+        )
 
-    def _diversity(self) -> dict[str, Any]:
+    def _diversity(self) -> dict[str, Diversity]:
         """Distance between draws given one modality of the same row, and between real rows."""
-        rows = self.rows.chosen[:DIVERSE_ROWS]
+        rows = self.rows.chosen[:DIVERSITY_ROWS]
         x = self.test.take(rows)
-        spaces: list[str] = [DATA, *(network.name for network in self.networks)]
-        found: dict[str, Any] = {space: {"conditional": {}, "real": {}} for space in spaces}
+        conditional: dict[str, dict[str, Estimate]] = {}
         for given in self.names:
             targets = [name for name in self.names if name != given]
             seed = derive_seed(self.seed, "diversity", given)
-            z = self.estimator.draw({given: x[given]}, DIVERSE_DRAWS, seed=seed).z
+            z = self.estimator.draw({given: x[given]}, DIVERSITY_DRAWS, seed=seed).z
             for name, made in (self.estimator.decode(z, targets) if targets else {}).items():
                 for space, value in self._spread(name, made).items():
-                    found[space]["conditional"][direction((given,), name)] = value
-        alike = self.test.take(self._alike(rows).ravel())
-        for name in self.names:
-            real = alike[name].reshape(DIVERSE_DRAWS, len(rows), *alike[name].shape[1:])
-            for space, value in self._spread(name, real).items():
-                found[space]["real"][name] = value
-        return found
+                    conditional.setdefault(space, {})[direction((given,), name)] = value
+        alike = self.test.take(self._same_class(rows).ravel())
+        real = {
+            name: self._spread(
+                name, alike[name].reshape(DIVERSITY_DRAWS, len(rows), *alike[name].shape[1:])
+            )
+            for name in self.names
+        }
+        return {
+            space: Diversity(
+                conditional=conditional.get(space, {}),
+                real={name: found[space] for name, found in real.items()},
+            )
+            for space in (DATA, *(network.name for network in self.networks))
+        }
 
-    def _alike(self, rows: Numbers) -> Numbers:
+    def _same_class(self, rows: Indices) -> Indices:
         """Other rows of each row's class, or any rows if there are no classes, (draws, rows)."""
         rng, labels = generator(self.seed, "alike"), self.test.labels
         if labels is None:
-            return rng.integers(len(self.test), size=(DIVERSE_DRAWS, len(rows)))
+            return rng.integers(len(self.test), size=(DIVERSITY_DRAWS, len(rows)))
         members = {label: np.flatnonzero(labels == label) for label in np.unique(labels[rows])}
-        return np.stack([rng.choice(members[labels[r]], DIVERSE_DRAWS) for r in rows], 1)
+        return np.stack([rng.choice(members[labels[r]], DIVERSITY_DRAWS) for r in rows], 1)
 
-    def _spread(self, name: str, draws: NDArray[Any]) -> dict[str, dict[str, float]]:
+    def _spread(self, name: str, draws: NDArray[Any]) -> dict[str, Estimate]:
         """Diversity of draws (n, rows, *shape) in the space of the data and of all networks."""
         flat = draws.reshape(-1, *draws.shape[2:])
-        spaces = {DATA: self._values(name, flat), **self.see(name, flat).features}
+        spaces = {DATA: self._values(name, flat), **self._predict(name, flat).features}
         return {
-            space: MeanAndError()
-            .update(pairwise_distance(values.reshape(*draws.shape[:2], -1)))
-            .compute()
+            space: self.estimate(pairwise_distance(values.reshape(*draws.shape[:2], -1)))
             for space, values in spaces.items()
         }
 
-    # Judging
+    # Classes and features
 
-    def see(self, name: str, x: NDArray[Any]) -> _Seen:
-        """Classes and features of rows."""
-        classes, found = None, {}
+    def _predict(self, name: str, x: NDArray[Any]) -> _Predictions:
+        classes, features = None, {}
         for network in self.networks:
             if network is self.classifiers:
-                classes, found[network.name] = self.classifiers.look(name, x)
+                both = self.classifiers.predict_with_features(name, x)
+                classes, features[network.name] = both
             else:
-                found[network.name] = np.asarray(network.features(name, x))
-        return _Seen(classes, found)
+                features[network.name] = np.asarray(network.features(name, x))
+        return _Predictions(classes, features)
+
+    def _is_right(self, classes: NDArray[Any], at: Indices) -> NDArray[np.bool_]:
+        assert self.test.labels is not None
+        return np.asarray(classes == self.test.labels[at])
 
     def _values(self, name: str, x: NDArray[Any]) -> NDArray[np.float32]:
         """Rows as decoders make them: intensities from 0 to 1, classes as probabilities."""
@@ -278,100 +313,137 @@ class Generation:
         values = x.astype(np.float32)
         return values / np.float32(255) if x.dtype == np.uint8 else values
 
-    def _labels(self, at: Numbers) -> Numbers | None:
-        if self.classifiers is None or self.test.labels is None:
-            return None
-        return self.test.labels[at]
-
     @cached_property
     def _references(self) -> dict[str, dict[str, Moments]]:
-        """Moments of the features of real rows, by network and modality."""
+        """Moments of the features of real rows, by modality and network."""
         found = {
-            network.name: {name: MeanAndCovariance() for name in self.names}
-            for network in self.networks
+            name: {network.name: MeanAndCovariance() for network in self.networks}
+            for name in self.names
         }
-        for _, at in chunks(self.rows.reference):
+        for _, at in batches(self.rows.reference):
             for name, x in self.test.take(at).items():
-                for network, values in self.see(name, x).features.items():
-                    found[network][name].update(values)
+                for network, values in self._predict(name, x).features.items():
+                    found[name][network].update(values)
         return {n: {k: m.compute() for k, m in of.items()} for n, of in found.items()}
 
-    def _judged(self, key: str, target: str) -> _Judged:
-        references = {n: FrechetDistance(of[target]) for n, of in self._references.items()}
-        return _Judged(key, Coherence(), references)
-
-    def _distances(
-        self,
-        network: str,
-        conditional: Mapping[int, list[_Judged]],
-        joint: Mapping[str, Mapping[str, _Judged]],
-    ) -> dict[str, Any]:
-        """Fréchet distances in the features of one network."""
-        by_prior = {
-            prior: {name: found.distances[network].compute() for name, found in judged.items()}
-            for prior, judged in joint.items()
-        }
-        values = {j.key: j.distances[network].compute() for j in _all(conditional)}
-        found: dict[str, Any] = {
-            "features": len(next(iter(self._references[network].values())).mean),
-            "reference_rows": len(self.rows.reference),
-            **by_prior,
-            "conditional": values,
-            "conditional_by_observed": {
-                str(size): float(np.mean([values[j.key] for j in judged]))
-                for size, judged in conditional.items()
-            },
-            "mean": {
-                **{prior: float(np.mean(list(of.values()))) for prior, of in by_prior.items()},
-                "conditional": float(np.mean(list(values.values()))) if values else None,
-            },
-        }
-        if self.rows.is_apart:
-            found["real_by_observed"] = {
-                str(size): self._real[len(self.rows_of(size))][network] for size in conditional
-            }
-        return found
+    def _distances_from(self, target: str) -> dict[str, FrechetDistance]:
+        """Distances from the real rows of a modality, by network."""
+        return {n: FrechetDistance(m) for n, m in self._references[target].items()}
 
     @cached_property
-    def _real(self) -> dict[int, dict[str, float]]:
-        """Distance of as many real rows from the reference, by number of rows and network."""
-        found = {}
-        for rows in (self.rows.chosen, self.rows.few):
-            judged = {name: self._judged(name, name) for name in self.names}
-            for _, at in chunks(rows):
-                for name, x in self.test.take(at).items():
-                    judged[name].update(self.see(name, x), None)
-            found[len(rows)] = {
-                n.name: float(np.mean([j.distances[n.name].compute() for j in judged.values()]))
-                for n in self.networks
-            }
-        return found
+    def _real(self) -> dict[str, dict[str, Jackknife]]:
+        """Distance of as many real rows from the reference, by modality and network."""
+        found = {name: self._distances_from(name) for name in self.names}
+        for place, at in batches(self.rows.chosen[: self._compared]):
+            for name, x in self.test.take(at).items():
+                for network, values in self._predict(name, x).features.items():
+                    found[name][network].update(values, self.clusters[place])
+        return {name: _jackknives(of) for name, of in found.items()}
+
+    # Results
+
+    def _coherence(
+        self,
+        subsets: Sequence[_Subset],
+        joint: Mapping[str, Estimate],
+        reconstruction: Mapping[str, Estimate],
+    ) -> Coherence:
+        means = [np.mean([*s.hits.values()], axis=0) for s in subsets]
+        sizes = [len(s.given) for s in subsets]
+        assert self.test.labels is not None
+        labels = self.test.labels[self.rows.chosen]
+        by_class: dict[int, Estimate] = {}
+        for label in np.unique(labels) if means else ():
+            parts = [m[labels[: len(m)] == label] for m in means]
+            if min(map(len, parts)):
+                by_class[int(label)] = mean_of_means(parts, self.clusters[labels == label])
+        return Coherence(
+            **joint,
+            conditional={
+                key: self.estimate(hits)
+                for s in subsets
+                for key, hits in _directions(s.given, s.hits).items()
+            },
+            conditional_by_observed={
+                size: mean_of_means(
+                    [m for m, of in zip(means, sizes, strict=True) if of == size], self.clusters
+                )
+                for size in dict.fromkeys(sizes)
+            },
+            conditional_mean=mean_of_means(means, self.clusters) if means else None,
+            conditional_by_class=by_class,
+            reconstruction=dict(reconstruction),
+        )
+
+    def _frechet(
+        self, network: str, subsets: Sequence[_Subset], joint: Mapping[str, _Joint]
+    ) -> Frechet:
+        """Distances in the features of one network."""
+
+        def estimates(found: Mapping[str, Mapping[str, Jackknife]]) -> dict[str, Distance]:
+            return {name: of[network].estimate() for name, of in found.items()}
+
+        def mean(found: Mapping[str, Mapping[str, Jackknife]]) -> Jackknife:
+            return Jackknife.mean([of[network] for of in found.values()])
+
+        means = {s.given: mean(s.distances) for s in subsets}
+        by_size = {
+            size: Jackknife.mean([m for given, m in means.items() if len(given) == size])
+            for size in range(1, len(self.names))
+        }
+        real = self._real if self.rows.is_apart else {}
+        return Frechet(
+            features=len(self._references[self.names[0]][network].mean),
+            reference_rows=len(self.rows.reference),
+            rows=self._compared,
+            **{prior: estimates(found.distances) for prior, found in joint.items()},
+            conditional={
+                key: found
+                for s in subsets
+                for key, found in _directions(s.given, estimates(s.distances)).items()
+            },
+            conditional_by_observed={size: found.estimate() for size, found in by_size.items()},
+            mean=FrechetMeans(
+                **{prior: mean(found.distances).estimate() for prior, found in joint.items()},
+                conditional=Jackknife.mean([*means.values()]).estimate() if means else None,
+                real=mean(real).estimate() if real else None,
+            ),
+            real=estimates(real),
+        )
 
 
-class _Seen(NamedTuple):
-    """What the networks see of some rows."""
+class _Predictions(NamedTuple):
+    """Classes and features of some rows."""
 
-    classes: Numbers | None
+    classes: NDArray[np.int64] | None
     features: dict[str, NDArray[Any]]
 
 
-class _Judged(NamedTuple):
-    """What is measured of one modality, generated in one way."""
+class _Subset(NamedTuple):
+    """What was generated from one subset of modalities; all by target."""
 
-    key: str
-    coherence: Coherence
-    distances: dict[str, FrechetDistance]
-
-    def update(self, seen: _Seen, labels: Numbers | None) -> None:
-        if labels is not None and seen.classes is not None:
-            self.coherence.update(seen.classes[None], labels)
-        for network, values in seen.features.items():
-            self.distances[network].update(values)
+    given: tuple[str, ...]
+    hits: dict[str, NDArray[np.bool_]]
+    """(rows,): whether a generated row is of the right class."""
+    distances: dict[str, dict[str, Jackknife]]
+    """By network."""
 
 
-def _all(conditional: Mapping[int, list[_Judged]]) -> Iterator[_Judged]:
-    for judged in conditional.values():
-        yield from judged
+class _Joint(NamedTuple):
+    """What was generated from a prior."""
+
+    agreed: NDArray[np.bool_]
+    """(draws,): whether all modalities are of one class."""
+    distances: dict[str, dict[str, Jackknife]]
+
+
+def _directions(given: tuple[str, ...], found: Mapping[str, T]) -> dict[str, T]:
+    """What was found of each target, by direction."""
+    return {direction(given, target): value for target, value in found.items()}
+
+
+def _jackknives(found: Mapping[str, FrechetDistance]) -> dict[str, Jackknife]:
+    return {network: distance.jackknife() for network, distance in found.items()}
 
 
 def _squared_error(made: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mvflow.core import UsageError
 
@@ -29,11 +30,22 @@ class Published(NamedTuple):
     """(system, beta, transforms) -> measure -> figure; transforms are 0 where not varied."""
     chosen: dict[str, dict[str, Figure]]
     """System -> its figures at the beta of the main text."""
+    settings: dict[str, dict[str, Any]]
+    """System -> settings of a configuration that make it; "beta" and "transforms" -> their key."""
 
-    def find(self, system: str, beta: float, transforms: int) -> dict[str, Figure]:
-        """Figures of a system with these settings; empty if the paper has none."""
-        exact = self.systems.get((system, beta, transforms), {})
-        return exact or self.systems.get((system, beta, 0), {})
+    def find(self, settings: Mapping[str, Any]) -> tuple[str, dict[str, Figure]]:
+        """A system of the paper and its figures with these settings; empty if there is none.
+
+        Args:
+            settings: "section.key" -> value of a configuration.
+        """
+        for name, wanted in self.settings.items():
+            values = {k: v for k, v in wanted.items() if k not in ("beta", "transforms")}
+            if all(settings.get(key) == value for key, value in values.items()):
+                beta, transforms = (settings.get(wanted[k], 0) for k in ("beta", "transforms"))
+                exact = self.systems.get((name, beta, transforms), {})
+                return name, exact or self.systems.get((name, beta, 0), {})
+        return "", {}
 
 
 def published(recipe: str) -> Published:
@@ -49,8 +61,9 @@ def published(recipe: str) -> Published:
     text = (resources.files("mvflow.evaluation") / "paper.toml").read_text("utf-8")
     known = tomllib.loads(text)
     benchmark = recipe.removesuffix("-small")
-    if benchmark not in known:
-        msg = f"the paper has no figures for recipe {recipe!r}: it has {', '.join(sorted(known))}"
+    benchmarks = sorted(known.keys() - {"settings"})
+    if benchmark not in benchmarks:
+        msg = f"the paper has no figures for recipe {recipe!r}: it has {', '.join(benchmarks)}"
         raise UsageError(msg)
     raw = known[benchmark]
     systems, chosen = {}, {}
@@ -63,4 +76,5 @@ def published(recipe: str) -> Published:
         systems[system, beta, transforms] = found
         if raw["chosen"].get(system) == beta:
             chosen[system] = found  # of two numbers of transforms the second, which is the better
-    return Published(raw["place"], raw["note"], tuple(raw["measures"]), systems, chosen)
+    measures, settings = tuple(raw["measures"]), known["settings"]
+    return Published(raw["place"], raw["note"], measures, systems, chosen, settings)

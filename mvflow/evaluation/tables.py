@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from mvflow.evaluation.compare import Comparison, Measure, System
+from mvflow.evaluation.compare import ComparedSystem, Comparison, Measure
 from mvflow.evaluation.published import Figure
 
 __all__ = ["as_csv", "as_json", "as_latex", "as_markdown", "cells", "headings"]
@@ -20,7 +20,7 @@ LATEX = {
     "–": "--", "≥": r"$\geq$",
 }  # fmt: skip
 Mark = Callable[[str, str], str]
-"""From a number and "best", "second" or "" to the marked number."""
+"""From a number and "best", "second", "tied" or "" to the marked number."""
 
 
 def headings(comparison: Comparison) -> list[str]:
@@ -33,11 +33,14 @@ def headings(comparison: Comparison) -> list[str]:
     return found
 
 
-def cells(comparison: Comparison, system: System, mark: Mark) -> list[str]:
-    """One row: mean ± standard deviation over seeds of each measure, marked."""
+def cells(comparison: Comparison, system: ComparedSystem, mark: Mark) -> list[str]:
+    """One row: mean ± standard deviation over seeds, or standard error of one seed, marked."""
     found = [system.label, str(len(system.seeds)) if system.seeds else "paper"]
     for measure in comparison.measures:
-        shown = _number(system.mean(measure.key), system.deviation(measure.key), measure.digits)
+        spread = system.deviation(measure.key)
+        if spread is None and len(system.seeds) == 1:
+            spread = system.error(measure.key) or None
+        shown = _number(system.mean(measure.key), spread, measure.digits)
         found.append(mark(shown, comparison.mark(measure, system)))
         if _has_paper(comparison, measure):
             found.append(_printed(system.paper.get(measure.key)))
@@ -45,10 +48,11 @@ def cells(comparison: Comparison, system: System, mark: Mark) -> list[str]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A Markdown table with its notes; best in bold, second underlined."""
+    """A Markdown table with its notes; best in bold, second underlined, tied in italics."""
 
     def mark(number: str, place: str) -> str:
-        return {"best": f"**{number}**", "second": f"<u>{number}</u>"}.get(place, number)
+        marks = {"best": f"**{number}**", "second": f"<u>{number}</u>", "tied": f"*{number}*"}
+        return marks.get(place, number)
 
     rows = [headings(comparison), *(cells(comparison, s, mark) for s in comparison.systems)]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
@@ -57,11 +61,12 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_latex(comparison: Comparison) -> str:
-    """A LaTeX table that needs the package booktabs; best in bold, second underlined."""
+    """A LaTeX table that needs the package booktabs; marks as in `as_markdown`."""
 
     def mark(number: str, place: str) -> str:
         shown = _latex(number)
         marks = {"best": rf"\textbf{{{shown}}}", "second": rf"\underline{{{shown}}}"}
+        marks["tied"] = rf"\textit{{{shown}}}"
         return marks.get(place, shown)
 
     def line(row: list[str]) -> str:
@@ -121,7 +126,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _about(system: System, key: str) -> dict[str, Any]:
+def _about(system: ComparedSystem, key: str) -> dict[str, Any]:
     printed, known = system.paper.get(key), system.known(key)
     is_low = key.startswith(("frechet", "reconstruction"))
     has_worst = known and not key.startswith("diversity")  # neither end of it is the better one
@@ -129,13 +134,14 @@ def _about(system: System, key: str) -> dict[str, Any]:
         "mean": system.mean(key),
         "standard_deviation": system.deviation(key),
         "worst": (max(known) if is_low else min(known)) if has_worst else None,
-        "values": system.values.get(key, []),
+        "values": [v and v.mean for v in system.values.get(key, [])],
+        "standard_errors": [v and v.standard_error for v in system.values.get(key, [])],
         "paper_mean": printed.mean if printed else None,
         "paper_standard_deviation": printed.deviation if printed else None,
     }
 
 
-def _keys(system: System) -> list[str]:
+def _keys(system: ComparedSystem) -> list[str]:
     return list(dict.fromkeys([*system.values, *system.paper]))
 
 
@@ -164,8 +170,15 @@ def _printed(figure: Figure | None) -> str:
 
 def _caption(comparison: Comparison) -> str:
     seeds = {len(s.seeds) for s in comparison.measured}
-    what = "Mean ± standard deviation over seeds" if max(seeds) > 1 else "One seed each"
-    marks = "best in bold, second underlined" if len(comparison.measured) > 1 else ""
+    what = "Mean ± standard deviation over seeds"
+    if max(seeds) == 1:
+        what = "One seed each ± standard error of the test rows"
+    marks = ""
+    if len(comparison.measured) > 1:
+        marks = (
+            "best in bold and second underlined where the difference exceeds two standard errors, "
+            "in italics what is not told apart from the best"
+        )
     return "; ".join(filter(None, [what, marks, *comparison.notes])) + "."
 
 

@@ -38,6 +38,7 @@ from mvflow.functional.mixtures import (
 from mvflow.functional.poe import (
     inside_ball,
     normal_poe,
+    normal_product,
     poe_log_density,
     power_tail_log_density,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "normal_kl_standard",
     "normal_log_prob",
     "normal_poe",
+    "normal_product",
     "pairwise_distance",
     "pairwise_info_nce",
     "pairwise_total_correlation",

@@ -6,7 +6,13 @@ from jaxtyping import Float
 
 from mvflow.core import Array, UsageError, namespace
 
-__all__ = ["inside_ball", "normal_poe", "poe_log_density", "power_tail_log_density"]
+__all__ = [
+    "inside_ball",
+    "normal_poe",
+    "normal_product",
+    "poe_log_density",
+    "power_tail_log_density",
+]
 
 
 def poe_log_density(
@@ -64,6 +70,28 @@ def normal_poe(
             "broad for the N(0, I) that they are divided by"
         )
         raise UsageError(msg)
+    return xp.sum(precisions * locs, axis=0) / precision, 1.0 / xp.sqrt(precision)
+
+
+def normal_product(
+    locs: Float[Array, "experts *batch latent"], precisions: Float[Array, "experts *batch latent"]
+) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch latent"]]:
+    """Mean and scale of the normalised product of diagonal Gaussians (MVAE, Wu and Goodman 2018).
+
+    Precisions add, means are averaged by precision. An expert of precision 0 is absent; where a
+    prior N(0, I) is one of the experts, as in MVAE, the product is always proper.
+
+    Args:
+        locs: means of the experts, experts first.
+        precisions: 1 / scale^2 of each; their sum is to be positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> normal_product(np.array([[0.0], [3.0], [9.0]]), np.array([[1.0], [3.0], [0.0]]))
+        (array([2.25]), array([0.5]))
+    """
+    xp = namespace(locs, precisions)
+    precision = xp.sum(precisions, axis=0)
     return xp.sum(precisions * locs, axis=0) / precision, 1.0 / xp.sqrt(precision)
 
 

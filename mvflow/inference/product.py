@@ -110,7 +110,8 @@ class ProductOfExperts:
     Args:
         experts: distributions with batch shape (rows,) and event shape (latent_dim,).
         radius: of the ball; infinity for none.
-        divisor: s(z), what each expert contains once: the `PriorDivisor` of Eq. 12, or an `AggregateDivisor`.
+        divisor: s(z), what each expert contains once: the `PriorDivisor` of Eq. 12, or an
+            `AggregateDivisor`.
 
     Examples:
         >>> from zuko.distributions import DiagNormal

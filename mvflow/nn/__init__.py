@@ -4,7 +4,7 @@ from mvflow.nn.base import GivenNetwork, Network
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
 from mvflow.nn.conv import ConvDecoder, ConvEncoder, ConvNetwork
-from mvflow.nn.gather import gather_rows
+from mvflow.nn.gather import all_gather, sharded
 from mvflow.nn.inputs import OneHot, Standardise, flat
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
 from mvflow.nn.mlp import MLP, MLPNetwork
@@ -32,9 +32,10 @@ __all__ = [
     "ResidualDecoder",
     "ResidualEncoder",
     "Standardise",
+    "all_gather",
     "build_classifier",
     "flat",
-    "gather_rows",
     "seeded",
+    "sharded",
     "upcast_to_float32",
 ]

@@ -25,6 +25,8 @@ class Prior(Part):
     """
 
     group: ClassVar[str] = "priors"
+    title: ClassVar[str] = "a prior fitted to the latents"
+    """What z is drawn from, in a sentence."""
 
     @abstractmethod
     def build(self, system: Any) -> nn.Module | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ GAIN = 1e-3
 
 class Mixture(Prior):
     """A mixture of Gaussians, fitted to one draw of q(z|X) for each of some training rows."""
+
+    title: ClassVar[str] = "a Gaussian mixture fitted to the latents"
 
     components: PositiveInt = 20
     """Number of Gaussians."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -15,6 +15,8 @@ __all__ = ["Standard"]
 
 class Standard(Prior):
     """The model's own p(z), such as N(0, I): nothing is fitted."""
+
+    title: ClassVar[str] = "the model's own prior"
 
     def build(self, system: Any) -> None:
         """Nothing."""

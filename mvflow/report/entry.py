@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvflow.core import Modality, Source
     from mvflow.estimators import Estimator
+    from mvflow.evaluation import Calibration, Evaluation
 
-__all__ = ["Entry", "class_name", "directions", "titles"]
-
-MODELS = {"jnf": "JNF", "jnf-shared": "JNF-Shared"}
-FAMILIES = {
-    "gaussian": "Gaussian",
-    "maf": "MAF",
-    "conditional-maf": "conditional MAF",
-    "nsf": "spline flow",
-}
-PROJECTORS = {"dcca": "DCCA", "contrastive": "contrastive"}
-CLASSES = {"toy": {0: "empty", 1: "full"}}
-"""What the labels of a data set mean, where a number says too little."""
+__all__ = ["Entry", "directions", "titles"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +27,7 @@ class Entry:
         manifest: versions and stages (`RunDirectory.manifest`).
         store: what the data set says of itself (`Store.info`).
         metrics: what `mvflow.evaluation.evaluate` returned; None before an evaluation.
+        calibration: what `mvflow.evaluation.check_calibration` returned; None before it.
     """
 
     name: str
@@ -44,30 +36,18 @@ class Entry:
     history: list[dict[str, Any]]
     manifest: dict[str, Any]
     store: dict[str, Any]
-    metrics: dict[str, Any] | None
+    metrics: Evaluation | None
+    calibration: Calibration | None = None
+
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """What the model is, a short line each."""
+        return self.estimator.facts()
 
     @property
     def model(self) -> str:
         """Name of the system."""
-        kind = self.estimator.config.model
-        return MODELS.get(kind, kind)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether the posteriors see shared information only."""
-        return self.estimator.config.model == "jnf-shared"
-
-    @property
-    def family(self) -> str:
-        """Family of the posteriors of single modalities."""
-        name = self.estimator.config.flows.posterior
-        return FAMILIES.get(name, name)
-
-    @property
-    def projector(self) -> str:
-        """How the shared information is found; empty where there is none."""
-        kind = self.estimator.config.projectors.kind
-        return PROJECTORS.get(kind, kind) if self.is_shared else ""
+        return self.facts.get("system", "model")
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -82,8 +62,10 @@ class Entry:
 
 
 def titles(entries: Sequence[Entry]) -> list[str]:
-    """Short titles by posterior family, as in the paper's Figure 2; made different by name."""
-    found = [f"shared information ({e.projector})" if e.is_shared else e.family for e in entries]
+    """Short titles by the facts in which the models differ; made different by name."""
+    shared = [key for key in entries[0].facts if all(key in e.facts for e in entries)]
+    differ = [key for key in shared if len({e.facts[key] for e in entries}) > 1]
+    found = [", ".join(e.facts[key] for key in differ) or e.model for e in entries]
     return [
         title if found.count(title) == 1 else f"{title}: {entry.name}"
         for title, entry in zip(found, entries, strict=True)
@@ -107,13 +89,3 @@ def directions(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
         return single
     rest = [(tuple(name for name in every if name != target), target) for target in every]
     return single + rest
-
-
-def class_name(store: dict[str, Any], label: int) -> str:
-    """What a label is called.
-
-    Examples:
-        >>> class_name({"name": "toy"}, 1), class_name({}, 1)
-        ('full', 'class 1')
-    """
-    return CLASSES.get(str(store.get("name")), {}).get(label, f"class {label}")

@@ -12,7 +12,7 @@ from mvflow.report.entry import Entry
 from mvflow.report.markup import HTML, tag
 
 if TYPE_CHECKING:
-    from mvflow.evaluation import Classifiers
+    from mvflow.evaluation import ModalityClassifiers
     from mvflow.report.sections.context import Context
 
 __all__ = ["write_report"]
@@ -25,7 +25,7 @@ def write_report(
     title: str = "mvflow report",
     figures: Path | None = None,
     seed: int = 0,
-    classifiers: Classifiers | None = None,
+    classifiers: ModalityClassifiers | None = None,
 ) -> Path:
     """Write one HTML file that needs nothing else: numbers, samples, and what they mean.
 
@@ -48,12 +48,12 @@ def write_report(
     if not names or len(set(names)) < len(names):
         msg = f"a report needs entries of different names, but got: {', '.join(names) or 'none'}"
         raise UsageError(msg)
-    from mvflow.report.album import Album
+    from mvflow.report.figure_store import FigureStore
     from mvflow.report.figures.canvas import style
     from mvflow.report.sections.context import Context
     from mvflow.runs import write_atomically
 
-    context = Context(tuple(entries), Album(figures), seed, classifiers)
+    context = Context(tuple(entries), FigureStore(figures), seed, classifiers)
     with style():
         page = _page(title, context)
     write_atomically(Path(path), lambda p: p.write_text(page, "utf-8"))

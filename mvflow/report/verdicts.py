@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from mvflow.evaluation import Evaluation
 
 __all__ = [
     "Check",
@@ -150,7 +154,7 @@ def contacts(share: float) -> Check:
         return Check("Ball contacts", value, "look closer", advice)
     advice = (
         "The product is held together by the ball alone: divide by the aggregated posterior "
-        "(sampler.divide_by), or train another posterior family."
+        "in place of the prior, or train another posterior family."
     )
     return Check("Ball contacts", value, "do not trust", advice)
 
@@ -167,7 +171,7 @@ def proper(improper: int, rows: int) -> Check:
         return Check("Proper target", value, "good", "Nothing to do: the product has an end.")
     advice = (
         "Experts are wider than the prior they are divided by: divide by the aggregated posterior "
-        "instead (sampler.divide_by=aggregate)."
+        "instead."
     )
     few = improper <= 0.1 * rows
     return Check("Proper target", value, "look closer" if few else "do not trust", advice)
@@ -189,33 +193,36 @@ def redrawn(shares: Mapping[str, float]) -> Check:
     if share <= 0.05:
         advice = "The posterior leaks a little beyond what training saw: try another family."
         return Check("Share redrawn", value, "look closer", advice)
-    advice = "The posterior puts much mass where no data lie: train the flows longer, or use nsf."
+    advice = "The posterior puts much mass where no data lie: train it longer, or use another one."
     return Check("Share redrawn", value, "do not trust", advice)
 
 
-def checks(metrics: Mapping[str, Any], chains: int, draws: int) -> list[Check]:
+def checks(metrics: Evaluation, chains: int, draws: int) -> list[Check]:
     """Verdicts on all diagnostics that an evaluation holds.
 
     Args:
-        metrics: of `mvflow.evaluation.evaluate`.
+        metrics: of the model.
         chains: per row.
         draws: steps kept per chain.
     """
-    found = []
-    s = metrics.get("sampler", {})
-    if s.get("method") == "mcmc":
+    found, s = [], metrics.sampler
+    if s.method == "mcmc":
         found = [
-            acceptance(s["acceptance"], s["acceptance_worst"]),
-            divergences(s["divergences"], s["rows"] * chains * draws),
-            rhat(s["rhat_worst"], s["rows_above_1.05"], s["rhat_median"]),
-            effective(s["ess_worst"], s["ess_median"], chains * draws),
+            acceptance(_number(s.acceptance), _number(s.acceptance_worst)),
+            divergences(s.divergences or 0, s.rows * chains * draws),
+            rhat(_number(s.rhat_worst), _number(s.rows_above_1_05), _number(s.rhat_median)),
+            effective(_number(s.ess_worst), _number(s.ess_median), chains * draws),
         ]
-        if "ball_contacts" in s:
-            found.append(contacts(s["ball_contacts"]))
-        if "rows_improper" in s:
-            found.append(proper(s["rows_improper"], s["rows"]))
-    if s.get("method") == "sir":
-        heavy, dominated = s["rows_khat_above_0.7"], s["rows_dominated"]
-        found = [weights(s["ess_worst"], s["ess_median"], heavy, dominated)]
-    shares = metrics.get("latent", {}).get("redrawn", {})
+        if s.ball_contacts is not None:
+            found.append(contacts(s.ball_contacts))
+        if s.rows_improper is not None:
+            found.append(proper(s.rows_improper, s.rows))
+    if s.method == "sir":
+        worst, median, heavy = s.ess_worst, s.ess_median, s.rows_khat_above_0_7
+        found = [weights(_number(worst), _number(median), _number(heavy), s.rows_dominated or 0)]
+    shares = metrics.latent.redrawn
     return [*found, redrawn(shares)] if shares else found
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from mvflow.core import class_name
 from mvflow.report.entry import Entry
+
+if TYPE_CHECKING:
+    from mvflow.evaluation import Evaluation
+    from mvflow.evaluation.result import Coherence
 
 __all__ = [
     "agreement_sentence",
@@ -16,10 +21,8 @@ __all__ = [
     "signed",
 ]
 
-SAME_CLASS = {"toy": "{verb} full or empty as the {given} was"}
-"""What it means to be of the class conditioned on, where a data set has better words."""
-PLURALS = {"toy"}
-"""Data sets whose modalities are named as things, so that several of them take an s."""
+MAX_CLASSES = 3
+"""Classes up to which a sentence names them."""
 
 
 def arrow(key: str) -> str:
@@ -46,23 +49,21 @@ def of_100(share: float) -> str:
     return str(round(100 * share))
 
 
-def conditional_sentence(data: str, given: str, target: str, share: float) -> str:
+def conditional_sentence(
+    given: str, target: str, share: float, classes: Sequence[str] = ()
+) -> str:
     """Conditional coherence of one direction in words.
 
     Examples:
-        >>> conditional_sentence("toy", "square", "circle", 0.97)
-        'Of 100 circles generated from a square, 97 were full or empty as the square was.'
-        >>> conditional_sentence("digits", "mnist", "svhn", 0.6)
-        'Of 100 samples of svhn generated from mnist, 60 were of the class of the mnist given.'
+        >>> conditional_sentence("text", "image", 0.97, ["cat", "dog"])
+        'Of 100 samples of image generated from text, 97 are of the class of text (cat or dog).'
     """
-    verb = "was" if of_100(share) in ("1", "fewer than 1") else "were"
-    if data in PLURALS:
-        what, source = f"{target}s generated from {_article(given)} {given}", given
-    else:
-        what, source = f"samples of {target} generated from {given}", given
-    same = SAME_CLASS.get(data, "{verb} of the class of the {given} given")
-    same = same.format(given=source, verb=verb)
-    return f"Of 100 {what}, {of_100(share)} {same}."
+    verb = "is" if of_100(share) in ("1", "fewer than 1") else "are"
+    named = f" ({' or '.join(classes)})" if classes else ""
+    return (
+        f"Of 100 samples of {target} generated from {given}, {of_100(share)} {verb} of the class "
+        f"of {given}{named}."
+    )
 
 
 def agreement_sentence(modalities: int, share: float) -> str:
@@ -87,20 +88,21 @@ def readings(entry: Entry) -> list[tuple[str, str]]:
     if metrics is None:
         return []
     found: list[tuple[str, str]] = []
-    if "coherence" in metrics:
-        found.append(_conditional(entry, metrics["coherence"]["conditional"]))
-        joint = metrics["coherence"]["joint"]
+    if metrics.coherence is not None:
+        joint = metrics.coherence.joint.mean
+        if metrics.coherence.conditional:
+            found.append(_conditional(entry, metrics.coherence))
         found.append((_percent(joint), agreement_sentence(len(entry.names), joint)))
     else:
         found.append(_likelihood(metrics))
-    density = metrics.get("posterior_log_density", {})
+    density = metrics.posterior_log_density
     if density:
-        mean = sum(d["mean"] for d in density.values()) / len(density)
+        mean = sum(d.mean for d in density.values()) / len(density)
         words = (
             "Log density that the posteriors of single modalities give to where held-out rows "
             "lie: higher is better, and 1 nat more is 2.7 times the density."
         )
-        if entry.is_shared:
+        if entry.estimator.can_project:
             words += " Posteriors on shared information are wide on purpose, so less is expected."
         found.append((f"{signed(mean)} nats", words))
     return found
@@ -116,26 +118,27 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def _conditional(entry: Entry, scores: Mapping[str, float]) -> tuple[str, str]:
+def _conditional(entry: Entry, coherence: Coherence) -> tuple[str, str]:
     """The weakest direction from one modality, in words, and how the best one does."""
-    single = {k: v for k, v in scores.items() if "+" not in k} or dict(scores)
+    single = {k: v.mean for k, v in coherence.conditional.items() if "+" not in k}
     worst, best = min(single, key=single.__getitem__), max(single, key=single.__getitem__)
     given, target = worst.split("->")
-    words = conditional_sentence(str(entry.store.get("name")), given, target, single[worst])
+    labels = [] if entry.test.labels is None else sorted({int(c) for c in entry.test.labels})
+    classes = [class_name(entry.test, c) for c in labels] if len(labels) <= MAX_CLASSES else []
+    words = conditional_sentence(given, target, single[worst], classes)
     if best != worst:
         words += f" That is the weakest direction; the best, {arrow(best)}, has "
         words += f"{of_100(single[best])}."
     return _percent(single[worst]), words
 
 
-def _likelihood(metrics: Mapping[str, Any]) -> tuple[str, str]:
-    value = metrics["log_likelihood"]["joint"]["mean"]
+def _likelihood(metrics: Evaluation) -> tuple[str, str]:
     words = (
         "Mean log-likelihood of unseen rows, all modalities together. Higher is better; "
         "compare it only between models of the same data and likelihoods. The classes of "
-        "generated rows were not judged, since there are no classifiers."
+        "generated rows were not measured, since there are no classifiers."
     )
-    return f"{signed(value, 1)} nats", words
+    return f"{signed(metrics.log_likelihood['joint'].mean, 1)} nats", words
 
 
 def _percent(share: float) -> str:
@@ -147,7 +150,3 @@ def _percent(share: float) -> str:
     """
     digits = 1 if 0.99 < share < 1 or 0 < share < 0.01 else 0
     return f"{100 * share:.{digits}f} %" if share < 0.9995 or share == 1 else "> 99.9 %"
-
-
-def _article(word: str) -> str:
-    return "an" if word[:1].lower() in tuple("aeiou") else "a"

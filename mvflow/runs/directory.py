@@ -28,7 +28,6 @@ from torch import Tensor
 
 from mvflow.config import Config, parse_toml, to_toml
 from mvflow.core import DataError, StageError, UsageError
-from mvflow.runs.plan import Inputs, Plan, StageRecord
 from mvflow.runs.files import (
     append_line,
     read_array,
@@ -39,6 +38,7 @@ from mvflow.runs.files import (
     write_json,
     writing,
 )
+from mvflow.runs.plan import Inputs, Plan, StageRecord
 
 __all__ = ["RunDirectory", "read_tensors", "weights_hash", "write_tensors"]
 
@@ -54,8 +54,8 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and values in the order of the names.
 
     Examples:
-        >>> a, b = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
-        >>> weights_hash(a) == weights_hash({"w": torch.zeros(2)}), weights_hash(a) == weights_hash(b)
+        >>> hashes = [weights_hash({"w": torch.full((2,), x)}) for x in (0.0, 0.0, 1.0)]
+        >>> hashes[0] == hashes[1], hashes[0] == hashes[2]
         (True, False)
     """
     digest = hashlib.sha256()
@@ -314,14 +314,12 @@ class RunDirectory:
 
     def _refuse(self, stage: str) -> NoReturn:
         msg = (
-            f"{self.weights(stage)} is not the file that manifest.json records: put that one back, "
-            f"or train anew with 'mvflow train {self.path} --stage {stage} --again'"
+            f"{self.weights(stage)} is not the file that manifest.json records: put that one "
+            f"back, or train anew with 'mvflow train {self.path} --stage {stage} --again'"
         )
         raise DataError(msg)
 
-    def finish(
-        self, stage: str, tensors: Mapping[str, Tensor], record: StageRecord
-    ) -> None:
+    def finish(self, stage: str, tensors: Mapping[str, Tensor], record: StageRecord) -> None:
         """Keep the weights of a finished stage and drop its checkpoints."""
         self._sync_history()
         about = {"stage": stage, "key": record.key, "needs": record.needs}
@@ -417,7 +415,9 @@ class RunDirectory:
     def _entries(self) -> dict[str, Any]:
         entries = self.manifest().get("stages", {})
         if not isinstance(entries, dict):
-            msg = f"{self.path / 'manifest.json'}: stages is not a table: expected one entry a stage"
+            msg = (
+                f"{self.path / 'manifest.json'}: stages is not a table: expected one entry a stage"
+            )
             raise DataError(msg)
         return entries
 

@@ -76,8 +76,8 @@ class StageRecord:
             return _RECORD.validate_python(own)
         except ValidationError as error:
             msg = (
-                f"{path}: stages.{stage} is not the record of a stage ({problem(error)}); a run of "
-                "mvflow 0.1 is converted by 'mvflow convert RUN'"
+                f"{path}: stages.{stage} is not the record of a stage ({problem(error)}); a run "
+                "of mvflow 0.1 is converted by 'mvflow convert RUN'"
             )
             raise DataError(msg) from error
 
@@ -102,7 +102,11 @@ class Plan:
         for spec in self.stages:
             missing = [name for name in spec.needs if name not in seen]
             if missing or spec.name in seen:
-                what = f"needs {missing[0]!r}, which does not come before it" if missing else "is there twice"
+                what = (
+                    f"needs {missing[0]!r}, which does not come before it"
+                    if missing
+                    else "is there twice"
+                )
                 msg = f"system {config.system!r}: stage {spec.name!r} {what}"
                 raise UsageError(msg)
             seen.append(spec.name)
@@ -133,6 +137,13 @@ class Plan:
             if found & set(spec.needs):
                 found.add(spec.name)
         return tuple(n for n in self.names if n in found and n not in set(names))
+
+    def keys(self, inputs: Inputs) -> dict[str, str]:
+        """Stage -> its key, if all stages are trained on the same data."""
+        found: dict[str, str] = {}
+        for name in self.names:
+            found[name] = self.key(name, inputs, found)
+        return found
 
     def key(self, stage: str, inputs: Inputs, needs: Mapping[str, str]) -> str:
         """Hash of all that the weights of a stage depend on.

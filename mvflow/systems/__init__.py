@@ -1,5 +1,6 @@
-"""Systems: multimodal latent-variable models, one file each. A system owns its latent space, its
-stages and its settings; no other package names one.
+"""Systems: multimodal latent-variable models, one file each.
+
+A system owns its latent space, its stages and its settings; no other package names one.
 """
 
 from mvflow.systems.base import (

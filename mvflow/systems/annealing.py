@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ def annealed(
 def annealed(
     start: float | None, end: float, share: float, progress: float | Tensor
 ) -> float | Tensor:
-    """Value that falls linearly in its logarithm from `start` to `end` over the first `share`.
+    """Geometric interpolation from `start` to `end` over the first `share` of training.
 
-    Where `progress` is a tensor, so is what depends on it, in torch's default precision, and no
-    value is read on the host: a captured step computes it anew.
+    A tensor `progress` gives a tensor of torch's default dtype, without a host-device
+    synchronisation, so that it can be part of a captured step.
 
     Examples:
         >>> [round(annealed(20, 1, 0.5, p), 2) for p in (0, 0.25, 0.5, 1)]
@@ -37,11 +37,6 @@ def annealed(
     if start is None or share == 0:
         return end
     if isinstance(progress, Tensor):
-        falling: Tensor = start * (end / start) ** (progress / share)
-        last: Any = end  # of several variants, a tensor, which `masked_fill` would not batch
-        is_many, is_over = isinstance(last, Tensor), progress > share
-        found = (
-            torch.where(is_over, last, falling) if is_many else falling.masked_fill(is_over, end)
-        )
-        return found.to(torch.get_default_dtype())
+        value: Tensor = start * (end / start) ** (progress / share)
+        return value.masked_fill(progress > share, end).to(torch.get_default_dtype())
     return end if progress > share else start * (end / start) ** (progress / share)

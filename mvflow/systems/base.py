@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class System(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[Config]] = Config
-    settings: Config
+    settings: Any
     modalities: tuple[Modality, ...]
     latent: LatentSpace
     fitted_prior: nn.Module | None

@@ -1,18 +1,20 @@
-"""Decoders of all modalities: networks from z, and the likelihoods that their outputs mean."""
+"""Encoders and decoders of all modalities, and the likelihoods that decoders' outputs mean."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from mvflow.config import Config
 from mvflow.core import LatentSpace, Modality, Observed
 from mvflow.likelihoods import LikelihoodModule
-from mvflow.nn import ModalityDict
+from mvflow.nn import ModalityDict, upcast_to_float32
 
-__all__ = ["Decoders", "build_decoders"]
+__all__ = ["Decoders", "Encoders", "build_decoders", "build_encoders", "network_settings"]
 
 
 class Decoders(ModalityDict):
@@ -70,6 +72,35 @@ class Decoders(ModalityDict):
         seen = self.latent.seen_by(name, z)
         outputs: Tensor = self[name](seen.reshape(-1, seen.shape[-1]))
         return outputs if z.ndim == 2 else outputs.unflatten(0, z.shape[:-1])
+
+
+class Encoders(ModalityDict):
+    """One encoder of each modality, all of one width; what is absent is never read."""
+
+    def forward(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """Features of all observed modalities by name, and the rows in which each is present.
+
+        Returns:
+            Features (modalities, rows, width), bool (modalities, rows).
+        """
+        names = sorted(observed.x)
+        features = torch.stack([self[name](observed.filled(name)) for name in names])
+        everywhere = torch.ones_like(features[0, :, 0], dtype=torch.bool)
+        masks = [everywhere if (m := observed.is_present(n)) is None else m for n in names]
+        return upcast_to_float32(features), torch.stack(masks)
+
+
+def build_encoders(config: Config, out_features: int) -> Encoders:
+    """The configured encoders, from rows of a modality to (rows, out_features)."""
+    networks, specs = config.modalities, config.specifications()
+    return Encoders({m.name: networks[m.name].encoder.encoder(m, out_features) for m in specs})
+
+
+def network_settings(config: Config) -> dict[str, Any]:
+    """All settings that encoders and decoders depend on, for a stage that trains them."""
+    kept = {"shape", "likelihood", "weight", "encoder", "decoder"}
+    sections = {n: m.model_dump(mode="json", include=kept) for n, m in config.modalities.items()}
+    return {"latent_dim": config.latent_dim, "modalities": sections}
 
 
 def build_decoders(config: Config, latent: LatentSpace) -> Decoders:

@@ -2,7 +2,7 @@
 
 1. A joint VAE learns p(X|z) and q(z|X) (paper 3.1; `joint_vae.py`).
 2. A posterior q(z|x_j) of each modality is trained on draws of the frozen q(z|X) (3.2). In
-   JNF-Shared it sees only g_j(x_j), a projection to what the modalities share, trained first (3.4).
+   JNF-Shared it sees only g_j(x_j), a projection to what modalities share, trained first (3.4).
 3. A subset rule makes q(z|x_S) of any subset, by default their product (3.3).
 """
 
@@ -22,7 +22,7 @@ from mvflow.config import Config, Share, Training
 from mvflow.core import LatentSpace, Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
 from mvflow.inference import Target
-from mvflow.nn import MLP, ModalityDict, Standardise, gather_rows, seeded
+from mvflow.nn import MLP, ModalityDict, Standardise, all_gather, seeded
 from mvflow.posteriors import FlowPosterior, build_posterior
 from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
@@ -97,7 +97,7 @@ class JNF(System):
         self.projectors = None if projectors is None else ModalityDict(projectors)
         self.flows = None if flows is None else ModalityDict(flows)
         self.rule = settings.subset
-        self.amortised = self.rule.build(self)
+        self.subset_module = self.rule.build(self)
 
     @classmethod
     def build(cls, settings: Config) -> Self:
@@ -149,7 +149,7 @@ class JNF(System):
 
     def combine(self, observed: Observed) -> Distribution | Target:
         """q(z|x_S) by the subset rule."""
-        return self.rule.combine(self, self.amortised, observed)
+        return self.rule.combine(self, self.subset_module, observed)
 
     def expert(self, name: str, x: Tensor) -> Distribution:
         """q(z|x_j) (Eq. 10)."""
@@ -207,14 +207,16 @@ class JNF(System):
             found.insert(0, self._projector_stage(self.settings.projector))
         if self.flows is not None:
             found.append(self._flow_stage())
-        return [*found, *self.rule.stages(self, self.amortised)]
+        return [*found, *self.rule.stages(self, self.subset_module)]
 
     def _joint_stage(self) -> StageSpec:
         settings, networks = self.settings.joint, self.settings.modalities
         kept = {"shape", "likelihood", "weight", "encoder", "decoder"}
         reads = {
             "latent_dim": self.latent.dim,
-            "modalities": {n: m.model_dump(mode="json", include=kept) for n, m in networks.items()},
+            "modalities": {
+                n: m.model_dump(mode="json", include=kept) for n, m in networks.items()
+            },
         }
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
@@ -234,14 +236,16 @@ class JNF(System):
         kept = {"shape", "projector"}
         reads = {
             "projector": dump(objective, "projectors"),
-            "modalities": {n: m.model_dump(mode="json", include=kept) for n, m in networks.items()},
+            "modalities": {
+                n: m.model_dump(mode="json", include=kept) for n, m in networks.items()
+            },
         }
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
             assert self.projectors is not None
             projections = {n: self.projectors[n](x) for n, x in sorted(observed.x.items())}
-            total = objective.loss({n: gather_rows(g) for n, g in projections.items()})
-            return Losses(total, {registry("projectors").name_of(type(objective)): total})
+            total = objective.loss({n: all_gather(g) for n, g in projections.items()})
+            return Losses(total, {objective.kind: total})
 
         assert self.projectors is not None
         return StageSpec(
@@ -282,7 +286,7 @@ class JNF(System):
                     if isinstance(part, Standardise):
                         part.fit(partial(_column, rows, encoder_name))
 
-        columns, needs = [self._latents], ("joint",)
+        columns, needs = [self._latents], self.encoder_stages
         if self.projectors is not None:
             columns += [self._projections(m.name) for m in self.modalities]
             if isinstance(self.settings.projector, Objective):
@@ -326,15 +330,17 @@ class JNF(System):
 
     def facts(self) -> Mapping[str, str]:
         """System, posterior, subset rule and projector by name."""
-        settings = self.settings
-        found = {
-            "system": "JNF" if settings.projector is None else "JNF-Shared",
-            "subset": _name("subsets", self.rule),
-        }
+        settings, joint = self.settings, self.settings.joint
+        projector, family = (type(p).__name__ for p in (settings.projector, settings.posterior))
+        found = {"system": "JNF" if self.projectors is None else f"JNF-Shared ({projector})"}
         if self.flows is not None:
-            found["posterior"] = _name("posteriors", settings.posterior)
-        if settings.projector is not None:
-            found["projector"] = _name("projectors", settings.projector)
+            transforms = getattr(settings.posterior, "transforms", 0)
+            found["posterior"] = f"{family}, {transforms} transforms" if transforms else family
+        if isinstance(settings.projector, Objective):
+            found["projector"] = f"{projector}, dimension {settings.projector.dim}"
+        found |= {"subset": self.rule.kind, "beta": f"{joint.beta:g}"}
+        if joint.beta_start not in (None, joint.beta):
+            found["beta"] += f", from {joint.beta_start:g} over the first {joint.anneal:.0%}"
         return found
 
 
@@ -351,7 +357,7 @@ class JNFShared(JNF):
 
 
 def _with_training_of_flows(raw: Any) -> Any:
-    """A trained subset rule takes what its section does not say from `flows`, for twice as long."""
+    """What a trained subset rule's section lacks is that of `flows`, with twice the epochs."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("subset"), str | Mapping):
         return raw
     subset, flows = raw["subset"], raw.get("flows", {})
@@ -379,7 +385,3 @@ def _encoders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _column(rows: Rows, name: str) -> Iterator[Tensor]:
     return (batch[name] for batch in rows.only(name).batches(2048))
-
-
-def _name(group: str, part: Any) -> str:
-    return registry(group).name_of(type(part))

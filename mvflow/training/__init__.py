@@ -1,26 +1,25 @@
-"""Stages and the one loop that trains them."""
+"""Stages and the loop that trains them."""
 
 from mvflow.training.caching import ColumnCache
 from mvflow.training.captured import Compile, check_compile
 from mvflow.training.compiling import compiled
-from mvflow.training.distributed import LostError, Processes, check_devices, connect
+from mvflow.training.distributed import Processes
+from mvflow.training.launch import check_devices, connect
 from mvflow.training.loop import run_stage
-from mvflow.training.memory import Memory, memory_line, predicted_memory
-from mvflow.training.stage import Checkpoint, EpochRecord, Listener, Silent, Stage
+from mvflow.training.memory import free_memory
+from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallback, Stage
 from mvflow.training.stages import build_stage
-from mvflow.training.table import MappedColumn, Table, TensorColumn, as_input, free_memory
+from mvflow.training.table import MappedColumn, Table, TensorColumn, as_input
 
 __all__ = [
-    "ColumnCache",
+    "Callback",
     "Checkpoint",
+    "ColumnCache",
     "Compile",
     "EpochRecord",
-    "Listener",
-    "LostError",
     "MappedColumn",
-    "Memory",
+    "NoOpCallback",
     "Processes",
-    "Silent",
     "Stage",
     "Table",
     "TensorColumn",
@@ -31,7 +30,5 @@ __all__ = [
     "compiled",
     "connect",
     "free_memory",
-    "memory_line",
-    "predicted_memory",
     "run_stage",
 ]

@@ -1,8 +1,9 @@
-"""Learning rate as a function of progress alone, from 0 at the start to 1 at the end."""
+"""Schedules of the learning rate as functions of the training progress in [0, 1]."""
 
 from __future__ import annotations
 
 import math
+
 from mvflow.config import Training
 
 __all__ = ["SCHEDULES", "rate_at"]
@@ -27,7 +28,7 @@ SCHEDULES = {"constant": _constant, "cosine": _cosine, "one-cycle": _one_cycle}
 
 
 def rate_at(settings: Training, progress: float) -> float:
-    """The learning rate of a step.
+    """Learning rate at a given progress.
 
     Examples:
         >>> rate_at(Training(learning_rate=0.1, schedule="cosine"), 0.5)

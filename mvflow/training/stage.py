@@ -1,4 +1,4 @@
-"""What one training step needs, as a value; and what a listener hears."""
+"""One stage of training as a value, and the callbacks of the loop."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from mvflow.config import Training
 from mvflow.stages import Losses
 from mvflow.training.table import Table
 
-__all__ = ["Checkpoint", "EpochRecord", "Listener", "Silent", "Stage"]
+__all__ = ["Callback", "Checkpoint", "EpochRecord", "NoOpCallback", "Stage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of training.
+    """A module, its loss and its data, ready for `run_stage`.
 
     Args:
         name: as in the run directory.
-        trainable: the only module that changes.
-        loss: batch, progress in [0, 1] -> losses. All randomness is torch's, seeded by the loop.
-            In a captured step progress is a tensor of no dimensions, as good as a number.
-        settings: epochs, batch size, learning rate and the like.
-        train: rows to train on; whatever is frozen has been computed into it.
-        validation: rows held out, for early stopping and the history; or None.
-        model: what `trainable` is a part of; its frozen parts stay on the device.
-        beside: other rows that stay there, such as those from which `train` was computed.
+        trainable: the only module whose parameters and buffers change.
+        loss: maps a batch and the progress in [0, 1] to losses. It draws random numbers from
+            torch's global generators only, which the loop seeds. In a captured or compiled step
+            `progress` is a 0-dimensional tensor.
+        settings: epochs, batch size, optimiser.
+        train: training rows, with the cached outputs of frozen sub-modules as columns.
+        validation: held-out rows for early stopping and the history, if any.
+        model: the model that `trainable` is part of; several processes begin with equal weights.
+        resident_tables: further tables that stay on the device during the stage.
     """
 
     name: str
@@ -38,11 +39,11 @@ class Stage:
     train: Table
     validation: Table | None = None
     model: nn.Module | None = None
-    beside: tuple[Table, ...] = ()
+    resident_tables: tuple[Table, ...] = ()
 
 
 class EpochRecord(NamedTuple):
-    """One line of the history."""
+    """One line of the training history."""
 
     stage: str
     epoch: int
@@ -57,15 +58,15 @@ class EpochRecord(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """All that is needed to go on with the same result to the bit."""
+    """Training state from which a stage resumes with bitwise equal results."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 @runtime_checkable
-class Listener(Protocol):
-    """Hears of progress: a progress bar, a history file, an experiment tracker."""
+class Callback(Protocol):
+    """Training callback: a progress bar, a history file, an experiment tracker."""
 
     def on_step(
         self,
@@ -76,30 +77,28 @@ class Listener(Protocol):
         loss: float,
         checkpoint: Callable[[], Checkpoint],
     ) -> None:
-        """Heard a few times a second: `step` of `steps` of this epoch are done.
+        """Called every `REPORT_INTERVAL` seconds, after `step` of the epoch's `steps`.
 
-        `checkpoint()` copies the state at that moment.
+        Args:
+            stage: being trained.
+            epoch: counted from 0.
+            step: number of completed steps of this epoch.
+            steps: number of steps of an epoch.
+            loss: mean of this epoch so far.
+            checkpoint: copies the current training state.
         """
-        ...
+        return
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Heard at the end of each epoch; `checkpoint()` copies the state at that moment."""
-        ...
+        """Called at the end of each epoch; `checkpoint()` copies the current training state."""
+        return
 
 
-class Silent:
-    """A listener that does nothing."""
+class NoOpCallback(Callback):
+    """Callback that does nothing; override what you need.
 
-    def on_step(
-        self,
-        stage: Stage,
-        epoch: int,
-        step: int,
-        steps: int,
-        loss: float,
-        checkpoint: Callable[[], Checkpoint],
-    ) -> None:
-        """Do nothing."""
-
-    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Do nothing."""
+    Examples:
+        >>> class PrintLoss(NoOpCallback):
+        ...     def on_epoch(self, record, checkpoint):
+        ...         print(record.epoch, record.loss)
+    """

@@ -53,5 +53,6 @@ def build_stage(
     def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
         return loss_of(Observed.from_columns(batch), progress)
 
-    stage = Stage(spec.name, spec.module, loss, spec.settings, *seen)
-    return replace(stage, model=system, beside=tuple(tables))
+    held = seen[1] if validation is not None else None
+    stage = Stage(spec.name, spec.module, loss, spec.settings, seen[0], held)
+    return replace(stage, model=system, resident_tables=tuple(tables))

@@ -1,9 +1,10 @@
-"""One step of training, called again and again by the loop."""
+"""One optimisation step, and running sums of its losses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +15,23 @@ from mvflow.training.schedules import rate_at
 from mvflow.training.stage import Stage
 
 __all__ = [
-    "Rows",
+    "Batch",
     "Step",
     "Sums",
+    "compute_losses",
     "generator_states",
-    "losses",
     "new_optimizer",
     "set_generator_states",
 ]
 
-Rows = Tensor | Mapping[str, Tensor]
-"""Numbers of the rows of a batch, or the batch itself where it was read ahead."""
+Batch = Tensor | Mapping[str, Tensor]
+"""Row indices of a batch, or the rows themselves where they were read ahead."""
 
 
 class Sums:
-    """Losses and terms, summed on the device so that no step waits for the host.
+    """Running sums of the loss and its terms, kept on the device to avoid synchronisation.
 
-    The sums stay where they are in memory: a captured step adds to them too.
+    They are updated in place, so that a captured step adds to them too.
     """
 
     def __init__(self) -> None:
@@ -38,23 +39,23 @@ class Sums:
         self.terms: dict[str, Tensor] = {}
         self.count = 0
 
-    def add(self, total: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Add one batch's, which the caller counts."""
-        total = total.detach()
+    def add(self, losses: Losses) -> None:
+        """Add the losses of one batch; the caller increments `count`."""
+        total = losses.total.detach()
         self.total = total.clone() if self.total is None else self.total.add_(total)
-        for name, term in terms.items():
+        for name, term in losses.terms.items():
             value = term.detach()
             is_new = name not in self.terms
             self.terms[name] = value.clone() if is_new else self.terms[name].add_(value)
 
     def clear(self) -> None:
-        """Begin again from zero."""
+        """Reset to zero, in place."""
         self.count = 0
-        for each in self.all():
-            each.zero_()
+        for value in self.all():
+            value.zero_()
 
     def set(self, values: Sequence[Tensor], names: Sequence[str], count: int) -> None:
-        """Go on from the sums that `all` gave, of these terms, after so many batches."""
+        """Restore the sums of `count` batches from the values of `all()` and the term names."""
         self.total, *rest = (value.clone() for value in values)
         self.terms = dict(zip(names, rest, strict=True))
         self.count = count
@@ -64,86 +65,72 @@ class Sums:
         return [] if self.total is None else [self.total, *self.terms.values()]
 
     def means(self) -> tuple[float, dict[str, float]]:
-        """Mean total and terms; waits for the device."""
-        stacked = torch.stack(self.all()).double() / self.count
-        first, *rest = stacked.tolist()
+        """Mean total and terms; synchronises with the device."""
+        first, *rest = (torch.stack(self.all()).double() / self.count).tolist()
         return first, dict(zip(self.terms, rest, strict=True))
 
 
 def new_optimizer(stage: Stage) -> torch.optim.Adam:
-    """Adam for what `stage` trains; its learning rate is a tensor, which steps write on."""
+    """Fused Adam over the trainable parameters, with the learning rate as a tensor."""
     device = stage.train.device
-    kind = torch.float64 if device.type == "cpu" else torch.float32  # as its kernels read it
+    dtype = torch.float64 if device.type == "cpu" else torch.float32  # what its kernels read
     return torch.optim.Adam(
         [p for p in stage.trainable.parameters() if p.requires_grad],
-        lr=torch.tensor(stage.settings.learning_rate, dtype=kind, device=device),
+        lr=torch.tensor(stage.settings.learning_rate, dtype=dtype, device=device),
         fused=True,
     )
 
 
 class Step:
-    """Gradient of the loss of a batch, clipped; the optimiser's move; the losses into sums.
+    """Gather, forward, backward, gradient clipping, optimiser, running sums.
 
     Args:
-        stage: gives the rows, the loss and its settings.
-        optimizer: as `new_optimizer` makes it.
-        sums: where losses and terms are added.
+        stage: gives rows, loss and settings.
+        optimizer: made by `new_optimizer`.
+        sums: accumulate losses and terms.
     """
-
-    generators: Sequence[torch.Generator] = ()
-    """Those on the device from which it draws, besides torch's own."""
 
     def __init__(self, stage: Stage, optimizer: torch.optim.Optimizer, sums: Sums) -> None:
         self.stage, self.optimizer, self.sums = stage, optimizer, sums
 
-    def __call__(self, rows: Rows, progress: float) -> None:
-        """Train on one batch, at `progress` in [0, 1] of the stage."""
-        batch = self.stage.train.gather(rows) if isinstance(rows, Tensor) else rows
+    def __call__(self, batch: Batch, progress: float) -> None:
+        """Train on one batch at `progress` in [0, 1]."""
         self.prepare(progress)
-        self.advance(batch, progress)
+        self.compute(batch, progress)
 
     def prepare(self, progress: float) -> None:
-        """What the host does ahead of a step: the learning rate, and the count of batches."""
+        """Host side: set the learning rate and count the batch."""
         self.optimizer.param_groups[0]["lr"].fill_(rate_at(self.stage.settings, progress))
         self.sums.count += 1
 
-    def advance(self, batch: Mapping[str, Tensor], progress: float) -> None:
-        """What the device does, without the host knowing any value."""
-        total, terms = losses(self.stage, batch, progress)
+    def compute(self, batch: Batch, progress: float | Tensor) -> None:
+        """Device side: everything that a CUDA graph can record."""
+        stage = self.stage
+        rows = stage.train.gather(batch) if isinstance(batch, Tensor) else batch
+        losses = compute_losses(stage, rows, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward(torch.ones_like(total))
-        if self.stage.settings.clip is not None:
-            self.clip(self.stage.settings.clip)
+        losses.total.backward(torch.ones_like(losses.total))
+        if stage.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(stage.trainable.parameters(), stage.settings.clip)
         self.optimizer.step()
-        self.sums.add(total, terms)
-
-    def clip(self, most: float) -> None:
-        """Scale the gradient down where its norm is above `most`."""
-        torch.nn.utils.clip_grad_norm_(self.stage.trainable.parameters(), most)
-
-    def random(self) -> dict[str, Tensor]:
-        """States of all generators from which it draws."""
-        return generator_states(self.stage.train.device)
-
-    def set_random(self, states: Mapping[str, Tensor]) -> None:
-        """Set the generators to what `random` saw."""
-        set_generator_states(states, self.stage.train.device)
+        self.sums.add(losses)
 
 
-def losses(stage: Stage, batch: Mapping[str, Tensor], progress: float) -> Losses:
-    """The loss of a batch in the precision of the stage."""
+def compute_losses(stage: Stage, rows: Mapping[str, Tensor], progress: Any) -> Losses:
+    """Losses of a batch in the precision of the stage."""
     is_low = stage.settings.precision == "bfloat16"
-    device = stage.train.device.type
     with (
-        _unchecked(),
-        # A cast that is kept for later would not be done again when a captured step is replayed.
-        torch.autocast(device, torch.bfloat16, enabled=is_low, cache_enabled=False),
+        _no_validation(),
+        # A cached cast would not be repeated when a captured step is replayed.
+        torch.autocast(
+            stage.train.device.type, torch.bfloat16, enabled=is_low, cache_enabled=False
+        ),
     ):
-        return stage.loss(batch, progress)
+        return stage.loss(rows, progress)
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's generators on the host and on the device."""
+    """States of torch's default generators on the CPU and on the device."""
     states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         states[device.type] = torch.get_device_module(device).get_rng_state(device)
@@ -151,7 +138,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """What `generator_states` saw; one of another kind of device is left out."""
+    """Restore `generator_states`; that of another kind of device is ignored."""
     if "cpu" in states:
         torch.set_rng_state(states["cpu"])
     if device.type != "cpu" and device.type in states:
@@ -159,10 +146,10 @@ def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> 
 
 
 @contextmanager
-def _unchecked() -> Iterator[None]:
-    """Distributions do not look at their values: each look would wait for the device.
+def _no_validation() -> Iterator[None]:
+    """Distributions do not validate their arguments: each check would synchronise.
 
-    Values that are not finite reach the loss, and the loop looks at that once an epoch.
+    Values that are not finite reach the loss, which the loop checks once an epoch.
     """
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +17,13 @@ from torch import Tensor
 
 from mvflow.core import Column, DataError, Source
 
-__all__ = ["AnyColumn", "MappedColumn", "Table", "TensorColumn", "as_input", "free_memory"]
+__all__ = ["AnyColumn", "MappedColumn", "Table", "TensorColumn", "as_input"]
 
 AHEAD = 3
 """Batches that are read while the device works on earlier ones."""
 
 BLOCK = 2048
 """Rows that are hashed at once."""
-
-SHARE = 0.5
-"""Part of the free memory that rows may take; the rest is for weights and activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +73,6 @@ class MappedColumn:
 
 
 AnyColumn = TensorColumn | MappedColumn
-
-
-def free_memory(device: torch.device | str) -> int:
-    """Bytes that rows may take on a device: half of what is free there now."""
-    place = torch.device(device)
-    if place.type == "cuda":
-        return int(SHARE * torch.cuda.mem_get_info(place)[0])
-    lines = Path("/proc/meminfo")
-    if lines.is_file():
-        words = dict(line.split(":") for line in lines.read_text().splitlines())
-        return int(SHARE * 1024 * int(words["MemAvailable"].split()[0]))
-    return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
 
 
 def as_input(x: Tensor) -> Tensor:

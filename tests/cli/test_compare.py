@@ -39,7 +39,7 @@ def test_tables_and_plots(mvflow, evaluated, other_seed, tmp_path):
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     metrics = read_json(evaluated / "metrics" / "evaluation.json")
     measures = read_json(out.with_suffix(".json"))["systems"]["JNF"]["measures"]
-    assert measures["coherence/joint"]["values"] == 2 * [metrics["coherence"]["joint"]]
+    assert measures["coherence/joint"]["values"] == 2 * [metrics["coherence"]["joint"]["mean"]]
     again = mvflow("compare", evaluated, other_seed, "--out", f"{out}.md", "--json")
     result = json.loads(again.out, parse_constant=pytest.fail)
     assert f"{out}.tex" in result["written"]
@@ -58,6 +58,9 @@ def test_wrong_use(refused, evaluated, make, tmp_path):
     known = read_json(metrics)
     write_json(metrics, {**known, "stages": {**known["stages"], "flows": "before"}})
     assert "was trained anew since its evaluation" in refused("compare", evaluated, code=1)
+    write_json(metrics, {**known, "rows": "many"})
+    line = refused("compare", evaluated, code=1)
+    assert f"{metrics} does not hold what this mvflow writes: 'rows' is 'many'" in line
     metrics.write_text("{")
     assert "is damaged and cannot be read" in refused("compare", evaluated, code=1)
 

@@ -36,15 +36,25 @@ def test_table_and_words(mvflow, copied):
         assert (f"{name}: {one['advice']}" in found.out) == (one["verdict"] != "good")
 
 
-def test_a_narrow_terminal_shows_subsets_and_verdicts_whole():
+def test_a_narrow_terminal_shows_subsets_and_verdicts_whole(small):
     from rich.console import Console
 
+    from mvflow import JNF, check_calibration
     from mvflow_cli.diagnose import _tables
 
-    sampler = {"rows_above_1.05": 0.5, "ess_median": 99.0, "acceptance": 0.8, "divergences": 1}
-    found = {"coverage": {"0.5": [0.4], "0.8": [0.7], "0.95": [0.9]}, "p_value": 1e-9}
-    found |= {"verdict": "do not trust", "sampler": {**sampler, "verdict": "look closer"}}
-    result = {"rows": 30, "against": "model", "subsets": {"mnist+svhn": found}}
+    known = check_calibration(small.estimator(JNF, 2).fit(small.data(2)[0]), rows=20, draws=9)
+    sampler = {"rows_above_1_05": 0.5, "ess_median": 99.0, "acceptance": 0.8, "divergences": 1}
+    sampler |= {"verdict": "look closer", "advice": "Draw longer."}
+    subset = known.subsets["m0"]
+    found = subset.model_copy(
+        update={
+            "coverage": {"0.5": [0.4], "0.8": [0.7], "0.95": [0.9]},
+            "p_value": 1e-9,
+            "verdict": "do not trust",
+            "sampler": subset.sampler.model_copy(update=sampler),
+        }
+    )
+    result = known.model_copy(update={"rows": 30, "subsets": {"mnist+svhn": found}})
     console = Console(width=80, file=io.StringIO())
     for table in _tables("runs/a", result):
         console.print(table)
@@ -93,12 +103,12 @@ def pages(monkeypatch):
 def test_the_report_has_a_diagnosis_only_while_it_is_that_of_the_run(mvflow, copied, pages):
     shutil.rmtree(copied / "metrics", ignore_errors=True)
     assert mvflow("report", copied).code == 0
-    assert "calibration" not in pages[-1][0].metrics
+    assert pages[-1][0].calibration is None
     assert mvflow("diagnose", copied, *FEW).code == 0
     assert mvflow("report", copied).code == 0
-    assert pages[-1][0].metrics["calibration"] == read_json(copied / "metrics" / "diagnose.json")
-    assert "calibration" not in read_json(copied / "metrics" / "evaluation.json")
+    found = pages[-1][0].calibration
+    assert found.to_dict() == read_json(copied / "metrics" / "diagnose.json")
     config = copied / "config.toml"
     config.write_text(config.read_text().replace("warmup = 5", "warmup = 6"))
     assert mvflow("report", copied).code == 0
-    assert "calibration" not in pages[-1][0].metrics
+    assert pages[-1][0].calibration is None

@@ -14,11 +14,12 @@ def test_json_holds_every_measure(mvflow, trained, store):
     found = mvflow("evaluate", trained, "--json", "--seed", "3")
     assert found.code == 0, found
     result = json.loads(found.out, parse_constant=pytest.fail)
-    assert 0 <= result["coherence"]["joint"] <= 1
+    assert 0 <= result["coherence"]["joint"]["mean"] <= 1
+    assert result["coherence"]["joint"]["standard_error"] >= 0
     assert set(result["coherence"]["conditional"]) == {"circle->square", "square->circle"}
     assert set(result["classifiers"]) == {"circle", "square"}
     assert set(result["frechet"]) == {"autoencoder", "classifier"}
-    assert set(result["frechet"]["autoencoder"]["mean"]) == {"joint", "conditional"}
+    assert set(result["frechet"]["autoencoder"]["mean"]) == {"joint", "conditional", "real"}
     assert set(result["reconstruction"]) == {"circle", "square"}
     assert set(result["diversity"]) == {"autoencoder", "classifier", "data"}
     assert set(result["log_likelihood"]) == {"joint", "circle->square", "square->circle"}
@@ -111,7 +112,7 @@ def test_report_evaluates_only_what_has_changed(mvflow, copied, pages):
     path, (entry,), _ = pages[-1]
     assert path == copied / "report.html"
     assert entry.name == "copy"
-    assert entry.metrics["coherence"]
+    assert entry.metrics.coherence
     assert entry.store["name"] == "toy"
     assert [r["stage"] for r in entry.history] == ["joint", "flows"]
 

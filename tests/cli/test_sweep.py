@@ -1,6 +1,7 @@
-"""`mvflow sweep`."""
+"""`mvflow sweep`: real processes, one for each run."""
 
 import json
+import signal
 
 import pytest
 
@@ -11,6 +12,7 @@ SHORT = (
     *("--set", "projectors.epochs=1", "--set", "projectors.steps_per_epoch=1"),
     *("--set", "flows.epochs=1", "--set", "flows.steps_per_epoch=1"),
 )
+EVALUATION = ("rows=64", "prior_draws=64", "importance_rows=4", "importance_draws=20")
 GROUPS = ("--variant", "model=jnf", "--variant", "model=jnf-shared,projectors.kind=dcca")
 
 
@@ -20,63 +22,99 @@ def swept(mvflow, store, tmp_path):
 
     def call(name, *words):
         out = tmp_path / name
-        found = mvflow("sweep", store, "--recipe", "toy", *SHORT, "--out", out, *words)
+        found = mvflow(
+            *("sweep", store, "--recipe", "toy", *SHORT, "--out", out, "--jobs", 2, *words)
+        )
         return out, found
 
     return call
 
 
-def test_each_variant_is_an_ordinary_run(swept, mvflow):
-    words = ("--seeds", "0,3", "--set", "joint.beta=0.5,2.5", *GROUPS)
-    out, found = swept("a", *words)
+def weights(path, stage):
+    tensors, _ = read_tensors(path / f"{stage}.safetensors")
+    return {name: value.numpy().tobytes() for name, value in tensors.items()}
+
+
+def test_equal_stages_are_trained_once_and_all_is_kept(swept, mvflow):
+    words = ("--seeds", "0,3", *GROUPS)
+    out, found = swept("a", *words, "--json")
     assert found.code == 0, found
-    assert "8 of 8 runs are trained" in found.out
-    assert "joint: 4 variants in turn: a CPU gains little" in found.out
+    runs = json.loads(found.out)["runs"]
     names = sorted(path.name for path in out.iterdir())
-    assert len(names) == 8
-    assert names[0] == "model=jnf,beta=0.5,seed=0"
-    assert names[-1] == "model=jnf-shared,kind=dcca,beta=2.5,seed=3"
+    assert names == sorted(run["name"] for run in runs)
+    assert names[0] == "model=jnf,seed=0"
+    assert names[-1] == "model=jnf-shared,kind=dcca,seed=3"
+    assert [run["stages"]["joint"]["how"] for run in runs] == 2 * ["trained"] + 2 * ["shared"]
+    assert weights(out / names[0], "joint") == weights(out / runs[2]["name"], "joint")
     config = RunDirectory.open(out / names[-1]).config()
-    assert (config.seed, config.joint.beta, config.model) == (3, 2.5, "jnf-shared")
+    assert (config.seed, config.model) == (3, "jnf-shared")
     trained = mvflow("train", out / names[-1])
-    assert trained.code == 0
     assert trained.out.count("done already") == 3
-    again = json.loads(swept("a", *words, "--json")[1].out)
-    how = {s["how"] for run in again["runs"] for s in run["stages"].values()}
-    assert how == {"done"}
-    weights = [read_tensors(out / n / "joint.safetensors")[0] for n in (names[0], names[4])]
-    assert all((weights[0][k] == weights[1][k]).all() for k in weights[0])
+    again = swept("a", *words)[1]
+    assert again.code == 0
+    assert again.out.count("done before") == 2 * 4  # in the lines, and in the table
+    assert "4 of 4 runs are trained" in again.out
 
 
 def test_a_variant_is_what_mvflow_new_and_train_make(swept, make, mvflow):
-    out, found = swept("a", "--seeds", "7", "--set", "flows.hidden=[8, 8],[4]", "--json")
+    out, found = swept("a", "--seeds", "7", "--set", "flows.hidden=[8, 8],[4]")
     assert found.code == 0, found
-    result = json.loads(found.out)
-    assert [run["name"] for run in result["runs"]] == ["hidden=[8,_8],seed=7", "hidden=[4],seed=7"]
-    assert result["runs"][1]["stages"]["joint"]["how"] == "shared"
+    assert sorted(p.name for p in out.iterdir()) == ["hidden=[4],seed=7", "hidden=[8,_8],seed=7"]
     settings = [w for w in SHORT if w != "--set"]
     path = make("alone", "--seed", "7", settings=(*settings, "flows.hidden=[4]"))
     assert mvflow("train", path).code == 0
     for stage in ("joint", "flows"):
-        ours = read_tensors(out / "hidden=[4],seed=7" / f"{stage}.safetensors")[0]
-        theirs = read_tensors(path / f"{stage}.safetensors")[0]
-        assert all((ours[k] == theirs[k]).all() for k in theirs)
+        assert weights(out / "hidden=[4],seed=7", stage) == weights(path, stage)
 
 
-def test_stacked_on_request(swept):
-    _, found = swept("a", "--seeds", "0,1", "--stack", "always")
+def test_runs_are_evaluated_if_asked_for(swept):
+    words = [w for text in EVALUATION for w in ("--set", f"evaluation.{text}")]
+    words += ["--set", "sampler.warmup=2", "--set", "sampler.draws=2"]
+    out, found = swept("a", "--evaluate", *words)
     assert found.code == 0, found
-    assert "joint: 2 variants as one program" in found.out
-    assert "flows: 2 variants as one program" in found.out
+    assert json.loads((out / "run" / "metrics" / "evaluation.json").read_text())["rows"] == 64
+    assert f"go on with 'mvflow compare {out / 'run'}'" in found.out
+
+
+def test_an_interrupted_sweep_goes_on(started, store, tmp_path):
+    out = tmp_path / "a"
+    words = ("sweep", store, "--recipe", "toy", *SHORT[4:], "--seeds", "0,1", "--out", out)
+    words += ("--set", "joint.epochs=5000", "--set", "joint.steps_per_epoch=1")
+    process = started(*words, "--jobs", 2)
+    for line in process.stdout:
+        if line.startswith("seed=1: joint epoch"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines() == [
+        "mvflow: interrupted; all full epochs are kept: run the same command again to go on"
+    ]
+    for seed in (0, 1):
+        run = RunDirectory.open(out / f"seed={seed}")
+        with run.lock():  # no process trains there any more
+            _, about = read_tensors(run.checkpoint("joint"))
+        assert about["state"]["epoch"] == len(run.history()) > 0
+    process = started(*words, "--jobs", 2)
+    for line in process.stdout:
+        if line.startswith("seed=1: joint epoch"):
+            break
+    assert int(line.split()[3].rstrip(",")) >= len(run.history())
+    process.terminate()
+    process.communicate(timeout=60)
 
 
 def test_one_that_fails_is_said_and_the_others_are_trained(swept):
-    _, found = swept("a", "--set", "joint.learning_rate=0.001,1e30", "--json")
+    words = ("--set", "joint.learning_rate=0.001,1e30", "--set", "flows.hidden=[4],[8]", "--json")
+    _, found = swept("a", *words)
     assert found.code == 1
-    runs = json.loads(found.out)["runs"]
-    assert runs[0]["error"] is None
-    assert "not finite" in runs[1]["error"]
-    assert "has failed" in found.err
+    errors = [run["error"] for run in json.loads(found.out)["runs"]]
+    assert errors[:2] == [None, None]
+    assert "not finite" in errors[2]
+    assert errors[3] == (
+        "shares stage 'joint' with learning_rate=1e30,hidden=[4], which has failed"
+    )
+    assert "learning_rate=1e30,hidden=[4]: failed" in found.err
 
 
 @pytest.mark.parametrize(
@@ -96,15 +134,14 @@ def test_one_that_fails_is_said_and_the_others_are_trained(swept):
         (("--variant", "model=jnf-share"), "model"),
         (("--variant", "model=jnf", "--set", "model=jnf"), "model is set twice"),
         (("--variant", "model=jnf", "--variant", "model=jnf"), "would both be called"),
-        (("--stack", "allways"), "did you mean 'always'?"),
-        (("--set", "data.train=train,test"), "must be those of all variants"),
+        (("--jobs", "0"), "--jobs"),
         (("--device", "cuda:99"), "cannot be used here"),
     ],
 )
 def test_wrong_use_is_one_sentence(refused, store, tmp_path, words, hint):
     call = ("sweep", store, "--recipe", "toy", "--out", tmp_path / "a", *words)
     assert hint in refused(*call, code=2)
-    assert not (tmp_path / "a").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_other_settings_is_refused(swept, refused, store, tmp_path):
@@ -113,7 +150,8 @@ def test_a_folder_with_other_settings_is_refused(swept, refused, store, tmp_path
     call = ("sweep", store, "--recipe", "toy", "--out", out)
     assert swept("b", "--seeds", "0")[1].code == 0
     other = ("sweep", store, "--recipe", "toy", "--out", tmp_path / "b", *short)
-    assert "choose another --out" in refused(*other, code=2)
+    line = refused(*other, code=2)
+    assert "is there with another configuration (" in line
     (out / "seed=0").mkdir(parents=True)
     (out / "seed=0" / "note").write_text("mine")
     assert "is not a run directory" in refused(*call, *short, code=2)

@@ -218,7 +218,8 @@ def test_both_rules_are_evaluated(mvflow, copied):
     assert mvflow("evaluate", copied, "--subset", "product").code == 0
     assert mvflow("evaluate", copied).code == 0
     kept = copied / "metrics"
-    assert json.loads((kept / "evaluation-product.json").read_text())["subset"] == "product"
+    facts = json.loads((kept / "evaluation-product.json").read_text())["facts"]
+    assert facts["subset rule"] == "product of experts"
     found = json.loads((kept / "evaluation.json").read_text())
-    assert (found["subset"], found["sampler"]["method"]) == ("amortised", "exact")
+    assert (found["facts"]["subset rule"], found["sampler"]["method"]) == ("amortised", "exact")
     assert mvflow("report", copied).code == 0

@@ -12,7 +12,9 @@ from mvflow.core import (
     UsageError,
     check_batch,
     check_rows,
+    class_name,
     derive_seed,
+    factor_name,
     fingerprint,
     generator,
     rescale_weights,
@@ -145,6 +147,20 @@ def test_subsets_are_sorted_and_checked():
     assert subset_of(["c", "a"], SPECS) == ("a", "c")
     with pytest.raises(UsageError, match="named twice"):
         subset_of(["a", "a"], SPECS)
+
+
+def test_sources_without_names_call_classes_and_factors_by_number_and_key():
+    class Bare:
+        """A source of someone else's, which knows nothing of names."""
+
+    for source in (Bare(), ArraySource({"a": np.zeros((2, 1))})):
+        assert class_name(source, 3) == "class 3"
+        assert factor_name(source, "square_width") == "square width"
+    named = ArraySource(
+        {"a": np.zeros((2, 1))}, class_names={3: "dog", 4: "7"}, factor_names={"w": "width (cm)"}
+    )
+    assert [class_name(named, label) for label in (3, 4, 5)] == ["dog", "class 7", "class 5"]
+    assert factor_name(named, "w") == "width (cm)"
 
 
 def test_fingerprints_see_values_types_shapes_and_pairs():

@@ -255,6 +255,7 @@ def test_annotated_matrices(here, encoding):
     np.testing.assert_array_equal(stored("raw"), x[at] + 1)
     with Store.open("out.h5") as store:
         assert store["train"].labels.tolist() == [int(k == "T") for k in kinds[at]]
+        assert store.class_names[1] == "T"
 
 
 def test_each_modality_of_a_mudata_file_is_one(here):

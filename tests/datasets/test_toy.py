@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mvflow.core import class_name, factor_name
 from mvflow_datasets import Store
 from mvflow_datasets.toy import BUILDER, OUTLINE, SHAPES, SIDE, WIDTHS, circle, square
 
@@ -113,6 +114,16 @@ def test_only_distinct_images_are_stored(store):
         distinct = len(np.unique(column.values, axis=0))
         assert distinct == len(column.values) == 2 * len(WIDTHS)
         assert column.index is not None
+
+
+def test_classes_and_factors_have_names(store):
+    test = store["test"]
+    assert [class_name(test, label) for label in (0, 1, 2)] == ["empty", "full", "class 2"]
+    assert {f: factor_name(test, f) for f in test.factors} == {
+        "square_width": "square width (pixels)",
+        "circle_width": "circle width (pixels)",
+    }
+    assert store.info()["class_names"] == {"0": "empty", "1": "full"}
 
 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):

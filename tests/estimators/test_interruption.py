@@ -14,7 +14,7 @@ from mvflow import JNF, JNFShared, load
 from mvflow.core import DataError, StageError
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, directory, read_tensors, write_json, write_tensors
-from mvflow.training import Checkpoint, Silent, loop
+from mvflow.training import Checkpoint, NoOpCallback, loop
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STEPS = 4  # of each epoch: 152 rows in batches of 32
@@ -24,7 +24,7 @@ class Killed(Exception):
     pass
 
 
-class KillAt(Silent):
+class KillAt(NoOpCallback):
     """Stops training in the middle of a stage, after a step that was kept."""
 
     def __init__(self, stage=None, epoch=None, step=None):
@@ -43,18 +43,18 @@ def often(monkeypatch):
     """A checkpoint after each step."""
     monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(fitting, "CHECKPOINT_SHARE", math.inf)
-    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    monkeypatch.setattr(loop, "REPORT_INTERVAL", -1.0)
 
 
 @pytest.fixture
 def train(small, tmp_path):
     """Train what is left to do in one run directory, perhaps up to a kill."""
 
-    def call(kind=JNF, *, subset="product", listener=None):
+    def call(kind=JNF, *, subset="product", callback=None):
         path, made = tmp_path / "run", small.estimator(kind, 2, subset=subset)
         run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, made.config)
         todo = [s for s in made.stage_names if run.status(s, made.plan_) != "done"]
-        return load(path).fit(small.data(2)[0], stages=todo, run=run, listener=listener)
+        return load(path).fit(small.data(2)[0], stages=todo, run=run, callback=callback)
 
     return call
 
@@ -63,7 +63,7 @@ def train(small, tmp_path):
 def run(train, often, tmp_path):
     """A run that was killed in its second epoch, with two checkpoints."""
     with pytest.raises(Killed):
-        train(listener=KillAt("joint", 1, 2))
+        train(callback=KillAt("joint", 1, 2))
     return RunDirectory.open(tmp_path / "run")
 
 
@@ -88,10 +88,10 @@ def test_a_run_killed_within_epochs_ends_the_same(small, train, often, tmp_path,
     for stage in names:
         for epoch, step in ends:
             with pytest.raises(Killed):
-                train(JNFShared, subset=subset, listener=KillAt(stage, epoch, step))
-    listener = KillAt()
-    assert_equal(train(JNFShared, subset=subset, listener=listener), whole.system_.state_dict())
-    assert listener.first == (names[-1], 2, 2)  # it went on where it was
+                train(JNFShared, subset=subset, callback=KillAt(stage, epoch, step))
+    callback = KillAt()
+    assert_equal(train(JNFShared, subset=subset, callback=callback), whole.system_.state_dict())
+    assert callback.first == (names[-1], 2, 2)  # it went on where it was
     records = [(r["stage"], r["epoch"]) for r in RunDirectory.open(tmp_path / "run").history()]
     assert records == [(s, e) for s in names for e in range(3)]
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
@@ -116,9 +116,9 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(
     run, train, expected, damage, caplog
 ):
     damage(run.checkpoint("joint"))
-    listener = KillAt()
-    assert_equal(train(listener=listener), expected)
-    assert listener.first == ("joint", 1, 2)  # the newest was made after this step
+    callback = KillAt()
+    assert_equal(train(callback=callback), expected)
+    assert callback.first == ("joint", 1, 2)  # the newest was made after this step
     (line,) = caplog.messages
     assert line.startswith(f"{run.checkpoint('joint')} is missing or damaged (")
     assert line.endswith("): going on from the checkpoint before it")
@@ -128,9 +128,9 @@ def test_two_damaged_checkpoints_are_said_and_the_stage_starts_anew(run, train, 
     paths = (run.checkpoint("joint"), run.previous_checkpoint("joint"))
     for path in paths:
         cut(path)
-    listener = KillAt()
-    assert_equal(train(listener=listener), expected)
-    assert listener.first == ("joint", 0, 1)
+    callback = KillAt()
+    assert_equal(train(callback=callback), expected)
+    assert callback.first == ("joint", 0, 1)
     (line,) = caplog.messages
     assert all(f"{path} is missing or damaged (" in line for path in paths)
     assert line.endswith("stage 'joint' starts anew")
@@ -199,7 +199,7 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
     config = small.estimator(JNF, 2).config
     run, clock = RunDirectory.create(tmp_path / "run", config), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    keeper, written = fitting._Checkpoints(run, "key", Silent()), []
+    keeper, written = fitting._Checkpoints(run, "key", NoOpCallback()), []
 
     def slow(stage, tensors, about):
         written.append(clock[0])
@@ -230,9 +230,9 @@ def test_a_process_killed_between_weights_and_manifest_goes_on(run, train, expec
     write_json(run.path / "manifest.json", manifest)
     run.checkpoint("joint").write_bytes(checkpoint)
     assert run.status("joint", load(run.path).plan_) == "unfinished"
-    listener = KillAt()
-    assert_equal(train(listener=listener), expected)
-    assert listener.first == ("joint", 1, 3)
+    callback = KillAt()
+    assert_equal(train(callback=callback), expected)
+    assert callback.first == ("joint", 1, 3)
 
 
 def test_a_history_that_was_cut_off_is_made_whole(run, train, expected):
@@ -246,7 +246,7 @@ def test_a_history_that_was_cut_off_is_made_whole(run, train, expected):
 def test_a_checkpoint_of_the_end_of_an_epoch_without_a_step_is_understood(run, train, expected):
     """As older versions wrote them."""
     with pytest.raises(Killed):
-        train(listener=KillAt("joint", 2, 1))
+        train(callback=KillAt("joint", 2, 1))
     tensors, about = read_tensors(run.previous_checkpoint("joint"))
     assert "step" not in about["state"]
     write_tensors(run.checkpoint("joint"), tensors, about)

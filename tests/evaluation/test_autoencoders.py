@@ -6,7 +6,7 @@ import torch
 
 from mvflow.config import Classifiers as Settings
 from mvflow.core import ArraySource, Modality
-from mvflow.evaluation import autoencoders_for, train_autoencoders
+from mvflow.evaluation import ModalityAutoencoders
 
 SETTINGS = Settings(kind="mlp", epochs=5, batch_size=32)
 
@@ -19,7 +19,7 @@ def source(small, seed=0, labelled=True):
 @pytest.fixture(scope="module")
 def kept(small, tmp_path_factory):
     path = tmp_path_factory.mktemp("autoencoders") / "a.safetensors"
-    return path, autoencoders_for(path, source(small), source(small, 1), SETTINGS)
+    return path, ModalityAutoencoders.train(source(small), source(small, 1), SETTINGS, cache=path)
 
 
 def test_rows_are_reconstructed_and_classes_told(kept, small):
@@ -48,20 +48,20 @@ def test_features_of_real_rows_have_a_mean_variance_of_one(kept, small):
 def test_what_is_kept_is_used_again_unless_data_or_settings_change(kept, small):
     path, first = kept
     before = path.read_bytes()
-    again = autoencoders_for(path, source(small), source(small, 1), SETTINGS)
+    again = ModalityAutoencoders.train(source(small), source(small, 1), SETTINGS, cache=path)
     assert path.read_bytes() == before
     x = source(small).take([0, 1])["m0"]
     np.testing.assert_array_equal(again.features("m0", x), first.features("m0", x))
     other = SETTINGS.model_copy(update={"dropout": 0.1, "hidden": (3,)})
-    autoencoders_for(path, source(small), source(small, 1), other)
+    ModalityAutoencoders.train(source(small), source(small, 1), other, cache=path)
     assert path.read_bytes() == before  # settings that only classifiers have
-    autoencoders_for(path, source(small, 2), source(small, 1), SETTINGS)
+    ModalityAutoencoders.train(source(small, 2), source(small, 1), SETTINGS, cache=path)
     assert path.read_bytes() != before
 
 
 def test_rows_without_labels_have_autoencoders_too(small):
     train = source(small, labelled=False)
-    found = train_autoencoders(train, train, SETTINGS)
+    found = ModalityAutoencoders.train(train, train, SETTINGS)
     assert found.classes == 0
     assert found.explained["m0"] > 0.8
 
@@ -71,7 +71,7 @@ def test_images_and_classes_are_taken_as_stored():
     images = np.random.default_rng(0).integers(256, size=(60, 1, 4, 4)).astype(np.uint8)
     spec = [Modality("i", (1, 4, 4)), Modality("c", (3,), "categorical")]
     data = ArraySource({"i": images, "c": labels}, spec, labels=labels)
-    found = train_autoencoders(data, data, SETTINGS)
+    found = ModalityAutoencoders.train(data, data, SETTINGS)
     np.testing.assert_allclose(
         found.features("i", images), found.features("i", images.astype(np.float32) / 255)
     )

@@ -1,4 +1,4 @@
-"""Classifiers that judge generated rows: trained once, kept, and trained anew when need be."""
+"""Classifiers of generated rows: trained once, kept, and trained anew when need be."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 
 from mvflow.config import Classifiers as Settings
 from mvflow.core import ArraySource, ConfigError, DataError, Modality
-from mvflow.evaluation import classifiers_for, train_classifiers
-from mvflow.evaluation.classifiers import WIDEST, _narrow
+from mvflow.evaluation import ModalityClassifiers
+from mvflow.evaluation.classifiers import MAX_FEATURES, _projected
 
 SETTINGS = Settings(kind="mlp", hidden=(16,), epochs=15, batch_size=16, learning_rate=1e-2)
 
@@ -25,10 +25,10 @@ def both(small):
 @pytest.fixture(scope="module")
 def kept(both, tmp_path_factory):
     path = tmp_path_factory.mktemp("classifiers") / "classifiers.safetensors"
-    return path, classifiers_for(path, *both, SETTINGS)
+    return path, ModalityClassifiers.train(*both, SETTINGS, cache=path)
 
 
-class Heard:
+class CountEpochs:
     """Counts epochs: none when nothing was trained."""
 
     def __init__(self):
@@ -55,7 +55,7 @@ def test_separate_classes_are_recognised(kept, both):
 def test_features_are_what_the_last_layer_sees(kept, both):
     _, classifiers = kept
     x = both[1].take(range(20))["m0"]
-    classes, features = classifiers.look("m0", x)
+    classes, features = classifiers.predict_with_features("m0", x)
     assert features.shape == (20, 16)
     np.testing.assert_array_equal(features, classifiers.features("m0", x))
     last = classifiers.networks["m0"][-1][-1]
@@ -80,7 +80,7 @@ def test_every_network_has_features_and_not_too_many(network, features):
     x = (labels[:, None, None, None] + rng.random((40, 1, 16, 16))).astype(np.float32)
     data = ArraySource({"i": x}, labels=labels)
     settings = Settings(epochs=1, networks={"i": network})
-    made = train_classifiers(data, data, settings)
+    made = ModalityClassifiers.train(data, data, settings)
     assert made.features("i", x).shape == (40, features)
     alone, together = made.features("i", x[3:4])[0], made.features("i", x[:4])[3]
     np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-5)  # sums of 500 in float32
@@ -89,20 +89,20 @@ def test_every_network_has_features_and_not_too_many(network, features):
 def test_many_features_are_projected_so_that_distances_stay():
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(40, 3000)).astype(np.float32))
-    near = _narrow(x)
-    assert near.shape == (40, WIDEST)
+    near = _projected(x)
+    assert near.shape == (40, MAX_FEATURES)
     ratio = (torch.pdist(near) ** 2 / torch.pdist(x) ** 2).numpy()
-    # the squared length of a projection has the relative variance 2 / WIDEST
-    assert abs(ratio.mean() - 1) < 4 * np.sqrt(2 / WIDEST / 40)
-    assert ratio.std() < 2 * np.sqrt(2 / WIDEST)
-    assert _narrow(x[:, :WIDEST]).shape == (40, WIDEST)
+    # the squared length of a projection has the relative variance 2 / MAX_FEATURES
+    assert abs(ratio.mean() - 1) < 4 * np.sqrt(2 / MAX_FEATURES / 40)
+    assert ratio.std() < 2 * np.sqrt(2 / MAX_FEATURES)
+    assert _projected(x[:, :MAX_FEATURES]).shape == (40, MAX_FEATURES)
 
 
 def test_what_is_kept_is_used_again(kept, both):
     path, first = kept
-    heard = Heard()
-    again = classifiers_for(path, *both, SETTINGS, listener=heard)
-    assert heard.epochs == 0
+    callback = CountEpochs()
+    again = ModalityClassifiers.train(*both, SETTINGS, cache=path, callback=callback)
+    assert callback.epochs == 0
     assert again.accuracy == first.accuracy
     a, b = first.networks.state_dict(), again.networks.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -129,10 +129,10 @@ def test_any_change_trains_anew(kept, both, tmp_path, change):
     copied = tmp_path / "c.safetensors"
     copied.write_bytes(path.read_bytes())
     arguments, seed = change(*both, SETTINGS)
-    heard = Heard()
-    made = classifiers_for(copied, *arguments, seed=seed, listener=heard)
-    assert heard.epochs == 2 * SETTINGS.epochs
-    expected = train_classifiers(*arguments, seed=seed)
+    callback = CountEpochs()
+    made = ModalityClassifiers.train(*arguments, cache=copied, seed=seed, callback=callback)
+    assert callback.epochs == 2 * SETTINGS.epochs
+    expected = ModalityClassifiers.train(*arguments, seed=seed)
     assert made.accuracy == expected.accuracy
 
 
@@ -144,19 +144,19 @@ def test_paired_values_are_trained_on_once(small):
     settings = Settings(kind="mlp", epochs=1, batch_size=100)
     records = []
 
-    class Records(Heard):
+    class Records(CountEpochs):
         def on_epoch(self, record, checkpoint):
             records.append(record)
 
-    made = train_classifiers(data, data, settings, listener=Records())
+    made = ModalityClassifiers.train(data, data, settings, callback=Records())
     assert made.accuracy["a"] in (0, 1 / 3, 2 / 3, 1)
 
 
-def test_a_categorical_modality_is_judged_by_class_or_probability():
+def test_a_categorical_modality_is_classified_by_class_or_probability():
     labels = np.arange(90) % 3
     spec = [Modality("c", (3,), "categorical")]
     data = ArraySource({"c": labels}, spec, labels=labels)
-    made = train_classifiers(data, data, SETTINGS)
+    made = ModalityClassifiers.train(data, data, SETTINGS)
     assert made.accuracy == {"c": 1.0}
     np.testing.assert_array_equal(made.predict("c", np.eye(3, dtype=np.float32)), [0, 1, 2])
 
@@ -168,17 +168,17 @@ def test_lenet_takes_images_and_uint8():
         np.uint8
     )
     data = ArraySource({"i": x}, labels=labels)
-    made = train_classifiers(data, data, Settings(epochs=3, batch_size=8))
+    made = ModalityClassifiers.train(data, data, Settings(epochs=3, batch_size=8))
     floats = x.astype(np.float32) / 255
     np.testing.assert_array_equal(made.predict("i", x), made.predict("i", floats))
 
 
 @pytest.mark.bad_input
-def test_data_that_cannot_be_judged_are_refused(small, both):
+def test_data_without_classes_are_refused(small, both):
     data, _ = small.data(2, rows=20)
     with pytest.raises(DataError, match="no labels: coherence needs a class"):
-        train_classifiers(ArraySource(data), both[1], SETTINGS)
+        ModalityClassifiers.train(ArraySource(data), both[1], SETTINGS)
     with pytest.raises(DataError, match="all training rows have the same label"):
-        train_classifiers(ArraySource(data, labels=np.ones(20)), both[1], SETTINGS)
+        ModalityClassifiers.train(ArraySource(data, labels=np.ones(20)), both[1], SETTINGS)
     with pytest.raises(ConfigError, match="lenet classifier cannot take 'm0' of shape .*kind=mlp"):
-        train_classifiers(*both, Settings())
+        ModalityClassifiers.train(*both, Settings())

@@ -9,6 +9,7 @@ import pytest
 
 from mvflow.config import config_from_dict, recipe
 from mvflow.core import DataError, UsageError
+from mvflow.evaluation import Evaluation
 from mvflow.evaluation.compare import EvaluatedRun, compare
 from mvflow.evaluation.published import Figure, published
 from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown, headings
@@ -21,33 +22,68 @@ KINDS = {
 }
 
 
-def evaluation(joint, there, back, distance):
-    directions = ("mnist->svhn", "svhn->mnist")
-    conditional = dict(zip(directions, (there, back), strict=True))
+FACTS = {
+    "jnf": {"system": "JNF"},
+    "cl": {"system": "JNF-Shared (contrastive)"},
+    "gaussian": {"system": "JNF"},
+}
+ERROR = 0.01
+
+
+def of(mean, error=ERROR):
+    return {"mean": mean, "standard_error": error}
+
+
+def distance(mean, error=ERROR):
+    return {**of(mean, error), "infinite": mean}
+
+
+def evaluation(joint, there, back, far, names=("mnist", "svhn"), networks=("autoencoder",)):
+    """A complete result, all of whose numbers are known."""
+    directions = [f"{a}->{b}" for a in names for b in names if a != b]
+    conditional = dict.fromkeys(directions, of(there)) | {directions[-1]: of(back)}
+    sampler = {"method": "mcmc", "name": "hmc", "given": "+".join(names), "rows": 4}
     return {
+        "facts": {},
         "rows": 1000,
-        "classifiers": {"mnist": 0.99, "svhn": 0.85},
+        "rows_by_observed": {"1": 1000},
+        "seed": 0,
+        "trained_with_seed": 0,
+        "classifiers": dict(zip(names, (0.99, 0.85, 0.8, 0.8, 0.8), strict=False)),
         "coherence": {
-            "joint": joint,
+            "joint": of(joint),
             "conditional": conditional,
-            "conditional_by_observed": {"1": (there + back) / 2},
+            "conditional_by_observed": {"1": of((there + back) / 2)},
+            "conditional_by_class": {},
+            "conditional_mean": of((there + back) / 2),
+            "reconstruction": {},
         },
         "frechet": {
-            "autoencoder": {
-                "joint": {"mnist": distance, "svhn": distance + 2},
-                "conditional": {d: distance for d in directions},
-                "conditional_by_observed": {"1": distance},
-                "mean": {"joint": distance + 1, "conditional": distance},
+            network: {
+                "features": 4,
+                "reference_rows": 500,
+                "rows": 100,
+                "joint": dict.fromkeys(names, distance(far)),
+                "conditional": dict.fromkeys(directions, distance(far)),
+                "conditional_by_observed": {"1": distance(far)},
+                "mean": {"joint": distance(far + 1), "conditional": distance(far)},
             }
+            for network in networks
         },
-        "log_likelihood": {"joint": {"mean": -100.0}, **{d: {"mean": -5.0} for d in directions}},
+        "reconstruction": {},
+        "diversity": {},
+        "log_likelihood": {"joint": of(-100.0), **dict.fromkeys(directions, of(-5.0))},
+        "posterior_log_density": {},
+        "sampler": {**sampler, "largest_norm": 1.0},
+        "latent": {"redrawn": {}, "largest_norm": 1.0},
     }
 
 
 def run(kind, seed, values, data="same", sets=(), **changes):
     config = config_from_dict(recipe("mnist-svhn", [*KINDS[kind], f"seed={seed}", *sets]))
-    metrics = evaluation(*values) | changes
-    return EvaluatedRun(f"{kind}-{seed}-{'-'.join(sets)}", config, metrics, data)
+    raw = evaluation(*values) | {"facts": FACTS[kind]} | changes
+    name = f"{kind}-{seed}-{'-'.join(sets)}"
+    return EvaluatedRun(name, config, Evaluation.from_dict(raw), data)
 
 
 @pytest.fixture
@@ -64,10 +100,12 @@ def runs():
 def test_runs_that_differ_by_their_seed_are_one_system(runs):
     found = compare(runs)
     labels = [s.label for s in found.systems]
-    assert labels == ["JNF, posterior maf", "JNF-Shared (CL)", "JNF, posterior gaussian"]
+    assert labels == [
+        *("JNF, posterior maf", "JNF-Shared (contrastive)", "JNF, posterior gaussian"),
+    ]
     first = found.systems[0]
     assert first.seeds == (0, 1)
-    assert first.values[JOINT] == [0.3, 0.5]
+    assert first.known(JOINT) == [0.3, 0.5]
     assert first.mean(JOINT) == pytest.approx(0.4)
     assert first.deviation(JOINT) == pytest.approx(np.std([0.3, 0.5], ddof=1))
     assert found.systems[1].deviation(JOINT) is None
@@ -79,19 +117,53 @@ def test_how_much_was_drawn_to_measure_makes_no_other_system(runs):
     assert compare([*runs, more]).systems[0].seeds == (0, 1, 2)
 
 
-def test_best_and_second_are_those_of_the_rounded_means(runs):
+def test_best_and_second_are_marked_only_beyond_noise(runs):
     found = compare(runs)
     by_key = {m.key: m for m in found.measures}
 
-    def marks(key):
+    def marks(key, found=found):
         return [found.mark(by_key[key], system) for system in found.systems]
 
-    assert marks(JOINT) == ["", "", ""]  # all 0.400: none is better
-    assert marks(THERE) == ["second", "best", ""]
+    assert marks(JOINT) == ["tied", "tied", "tied"]  # all 0.400: none is better
+    # .7 is the mean of two seeds .2 apart: .8 is not told from it, .5 is
+    assert marks(THERE) == ["tied", "tied", ""]
     assert marks("frechet/autoencoder/conditional") == ["best", "second", ""]  # low is good
-    two = compare(runs[:3])
-    measure = next(m for m in two.measures if m.key == THERE)
-    assert [two.mark(measure, s) for s in two.systems] == ["", "best"]
+    close = [run(kind, 0, (0.5, there, 0.5, 1.0)) for kind, there in (("jnf", 0.82), ("cl", 0.8))]
+    apart = [run(kind, 0, (0.5, there, 0.5, 1.0)) for kind, there in (("jnf", 0.83), ("cl", 0.8))]
+    assert marks(THERE, compare(close)) == ["tied", "tied"]  # 2 * sqrt(2) * .01 is more than .02
+    assert marks(THERE, compare(apart)) == ["best", ""]
+    alone = compare(close[:1])
+    assert alone.mark(by_key[THERE], alone.systems[0]) == ""
+
+
+def test_distances_of_different_numbers_of_rows_are_not_compared(runs):
+    frechet = evaluation(0, 0, 0, 1.0)["frechet"]
+    frechet["autoencoder"]["rows"] = 99
+    other = run("cl", 1, (0.4, 0.8, 0.7, 5.0), frechet=frechet)
+    found = compare([*runs, other])
+    assert not any("frechet" in m.key for m in found.measures)
+    assert any("different numbers of rows" in note for note in found.notes)
+    assert any("coherence" in m.key for m in found.measures)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("mnist-svhn", ("mnist", "svhn")),
+        ("translated-polymnist", ("m0", "m1", "m2", "m3", "m4")),
+        ("mhd", ("image", "trajectory", "sound")),
+    ],
+)
+def test_a_complete_evaluation_fills_every_column_of_the_paper(name, names):
+    raw = evaluation(0.5, 0.5, 0.5, 3.0, names, ("inception-v3", "autoencoder"))
+    config = config_from_dict(recipe("mnist-svhn"))
+    config = config.model_copy(update={"recipe": name})
+    found = compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")], paper=True)
+    assert published(name).measures
+    for key in published(name).measures:
+        assert found.systems[0].mean(key) is not None
+    one = found.systems[0].mean(f"frechet/inception-v3/one->{names[0]}")
+    assert one == pytest.approx(3.0)
 
 
 def test_columns_are_directions_of_two_modalities(runs):
@@ -104,13 +176,13 @@ def test_columns_are_directions_of_two_modalities(runs):
 
 
 def test_columns_are_numbers_of_observed_modalities_of_more():
-    names, found = ("a", "b", "c"), evaluation(0.5, 0.5, 0.5, 1.0)
-    found["log_likelihood"] |= {f"{a}->{b}": {"mean": 0} for a in names for b in names if a != b}
-    found["coherence"]["conditional"] = {"a->b": 0.2, "a+b->c": 0.6}
-    found["coherence"]["conditional_by_observed"] = {"1": 0.2, "2": 0.6}
+    found = evaluation(0.5, 0.5, 0.5, 1.0, ("a", "b", "c"))
+    found["coherence"]["conditional"] = {"a->b": of(0.2), "a+b->c": of(0.6)}
+    found["coherence"]["conditional_by_observed"] = {"1": of(0.2), "2": of(0.6)}
+    found["coherence"]["conditional_mean"] = of(0.4)
     found["rows_by_observed"] = {"1": 1000, "2": 50}
     config = config_from_dict(recipe("mnist-svhn"))
-    comparison = compare([EvaluatedRun("r", config, found, "")])
+    comparison = compare([EvaluatedRun("r", config, Evaluation.from_dict(found), "")])
     values = {m.title: comparison.systems[0].mean(m.key) for m in comparison.measures}
     assert values["coherence, conditional"] == pytest.approx(0.4)
     assert (values["coherence, 1 observed"], values["coherence, 2 observed"]) == (0.2, 0.6)
@@ -122,8 +194,9 @@ def test_markdown(runs):
     text = as_markdown(compare(runs))
     head, rule, first, second, third, _, caption = text.splitlines()
     assert len({line.count("|") for line in (head, rule, first, second, third)}) == 1
-    assert first.startswith("| JNF, posterior maf | 2 | 0.400 ± 0.141 | <u>0.700 ± 0.141</u> |")
-    assert "| **0.800** |" in second
+    assert first.startswith("| JNF, posterior maf | 2 | *0.400 ± 0.141* | *0.700 ± 0.141* |")
+    assert "| *0.800 ± 0.010* |" in second
+    assert "| **1.00 ± 0.00** |" not in second
     assert "−100.0" in third
     assert caption.startswith("Mean ± standard deviation over seeds; best in bold")
     assert "classifiers on real test rows: mnist 0.990, svhn 0.850" in caption
@@ -131,8 +204,9 @@ def test_markdown(runs):
 
 def test_latex(runs):
     text = as_latex(compare(runs))
-    assert r"\textbf{0.800}" in text
-    assert r"\underline{0.700 $\pm$ 0.141}" in text
+    assert r"\textit{0.800 $\pm$ 0.010}" in text
+    assert r"\textbf{2.00 $\pm$ 1.41}" in text
+    assert r"\underline{5.00 $\pm$ 0.01}" in text
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     assert {line.count("&") + 1 for line in rows} == {len(columns)}
@@ -199,11 +273,12 @@ def test_what_cannot_be_compared_is_refused(runs):
         compare([toy], paper=True)
 
 
-def test_runs_judged_otherwise_or_in_part_are_noted(runs):
+def test_runs_measured_otherwise_or_in_part_are_noted(runs):
     other = run("cl", 1, (0.4, 0.8, 0.7, 5.0), classifiers={"mnist": 0.5, "svhn": 0.5})
-    assert any("judged by different classifiers" in n for n in compare([*runs, other]).notes)
+    assert any("measured by different classifiers" in n for n in compare([*runs, other]).notes)
     bare = run("cl", 1, (0.4, 0.8, 0.7, 5.0), frechet={})
     assert any("lack some measures" in n for n in compare([*runs, bare]).notes)
-    unlabelled = run("jnf", 0, (0, 0, 0, 0), coherence=None, classifiers={})
-    found = compare([unlabelled])
+    raw = evaluation(0, 0, 0, 0) | {"classifiers": {}}
+    del raw["coherence"]
+    found = compare([runs[0]._replace(metrics=Evaluation.from_dict(raw))])
     assert not any(m.key.startswith("coherence") for m in found.measures)

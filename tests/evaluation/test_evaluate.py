@@ -2,16 +2,18 @@
 
 import json
 from itertools import combinations
+from math import comb
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mvflow import JNF, JNFShared
-from mvflow.config import Evaluation
+from mvflow.config import Evaluation as Settings
 from mvflow.core import ArraySource, DataError, Modality, derive_seed
-from mvflow.evaluation import direction, evaluate, generation
-from mvflow.evaluation.generation import Generation, Rows
+from mvflow.evaluation import Evaluation, direction, evaluate, generation
+from mvflow.evaluation.generation import EvaluationRows, Generation
+from mvflow.metrics import Estimate
 from mvflow.runs import read_json, write_json
 
 
@@ -22,9 +24,9 @@ class Labels:
     accuracy = {"m0": 1.0, "m1": 1.0, "m2": 1.0}
 
     def predict(self, name, x):
-        return self.look(name, x)[0]
+        return self.predict_with_features(name, x)[0]
 
-    def look(self, name, x):
+    def predict_with_features(self, name, x):
         x = np.asarray(x)
         return x[..., 0].round().astype(int), x
 
@@ -43,9 +45,11 @@ class Generator:
 
     def __init__(self, names, classes, rows, *, perfect):
         self.names, self.classes, self.perfect = names, classes, perfect
-        self.trained_ = ("joint", "prior", "flows")
         self.modalities = [SimpleNamespace(name=n) for n in names]
-        self.config = SimpleNamespace(evaluation=Evaluation(product_rows=rows, prior_draws=rows))
+        self.config = SimpleNamespace(evaluation=Settings(product_rows=rows, prior_draws=rows))
+
+    def priors(self):
+        return ["own", "constant"]
 
     def _made(self, shape, of, seed, names):
         rng = np.random.default_rng(seed)
@@ -59,7 +63,7 @@ class Generator:
         """The latent is the class, or what a random generator makes of it."""
         if given is None:
             z = np.random.default_rng(seed).integers(self.classes, size=(n, 1, 1))
-            z = 0 * z if prior == "mixture" else z
+            z = 0 * z if prior == "constant" else z
         else:
             z = np.broadcast_to(next(iter(given.values())), (n, *given[min(given)].shape))
         contacts = np.zeros(z.shape[1])
@@ -75,7 +79,7 @@ def measured(generator, labels, classifiers, networks=(), seed=0):
     names = generator.names
     x = {name: labels[:, None].astype(np.float32) for name in names}
     test = ArraySource(x, labels=labels)
-    rows = Rows.of(len(labels), generator.config.evaluation, seed)
+    rows = EvaluationRows.of(len(labels), generator.config.evaluation, seed)
     everyone = [*([classifiers] if classifiers else []), *networks]
     return Generation(generator, test, rows, classifiers, everyone, seed).measure()
 
@@ -88,16 +92,21 @@ def test_a_perfect_generator_is_coherent_and_a_random_one_by_chance(count, perfe
     names = [f"m{j}" for j in range(count)]
     generator = Generator(names, classes, rows, perfect=perfect)
     found = measured(generator, labels, Labels())["coherence"]
-    values = [*found["conditional"].values(), *found["conditional_by_observed"].values()]
-    values += found["reconstruction"].values()
+    values = [*found.conditional.values(), *found.conditional_by_observed.values()]
+    values += [*found.reconstruction.values(), found.conditional_mean]
     if perfect:
-        assert values == [1.0] * len(values)
-        assert found["joint"] == found["joint_fitted"] == 1.0
+        assert all(
+            v == Estimate(1.0, 0.0) for v in [*values, *found.conditional_by_class.values()]
+        )
+        assert found.joint == found.joint_fitted == Estimate(1.0, 0.0)
         return
     for value, chance in [(v, 1 / classes) for v in values] + [
-        (found["joint"], classes ** (1 - count))
+        (found.joint, classes ** (1 - count))
     ]:
-        assert abs(value - chance) < 4 * np.sqrt(chance * (1 - chance) / rows)
+        assert abs(value.mean - chance) < 4 * value.standard_error
+    exact = np.sqrt(1 / classes * (1 - 1 / classes) / Settings().rows)
+    for value in found.conditional.values():  # an error of so many shares is known to 2 %
+        assert value.standard_error == pytest.approx(exact, rel=0.1)
 
 
 def test_distances_and_errors_of_a_perfect_generator_are_zero_and_of_a_random_one_known():
@@ -109,16 +118,16 @@ def test_distances_and_errors_of_a_perfect_generator_are_zero_and_of_a_random_on
         found = measured(generator, labels, None, [Plain()])
         assert "coherence" not in found
         distances = found["frechet"]["plain"]
-        assert distances["features"] == 1
+        assert distances.features == 1
         # both follow one distribution: squared errors of mean and spread, 1.25 / rows and less
-        for value in (*distances["joint"].values(), *distances["conditional"].values()):
-            assert value < 16 * 1.25 / rows
+        for value in (*distances.joint.values(), *distances.conditional.values()):
+            assert value.mean < 16 * 1.25 / rows
         if perfect:  # only class 0, from the fitted prior: (0 - 1.5)^2 + 1.25
-            for value in distances["joint_fitted"].values():
-                assert abs(value - 3.5) < 5 * 3 * (1.25 / rows) ** 0.5
+            for value in distances.joint_fitted.values():
+                assert abs(value.mean - 3.5) < 5 * 3 * (1.25 / rows) ** 0.5
         error = found["reconstruction"]["m0"]
         expected = 0 if perfect else 2.5
-        assert abs(error["mean"] - expected) <= 4 * error["standard_error"]
+        assert abs(error.mean - expected) <= 4 * error.standard_error
 
 
 def test_diversity_of_equal_draws_is_zero_and_of_random_ones_that_of_chance():
@@ -126,50 +135,114 @@ def test_diversity_of_equal_draws_is_zero_and_of_random_ones_that_of_chance():
     for perfect in (True, False):
         found = measured(Generator(["m0", "m1"], 4, 100, perfect=perfect), labels, None, [Plain()])
         for space in ("data", "plain"):
-            assert found["diversity"][space]["real"]["m0"]["mean"] == 0  # of one class: equal
-            spread = found["diversity"][space]["conditional"]["m0->m1"]
+            assert found["diversity"][space].real["m0"].mean == 0  # of one class: equal
+            spread = found["diversity"][space].conditional["m0->m1"]
             chance = np.abs(np.subtract.outer(range(4), range(4))).mean()
             expected = 0 if perfect else chance
-            assert abs(spread["mean"] - expected) <= 4 * spread["standard_error"]
+            assert abs(spread.mean - expected) <= 4 * spread.standard_error
 
 
 def test_real_rows_apart_from_the_reference_say_how_far_is_near():
     labels = np.random.default_rng(0).integers(4, size=4000)
     generator = Generator(["m0", "m1", "m2"], 4, 100, perfect=True)
-    generator.config.evaluation = Evaluation(rows=1000, product_rows=50, prior_draws=500)
-    rows = Rows.of(4000, generator.config.evaluation, 0)
+    generator.config.evaluation = Settings(rows=1000, product_rows=50, prior_draws=500)
+    rows = EvaluationRows.of(4000, generator.config.evaluation, 0)
     assert rows.is_apart
     assert not set(rows.chosen) & set(rows.reference)
     assert (len(rows.chosen), len(rows.few), len(rows.reference)) == (1000, 50, 1000)
     found = measured(generator, labels, None, [Plain()])
-    real = found["frechet"]["plain"]["real_by_observed"]
-    assert found["rows_by_observed"] == {"1": 1000, "2": 50}
-    assert real.keys() == {"1", "2"}
-    assert all(
-        0 < value < 32 * 1.25 / n for value, n in zip(real.values(), (1000, 50), strict=True)
-    )
-    few = Rows.of(1500, generator.config.evaluation, 0)  # fewer are left than are chosen
+    assert found["rows_by_observed"] == {1: 1000, 2: 50}
+    distances = found["frechet"]["plain"]
+    assert distances.rows == 50  # of every subset, that they compare
+    for value in (*distances.real.values(), distances.mean.real):
+        assert 0 < value.mean < 32 * 1.25 / 50
+    few = EvaluationRows.of(1500, generator.config.evaluation, 0)  # fewer are left than are chosen
     assert not few.is_apart
     assert len(few.reference) == 1000
 
 
-def test_rows_may_pass_in_chunks_of_any_size(fitted, small, monkeypatch):
+class Wide(Plain):
+    """Many features: their distances from few rows are large, whatever made the rows."""
+
+    def features(self, name, x):
+        rng = np.random.default_rng(derive_seed(0, *np.asarray(x).shape, int(np.sum(x))))
+        return np.asarray(x, np.float64) + rng.normal(size=(len(x), 8))
+
+
+def test_distances_of_few_and_of_many_observed_modalities_compare():
+    """A perfect generator is as near with one modality as with two: no size has more rows."""
+    labels = np.random.default_rng(0).integers(4, size=4000)
+    generator = Generator(["m0", "m1", "m2"], 4, 100, perfect=True)
+    generator.config.evaluation = Settings(rows=1000, product_rows=50, prior_draws=2000)
+    distances = measured(generator, labels, None, [Wide()])["frechet"]["plain"]
+    one, two = (distances.conditional_by_observed[size].mean for size in (1, 2))
+    assert distances.mean.real.mean > 0.5  # what few rows alone make of it, and plainly
+    assert one == pytest.approx(two, rel=0.2)
+    assert one == pytest.approx(distances.mean.real.mean, rel=0.2)
+    assert abs(distances.conditional["m0->m1"].infinite) < 0.5 * one
+
+
+def test_coherence_is_averaged_over_targets_then_over_subsets():
+    """Two targets given one of three modalities, but one given two: directions weigh unlike."""
+    labels = np.random.default_rng(0).integers(4, size=2000)
+
+    class Uneven(Generator):
+        """Right only where two modalities are given."""
+
+        def draw(self, given=None, n=1, **options):
+            self.perfect = given is None or len(given) > 1
+            return super().draw(given, n, **options)
+
+    found = measured(Uneven(["m0", "m1", "m2"], 4, 500, perfect=True), labels, Labels())
+    coherence = found["coherence"]
+    one, two = (coherence.conditional_by_observed[size].mean for size in (1, 2))
+    assert two == 1.0
+    assert coherence.conditional_mean.mean == pytest.approx((3 * one + 3 * two) / 6)
+    directions = np.mean([v.mean for v in coherence.conditional.values()])
+    assert directions == pytest.approx((6 * one + 3 * two) / 9)
+    by_class = coherence.conditional_by_class
+    assert sorted(by_class) == [0, 1, 2, 3]
+    assert np.mean([v.mean for v in by_class.values()]) == pytest.approx(
+        coherence.conditional_mean.mean, abs=4 * coherence.conditional_mean.standard_error
+    )
+
+
+def test_rows_that_share_an_image_are_no_new_evidence():
+    """Each image in five rows: the error is that of the images, not of the rows."""
+    classes = np.random.default_rng(0).integers(4, size=200)
+    index = np.repeat(np.arange(200), 5)
+    values = {name: classes[:, None].astype(np.float32) for name in ("m0", "m1")}
+    pairs = dict.fromkeys(values, index)
+    test = ArraySource(values, labels=classes[index], pairs=pairs)
+    generator = Generator(["m0", "m1"], 4, 100, perfect=False)
+    generator.config.evaluation = Settings(rows=1000, prior_draws=100)
+    generator.decode = lambda z, names=None: dict.fromkeys(names or ["m0", "m1"], 0 * z)
+    rows = EvaluationRows.of(1000, generator.config.evaluation, 0)
+    network = Labels()
+    found = Generation(generator, test, rows, network, [network], 0).measure()["coherence"]
+    share = np.mean(classes == 0)
+    for value in found.conditional.values():
+        assert value.mean == pytest.approx(share)
+        exact = np.sqrt(share * (1 - share) / 199)
+        assert value.standard_error == pytest.approx(exact, rel=1e-6)
+
+
+def test_rows_may_pass_in_batches_of_any_size(fitted, small, monkeypatch):
     """All but the draws is the same, and those are as good: means within their errors."""
     data, labels = small.data(2, rows=60, seed=9)
     test = ArraySource(data, labels=labels)
     whole = evaluate(fitted(JNFShared, 2), test, Labels(), [Plain()])
-    monkeypatch.setattr(generation, "CHUNK", 16)
+    monkeypatch.setattr(generation, "BATCH_ROWS", 16)
     parts = evaluate(fitted(JNFShared, 2), test, Labels(), [Plain()])
-    assert parts.keys() == whole.keys()
     for key in ("log_likelihood", "sampler", "classifiers", "rows_by_observed"):
-        assert parts[key] == whole[key]
-    for name, density in whole["posterior_log_density"].items():
-        assert parts["posterior_log_density"][name]["mean"] == pytest.approx(density["mean"], 1e-4)
-    for name, error in whole["reconstruction"].items():
-        apart = abs(parts["reconstruction"][name]["mean"] - error["mean"])
-        assert apart < 6 * error["standard_error"]
-    for pair, values in whole["shared"]["correlations"].items():
-        assert parts["shared"]["correlations"][pair] == pytest.approx(values, 1e-4)
+        assert getattr(parts, key) == getattr(whole, key)
+    for name, density in whole.posterior_log_density.items():
+        assert parts.posterior_log_density[name].mean == pytest.approx(density.mean, 1e-4)
+    for name, error in whole.reconstruction.items():
+        apart = abs(parts.reconstruction[name].mean - error.mean)
+        assert apart < 6 * error.standard_error
+    for pair, values in whole.shared.correlations.items():
+        assert parts.shared.correlations[pair] == pytest.approx(values, 1e-4)
 
 
 def test_rows_are_compared_as_decoders_make_them():
@@ -177,14 +250,14 @@ def test_rows_are_compared_as_decoders_make_them():
     specs = [Modality("c", (2,), "categorical"), Modality("i", (1, 1, 2))]
     images = np.array([[[[255, 0]]], [[[51, 51]]]], np.uint8)
     test = ArraySource({"c": [1, 0], "i": images}, specs)
-    rows = Rows.of(2, Evaluation(), 0)
-    judge = Generation(None, test, rows, None, [], 0)
-    np.testing.assert_array_equal(judge._values("c", np.array([1, 0])), [[0, 1], [1, 0]])
+    rows = EvaluationRows.of(2, Settings(), 0)
+    generated = Generation(None, test, rows, None, [], 0)
+    np.testing.assert_array_equal(generated._values("c", np.array([1, 0])), [[0, 1], [1, 0]])
     probabilities = np.array([[0.2, 0.8]], np.float32)
-    np.testing.assert_array_equal(judge._values("c", probabilities), probabilities)
-    np.testing.assert_allclose(judge._values("i", images).ravel(), [1, 0, 0.2, 0.2], rtol=1e-6)
+    np.testing.assert_array_equal(generated._values("c", probabilities), probabilities)
+    np.testing.assert_allclose(generated._values("i", images).ravel(), [1, 0, 0.2, 0.2], rtol=1e-6)
     made = np.array([[0.2, 0.8], [1.0, 0.0]], np.float32)
-    found = generation._squared_error(made, judge._values("c", np.array([1, 1])))
+    found = generation._squared_error(made, generated._values("c", np.array([1, 1])))
     np.testing.assert_allclose(found, [0.04, 1.0], rtol=1e-6)
 
 
@@ -206,60 +279,90 @@ def result(case):
 
 
 def test_the_result_is_json_and_survives_a_file(result, tmp_path):
-    text = json.dumps(result, allow_nan=False)
-    assert json.loads(text) == result
-    write_json(tmp_path / "evaluation.json", result)
-    assert read_json(tmp_path / "evaluation.json") == result
+    text = json.dumps(result.to_dict(), allow_nan=False)
+    write_json(tmp_path / "evaluation.json", result.to_dict())
+    assert Evaluation.from_dict(json.loads(text)) == result
+    assert Evaluation.from_dict(read_json(tmp_path / "evaluation.json")) == result
+
+
+def test_numbers_that_are_none_survive_a_file_too(result):
+    """NaN of a diverged model becomes null and comes back; what is absent stays absent."""
+    error = Estimate(1.0, float("nan"))
+    known = result.model_copy(update={"reconstruction": {"m0": error}, "shared": None})
+    raw = json.loads(json.dumps(known.to_dict(), allow_nan=False))
+    assert "shared" not in raw
+    found = Evaluation.from_dict(raw).reconstruction["m0"]
+    assert found.mean == 1.0
+    assert np.isnan(found.standard_error)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda raw: raw.pop("sampler"), "a.json does not hold .* 'sampler' is missing"),
+        (lambda raw: raw.update(model="jnf"), "'model' is not known"),
+        (lambda raw: raw["coherence"].update(joint=0.5), "'coherence.joint' is 0.5: "),
+        (lambda raw: raw.update(rows="many"), "'rows' is 'many': .*integer.* make it anew"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_its_key(result, change, sentence):
+    raw = json.loads(json.dumps(result.to_dict()))
+    change(raw)
+    with pytest.raises(DataError, match=sentence):
+        Evaluation.from_dict(raw, "a.json")
 
 
 def test_the_result_is_complete(result, case):
     estimator, _, names = case
-    assert result["model"] == estimator.kind
-    assert result["rows"] == 30
-    assert (result["seed"], result["trained_with_seed"]) == (3, 0)
+    assert result.facts == estimator.facts()
+    assert result.rows == 30
+    assert (result.seed, result.trained_with_seed) == (3, 0)
     pairs = {f"{a}->{b}" for a in names for b in names if a != b}
-    assert result["log_likelihood"].keys() == {"joint"} | pairs
-    for found in (*result["log_likelihood"].values(), *result["posterior_log_density"].values()):
-        assert np.isfinite(found["mean"])
-        assert found["standard_error"] > 0
-    assert result["posterior_log_density"].keys() == set(names)
-    assert result["sampler"]["method"] == "mcmc"
-    assert result["sampler"]["given"] == "+".join(names)
-    assert result["latent"]["redrawn"].keys() == set(names)
-    assert result["latent"]["largest_norm"] <= result["latent"]["radius"] * (1 + 1e-6)
+    assert result.log_likelihood.keys() == {"joint"} | pairs
+    for found in (*result.log_likelihood.values(), *result.posterior_log_density.values()):
+        assert np.isfinite(found.mean)
+        assert found.standard_error > 0
+    assert result.posterior_log_density.keys() == set(names)
+    assert result.sampler.method == "mcmc"
+    assert result.sampler.given == "+".join(names)
+    assert result.latent.redrawn.keys() == set(names)
+    assert result.latent.largest_norm <= result.latent.radius * (1 + 1e-6)
     conditional = {
         f"{'+'.join(given)}->{target}"
         for size in range(1, len(names))
         for given in combinations(names, size)
         for target in set(names) - set(given)
     }
-    coherence = result["coherence"]
-    assert coherence["conditional"].keys() == conditional
-    assert coherence["conditional_by_observed"].keys() == {str(k) for k in range(1, len(names))}
-    assert coherence["reconstruction"].keys() == set(names)
-    assert result["frechet"].keys() == {"classifier", "plain"}
-    for distances in result["frechet"].values():
-        assert distances["joint"].keys() == set(names)
-        assert distances["conditional"].keys() == conditional
-        assert min(*distances["joint"].values(), *distances["conditional"].values()) >= 0
-        mean = np.mean(list(distances["conditional"].values()))
-        assert distances["mean"]["conditional"] == pytest.approx(mean)
-    assert result["frechet"]["classifier"]["joint"] == pytest.approx(
-        result["frechet"]["plain"]["joint"]
-    )
-    assert result["reconstruction"].keys() == set(names)
-    assert result["diversity"].keys() == {"data", "classifier", "plain"}
-    for found in result["diversity"].values():
-        assert found["conditional"].keys() == pairs
-        assert found["real"].keys() == set(names)
-    assert ("shared" in result) == isinstance(estimator, JNFShared)
+    coherence = result.coherence
+    assert coherence.conditional.keys() == conditional
+    assert coherence.conditional_by_observed.keys() == set(range(1, len(names)))
+    assert coherence.reconstruction.keys() == set(names)
+    assert result.frechet.keys() == {"classifier", "plain"}
+    for distances in result.frechet.values():
+        assert distances.joint.keys() == set(names)
+        assert distances.conditional.keys() == conditional
+        found = [*distances.joint.values(), *distances.conditional.values()]
+        assert min(d.mean for d in found) >= 0
+        assert min(d.standard_error for d in found) > 0
+        # every subset of one size has as many targets: subsets, then sizes, weigh alike
+        counts = [comb(len(names), size) for size in distances.conditional_by_observed]
+        sizes = [d.mean for d in distances.conditional_by_observed.values()]
+        assert distances.mean.conditional.mean == pytest.approx(np.average(sizes, weights=counts))
+    assert result.frechet["classifier"].joint == result.frechet["plain"].joint
+    assert result.reconstruction.keys() == set(names)
+    assert result.diversity.keys() == {"data", "classifier", "plain"}
+    for spread in result.diversity.values():
+        assert spread.conditional.keys() == pairs
+        assert spread.real.keys() == set(names)
+    assert (result.shared is not None) == isinstance(estimator, JNFShared)
 
 
 def test_the_means_by_size_are_those_of_their_directions(result, case):
-    coherence = result["coherence"]
-    for size, mean in coherence["conditional_by_observed"].items():
-        values = [v for k, v in coherence["conditional"].items() if k.count("+") == int(size) - 1]
-        assert mean == pytest.approx(np.mean(values))
+    coherence = result.coherence
+    for size, mean in coherence.conditional_by_observed.items():
+        values = [v.mean for k, v in coherence.conditional.items() if k.count("+") == size - 1]
+        assert mean.mean == pytest.approx(np.mean(values))
 
 
 def test_the_seed_decides(result, case):
@@ -270,9 +373,11 @@ def test_the_seed_decides(result, case):
 def test_without_classifiers_coherence_is_left_out(fitted, small):
     data, _ = small.data(2, rows=20)
     found = evaluate(fitted(JNF, 2), ArraySource(data), None)
-    assert not {"coherence", "frechet", "classifiers"} & set(found)
-    assert found["diversity"].keys() == {"data"}
-    assert found["rows"] == 20
+    assert not {"coherence", "shared"} & set(found.to_dict())
+    assert not found.frechet
+    assert not found.classifiers
+    assert found.diversity.keys() == {"data"}
+    assert found.rows == 20
 
 
 @pytest.mark.bad_input

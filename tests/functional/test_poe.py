@@ -10,6 +10,7 @@ from mvflow.functional import (
     inside_ball,
     normal_log_prob,
     normal_poe,
+    normal_product,
     poe_log_density,
     standard_normal_log_prob,
 )
@@ -110,3 +111,26 @@ def test_gradient_inside_the_ball_is_that_of_the_density():
     value = inside_ball(standard_normal_log_prob(z), z, 2.0)
     value[0].backward()
     torch.testing.assert_close(z.grad, torch.tensor([[-0.5, -0.5], [0.0, 0.0]]))
+
+
+def test_the_product_of_exact_posteriors_is_the_posterior_of_all(xp):
+    """N(x; z, s^2) seen twice, over N(0, 1): conjugacy, by hand."""
+    x, s = np.array([[0.4, -1.0], [2.0, 0.3]]), np.array([[0.5, 1.0], [2.0, 0.1]])
+    locs = xp.asarray(np.concatenate([np.zeros((1, 2)), x]))
+    precisions = xp.asarray(np.concatenate([np.ones((1, 2)), s**-2]))
+    loc, scale = (np.asarray(a) for a in normal_product(locs, precisions))
+    covariance = np.linalg.inv(1 + (s**-2).sum(0)[:, None, None] * np.eye(1))[:, 0, 0]
+    np.testing.assert_allclose(scale**2, covariance, rtol=1e-14)
+    np.testing.assert_allclose(loc, covariance * (x / s**2).sum(0), rtol=1e-14)
+
+
+def test_the_product_is_the_normalised_product_of_densities(xp):
+    """log N(loc, scale) is sum_j log N_j up to a constant; an expert of precision 0 adds none."""
+    locs, scales = experts(3, latent=1)
+    precisions = np.concatenate([scales**-2, [[0.0]]])
+    found = normal_product(xp.asarray(np.concatenate([locs, [[1e6]]])), xp.asarray(precisions))
+    loc, scale = (np.asarray(a) for a in found)
+    z = np.linspace(-3, 3, 50)[:, None]
+    summed = normal_log_prob(z, locs[:, None], scales[:, None]).sum(0)
+    gap = normal_log_prob(z, loc, scale) - summed
+    np.testing.assert_allclose(gap - gap[0], 0, atol=1e-11)

@@ -4,11 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from mvflow.nn.convolutions import Covering, Transposed, Uncovering
+from mvflow.nn.convolutions import FullKernelConv2d, FullKernelConvTranspose2d, Transposed
 
 PAIRS = {
-    "covering": (Covering, nn.Conv2d, (5, 4, (2, 3)), (6, 5, 2, 3)),
-    "uncovering": (Uncovering, nn.ConvTranspose2d, (5, 4, (2, 3)), (6, 5)),
+    "full kernel": (FullKernelConv2d, nn.Conv2d, (5, 4, (2, 3)), (6, 5, 2, 3)),
+    "full kernel, transposed": (
+        FullKernelConvTranspose2d,
+        nn.ConvTranspose2d,
+        (5, 4, (2, 3)),
+        (6, 5),
+    ),
     "transposed": (Transposed, nn.ConvTranspose2d, (5, 3, 4, 2, 1), (6, 5, 4, 7)),
     "transposed, padded": (Transposed, nn.ConvTranspose2d, (5, 3, 3, 2, 1, 1), (6, 5, 4, 7)),
 }
@@ -32,7 +37,9 @@ def test_values_and_gradients_are_those_of_torch(name):
     reference = theirs(*arguments).double()
     reference.load_state_dict(layer.state_dict())
     x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-    expected = results(reference, x, x[:, :, None, None] if name == "uncovering" else x)
+    expected = results(
+        reference, x, x[:, :, None, None] if name == "full kernel, transposed" else x
+    )
     for found, value in zip(results(layer, x, x), expected, strict=True):
         torch.testing.assert_close(found, value)  # float64 rounding
 

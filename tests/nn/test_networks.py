@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mvflow.config import ConvNetwork, Layer, LayersNetwork, MLPNetwork, ResNetwork, recipe
+from mvflow.config import recipe
 from mvflow.core import ConfigError, Modality
+from mvflow.core.parts import create
 from mvflow.nn import (
     BatchNorm,
+    ConvNetwork,
+    Layer,
     LayersDecoder,
     LayersEncoder,
+    LayersNetwork,
+    MLPNetwork,
     ResidualBlock,
-    build_decoder,
-    build_encoder,
+    ResNetwork,
     seeded,
 )
 
@@ -52,9 +56,7 @@ def block(n_in, n_out):
 
 def network(name, modality, part):
     """A network as a recipe has it."""
-    raw = recipe(name)["modalities"][modality][part]
-    kinds = {"mlp": MLPNetwork, "conv": ConvNetwork, "resnet": ResNetwork, "layers": LayersNetwork}
-    return kinds[raw["kind"]](**raw)
+    return create("networks", recipe(name)["modalities"][modality][part])
 
 
 # recipe, modality, latent, parameters of the encoder with two heads and of the decoder
@@ -126,22 +128,21 @@ def count(module):
 @pytest.mark.parametrize(("name", "modality", "latent", "encoder", "decoder"), TABLES, ids=IDS)
 def test_parameters_are_those_of_the_paper(name, modality, latent, encoder, decoder):
     with torch.device("meta"):
-        built = build_encoder(network(name, modality.name, "encoder"), modality, 2 * latent)
+        built = network(name, modality.name, "encoder").encoder(modality, 2 * latent)
         assert count(built) == encoder
-        built = build_decoder(network(name, modality.name, "decoder"), latent, modality)
+        built = network(name, modality.name, "decoder").decoder(latent, modality)
         assert count(built) == decoder
 
 
 SPECS = [
     (MLPNetwork(), TRAJECTORY),
-    (ConvNetwork(kind="conv", channels=[4, 6]), POLY),
-    (ResNetwork(kind="resnet", channels=[4, 6, 8]), POLY),
-    (ResNetwork(kind="resnet", channels=[4]), MNIST),
-    (LayersNetwork(kind="layers", layers=[{"channels": 4}] * 4), MNIST),
-    (LayersNetwork(kind="layers", layers=[{"channels": 4, "kernel": (3, 3)}] * 3), POLY),
+    (ConvNetwork(channels=[4, 6]), POLY),
+    (ResNetwork(channels=[4, 6, 8]), POLY),
+    (ResNetwork(channels=[4]), MNIST),
+    (LayersNetwork(layers=[{"channels": 4}] * 4), MNIST),
+    (LayersNetwork(layers=[{"channels": 4, "kernel": (3, 3)}] * 3), POLY),
     (
         LayersNetwork(
-            kind="layers",
             layers=[{"channels": 4, "kernel": (1, 128), "stride": (1, 1), "padding": (0, 0)}],
             hidden=[5],
             norm="batch",
@@ -149,7 +150,7 @@ SPECS = [
         ),
         SOUND,
     ),
-    (LayersNetwork(kind="layers", hidden=[5, 6], norm="batch"), TRAJECTORY),
+    (LayersNetwork(hidden=[5, 6], norm="batch"), TRAJECTORY),
 ]
 
 
@@ -157,9 +158,9 @@ SPECS = [
 @pytest.mark.parametrize("output", ["identity", "sigmoid"])
 def test_shapes_for_one_row_and_more_in_either_mode(spec, modality, output):
     """In evaluation a row is the same alone as among others; gradients reach all parameters."""
-    spec = spec.model_copy(update={"output": output})
     with seeded(0, "networks"):
-        encoder, decoder = build_encoder(spec, modality, 7), build_decoder(spec, 3, modality)
+        encoder = spec.encoder(modality, 7)
+        decoder = spec.model_copy(update={"output": output}).decoder(3, modality)
         x, z = torch.rand(4, *modality.shape), torch.randn(4, 3)
     for module, rows, shape in ((encoder, x, (7,)), (decoder, z, modality.shape)):
         assert module(rows).shape == (4, *shape)
@@ -215,7 +216,7 @@ def test_a_residual_block_adds_a_tenth_of_its_convolutions():
 
 def test_dropout_acts_in_training_alone():
     for spec, modality in SPECS[1:6]:
-        network = build_encoder(spec, modality, 7, dropout=0.9)
+        network = spec.encoder(modality, 7, dropout=0.9)
         if not any(isinstance(m, nn.Dropout | nn.Dropout2d) for m in network.modules()):
             raise AssertionError(spec)
         x = torch.rand(2, *modality.shape)
@@ -238,7 +239,7 @@ layers = st.builds(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 12), st.integers(1, 12)),
 )
 def test_a_decoder_ends_at_its_shape_or_is_refused(chosen, shape):
-    spec = LayersNetwork(kind="layers", layers=chosen)
+    spec = LayersNetwork(layers=chosen)
     modality = Modality("a", shape)
     mirror = spec.model_copy(update={"layers": spec.layers[::-1]})
     sides = shape[1:]
@@ -247,13 +248,13 @@ def test_a_decoder_ends_at_its_shape_or_is_refused(chosen, shape):
         sides = [(n + 2 * p - k) // s + 1 if n + 2 * p >= k else 0 for n, k, s, p in measures]
         if 0 in sides:  # a kernel larger than what it slides over
             for build in (
-                lambda: build_decoder(spec, 2, modality),
-                lambda: build_encoder(mirror, modality, 2),
+                lambda: spec.decoder(2, modality),
+                lambda: mirror.encoder(modality, 2),
             ):
                 with pytest.raises(ConfigError, match="cannot take"):
                     build()
             return
-    decoder, encoder = build_decoder(spec, 2, modality), build_encoder(mirror, modality, 2)
+    decoder, encoder = spec.decoder(2, modality), mirror.encoder(modality, 2)
     assert isinstance(encoder, LayersEncoder)
     assert isinstance(decoder.eval(), LayersDecoder)
     assert decoder(torch.zeros(1, 2)).shape == (1, *shape)
@@ -264,17 +265,17 @@ def test_a_decoder_ends_at_its_shape_or_is_refused(chosen, shape):
 @pytest.mark.parametrize(
     ("spec", "shape", "message"),
     [
-        (ResNetwork(kind="resnet"), (3, 30, 28), "3 layers cannot take 'a' of .*multiples of 4"),
-        (ResNetwork(kind="resnet"), (200,), "resnet network .* cannot take 'a' of shape"),
-        (ResNetwork(kind="resnet", channels=()), (3, 8, 8), "resnet network of 'a' has no layers"),
-        (ConvNetwork(kind="conv", channels=()), (3, 8, 8), "conv network of 'a' has no layers"),
+        (ResNetwork(), (3, 30, 28), "3 layers cannot take 'a' of .*multiples of 4"),
+        (ResNetwork(), (200,), "resnet network .* cannot take 'a' of shape"),
+        (ResNetwork(channels=()), (3, 8, 8), "resnet network of 'a' has no layers"),
+        (ConvNetwork(channels=()), (3, 8, 8), "conv network of 'a' has no layers"),
         (
-            LayersNetwork(kind="layers", layers=[{"channels": 4}] * 5),
+            LayersNetwork(layers=[{"channels": 4}] * 5),
             (1, 28, 28),
             "5 convolutions of a layers network cannot take 'a' of shape .*large enough",
         ),
         (
-            LayersNetwork(kind="layers", layers=[{"channels": 4}]),
+            LayersNetwork(layers=[{"channels": 4}]),
             (200,),
             r"cannot take 'a' of shape \(200,\): expected \(channels, height, width\)",
         ),
@@ -283,6 +284,6 @@ def test_a_decoder_ends_at_its_shape_or_is_refused(chosen, shape):
 def test_shapes_that_do_not_fit_are_named(spec, shape, message):
     modality = Modality("a", shape)
     with pytest.raises(ConfigError, match=message):
-        build_encoder(spec, modality, 2)
+        spec.encoder(modality, 2)
     with pytest.raises(ConfigError, match=message):
-        build_decoder(spec, 2, modality)
+        spec.decoder(2, modality)

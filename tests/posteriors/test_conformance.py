@@ -7,19 +7,29 @@ import pytest
 import torch
 from torch import nn
 
-from mvflow.config import Flows
+from mvflow.core.parts import create, dump
+from mvflow.core.registry import registry
 from mvflow.nn import seeded
-from mvflow.posteriors import FAMILIES, build_posterior
+from mvflow.posteriors import build_posterior
 
+KINDS = registry("posteriors").names()
 SETTINGS = {"transforms": 2, "hidden": (12, 10), "bins": 6, "context": 3}
 STANDARDISATIONS = {"as is": None, "far and stretched": ([300.0, -50.0], [40.0, 0.01])}
+
+
+def chosen(kind, **settings):
+    """A family with those of the settings that it has."""
+    fields = registry("posteriors").load(kind).model_fields
+    return create(
+        "posteriors", {"kind": kind, **{k: v for k, v in settings.items() if k in fields}}
+    )
 
 
 def make(family, *, latent=2, seed=0, moments=None):
     """A posterior with weights away from their initial values, and five rows of data."""
     with seeded(seed, family):
         posterior = build_posterior(
-            Flows(posterior=family, **SETTINGS), latent, lambda out: nn.Linear(3, out)
+            chosen(family, **SETTINGS), latent, lambda out: nn.Linear(3, out)
         )
         with torch.no_grad():
             for p in posterior.parameters():
@@ -31,7 +41,7 @@ def make(family, *, latent=2, seed=0, moments=None):
     return posterior, x
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=KINDS)
 def family(request):
     return request.param
 
@@ -160,7 +170,12 @@ def test_whether_the_transforms_depend_on_the_data(family):
     posterior, x = make(family)
     z = torch.linspace(-1, 1, 10, dtype=torch.float64).reshape(5, 2)
     first, second = (posterior(v).transform(z) for v in (x, x.flip(0)))
-    assert torch.equal(first, second) == (family in ("gaussian", "maf"))
+    assert torch.equal(first, second) == (chosen(family, **SETTINGS).context_features == 0)
+
+
+def test_settings_survive_being_written(family):
+    part = chosen(family, **SETTINGS)
+    assert create("posteriors", dump(part, "posteriors")) == part
 
 
 @pytest.mark.parametrize("value", [-1e30, 1e30])
@@ -185,7 +200,7 @@ def test_a_spline_covers_what_lies_outside_its_box_once_standardised():
 
 def test_networks_in_bfloat16_leave_log_determinants_in_float32(family):
     """One transform is triangular: its log-determinant is the sum of the logs of du_i / dz_i."""
-    settings = Flows(posterior=family, transforms=1, hidden=(64, 64))
+    settings = chosen(family, transforms=1, hidden=(64, 64))
     with seeded(0, family):
         posterior = build_posterior(settings, 20, lambda out: nn.Linear(3, out))
         z, x = torch.randn(16, 20, requires_grad=True), torch.randn(16, 3)

@@ -9,9 +9,8 @@ from scipy import stats
 from torch import nn
 from zuko.flows import MaskedAutoregressiveTransform
 
-from mvflow.config import Flows
 from mvflow.nn import seeded
-from mvflow.posteriors import build_posterior
+from mvflow.posteriors import MAF, Gaussian, build_posterior
 
 
 def masked(weights, h):
@@ -48,7 +47,7 @@ def by_hand(posterior, x, z):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_maf_is_equation_10(dtype, tolerance):
     with seeded(0, "maf"):
-        settings = Flows(posterior="maf", transforms=3, hidden=(16, 16))
+        settings = MAF(transforms=3, hidden=(16, 16))
         posterior = build_posterior(settings, 3, lambda out: nn.Linear(4, out)).to(dtype)
         x, z = torch.randn(50, 4, dtype=dtype), torch.randn(50, 3, dtype=dtype)
         posterior.standardise(torch.tensor([0.3, -1.0, 0.1]), torch.tensor([1.5, 0.5, 2.0]))
@@ -61,9 +60,7 @@ def test_maf_is_equation_10(dtype, tolerance):
 def test_each_transform_is_autoregressive():
     """Its Jacobian is triangular in the order of the transform, with a positive diagonal."""
     with seeded(0, "maf"):
-        posterior = build_posterior(
-            Flows(posterior="maf", transforms=3), 4, lambda n: nn.Linear(2, n)
-        )
+        posterior = build_posterior(MAF(transforms=3), 4, lambda n: nn.Linear(2, n))
         z = torch.randn(4)
     for lazy in autoregressive(posterior):
         jacobian = torch.autograd.functional.jacobian(lazy(), z)
@@ -75,7 +72,7 @@ def test_each_transform_is_autoregressive():
 
 def test_a_gaussian_is_its_encoder():
     with seeded(0, "gaussian"):
-        posterior = build_posterior(Flows(posterior="gaussian"), 2, lambda n: nn.Linear(3, n))
+        posterior = build_posterior(Gaussian(), 2, lambda n: nn.Linear(3, n))
         x, z = torch.randn(6, 3), torch.randn(6, 2)
     out = posterior.encoder(x).detach().double().numpy()
     expected = stats.norm.logpdf(z, out[:, :2], np.exp(7 * np.tanh(out[:, 2:] / 7))).sum(1)

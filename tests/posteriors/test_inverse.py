@@ -1,19 +1,26 @@
 """Sorted networks: zuko's inverse, density and derivatives from a part of the arithmetic."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from zuko.distributions import NormalizingFlow
+from zuko.flows import NICE
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 
-from mvflow.config import Flows
 from mvflow.nn import seeded
-from mvflow.posteriors import build_posterior
-from mvflow.posteriors.frozen import FrozenFlow
-from mvflow.posteriors.inverse import OrderedInverse
-from mvflow.posteriors.levels import levels
+from mvflow.posteriors import MAF, NSF, ConditionalMAF, build_posterior
+from mvflow.posteriors.fast import accelerate
+from mvflow.posteriors.fast.frozen import FrozenFlow
+from mvflow.posteriors.fast.inverse import OrderedInverse
+from mvflow.posteriors.fast.levels import levels
 
-FAMILIES = ("maf", "conditional-maf", "nsf")
+FAMILIES = {
+    "maf": MAF,
+    "conditional-maf": partial(ConditionalMAF, context=3),
+    "nsf": partial(NSF, context=3, bins=4),
+}
 WIDTHS = {"wide": (16, 16), "narrow": (4, 3), "cut in half": (80, 70, 66), "one layer": (9,)}
 
 
@@ -21,7 +28,7 @@ def make(family="maf", *, latent=6, hidden=(16, 16), transforms=2):
     """A frozen posterior in float64 with weights away from their initial values."""
     with seeded(0, family):
         posterior = build_posterior(
-            Flows(posterior=family, hidden=hidden, context=3, transforms=transforms, bins=4),
+            FAMILIES[family](hidden=hidden, transforms=transforms),
             latent,
             lambda n: nn.Linear(2, n),
         )
@@ -170,3 +177,20 @@ def test_float32_draws_are_those_of_the_plain_inverse():
         expected = q.transform.inv(u)
     # both solve the same equations, whose condition numbers reach some tens
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_sorted_stays_as_it_is():
+    """Couplings, residual networks and networks without hidden units: zuko's transforms."""
+    others = (
+        NICE(4, transforms=2).transform,
+        MaskedAutoregressiveTransform(4, hidden_features=(8, 8), residual=True),
+        MaskedAutoregressiveTransform(4, hidden_features=()),
+        MaskedAutoregressiveTransform(1, hidden_features=(8,)),
+    )
+    y = points(3, 4).float()
+    for transform in others:
+        fast = accelerate(transform)
+        assert not any(isinstance(part, OrderedInverse) for part in fast.transforms)
+        x = y[:, :1] if transform is others[-1] else y
+        assert torch.equal(fast()(x), transform()(x))
+        assert torch.equal(fast().inv(x), transform().inv(x))

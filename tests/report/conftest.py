@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvflow import JNF, ArraySource, JNFShared, Modality
-from mvflow.evaluation import evaluate, train_classifiers
+from mvflow.evaluation import ModalityClassifiers, evaluate
 from mvflow.report import Entry
 from mvflow.runs import RunDirectory
 
@@ -24,7 +24,7 @@ SETTINGS = {
         "sampler_rows": 4,
     },
 }
-STORE = {"name": "toy", "note": "made <for> tests", "fingerprint": "abc", "builder": {}}
+STORE = {"name": "tests", "note": "made <for> tests", "fingerprint": "abc", "builder": {}}
 
 
 def source(names, rows=80, seed=0):
@@ -42,14 +42,15 @@ def source(names, rows=80, seed=0):
             arrays[name] = (level + 0.2 * rng.random((rows, *shape))).astype("float32")
             specs.append(Modality(name, shape))
     factors = {"square_width": rng.integers(10, 28, rows)}
-    return ArraySource(arrays, specs, labels=labels, factors=factors)
+    names = {0: "empty", 1: "full"}
+    return ArraySource(arrays, specs, labels=labels, factors=factors, class_names=names)
 
 
 def entry(name, model, path, train, test):
     """A trained and measured model."""
     run = RunDirectory.create(path / name, model.config)
     model.fit(train, run=run)
-    classifiers = train_classifiers(train, test, model.config.classifiers)
+    classifiers = ModalityClassifiers.train(train, test, model.config.classifiers)
     metrics = evaluate(model, test, classifiers)
     made = Entry(name, model, test, run.history(), run.manifest(), STORE, metrics)
     return made, classifiers

@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from mvflow.evaluation import diagnose
+from mvflow.evaluation import check_calibration
 from mvflow.report import write_report
 
 
 @pytest.fixture(scope="module")
 def diagnosed(two):
     return [
-        replace(e, metrics={**e.metrics, "calibration": diagnose(e.estimator, rows=40, draws=19)})
-        for e in two[0]
+        replace(e, calibration=check_calibration(e.estimator, rows=40, draws=19)) for e in two[0]
     ]
 
 
@@ -29,19 +28,19 @@ def test_every_subset_has_its_verdict_and_advice(text, diagnosed):
     section = text.split('id="calibration"')[1].split("</section>")[0]
     for entry in diagnosed:
         part = section.split(f"<h3>{entry.name}</h3>")[1].split("</table>")[0]
-        for name, found in entry.metrics["calibration"]["subsets"].items():
+        for name, found in entry.calibration.subsets.items():
             row = part.split(f'<th scope="row">{name.replace("+", " + ")}</th>')[1]
             row = row.split("</tr>")[0]
-            assert f">{found['verdict']}</span>" in row
-            assert found["advice"] in row
-            covered = [f"{100 * sum(c) / len(c):.0f}" for c in found["coverage"].values()]
+            assert f">{found.verdict}</span>" in row
+            assert found.advice in row
+            covered = [f"{100 * sum(c) / len(c):.0f}" for c in found.coverage.values()]
             assert f">{' · '.join(covered)} %</td>" in row
 
 
 def test_figures_say_what_they_show(text, diagnosed):
     for entry in diagnosed:
-        subsets = entry.metrics["calibration"]["subsets"]
-        kinds = "; ".join(f"given {name}: {f['kind']}" for name, f in subsets.items())
+        subsets = entry.calibration.subsets
+        kinds = "; ".join(f"given {name}: {f.kind}" for name, f in subsets.items())
         alt = f"Histograms of the ranks of true values of z by {entry.name}; {kinds}."
         assert f'alt="{alt}"' in text
     assert "Infinity" not in text

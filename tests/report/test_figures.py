@@ -5,8 +5,8 @@ import pytest
 
 from mvflow import ArraySource, Modality
 from mvflow.report.figures.charts import loss_limits
-from mvflow.report.figures.latent import Cloud, density_levels
-from mvflow.report.figures.sheet import TILE, Sheet, look_of
+from mvflow.report.figures.latent import LatentScatter, density_levels
+from mvflow.report.figures.sheet import TILE, Sheet, plot_spec
 from mvflow.report.sections.samples import choose_rows
 
 
@@ -24,7 +24,7 @@ def test_density_that_is_nowhere_has_no_contours():
 
 def test_limits_hold_nearly_all_rows_on_one_scale():
     z = np.random.default_rng(0).normal(size=(1000, 2)) * [3, 1] + [5, 0]
-    (left, right), (bottom, top) = Cloud(z, None, {}).limits()
+    (left, right), (bottom, top) = LatentScatter(z, None, {}).limits()
     assert right - left == pytest.approx(top - bottom)
     inside = (z[:, 0] > left) & (z[:, 0] < right) & (z[:, 1] > bottom) & (z[:, 1] < top)
     assert inside.mean() > 0.99
@@ -42,9 +42,9 @@ def test_loss_axis_leaves_out_the_first_steps():
 def test_pixels_of_a_picture_keep_their_values():
     value = np.zeros((1, 4, 4), np.uint8)
     value[0, 0, 1] = 255
-    look = look_of(Modality("m", (1, 4, 4)), value[None])
+    spec = plot_spec(Modality("m", (1, 4, 4)), value[None])
     sheet = Sheet(TILE, TILE)
-    sheet.place(look, value, 0, 0)
+    sheet.place(spec, value, 0, 0)
     quarter = TILE // 4
     assert (sheet.pixels[:quarter, quarter : 2 * quarter] == 255).all()
     assert sheet.pixels.sum() == 255 * 3 * quarter**2
@@ -63,10 +63,10 @@ def test_pixels_of_a_picture_keep_their_values():
 )
 def test_modalities_are_drawn_by_their_shape(modality, kind):
     rows = np.zeros((3, *modality.shape), np.float32)
-    look = look_of(modality, rows)
-    assert look.kind == kind
-    sheet = Sheet(look.width, TILE)
-    sheet.place(look, rows[0], 0, 0, wrong=True)
+    spec = plot_spec(modality, rows)
+    assert spec.kind == kind
+    sheet = Sheet(spec.width, TILE)
+    sheet.place(spec, rows[0], 0, 0, wrong=True)
     sheet.figure()
     assert len(sheet.frames) == 1
 

@@ -59,6 +59,11 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
+def shown(estimate, digits=3):
+    """A number of a table with its error."""
+    return f"{estimate.mean:.{digits}f} ± {estimate.standard_error:.{digits}f}"
+
+
 def page_of(path):
     page = Page(path.read_text("utf-8"))
     assert page.open == []  # every element is closed
@@ -132,26 +137,27 @@ def test_coherence_tables_equal_the_metrics(page_two, two):
     table = next(t for t in page.tables if t[0][:2] == ["model", "joint"])
     header = [cell.replace(" → ", "->").replace(" + ", "+") for cell in table[0]]
     for row, entry in zip(table[1:], two[0], strict=True):
-        found = entry.metrics["coherence"]
-        wanted = {"model": entry.name, "joint": f"{found['joint']:.3f}"}
-        wanted |= {key: f"{value:.3f}" for key, value in found["conditional"].items()}
+        found = entry.metrics.coherence
+        wanted = {"model": entry.name, "joint": shown(found.joint)}
+        wanted |= {key: shown(value) for key, value in found.conditional.items()}
         assert dict(zip(header, row, strict=True)) == wanted
 
 
 def test_many_directions_become_rows(page_three, three):
-    found = three[0][0].metrics["coherence"]
+    found = three[0][0].metrics.coherence
     table = next(t for t in page_three.tables if t[0][0] == "direction")
     rows = {row[0].replace(" → ", "->").replace(" + ", "+"): row[1] for row in table[1:]}
-    wanted = {"joint": found["joint"], **found["conditional"]}
-    assert rows == {key: f"{value:.3f}" for key, value in wanted.items()}
+    wanted = {"joint": found.joint, **found.conditional}
+    assert rows == {key: shown(value) for key, value in wanted.items()}
     sizes = next(t for t in page_three.tables if "1 observed" in t[0])
-    assert sizes[1][1:] == [f"{v:.3f}" for v in found["conditional_by_observed"].values()]
+    means = [*found.conditional_by_observed.values(), found.conditional_mean]
+    assert sizes[1][1:] == [shown(value) for value in means]
 
 
 def test_classifier_accuracy_stands_beside_coherence(page_two, two):
     page, _ = page_two
     rows = {row[0]: row[1:] for table in page.tables for row in table}
-    accuracy = two[0][0].metrics["classifiers"]
+    accuracy = two[0][0].metrics.classifiers
     found = rows["real rows (classifier accuracy)"]
     assert sorted(found) == sorted(f"{value:.3f}" for value in accuracy.values())
 
@@ -160,15 +166,15 @@ def test_distances_and_diversity_equal_the_metrics(page_two, two):
     page, _ = page_two
     for at, entry in enumerate(two[0]):
         rows = [dict(zip(t[0], t[at + 1], strict=True)) for t in page.tables if len(t) == 3]
-        distances = entry.metrics["frechet"]["classifier"]
-        wanted = {f"joint, {k}": v for k, v in distances["joint"].items()}
-        wanted |= {k.replace("->", " → "): v for k, v in distances["conditional"].items()}
-        shown = next(row for row in rows if "joint, circle" in row)
-        assert {k: shown[k] for k in wanted} == {k: f"{v:.2f}" for k, v in wanted.items()}
-        spread = entry.metrics["diversity"]["data"]["conditional"]["circle->square"]["mean"]
-        assert any(row.get("circle → square", "").startswith(f"{spread:.3f} ±") for row in rows)
-        error = entry.metrics["reconstruction"]["circle"]["mean"]
-        assert any(row.get("circle", "").startswith(f"{error:.4f} ±") for row in rows)
+        distances = entry.metrics.frechet["classifier"]
+        wanted = {f"joint, {k}": v for k, v in distances.joint.items()}
+        wanted |= {k.replace("->", " → "): v for k, v in distances.conditional.items()}
+        found = next(row for row in rows if "joint, circle" in row)
+        assert {k: found[k] for k in wanted} == {k: shown(v, 2) for k, v in wanted.items()}
+        spread = entry.metrics.diversity["data"].conditional["circle->square"]
+        assert any(row.get("circle → square", "") == shown(spread) for row in rows)
+        error = entry.metrics.reconstruction["circle"]
+        assert any(row.get("circle", "") == shown(error, 4) for row in rows)
 
 
 def test_names_are_escaped(page_two, two, tmp_path):
@@ -198,8 +204,8 @@ def test_figures_are_kept_as_files(page_two):
 def test_latent_space_of_two_dimensions_shows_posteriors(page_two, page_three):
     page, _ = page_two
     alts = " ".join(image["alt"] for image in page.images)
-    assert "Posterior density of z given one square, Gaussian" in alts
-    assert "shared information (contrastive)" in alts
+    assert "Posterior density of z given one square, JNF, Gaussian" in alts
+    assert "given one square, JNF-Shared (contrastive), MAF" in alts
     assert "Posterior density" not in " ".join(image["alt"] for image in page_three.images)
 
 
@@ -218,7 +224,7 @@ def test_commands_make_the_run_again(two, tmp_path):
     model = JNF.from_recipe("toy", "joint.beta=2.0", "seed=3")
     entry = replace(two[0][0], name="my run", estimator=model)
     assert commands(entry)[0] == (
-        "mvflow new 'my run' --recipe toy --store toy.h5"
+        "mvflow new 'my run' --recipe toy --store tests.h5"
         " \\\n  --set seed=3 \\\n  --set joint.beta=2.0"
     )
 
@@ -231,10 +237,10 @@ def test_bare_models_have_a_report(bare, tmp_path):
 
 
 def test_metrics_without_classes_have_a_report(bare, two, tmp_path):
-    metrics = {k: v for k, v in two[0][0].metrics.items() if k not in ("coherence", "classifiers")}
+    metrics = two[0][0].metrics.model_copy(update={"coherence": None, "classifiers": {}})
     page = page_of(write_report(tmp_path / "r.html", [replace(bare, metrics=metrics)]))
     assert "Mean log-likelihood of unseen rows" in page.text
-    assert "There are no classes to judge by" in page.text
+    assert "There are no classes to measure by" in page.text
 
 
 def test_a_failure_leaves_the_old_page(bare, tmp_path, monkeypatch):

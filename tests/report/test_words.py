@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mvflow.metrics import Estimate
 from mvflow.report.verdicts import (
     acceptance,
     checks,
@@ -18,31 +19,32 @@ from mvflow.report.words import agreement_sentence, conditional_sentence, of_100
 
 GOOD, CLOSER, NO = "good", "look closer", "do not trust"
 
-METRICS = {
-    "coherence": {
-        "joint": 0.95,
-        "conditional": {"circle->square": 0.99, "square->circle": 0.97},
-        "conditional_by_observed": {"1": 0.98},
-    },
-    "posterior_log_density": {"circle": {"mean": -1.0}, "square": {"mean": 0.5}},
-}
-
 
 def test_reading_of_known_metrics(two):
-    (first, words), (second, agree), (third, _) = readings(replace(two[0][0], metrics=METRICS))
+    entry = two[0][0]
+    known = {"joint": 0.95, "circle->square": 0.99, "square->circle": 0.97}
+    values = {key: Estimate(value, 0.01) for key, value in known.items()}
+    coherence = entry.metrics.coherence.model_copy(
+        update={"joint": values.pop("joint"), "conditional": values}
+    )
+    density = {"circle": Estimate(-1.0, 0.1), "square": Estimate(0.5, 0.1)}
+    metrics = entry.metrics.model_copy(
+        update={"coherence": coherence, "posterior_log_density": density}
+    )
+    (first, words), (second, agree), (third, _) = readings(replace(entry, metrics=metrics))
     assert (first, second, third) == ("97 %", "95 %", "−0.25 nats")
     assert words == (
-        "Of 100 circles generated from a square, 97 were full or empty as the square was. "
-        "That is the weakest direction; the best, circle → square, has 99."
+        "Of 100 samples of circle generated from square, 97 are of the class of square (empty or "
+        "full). That is the weakest direction; the best, circle → square, has 99."
     )
     assert agree == (
         "Of 100 pairs generated from nothing, 95 agree: both modalities are of one class."
     )
 
 
-def test_sentences_of_other_data():
-    assert conditional_sentence("mnist-svhn", "mnist", "svhn", 0.01) == (
-        "Of 100 samples of svhn generated from mnist, 1 was of the class of the mnist given."
+def test_sentences_without_names_of_classes():
+    assert conditional_sentence("mnist", "svhn", 0.01) == (
+        "Of 100 samples of svhn generated from mnist, 1 is of the class of mnist."
     )
     assert agreement_sentence(5, 0.0).startswith("Of 100 samples generated from nothing, 0 agree:")
 
@@ -116,15 +118,22 @@ def test_all_diagnostics_of_an_evaluation_are_judged(two):
         "Proper target",
         "Share redrawn",
     ]
-    assert checks({}, 2, 4) == []
 
 
-def test_importance_resampling_is_judged_by_its_weights():
-    sampler = {
-        **{"method": "sir", "ess_worst": 150.0, "ess_median": 300.0},
-        **{"rows_khat_above_0.7": 0.0, "rows_dominated": 0},
-    }
-    (good,) = checks({"sampler": sampler}, 4, 200)
-    assert (good.name, good.verdict) == ("Importance weights", GOOD)
-    (bad,) = checks({"sampler": {**sampler, "ess_worst": 20.0, "rows_dominated": 1}}, 4, 200)
-    assert bad.verdict == NO
+def test_importance_resampling_is_judged_by_its_weights(two):
+    known = two[0][0].metrics
+
+    def verdict(**changes):
+        sampler = {"ess_worst": 150.0, "ess_median": 300.0, "rows_khat_above_0_7": 0.0}
+        sampler |= {"method": "sir", "rows_dominated": 0, **changes}
+        metrics = known.model_copy(
+            update={
+                "sampler": known.sampler.model_copy(update=sampler),
+                "latent": known.latent.model_copy(update={"redrawn": {}}),
+            }
+        )
+        (found,) = checks(metrics, 4, 200)
+        return found.name, found.verdict
+
+    assert verdict() == ("Importance weights", GOOD)
+    assert verdict(ess_worst=20.0, rows_dominated=1) == ("Importance weights", NO)

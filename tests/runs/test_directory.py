@@ -27,7 +27,7 @@ from mvflow.runs import (
     write_tensors,
 )
 from mvflow.systems import build_system, stages_of
-from mvflow.training import Silent
+from mvflow.training import NoOpCallback
 
 STAGES = ("projectors", "joint", "flows")
 
@@ -402,7 +402,7 @@ class Killed(Exception):
     pass
 
 
-class KillAfter(Silent):
+class KillAfter(NoOpCallback):
     def __init__(self, stage, epoch):
         self.at = (stage, epoch)
 
@@ -411,12 +411,12 @@ class KillAfter(Silent):
             raise Killed
 
 
-def train(small, path, kind, listener=None):
+def train(small, path, kind, callback=None):
     made = small.estimator(kind, 2)
     run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, made.config)
     plan = plan_of(made.config)
     todo = [s for s in plan.names if run.status(s, plan) != "done"]
-    return load(path).fit(small.data(2)[0], stages=todo, run=run, listener=listener)
+    return load(path).fit(small.data(2)[0], stages=todo, run=run, callback=callback)
 
 
 @pytest.mark.parametrize("every", [-1.0, 1e9], ids=["checkpoints", "no checkpoints"])

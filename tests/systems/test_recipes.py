@@ -90,7 +90,7 @@ def test_running_moments_survive_an_interruption():
 
     whole, resumed = build_system(config), build_system(config)
     (joint, *_), (again, *_) = stages_of(whole), stages_of(resumed)
-    run_stage(build_stage(joint, whole, rows), seed=0, listener=Keep())
+    run_stage(build_stage(joint, whole, rows), seed=0, callback=Keep())
     run_stage(build_stage(again, resumed, rows), seed=0, resume=kept[0])
     expected, found = (m.joint.state_dict() for m in (whole, resumed))
     assert any("running_mean" in k for k in found)

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from mvflow.models import Losses
 from torch import nn
 
 from mvflow.config import Training
 from mvflow.core import DataError, NumericsError
-from mvflow.models import Losses
 from mvflow.nn import seeded
-from mvflow.training import Silent, Stage, Table, TensorColumn, loop, run_stage
+from mvflow.training import NoOpCallback, Stage, Table, TensorColumn, loop, run_stage
 
 ROWS = 48
 
@@ -43,7 +43,7 @@ def stage(settings, *, validation=True, train=None, spoil=None, seen=None):
     return Stage("joint", module, loss, settings, table() if train is None else train, held)
 
 
-class Recorder(Silent):
+class Recorder(NoOpCallback):
     def __init__(self):
         self.records, self.checkpoints, self.within = [], [], []
 
@@ -56,9 +56,9 @@ class Recorder(Silent):
 
 
 def train(settings, *, seed=0, resume=None, **options):
-    made, heard = stage(settings, **options), Recorder()
-    run_stage(made, seed=seed, resume=resume, listener=heard)
-    return made.trainable.state_dict(), heard
+    made, recorder = stage(settings, **options), Recorder()
+    run_stage(made, seed=seed, resume=resume, callback=recorder)
+    return made.trainable.state_dict(), recorder
 
 
 def assert_equal(found, expected):
@@ -92,7 +92,7 @@ def test_going_on_from_any_checkpoint_gives_the_same_weights_to_the_bit(settings
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_going_on_within_an_epoch_gives_the_same_weights_to_the_bit(settings, monkeypatch):
-    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
+    monkeypatch.setattr(loop, "REPORT_INTERVAL", -1.0)
     expected, whole = train(settings)
     per_epoch = settings.steps_per_epoch or ROWS // settings.batch_size
     assert len(whole.within) == per_epoch * len(whole.records)
@@ -108,17 +108,17 @@ def test_going_on_within_an_epoch_gives_the_same_weights_to_the_bit(settings, mo
 
 
 def test_a_nan_after_going_on_within_an_epoch_is_named(monkeypatch):
-    monkeypatch.setattr(loop, "HEARD_EVERY", -1.0)
-    seen, heard = [], Recorder()
+    monkeypatch.setattr(loop, "REPORT_INTERVAL", -1.0)
+    seen, recorder = [], Recorder()
     made = stage(Training(epochs=5, batch_size=8), spoil=spoil_in_the_third_epoch, seen=seen)
     with pytest.raises(NumericsError) as whole:
-        run_stage(made, listener=heard)
+        run_stage(made, callback=recorder)
     bad = next(i for i, (r, _) in enumerate(seen[12:18]) if BAD in r)
     assert bad > 0  # so that there is a step to go on from
-    resume = dict(heard.within)[(2, bad)]
+    resume = dict(recorder.within)[(2, bad)]
     with pytest.raises(NumericsError) as rest:
         run_stage(made, resume=resume)
-    said = str(whole.value).replace("last good epoch", "checkpoint gone on from")
+    said = str(whole.value).replace("last good epoch", "checkpoint resumed from")
     assert str(rest.value) == said
     found = made.trainable.state_dict()
     assert_equal(found, {k: resume.tensors[f"weights/{k}"] for k in found})
@@ -132,7 +132,7 @@ def test_the_seed_decides_and_the_global_state_stays():
     assert not torch.equal(weights[0]["0.weight"], weights[2]["0.weight"])
 
 
-def test_the_listener_changes_nothing():
+def test_the_callback_changes_nothing():
     made = stage(SETTINGS["plain"])
     run_stage(made)
     assert_equal(made.trainable.state_dict(), train(SETTINGS["plain"])[0])
@@ -166,8 +166,8 @@ def test_a_batch_larger_than_the_data_takes_all_rows():
 
 
 def test_the_records_are_means_over_the_steps():
-    _, heard = train(Training(epochs=2, batch_size=8))
-    for epoch, record in enumerate(heard.records):
+    _, recorder = train(Training(epochs=2, batch_size=8))
+    for epoch, record in enumerate(recorder.records):
         assert (record.stage, record.epoch) == ("joint", epoch)
         assert record.terms["double"] == pytest.approx(2 * record.loss)
         assert record.validation.keys() == {"loss", "double"}
@@ -176,18 +176,18 @@ def test_the_records_are_means_over_the_steps():
 
 def test_early_stopping_keeps_the_best_weights():
     settings = Training(epochs=40, batch_size=8, patience=3, learning_rate=0.1)
-    weights, heard = train(settings)
-    losses = [r.validation["loss"] for r in heard.records]
+    weights, recorder = train(settings)
+    losses = [r.validation["loss"] for r in recorder.records]
     best = int(np.argmin(losses))
     assert len(losses) < 40
     assert len(losses) == best + 1 + 3
-    at_best = heard.checkpoints[best].tensors
+    at_best = recorder.checkpoints[best].tensors
     assert_equal(weights, {k: at_best[f"weights/{k}"] for k in weights})
 
 
 def test_without_patience_the_last_weights_stay():
-    weights, heard = train(SETTINGS["plain"])
-    last = heard.checkpoints[-1].tensors
+    weights, recorder = train(SETTINGS["plain"])
+    last = recorder.checkpoints[-1].tensors
     assert_equal(weights, {k: last[f"weights/{k}"] for k in weights})
 
 
@@ -211,16 +211,16 @@ def test_a_nan_names_epoch_step_and_rows_and_the_last_good_weights_stay():
     settings = Training(epochs=5, batch_size=8)
     seen, made = [], None
     made = stage(settings, spoil=spoil_in_the_third_epoch, seen=seen)
-    heard = Recorder()
+    recorder = Recorder()
     with pytest.raises(NumericsError) as caught:
-        run_stage(made, listener=heard)
+        run_stage(made, callback=recorder)
     step, rows = next((i, r) for i, (r, p) in enumerate(seen[12:18]) if BAD in r)
     shown = ", ".join(map(str, rows))
     assert f"stage 'joint' is not finite at epoch 3, step {step + 1} " in str(caught.value)
     assert f"(training rows {shown})" in str(caught.value)
     assert "the weights are those of the last good epoch" in str(caught.value)
-    assert len(heard.records) == 2
-    expected = heard.checkpoints[-1].tensors
+    assert len(recorder.records) == 2
+    expected = recorder.checkpoints[-1].tensors
     found = made.trainable.state_dict()
     assert_equal(found, {k: expected[f"weights/{k}"] for k in found})
 

@@ -95,7 +95,8 @@ def decide(
         msg = f"modality {name!r}: all values are {used.flat[0]}, so there is nothing to learn"
         raise DataError(msg)
     chosen = likelihood or _suggested(used)
-    if transform not in {None, "none"} and chosen in {"categorical", "bernoulli"}:
+    scales = chosen == "continuous" or registry("likelihoods").load(chosen).is_location
+    if transform not in {None, "none"} and not scales:
         msg = f"modality {name!r} is {chosen}: its values cannot be transformed by {transform}"
         raise UsageError(msg)
     if used.dtype.kind in "SU" and chosen != "categorical":
@@ -106,6 +107,11 @@ def decide(
     found = _shaped(raw.values, used)
     if chosen == "bernoulli":
         return _bernoulli(name, raw, found, used, parts)
+    if not scales:
+        arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
+        about = {"names": np.array(raw.columns)} if raw.columns else {}
+        words = f"values {_range(used)}{found.note}, left as they are; {chosen}"
+        return Decided(Modality(name, found.values.shape[1:], chosen), arrays, about, words)
     return _continuous(name, raw, found, used, parts, likelihood, transform)
 
 

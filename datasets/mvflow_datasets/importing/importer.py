@@ -128,6 +128,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         builder=_builder(wanted, decided, rows),
         sources={file.as_posix(): checksum(file) for file in sorted(files)},
         about=about,
+        class_names=dict(enumerate(rows.classes)) if rows.labels is not None else None,
     )
     return _report(Path(path), places, raws, decided, rows, parts)
 

@@ -38,14 +38,16 @@ def coherence_bars(
     names: Sequence[str],
     references: Mapping[str, Number],
     chance: Number = None,
+    errors: Mapping[str, Sequence[Number]] | None = None,
 ) -> Figure:
     """Groups of bars, one bar a model; a dashed line where the classifier stands on real data.
 
     Args:
         scores: label of the group -> value of each model.
         names: of the models.
-        references: label of the group -> accuracy of the classifier that judges it.
+        references: label of the group -> accuracy of its classifier.
         chance: what guessing would reach.
+        errors: label of the group -> standard error of each model.
     """
     width = min(1100, max(600, 110 + len(scores) * max(76, 34 * len(names))))
     figure = new_figure(width, 310)
@@ -56,6 +58,10 @@ def coherence_bars(
         values = [row[i] for row in scores.values()]
         heights = [np.nan if v is None else v for v in values]
         axes.bar(at, heights, 0.9 * thick, color=colour(i), label=name)
+        known = [row[i] for row in (errors or {}).values()]
+        spread = [np.nan if v is None else v for v in known]
+        if spread:
+            axes.errorbar(at, heights, spread, fmt="none", ecolor=INK, elinewidth=0.8)
         if len(scores) * len(names) <= 24:
             _numbers(axes, at, values, colour(i))
     _references(axes, [references.get(label) for label in scores], chance)

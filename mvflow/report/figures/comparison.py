@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvflow.evaluation.compare import Comparison, System
+from mvflow.evaluation.compare import ComparedSystem, Comparison
 from mvflow.report.figures.canvas import INK, new_figure
 from mvflow.report.figures.charts import colour
 
@@ -22,10 +22,10 @@ PANEL, HEIGHT = 300, 236
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """Coherence and Fréchet distance of conditional and joint generation; a dot for each seed.
+    """Coherence and Fréchet distance of conditional and joint generation, with standard errors.
 
-    Left two panels: against the number of observed modalities, or of two modalities by
-    direction. Right: draws from the prior, the best at the top left.
+    There is a dot for each seed. Left two panels: against the number of observed modalities, or
+    of two modalities by direction. Right: draws from the prior, the best at the top left.
     """
     systems = comparison.measured
     network = _network(systems)
@@ -50,7 +50,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _network(systems: Sequence[System]) -> str | None:
+def _network(systems: Sequence[ComparedSystem]) -> str | None:
     """Whose features show best what rows look like: Inception's, else the autoencoders'."""
     found = {k.split("/")[1] for s in systems for k in s.values if k.startswith("frechet/")}
     known = [name for name in ("inception-v3", "autoencoder", "classifier") if name in found]
@@ -61,11 +61,12 @@ def _distance(network: str) -> str:
     return "FID" if network == "inception-v3" else f"Fréchet ({network})"
 
 
-def _conditional(axes: Axes, systems: Sequence[System], kind: str) -> None:
+def _conditional(axes: Axes, systems: Sequence[ComparedSystem], kind: str) -> None:
     keys = sorted({k for s in systems for k in s.values if k.startswith(f"{kind}/observed/")})
     is_curve = len(keys) > 1
     if not is_curve:
-        keys = sorted({k for s in systems for k in s.values if k.startswith(kind) and "->" in k})
+        found = {k for s in systems for k in s.values if k.startswith(kind) and "->" in k}
+        keys = sorted(k for k in found if "/one->" not in k)
     if not keys:
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
         axes.set_axis_off()
@@ -81,6 +82,8 @@ def _conditional(axes: Axes, systems: Sequence[System], kind: str) -> None:
         }
         line = "-" if is_curve else "none"
         axes.plot(x, heights, linestyle=line, linewidth=1.1, label=system.label, **style)
+        errors = [system.error(key) for key in keys]
+        axes.errorbar(x, heights, errors, fmt="none", ecolor=colour(i), elinewidth=0.9)
         for at, key in zip(x, keys, strict=True):
             known = system.known(key)
             axes.plot([at] * len(known), known, ".", color=colour(i), alpha=0.45, ms=3.5)
@@ -97,12 +100,12 @@ def _conditional(axes: Axes, systems: Sequence[System], kind: str) -> None:
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
 
 
-def _joint(axes: Axes, systems: Sequence[System], network: str | None) -> None:
+def _joint(axes: Axes, systems: Sequence[ComparedSystem], network: str | None) -> None:
     """Coherence against distance, or alone where no distance was measured."""
     for i, system in enumerate(systems):
-        y = system.values.get("coherence/joint", [])
-        x = system.values.get(f"frechet/{network}/joint", []) if network else [i] * len(y)
-        pairs = [(a, b) for a, b in zip(x, y, strict=False) if a is not None and b is not None]
+        y = system.known("coherence/joint")
+        x = system.known(f"frechet/{network}/joint") if network else [float(i)] * len(y)
+        pairs = list(zip(x, y, strict=False)) if len(x) == len(y) else []
         axes.plot(
             [a for a, _ in pairs], [b for _, b in pairs], linestyle="none", ms=5, alpha=0.85,
             color=colour(i), marker=MARKERS[i % len(MARKERS)],

@@ -9,13 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.report.figures.canvas import CLASS_COLOURS, INK, MUTED, new_figure
-from mvflow.report.figures.sheet import GAP, TILE, Look, Sheet
+from mvflow.report.figures.sheet import GAP, TILE, PlotSpec, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["Cloud", "Panel", "cloud_panel", "density_levels", "latent_figure", "posterior_panel"]
+__all__ = [
+    "LatentScatter",
+    "Panel",
+    "density_levels",
+    "latent_figure",
+    "posterior_panel",
+    "scatter_panel",
+]
 
 RAMPS = {0: ("#fbd0c4", "#7f0d12"), 1: ("#c9dffa", "#08306b")}
 """Light to dark of the two classes of a binary label: red and blue, as in the paper."""
@@ -25,7 +32,7 @@ WIDTH, HEIGHT = 540, 390
 """Pixels of a panel: square axes at the left, draws or a key at the right."""
 
 
-class Cloud(NamedTuple):
+class LatentScatter(NamedTuple):
     """Means of q(z|X) of test rows, in two dimensions."""
 
     z: NDArray[np.floating[Any]]
@@ -59,65 +66,65 @@ class Panel(NamedTuple):
     """The posterior of one row, and what is generated from it."""
 
     title: str
-    cloud: Cloud
+    scatter: LatentScatter
     log_density: NDArray[np.floating[Any]]
-    """(steps, steps) on an even grid over the cloud's limits; rows are z_2."""
-    given: tuple[Look, NDArray[Any]]
-    draws: tuple[Look, NDArray[Any]]
-    """Look and (n, *shape)."""
+    """(steps, steps) on an even grid over the scatter's limits; rows are z_2."""
+    given: tuple[PlotSpec, NDArray[Any]]
+    draws: tuple[PlotSpec, NDArray[Any]]
+    """PlotSpec and (n, *shape)."""
     wrong: NDArray[np.bool_] | None = None
 
 
-def colours(cloud: Cloud) -> NDArray[np.float64] | str:
+def colours(scatter: LatentScatter) -> NDArray[np.float64] | str:
     """Colour of each row: its class, made lighter or darker by the factor."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 
-    if cloud.labels is None:
+    if scatter.labels is None:
         return MUTED
-    classes = np.unique(cloud.labels)
+    classes = np.unique(scatter.labels)
     if set(classes.tolist()) <= {0, 1}:
-        unit = np.full(len(cloud.z), 0.55)
-        if cloud.factor is not None:
-            span = np.ptp(cloud.factor) or 1
-            unit = (cloud.factor - cloud.factor.min()) / span
+        unit = np.full(len(scatter.z), 0.55)
+        if scatter.factor is not None:
+            span = np.ptp(scatter.factor) or 1
+            unit = (scatter.factor - scatter.factor.min()) / span
         out = np.empty((len(unit), 4))
         for label, ramp in RAMPS.items():
-            at = cloud.labels == label
+            at = scatter.labels == label
             out[at] = LinearSegmentedColormap.from_list("", ramp)(unit[at])
         return out
     palette = to_rgba_array([CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(len(classes))])
-    return np.asarray(palette[np.searchsorted(classes, cloud.labels)])
+    return np.asarray(palette[np.searchsorted(classes, scatter.labels)])
 
 
-def cloud_panel(part: Figure | SubFigure, cloud: Cloud, title: str) -> None:
+def scatter_panel(part: Figure | SubFigure, scatter: LatentScatter, title: str) -> None:
     """Where test rows lie, with a key to the colours."""
-    axes = _square(part, cloud, title)
+    axes = _square(part, scatter, title)
     axes.scatter(
-        cloud.z[:, 0], cloud.z[:, 1], s=5, c=colours(cloud), linewidths=0, rasterized=True
+        scatter.z[:, 0], scatter.z[:, 1], s=5, c=colours(scatter), linewidths=0, rasterized=True
     )
-    _ball(axes, cloud)
-    if cloud.labels is None:
+    _ball(axes, scatter)
+    if scatter.labels is None:
         return
-    classes = [int(c) for c in np.unique(cloud.labels)]
-    if cloud.factor is not None and set(classes) <= {0, 1}:
-        _ramps(part, cloud, classes)
+    classes = [int(c) for c in np.unique(scatter.labels)]
+    if scatter.factor is not None and set(classes) <= {0, 1}:
+        _ramps(part, scatter, classes)
         return
     from matplotlib.lines import Line2D
 
-    palette = dict(zip(cloud.labels.tolist(), colours(cloud), strict=True))
+    palette = dict(zip(scatter.labels.tolist(), colours(scatter), strict=True))
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5, color=palette[c], label=cloud.names[c])
+        Line2D([], [], ls="", marker="o", ms=5, color=palette[c], label=scatter.names[c])
         for c in classes[:14]
     ]
     part.legend(handles=handles, loc="center left", bbox_to_anchor=(0.715, 0.5))
 
 
-def _ramps(part: Figure | SubFigure, cloud: Cloud, classes: Sequence[int]) -> None:
+def _ramps(part: Figure | SubFigure, scatter: LatentScatter, classes: Sequence[int]) -> None:
     """One bar of colour for each class, light to dark with the factor."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    assert cloud.factor is not None
-    low, high = cloud.factor.min(), cloud.factor.max()
+    assert scatter.factor is not None
+    low, high = scatter.factor.min(), scatter.factor.max()
     for i, label in enumerate(sorted(classes, reverse=True)):
         key = part.add_axes((0.75 + 0.1 * i, 0.3, 0.035, 0.42))
         ramp = LinearSegmentedColormap.from_list("", RAMPS[label])
@@ -127,18 +134,19 @@ def _ramps(part: Figure | SubFigure, cloud: Cloud, classes: Sequence[int]) -> No
         key.set_yticks([low, high] if i == len(classes) - 1 else [])
         key.yaxis.tick_right()
         key.spines[:].set_visible(False)
-        key.set_title(cloud.names[label], fontsize=8, pad=5)
-    words = cloud.factor_name.replace("_", " ")
-    part.text(0.75, 0.25, f"dark = large\n{words}", va="top", color=MUTED, fontsize=8)
+        key.set_title(scatter.names[label], fontsize=8, pad=5)
+    part.text(
+        0.75, 0.25, f"dark = large\n{scatter.factor_name}", va="top", color=MUTED, fontsize=8
+    )
 
 
 def posterior_panel(part: Figure | SubFigure, panel: Panel) -> None:
-    """Density of one posterior over the faint cloud, its row, and eight draws."""
-    axes, z = _square(part, panel.cloud, panel.title), panel.cloud.z
-    axes.scatter(z[:, 0], z[:, 1], s=4, c=colours(panel.cloud), alpha=0.22, linewidths=0,
+    """Density of one posterior over the faint scatter, its row, and eight draws."""
+    axes, z = _square(part, panel.scatter, panel.title), panel.scatter.z
+    axes.scatter(z[:, 0], z[:, 1], s=4, c=colours(panel.scatter), alpha=0.22, linewidths=0,
                  rasterized=True)  # fmt: skip
     levels = density_levels(panel.log_density)
-    (left, right), (bottom, top) = panel.cloud.limits()
+    (left, right), (bottom, top) = panel.scatter.limits()
     steps = panel.log_density.shape[0]
     across, up = np.linspace(left, right, steps), np.linspace(bottom, top, steps)
     if len(levels) > 1:
@@ -153,7 +161,7 @@ def posterior_panel(part: Figure | SubFigure, panel: Panel) -> None:
             linewidths=0.7,
             linestyles="solid",
         )
-    _ball(axes, panel.cloud)
+    _ball(axes, panel.scatter)
     _inset(part, panel)
     _strip(part, panel)
 
@@ -176,57 +184,59 @@ def density_levels(log_density: NDArray[np.floating[Any]]) -> list[float]:
     return sorted({level for level in levels if np.isfinite(level)})
 
 
-def _square(part: Figure | SubFigure, cloud: Cloud, title: str) -> Axes:
+def _square(part: Figure | SubFigure, scatter: LatentScatter, title: str) -> Axes:
     axes: Axes = part.add_axes((0.097, 0.105, 0.6, 0.6 * WIDTH / HEIGHT))
-    (left, right), (bottom, top) = cloud.limits()
+    (left, right), (bottom, top) = scatter.limits()
     axes.set(xlim=(left, right), ylim=(bottom, top))
-    axes.set_xlabel(cloud.axis_labels[0], labelpad=1)
-    axes.set_ylabel(cloud.axis_labels[1], labelpad=1)
+    axes.set_xlabel(scatter.axis_labels[0], labelpad=1)
+    axes.set_ylabel(scatter.axis_labels[1], labelpad=1)
     axes.locator_params(nbins=6)
     axes.set_title(title, loc="left", fontweight="bold", color=INK)
     return axes
 
 
-def _ball(axes: Axes, cloud: Cloud) -> None:
+def _ball(axes: Axes, scatter: LatentScatter) -> None:
     from matplotlib.patches import Circle
 
-    (left, right), (bottom, top) = cloud.limits()
+    (left, right), (bottom, top) = scatter.limits()
     corner = float(np.hypot(max(-left, right), max(-bottom, top)))  # the farthest from 0
-    if cloud.square and cloud.radius < corner:
-        axes.add_patch(Circle((0, 0), cloud.radius, fill=False, ec=MUTED, lw=0.6, ls=(0, (4, 3))))
+    if scatter.square and scatter.radius < corner:
+        axes.add_patch(
+            Circle((0, 0), scatter.radius, fill=False, ec=MUTED, lw=0.6, ls=(0, (4, 3)))
+        )
 
 
 def _inset(part: Figure | SubFigure, panel: Panel) -> None:
-    look, value = panel.given
-    sheet = Sheet(look.width, TILE)
-    sheet.place(look, value, 0, 0)
+    spec, value = panel.given
+    sheet = Sheet(spec.width, TILE)
+    sheet.place(spec, value, 0, 0)
     height = 0.15
-    width = height * HEIGHT / WIDTH * look.width / TILE
+    width = height * HEIGHT / WIDTH * spec.width / TILE
     axes = part.add_axes((0.107, 0.105 + 0.6 * WIDTH / HEIGHT - height - 0.012, width, height))
     sheet.draw(axes)
 
 
 def _strip(part: Figure | SubFigure, panel: Panel) -> None:
-    look, values = panel.draws
-    columns = 2 if look.width <= TILE else 1
+    spec, values = panel.draws
+    columns = 2 if spec.width <= TILE else 1
     rows = -(-len(values) // columns)
-    sheet = Sheet(columns * (look.width + GAP) + GAP, rows * (TILE + GAP) + GAP)
+    sheet = Sheet(columns * (spec.width + GAP) + GAP, rows * (TILE + GAP) + GAP)
     for i, value in enumerate(values):
-        x = GAP + i % columns * (look.width + GAP)
+        x = GAP + i % columns * (spec.width + GAP)
         y = GAP + i // columns * (TILE + GAP)
-        sheet.place(look, value, x, y, wrong=panel.wrong is not None and bool(panel.wrong[i]))
+        sheet.place(spec, value, x, y, wrong=panel.wrong is not None and bool(panel.wrong[i]))
     axes = part.add_axes((0.705, 0.105, 0.29, 0.6 * WIDTH / HEIGHT))
     sheet.draw(axes)
 
 
-def latent_figure(cloud: Cloud, title: str, panels: Sequence[Panel]) -> Figure:
+def latent_figure(scatter: LatentScatter, title: str, panels: Sequence[Panel]) -> Figure:
     """All panels in one figure, two to a line, lettered as in the paper."""
     count = 1 + len(panels)
     columns = min(2, count)
     rows = -(-count // columns)
     figure = new_figure(columns * WIDTH, rows * HEIGHT)
     parts = np.ravel(figure.subfigures(rows, columns, squeeze=False))
-    cloud_panel(parts[0], cloud, f"a) {title}")
+    scatter_panel(parts[0], scatter, f"a) {title}")
     for i, panel in enumerate(panels):
         letter = chr(ord("b") + i)
         posterior_panel(parts[1 + i], panel._replace(title=f"{letter}) {panel.title}"))

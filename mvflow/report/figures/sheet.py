@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from mvflow.core import Modality
 
-__all__ = ["GAP", "TILE", "Look", "Sheet", "look_of"]
+__all__ = ["GAP", "TILE", "PlotSpec", "Sheet", "plot_spec"]
 
 TILE, GAP = 72, 6
 """Pixels of a small picture, and between two of them, at twice the size of the page."""
 
 
-class Look(NamedTuple):
+class PlotSpec(NamedTuple):
     """How rows of a modality are drawn."""
 
     kind: Literal["image", "curve", "bars"]
@@ -34,25 +34,25 @@ class Look(NamedTuple):
     """Pixels across."""
 
 
-def look_of(modality: Modality, real: NDArray[Any]) -> Look:
+def plot_spec(modality: Modality, real: NDArray[Any]) -> PlotSpec:
     """How to draw a modality, on a scale that real rows fill.
 
     Examples:
         >>> from mvflow.core import Modality
-        >>> look_of(Modality("m", (1, 28, 28)), np.zeros((4, 1, 28, 28), np.uint8)).kind
+        >>> plot_spec(Modality("m", (1, 28, 28)), np.zeros((4, 1, 28, 28), np.uint8)).kind
         'image'
     """
     shape = modality.shape
     if modality.likelihood == "categorical":
-        return Look("bars", shape, 0.0, 1.0, TILE)
+        return PlotSpec("bars", shape, 0.0, 1.0, TILE)
     values = np.asarray(real, np.float64) / (255 if real.dtype == np.uint8 else 1)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)):
         low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
         width = round(TILE * min(max(shape[-1] / shape[-2], 0.4), 2.5))
-        return Look("image", shape, low, max(high, low + 1e-9), width)
+        return PlotSpec("image", shape, low, max(high, low + 1e-9), width)
     margin = 0.08 * (high - low) or 1.0
-    return Look("curve", shape, low - margin, high + margin, round(1.4 * TILE))
+    return PlotSpec("curve", shape, low - margin, high + margin, round(1.4 * TILE))
 
 
 class Sheet:
@@ -71,26 +71,26 @@ class Sheet:
         self.labels: list[tuple[float, float, str, dict[str, Any]]] = []
 
     def place(
-        self, look: Look, value: NDArray[Any], x: int, y: int, *, wrong: bool = False
+        self, spec: PlotSpec, value: NDArray[Any], x: int, y: int, *, wrong: bool = False
     ) -> None:
         """Put one row of a modality with its upper left corner at (x, y)."""
-        box = self.pixels[y : y + TILE, x : x + look.width]
-        if look.kind == "image":
-            picture = _picture(look, value)
-            top, left = (box.shape[0] - len(picture)) // 2, (look.width - picture.shape[1]) // 2
+        box = self.pixels[y : y + TILE, x : x + spec.width]
+        if spec.kind == "image":
+            picture = _picture(spec, value)
+            top, left = (box.shape[0] - len(picture)) // 2, (spec.width - picture.shape[1]) // 2
             box[top : top + len(picture), left : left + picture.shape[1]] = picture
         else:
             box[:] = 243
-            levels = _levels(look, value)
-            across = x + 4 + (look.width - 8) * (np.arange(len(levels)) + 0.5) / len(levels)
+            levels = _levels(spec, value)
+            across = x + 4 + (spec.width - 8) * (np.arange(len(levels)) + 0.5) / len(levels)
             down = y + TILE - 4 - (TILE - 8) * levels
             points = np.stack([across, down], -1)
-            if look.kind == "curve":
+            if spec.kind == "curve":
                 self.lines.append(points)
             else:
                 self.bars += [np.array([[a, y + TILE - 4], [a, d]]) for a, d in points]
         if wrong:
-            self.frames.append((x, y, look.width, TILE))
+            self.frames.append((x, y, spec.width, TILE))
 
     def label(self, x: float, y: float, words: str, **options: Any) -> None:
         """Write words; options are those of matplotlib's `text`."""
@@ -123,24 +123,24 @@ class Sheet:
         return figure
 
 
-def _levels(look: Look, value: NDArray[Any]) -> NDArray[np.float64]:
+def _levels(spec: PlotSpec, value: NDArray[Any]) -> NDArray[np.float64]:
     """Heights of a curve or of bars, 0 to 1; a class is drawn as its indicator."""
-    if look.kind == "bars" and value.ndim == 0:
-        value = np.eye(look.shape[0])[int(value)]
-    unit = (np.ravel(value).astype(np.float64) - look.low) / (look.high - look.low)
+    if spec.kind == "bars" and value.ndim == 0:
+        value = np.eye(spec.shape[0])[int(value)]
+    unit = (np.ravel(value).astype(np.float64) - spec.low) / (spec.high - spec.low)
     return np.clip(np.nan_to_num(unit), 0, 1)
 
 
-def _picture(look: Look, value: NDArray[Any]) -> NDArray[np.uint8]:
+def _picture(spec: PlotSpec, value: NDArray[Any]) -> NDArray[np.uint8]:
     """RGB picture that fits into a tile; pixels stay sharp."""
     from PIL import Image
 
     scaled = value / 255 if value.dtype == np.uint8 else value
-    grey = np.clip((np.asarray(scaled, np.float64) - look.low) / (look.high - look.low), 0, 1)
+    grey = np.clip((np.asarray(scaled, np.float64) - spec.low) / (spec.high - spec.low), 0, 1)
     image = np.round(255 * np.nan_to_num(grey)).astype(np.uint8)
     image = np.moveaxis(image if image.ndim == 3 else image[None], 0, -1)
     rgb = np.broadcast_to(image, (*image.shape[:2], 3))
-    scale = min(TILE / rgb.shape[0], look.width / rgb.shape[1])
+    scale = min(TILE / rgb.shape[0], spec.width / rgb.shape[1])
     size = (max(1, round(scale * rgb.shape[1])), max(1, round(scale * rgb.shape[0])))
     times = max(1, round(4 * scale))
     large = rgb.repeat(times, 0).repeat(times, 1)

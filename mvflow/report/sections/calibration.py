@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mvflow.report.entry import Entry
 from mvflow.report.figures.calibration import coverage_curves, rank_histograms
 from mvflow.report.markup import HTML, join, section, table, tag
 from mvflow.report.sections.context import Context, figures
 
+if TYPE_CHECKING:
+    from mvflow.evaluation import Calibration
+    from mvflow.evaluation.result import SubsetCalibration
+
 __all__ = ["calibration"]
 
-MOST_SHOWN = 12
+MAX_SHOWN = 12
 """Of more subsets, the histograms of those that are worst calibrated are shown."""
 
 INTRO = (
@@ -29,55 +33,49 @@ CURVES = (
 
 def calibration(context: Context) -> HTML:
     """A verdict on each subset's posterior; nothing if no model was diagnosed."""
-    known = [entry for entry in context.entries if _found(entry)]
+    known = [(e, e.calibration) for e in context.entries if e.calibration is not None]
     if not known:
         return join([])
     parts: list[HTML] = [tag("p", INTRO)]
-    for entry in known:
-        parts += [tag("h3", entry.name), tag("p", _scope(entry)), _table(entry)]
-        parts += _figures(context, entry)
+    for entry, found in known:
+        parts += [tag("h3", entry.name), tag("p", _scope(found)), _table(found)]
+        parts += _figures(context, entry, _subsets(found))
     return section("calibration", "Are the posteriors right?", *parts)
 
 
-def _found(entry: Entry) -> dict[str, Any]:
-    return (entry.metrics or {}).get("calibration") or {}
-
-
-def _scope(entry: Entry) -> str:
-    found = _found(entry)
-    words = f"{found['rows']} rows. {found['meaning']}"
-    if found["outside_ball"] > 0.01:
+def _scope(found: Calibration) -> str:
+    words = f"{found.rows} rows. {found.meaning}"
+    if found.outside_ball > 0.01:
         words += (
-            f" {100 * found['outside_ball']:.0f} % of the true values lie outside the ball within "
+            f" {100 * found.outside_ball:.0f} % of the true values lie outside the ball within "
             "which z is drawn, and cannot be found."
         )
     return words
 
 
-def _subsets(entry: Entry) -> dict[str, dict[str, Any]]:
+def _subsets(found: Calibration) -> dict[str, SubsetCalibration]:
     """What was found of each subset, the small ones first."""
-    found: dict[str, dict[str, Any]] = _found(entry)["subsets"]
-    return dict(sorted(found.items(), key=lambda item: (len(item[1]["given"]), item[0])))
+    return dict(sorted(found.subsets.items(), key=lambda item: (len(item[1].given), item[0])))
 
 
-def _table(entry: Entry) -> HTML:
-    subsets = _subsets(entry)
-    levels = list(next(iter(subsets.values()))["coverage"])
+def _table(calibration: Calibration) -> HTML:
+    subsets = _subsets(calibration)
+    levels = list(next(iter(subsets.values())).coverage)
     claimed = " · ".join(f"{100 * float(c):g}" for c in levels)
     header = ["given", f"{claimed} % intervals hold", "test", "verdict", "what to do"]
     rows = []
     for name, found in subsets.items():
-        held = " · ".join(f"{100 * _mean(found['coverage'][c]):.0f}" for c in levels)
+        held = " · ".join(f"{100 * _mean(found.coverage[c]):.0f}" for c in levels)
         rows.append([
             name.replace("+", " + "),
             tag("td", f"{held} %", class_="number"),
-            tag("td", f"p {_p_value(found['p_value'])}", class_="number"),
-            _pill(found["verdict"]),
+            tag("td", f"p {_p_value(found.p_value)}", class_="number"),
+            _pill(found.verdict),
             _advice(found),
         ])  # fmt: skip
     caption = (
         "Share of true values in central intervals that claim 50, 80 and 95 % (mean over z); p is "
-        f"corrected for {_found(entry)['tests']} tests."
+        f"corrected for {calibration.tests} tests."
     )
     return table(header, rows, caption, "words")
 
@@ -96,31 +94,28 @@ def _pill(verdict: str) -> HTML:
     return tag("span", verdict, class_=f"pill {verdict.replace(' ', '-')}")
 
 
-def _advice(found: dict[str, Any]) -> HTML:
-    sampler = found["sampler"]
-    if sampler.get("verdict", "good") == "good":
-        return join([found["advice"]])
-    return join(
-        [found["advice"], tag("br"), f"Sampler, {sampler['verdict']}: ", sampler["advice"]]
-    )
+def _advice(found: SubsetCalibration) -> HTML:
+    sampler = found.sampler
+    if sampler.verdict == "good":
+        return join([found.advice])
+    return join([found.advice, tag("br"), f"Sampler, {sampler.verdict}: ", sampler.advice])
 
 
-def _figures(context: Context, entry: Entry) -> list[HTML]:
-    subsets = _subsets(entry)
-    worst = sorted(subsets, key=lambda name: subsets[name]["p_value"])[:MOST_SHOWN]
+def _figures(context: Context, entry: Entry, subsets: dict[str, SubsetCalibration]) -> list[HTML]:
+    worst = sorted(subsets, key=lambda name: subsets[name].p_value)[:MAX_SHOWN]
     shown = {name: found for name, found in subsets.items() if name in worst}
-    said = "; ".join(f"given {name}: {found['kind']}" for name, found in shown.items())
+    said = "; ".join(f"given {name}: {found.kind}" for name, found in shown.items())
     covered = "; ".join(
-        f"given {name}: {100 * _mean(found['coverage']['0.8']):.0f} %"
+        f"given {name}: {100 * _mean(found.coverage['0.8']):.0f} %"
         for name, found in subsets.items()
     )
-    histograms = context.album.show(
+    histograms = context.figures.show(
         rank_histograms(shown), f"calibration-ranks-{entry.name}",
         f"Histograms of the ranks of true values of z by {entry.name}; {said}.",
         "Ranks of true values among draws, the worst coordinate of z for each subset.",
         vector=True,
     )  # fmt: skip
-    curves = context.album.show(
+    curves = context.figures.show(
         coverage_curves(subsets), f"calibration-coverage-{entry.name}",
         f"Coverage of intervals and distribution of ranks by {entry.name}. Intervals that claim "
         f"80 % hold, {covered}.", CURVES, vector=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from mvflow.report.entry import Entry
@@ -13,7 +14,7 @@ from mvflow.report.words import readings
 __all__ = ["facts", "reading"]
 
 LOW_ACCURACY = 0.9
-"""Below this, a classifier is too weak to judge generated rows by."""
+"""Below this, a classifier is too weak to measure generated rows by."""
 
 
 def reading(context: Context) -> HTML:
@@ -27,9 +28,7 @@ def _card(entry: Entry) -> HTML:
     items = [
         tag("li", tag("b", number), tag("span", sentence)) for number, sentence in readings(entry)
     ]
-    what = f"{entry.model}, {entry.family}"
-    if entry.projector:
-        what += f", {entry.projector}"
+    what = ", ".join(entry.facts[k] for k in ("system", "posterior") if k in entry.facts)
     body: list[object] = [tag("h3", entry.name, " ", tag("small", what))]
     if items:
         body.append(tag("ul", *items))
@@ -44,8 +43,9 @@ def _trust(entry: Entry) -> HTML:
     """The worst verdict on the sampler, with a link to the details."""
     assert entry.metrics is not None
     sampler = entry.estimator.config.sampler
-    found = checks(entry.metrics, sampler.chains, sampler.draws)
-    label = "Sampler of products: "
+    chains, draws = (getattr(sampler, key, 0) for key in ("chains", "draws"))
+    found = checks(entry.metrics, chains, draws)
+    label = "Sampler of subsets: "
     if len(entry.names) < 3:  # it is never needed there
         found, label = found[-1:], "Draws given one modality: "
     order = ("good", "look closer", "do not trust")
@@ -56,17 +56,17 @@ def _trust(entry: Entry) -> HTML:
 
 def _comparison(context: Context) -> list[HTML]:
     """Which model has the best conditional coherence, if the difference is more than chance."""
-    means = {
-        e.name: e.metrics["coherence"]["conditional_by_observed"]["1"]
+    found = {
+        e.name: e.metrics.coherence.conditional_by_observed[1]
         for e in context.entries
-        if e.metrics is not None and "1" in _by_observed(e)
+        if e.metrics and e.metrics.coherence and e.metrics.coherence.conditional_by_observed
     }
-    if len(means) < 2:
+    if len(found) < 2:
         return []
-    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-    rows = min(e.metrics["rows"] for e in context.entries if e.metrics is not None)
-    middle = (means[best] + means[worst]) / 2
-    noise = 2 * (2 * middle * (1 - middle) / rows) ** 0.5
+    best = max(found, key=lambda name: found[name].mean)
+    worst = min(found, key=lambda name: found[name].mean)
+    means = {name: one.mean for name, one in found.items()}
+    noise = 2 * math.hypot(found[best].standard_error, found[worst].standard_error)
     text = (
         f"Generating one modality from another, {best} keeps the class most often "
         f"({100 * means[best]:.1f} %) and {worst} least often ({100 * means[worst]:.1f} %), mean "
@@ -76,18 +76,11 @@ def _comparison(context: Context) -> list[HTML]:
     return [tag("p", text)]
 
 
-def _by_observed(entry: Entry) -> dict[str, float]:
-    found: dict[str, float] = (
-        (entry.metrics or {}).get("coherence", {}).get("conditional_by_observed", {})
-    )
-    return found
-
-
 def _warnings(context: Context) -> list[HTML]:
     weak = {
         name: accuracy
         for entry in context.entries
-        for name, accuracy in (entry.metrics or {}).get("classifiers", {}).items()
+        for name, accuracy in (entry.metrics.classifiers if entry.metrics else {}).items()
         if accuracy < LOW_ACCURACY
     }
     return [
@@ -104,7 +97,12 @@ def _warnings(context: Context) -> list[HTML]:
 def facts(context: Context) -> HTML:
     """What was trained on what: a row a fact, a column a model; equal facts are said once."""
     rows = []
-    for label, find in FACTS.items():
+    own = dict.fromkeys(key for entry in context.entries for key in entry.facts)
+    every: list[tuple[str, Callable[[Entry], str]]] = [
+        *((key, lambda e, key=key: e.facts.get(key, "")) for key in own),
+        *FACTS.items(),
+    ]
+    for label, find in every:
         found = [find(entry) for entry in context.entries]
         if not any(found):
             continue
@@ -130,37 +128,18 @@ def _rows(entry: Entry) -> str:
 def _modalities(entry: Entry) -> HTML:
     lines = []
     for m in entry.modalities:
-        scale = f" (scale {m.scale:g})" if m.likelihood in ("normal", "laplace") else ""
+        settings = m.likelihood_part.model_dump().items()
+        listed = ", ".join(f"{key} {value}" for key, value in settings)
         shape = " × ".join(map(str, m.shape))
-        lines.append(tag("div", f"{m.name}: {shape}, {m.likelihood}{scale}"))
+        suffix = f" ({listed})" if listed else ""
+        lines.append(tag("div", f"{m.name}: {shape}, {m.kind}{suffix}"))
     return join(lines)
-
-
-def _beta(entry: Entry) -> str:
-    joint = entry.estimator.config.joint
-    if joint.beta_start is None or joint.beta_start == joint.beta:
-        return f"{joint.beta:g}"
-    share = f"over the first {100 * joint.anneal:.0f} % of the joint stage"
-    return f"{joint.beta:g}, from {joint.beta_start:g} {share}"
-
-
-def _posterior(entry: Entry) -> str:
-    flows = entry.estimator.config.flows
-    if flows.posterior == "gaussian":
-        return "Gaussian"
-    return f"{entry.family}, {flows.transforms} transforms"
-
-
-def _projector(entry: Entry) -> str:
-    if not entry.is_shared:
-        return ""
-    return f"{entry.projector}, dimension {entry.estimator.config.projectors.dim}"
 
 
 def _seconds(entry: Entry) -> HTML:
     stages = entry.manifest.get("stages", {})
-    order = [s for s in ("projectors", "joint", "flows") if s in stages]
-    order += [s for s in stages if s not in order]
+    names = entry.estimator.stage_names
+    order = [*(s for s in names if s in stages), *(s for s in stages if s not in names)]
     return join(
         tag(
             "div", f"{s}: {_duration(stages[s]['seconds'])}, {stages[s].get('epochs', '?')} epochs"
@@ -189,15 +168,11 @@ def _versions(entry: Entry) -> str:
 
 
 FACTS: dict[str, Callable[[Entry], str]] = {
-    "model": lambda e: e.model,
     "recipe": lambda e: e.estimator.config.recipe,
     "data": _data,
     "rows": _rows,
     "modalities": _modalities,
-    "latent dimension": lambda e: str(e.estimator.config.latent_dim),
-    "beta": _beta,
-    "posteriors": _posterior,
-    "projectors": _projector,
+    "latent dimension": lambda e: str(e.estimator.latent_dim),
     "seed": lambda e: str(e.estimator.config.seed),
     "device": _device,
     "training time": _seconds,

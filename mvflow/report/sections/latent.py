@@ -8,61 +8,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import derive_seed, generator
-from mvflow.report.entry import Entry, class_name, titles
+from mvflow.core import UsageError, class_name, derive_seed, factor_name, generator
+from mvflow.report.entry import Entry, titles
 from mvflow.report.figures.canvas import new_figure
 from mvflow.report.figures.latent import (
     HEIGHT,
     WIDTH,
-    Cloud,
+    LatentScatter,
     Panel,
-    cloud_panel,
     latent_figure,
     posterior_panel,
+    scatter_panel,
 )
 from mvflow.report.markup import HTML, section, tag
 from mvflow.report.sections.context import Context, figures
 
 __all__ = ["latent_space"]
 
-MOST_ROWS, STEPS, DRAWS = 3000, 160, 8
+MAX_ROWS, STEPS, DRAWS = 3000, 160, 8
 
 
 def latent_space(context: Context) -> HTML:
     """Where rows lie in the latent space, and where each model's posterior puts one row."""
-    groups: list[tuple[Cloud, list[int]]] = []
+    groups: list[tuple[LatentScatter, list[int]]] = []
     for i, entry in enumerate(context.entries):
-        cloud = _cloud(entry, context.seed)
-        same = [g for c, g in groups if c.z.shape == cloud.z.shape and np.allclose(c.z, cloud.z)]
+        scatter = _scatter(entry, context.seed)
+        same = [
+            g for c, g in groups if c.z.shape == scatter.z.shape and np.allclose(c.z, scatter.z)
+        ]
         if same:
             same[0].append(i)
         else:
-            groups.append((cloud, [i]))
-    parts = [_group(context, cloud, members) for cloud, members in groups]
+            groups.append((scatter, [i]))
+    parts = [_group(context, scatter, members) for scatter, members in groups]
     return section("latent", "Latent space", *parts)
 
 
-def _group(context: Context, cloud: Cloud, members: Sequence[int]) -> HTML:
+def _group(context: Context, scatter: LatentScatter, members: Sequence[int]) -> HTML:
     """Models with one latent space between them."""
     entry = context.entries[members[0]]
     names = ", ".join(context.names[i] for i in members)
     figure = new_figure(WIDTH, HEIGHT)
-    cloud_panel(figure, cloud, "Latent space")
-    alt = f"Latent space of {names}: {len(cloud.z)} test rows, coloured by class."
-    first = context.album.show(figure, f"latent-{names}", alt, _key(cloud, names))
-    if entry.estimator.config.latent_dim != 2 or len(entry.names) < 2:
+    scatter_panel(figure, scatter, "Latent space")
+    alt = f"Latent space of {names}: {len(scatter.z)} test rows, coloured by class."
+    first = context.figures.show(figure, f"latent-{names}", alt, _key(scatter, names))
+    if entry.estimator.latent_dim != 2 or len(entry.names) < 2:
         return figures(first, kind="large")
     given, target = entry.names[:2]
     row = _chosen_row(entry, given)
     headings = titles(context.entries)
-    panels = [
-        _panel(context, context.entries[i], cloud, row, headings[i])
+    made = [
+        _panel(context, context.entries[i], scatter, row, headings[i])
         for i in members
         if context.entries[i].names[:2] == entry.names[:2]
     ]
+    panels = [panel for panel in made if panel is not None]
     shown = [first, *(_show(context, p, given, target) for p in panels)]
-    if context.album.folder is not None:
-        context.album.keep(latent_figure(cloud, "latent space", panels), f"figure-2-{names}")
+    if context.figures.folder is not None:
+        context.figures.keep(latent_figure(scatter, "latent space", panels), f"figure-2-{names}")
     return tag(
         "div", tag("p", _explanation(context, given, target)), figures(*shown, kind="large")
     )
@@ -80,12 +83,12 @@ def _show(context: Context, panel: Panel, given: str, target: str) -> HTML:
         count = int(panel.wrong.sum())
         alt += f" {count} of {DRAWS} draws are of another class."
         caption += (f" {count} of {DRAWS} draws are of another class." if count else "",)
-    return context.album.show(figure, f"posterior-{panel.title}", alt, tag("span", *caption))
+    return context.figures.show(figure, f"posterior-{panel.title}", alt, tag("span", *caption))
 
 
 def _explanation(context: Context, given: str, target: str) -> str:
     text = (
-        f"Each dot is a test row, placed by the joint encoder. The contours show where a model "
+        f"Each dot is a test row. The contours show where a model "
         f"believes the row to lie when it sees only the {given} at the top left; they hold 20 to "
         f"99 % of the density. It should cover the dots of such rows and nothing else. At the "
         f"right, eight draws of {target}. Nothing is drawn outside a ball, whose edge is dashed "
@@ -96,35 +99,37 @@ def _explanation(context: Context, given: str, target: str) -> str:
     return text
 
 
-def _key(cloud: Cloud, names: str) -> HTML:
-    words = "means of q(z|X) of test rows"
-    if cloud.labels is not None:
+def _key(scatter: LatentScatter, names: str) -> HTML:
+    words = "test rows, at the means of q(z|X) or at draws where it has none"
+    if scatter.labels is not None:
         words += ", coloured by class"
-    if cloud.factor is not None:
-        words += f", darker with a larger {cloud.factor_name.replace('_', ' ')}"
+    if scatter.factor is not None:
+        words += f", darker with a larger {scatter.factor_name}"
     return tag("span", tag("b", names), f": {words}.")
 
 
-def _cloud(entry: Entry, seed: int) -> Cloud:
-    rows = generator(seed, "report cloud").permutation(len(entry.test))[:MOST_ROWS]
+def _scatter(entry: Entry, seed: int) -> LatentScatter:
+    rows = generator(seed, "report cloud").permutation(len(entry.test))[:MAX_ROWS]
     taken = entry.test.take(rows)
-    mean, _ = entry.estimator.encode({name: taken[name] for name in entry.names})
+    x = {name: taken[name] for name in entry.names}
+    estimator = entry.estimator
+    z = estimator.encode(x)[0] if estimator.can_encode else estimator.draw(x, seed=seed).z[0]
     labels = None if entry.test.labels is None else entry.test.labels[rows]
     factor = _factor(entry)
     names = (
-        {int(c): class_name(entry.store, int(c)) for c in np.unique(labels)}
+        {int(c): class_name(entry.test, int(c)) for c in np.unique(labels)}
         if labels is not None
         else {}
     )
-    cloud = Cloud(
-        mean,
+    scatter = LatentScatter(
+        z,
         labels,
         names,
         None if factor is None else np.asarray(entry.test.factors[factor])[rows],
-        factor or "",
-        float(entry.estimator.model_.joint.radius),
+        factor_name(entry.test, factor) if factor else "",
+        entry.estimator.radius,
     )
-    return cloud if mean.shape[1] == 2 else _principal(cloud)
+    return scatter if z.shape[1] == 2 else _principal(scatter)
 
 
 def _factor(entry: Entry) -> str | None:
@@ -137,20 +142,20 @@ def _factor(entry: Entry) -> str | None:
     return next(iter(own + plain), None)
 
 
-def _principal(cloud: Cloud) -> Cloud:
+def _principal(scatter: LatentScatter) -> LatentScatter:
     """The two directions in which rows spread the most."""
-    z = cloud.z - cloud.z.mean(0)
+    z = scatter.z - scatter.z.mean(0)
     _, spread, axes = np.linalg.svd(z, full_matrices=False)
     share = spread**2 / max(float((spread**2).sum()), 1e-12)
     plane: NDArray[Any] = np.zeros((len(z), 2))
     used = min(2, len(axes))
     plane[:, :used] = z @ axes[:used].T
     labels = [f"principal component {k + 1} ({100 * s:.0f} %)" for k, s in enumerate(share[:2])]
-    return cloud._replace(z=plane, axis_labels=(labels[0], (labels + [""])[1]), square=False)
+    return scatter._replace(z=plane, axis_labels=(labels[0], (labels + [""])[1]), square=False)
 
 
 def _chosen_row(entry: Entry, given: str) -> int:
-    """A large row of class 1 if sizes are known (paper: a large full square), else the first."""
+    """The row of class 1 with the largest factor, as in the paper; else the first."""
     factor = _factor(entry)
     if factor is None or entry.test.labels is None:
         return 0
@@ -158,23 +163,29 @@ def _chosen_row(entry: Entry, given: str) -> int:
     return int(np.argmax(size))
 
 
-def _panel(context: Context, entry: Entry, cloud: Cloud, row: int, title: str) -> Panel:
+def _panel(
+    context: Context, entry: Entry, scatter: LatentScatter, row: int, title: str
+) -> Panel | None:
+    """Posterior of one row; None where it has no density."""
     given, target = entry.names[:2]
     x = entry.test.take([row])[given]
-    (left, right), (bottom, top) = cloud.limits()
+    (left, right), (bottom, top) = scatter.limits()
     across, up = np.linspace(left, right, STEPS), np.linspace(bottom, top, STEPS)
     grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 1, 2)
-    density = entry.estimator.posterior_log_prob(grid, {given: x}).reshape(STEPS, STEPS)
-    density = np.where(np.hypot(*np.meshgrid(across, up)) <= cloud.radius, density, -np.inf)
+    try:
+        density = entry.estimator.posterior_log_prob(grid, {given: x}).reshape(STEPS, STEPS)
+    except UsageError:
+        return None
+    density = np.where(np.hypot(*np.meshgrid(across, up)) <= scatter.radius, density, -np.inf)
     seed = derive_seed(context.seed, "report", "panel")
     draws = entry.estimator.generate({given: x}, DRAWS, targets=[target], seed=seed)[target]
     labels = None if entry.test.labels is None else entry.test.labels[[row]]
     wrong = context.wrong(target, draws, labels)
     return Panel(
         title,
-        cloud,
+        scatter,
         density,
-        (context.look(entry, given), x[0]),
-        (context.look(entry, target), draws[:, 0]),
+        (context.spec(entry, given), x[0]),
+        (context.spec(entry, target), draws[:, 0]),
         None if wrong is None else wrong[:, 0],
     )

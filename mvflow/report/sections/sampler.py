@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mvflow.report.entry import Entry
-from mvflow.report.markup import HTML, join, section, table, tag
+from mvflow.report.markup import HTML, join, section, table, tag, text
 from mvflow.report.sections.context import Context
 from mvflow.report.verdicts import Check, checks
 
@@ -37,6 +37,9 @@ def sampler(context: Context) -> HTML:
 
 
 def _scope(context: Context) -> HTML:
+    measured = [e.metrics for e in context.entries if e.metrics is not None]
+    if measured and all(m.sampler.method == "exact" for m in measured):
+        return text("All draws are exact: no sampler is needed.")
     two = all(len(e.names) <= 2 for e in context.entries)
     first = (
         "Draws given a single modality, and draws given all of them, are exact: no chain is run. "
@@ -45,15 +48,15 @@ def _scope(context: Context) -> HTML:
         return join([
             first,
             tag("strong", "With two modalities the sampler is therefore never needed. "),
-            "It is checked here only on the product of all modalities, a stand-in for what "
-            "happens with three or more; a poor verdict on it says nothing against the samples "
-            "above. ",
+            "It is checked here only on the rule for subsets with all modalities given, a "
+            "stand-in for what happens with three or more; a poor verdict on it says nothing "
+            "against the samples above. ",
             WIDE,
         ])  # fmt: skip
     return join([
         first,
-        "Draws given several, but not all, come from a Markov chain on the product of the "
-        "experts. The numbers below are of the product of all modalities, for some test rows. ",
+        "Draws given several, but not all, come from a sampler. The numbers below are of the rule "
+        "for subsets with all modalities given, for some test rows. ",
         WIDE,
     ])  # fmt: skip
 
@@ -62,13 +65,13 @@ def _verdicts(entry: Entry) -> HTML:
     assert entry.metrics is not None
     settings = entry.estimator.config.sampler
     rows = [_row(check) for check in checks(entry.metrics, settings.chains, settings.draws)]
-    found = entry.metrics.get("sampler", {})
+    found = entry.metrics.sampler
     effort = (
         f"{settings.chains} chains of {settings.draws} steps after {settings.warmup} of warm-up"
     )
-    if found.get("method") == "sir":
+    if found.method == "sir":
         effort = f"{settings.candidates} candidates of each expert"
-    caption = f"{found.get('name', settings.name)}, {found.get('rows', 0)} rows, {effort}."
+    caption = f"{found.name}, {found.rows} rows, {effort}."
     return table(["check", "value", "verdict", "what to do"], rows, caption, "words")
 
 

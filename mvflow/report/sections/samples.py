@@ -34,29 +34,25 @@ def samples(context: Context) -> HTML:
         tag("p", PRIOR_WORDS + _priors(context)),
     ]
     parts.append(_strips(context, _prior, "samples-prior", "Draws from the prior of", 1))
-    parts += [tag("h3", "Reconstruction"), tag("p", REBUILT_WORDS)]
+    parts += [tag("h3", "Reconstruction"), tag("p", RECONSTRUCTION_WORDS)]
     what = f"{ROWS} test rows and their reconstructions by"
-    parts.append(_strips(context, _rebuilt, "reconstruction", what, 2))
+    parts.append(_strips(context, _reconstructed, "reconstruction", what, 2))
     intro = "At the left the test row conditioned on, at the right eight draws. "
     if context.classifiers is not None:
-        intro += "A red frame marks draws whose class, as the classifier sees it, is another one."
+        intro += "A red frame marks draws whose class, by the classifier, is another one."
     return section("samples", "Samples", tag("p", intro), *parts)
 
 
 PRIOR_WORDS = "Each column is one draw: its modalities should belong together. "
-PRIORS = {
-    "standard": "z is drawn from N(0, I).",
-    "mixture": "z is drawn from the mixture that was fitted to the latents.",
-}
-REBUILT_WORDS = "Test rows, and below each its reconstruction from a draw of q(z|X)."
+RECONSTRUCTION_WORDS = "Test rows, and below each its reconstruction from a draw of q(z|X)."
 
 
 def _priors(context: Context) -> str:
     """What was drawn from, by each model or by all."""
-    kinds = [entry.estimator.config.prior.kind for entry in context.entries]
-    if len(set(kinds)) == 1:
-        return PRIORS[kinds[0]]
-    return " ".join(f"{n}: {PRIORS[k]}" for n, k in zip(context.names, kinds, strict=True))
+    known = {entry.name: entry.facts.get("prior", "the prior") for entry in context.entries}
+    if len(set(known.values())) == 1:
+        return f"z is drawn from {next(iter(known.values()))}."
+    return " ".join(f"{name}: z is drawn from {prior}." for name, prior in known.items())
 
 
 def choose_rows(source: Source, count: int, seed: int) -> NDArray[np.int64]:
@@ -87,31 +83,31 @@ def _direction(context: Context, i: int, given: tuple[str, ...], target: str) ->
     draws = entry.estimator.generate(observed, DRAWS, targets=[target], seed=seed)[target]
     labels = None if entry.test.labels is None else entry.test.labels[rows]
     wrong = context.wrong(target, draws, labels)
-    parts = [Given(name, context.look(entry, name), x[name]) for name in given]
-    figure = conditional_grid(parts, target, context.look(entry, target), draws, wrong)
+    parts = [Given(name, context.spec(entry, name), x[name]) for name in given]
+    figure = conditional_grid(parts, target, context.spec(entry, target), draws, wrong)
     alt = f"{len(rows)} test rows of {' and '.join(given)}, each with {DRAWS} draws of {target}"
     alt += f" by {entry.name}"
     if wrong is not None:
         alt += f"; {int(wrong.sum())} of {wrong.size} draws are of another class"
     name = f"samples-{'-and-'.join(given)}-to-{target}-{entry.name}"
-    return context.album.show(figure, name, alt + ".", tag("b", entry.name))
+    return context.figures.show(figure, name, alt + ".", tag("b", entry.name))
 
 
 def _prior(entry: Entry, context: Context) -> list[Row]:
     seed = derive_seed(context.seed, "report", "prior")
     made = entry.estimator.generate(None, PRIOR, seed=seed)
-    return [Row(n, context.look(entry, n), made[n][:, 0]) for n in entry.names]
+    return [Row(n, context.spec(entry, n), made[n][:, 0]) for n in entry.names]
 
 
-def _rebuilt(entry: Entry, context: Context) -> list[Row]:
+def _reconstructed(entry: Entry, context: Context) -> list[Row]:
     x: dict[str, Any] = entry.test.take(choose_rows(entry.test, ROWS, context.seed))
     estimator, seed = entry.estimator, derive_seed(context.seed, "report", "rebuilt")
     every = {name: x[name] for name in entry.names}
     made = estimator.decode(estimator.sample_latent(every, seed=seed)[0])
     return [
-        Row(f"{n}{suffix}", context.look(entry, n), values[n])
+        Row(f"{n}{suffix}", context.spec(entry, n), values[n])
         for n in entry.names
-        for suffix, values in (("", x), (", rebuilt", made))
+        for suffix, values in (("", x), (", reconstructed", made))
     ]
 
 
@@ -128,5 +124,5 @@ def _strips(
     for names, rows in grids.values():
         who = ", ".join(names)
         figure, caption = row_grid(rows, group), tag("b", who)
-        shown.append(context.album.show(figure, f"{name}-{names[0]}", f"{what} {who}.", caption))
+        shown.append(context.figures.show(figure, f"{name}-{names[0]}", f"{what} {who}.", caption))
     return figures(*shown)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvflow.core import class_name
+from mvflow.metrics import Distance, Estimate
 from mvflow.report.entry import Entry
 from mvflow.report.figures.charts import coherence_bars
-from mvflow.report.markup import HTML, section, tag
+from mvflow.report.markup import HTML, join, section, tag
 from mvflow.report.sections.context import Context, Score, columns, comparison, figures
 from mvflow.report.words import arrow
 
+if TYPE_CHECKING:
+    from mvflow.evaluation.result import Coherence, Frechet
+
 __all__ = ["coherence", "likelihood", "likeness"]
+
+MAX_DIRECTIONS = 12
+"""Beyond this, means by number of observed modalities are shown."""
 
 JOINT = "joint"
 FITTED = "joint_fitted"
@@ -23,59 +32,88 @@ JOINTS = {JOINT: "joint", FITTED: "joint, fitted prior"}
 
 def coherence(context: Context) -> HTML:
     """Share of generated rows of the right class: tables, chart, classifiers beside them."""
-    found = [(e.metrics or {}).get("coherence") for e in context.entries]
+    found = [e.metrics.coherence if e.metrics else None for e in context.entries]
     if not any(found):
         text = (
-            "There are no classes to judge by: the rows have no labels, or no evaluation was run."
+            "There are no classes to measure by: the rows have no labels, or no evaluation was "
+            "run."
         )
         return section("coherence", "Coherence", tag("p", text))
     intro = (
-        "Conditional coherence is the share of generated samples whose class, as a classifier "
-        "sees it, is the class of the row conditioned on. Joint coherence is the share of samples "
+        "Conditional coherence is the share of generated samples whose class, by a classifier, "
+        "is the class of the row conditioned on. Joint coherence is the share of samples "
         "drawn from the prior on whose class all modalities agree."
     )
     parts = [tag("p", intro), _table(context, found), _chart(context, found)]
-    if len(_by_observed(found)) > 1:
-        parts.append(_observed_table(context, found))
-    parts += [_reference_table(context), tag("p", _precision(context), class_="note")]
+    if len(columns([f.conditional_by_observed if f else None for f in found])) > 1:
+        parts.append(_mean_table(context, found))
+    parts += [
+        _class_table(context, found),
+        _reference_table(context),
+        tag("p", PRECISION, class_="note"),
+    ]
     return section("coherence", "Coherence", *parts)
 
 
-def _conditional(found: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    return columns([f["conditional"] if f else None for f in found])
+PRECISION = (
+    "± is the standard error over test rows, of which those that share an item are taken "
+    "together; it does not cover the training seed."
+)
 
 
-def _by_observed(found: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    return columns([f["conditional_by_observed"] if f else None for f in found])
+def _scores(maps: Iterable[Mapping[Any, Estimate] | None], key: Any) -> list[Score | None]:
+    found = [m.get(key) if m else None for m in maps]
+    return [None if e is None else Score(e.mean, e.standard_error) for e in found]
 
 
-def _scores(found: Iterable[Mapping[str, Any] | None], key: str) -> list[Score | None]:
-    return [Score(f[key]) if f and key in f else None for f in found]
+def _joint_scores(found: Iterable[Coherence | None]) -> dict[str, list[Score | None]]:
+    """Joint coherence, and where any model has one, that of a fitted prior."""
+    maps = [_joint(f) if f else None for f in found]
+    return {JOINTS[key]: _scores(maps, key) for key in columns(maps)}
 
 
-def _table(context: Context, found: list[Any]) -> HTML:
-    conditional = [f["conditional"] if f else None for f in found]
-    scores = {JOINT: _scores(found, "joint")}
-    if any(f and FITTED in f for f in found):
-        scores[JOINTS[FITTED]] = _scores(found, FITTED)
-    scores |= {arrow(key): _scores(conditional, key) for key in _conditional(found)}
+def _joint(found: Any) -> dict[str, Any]:
+    """What was measured of draws without an observation, by prior."""
+    both = {JOINT: found.joint, FITTED: found.joint_fitted}
+    return {prior: value for prior, value in both.items() if value is not None}
+
+
+def _table(context: Context, found: list[Coherence | None]) -> HTML:
+    maps = [f.conditional if f else None for f in found]
+    scores = _joint_scores(found)
+    scores |= {arrow(key): _scores(maps, key) for key in columns(maps)}
     caption = "Coherence: share of generated samples of the right class. Best in bold."
     return comparison(scores, context.names, caption, 3)
 
 
-def _observed_table(context: Context, found: list[Any]) -> HTML:
-    maps = [f["conditional_by_observed"] if f else None for f in found]
-    scores = {f"{key} observed": _scores(maps, key) for key in _by_observed(found)}
-    caption = "Conditional coherence by number of observed modalities, mean over directions."
+def _mean_table(context: Context, found: list[Coherence | None]) -> HTML:
+    maps = [f.conditional_by_observed if f else None for f in found]
+    scores = {f"{key} observed": _scores(maps, key) for key in columns(maps)}
+    means = [{"": f.conditional_mean} if f and f.conditional_mean else None for f in found]
+    scores["all subsets"] = _scores(means, "")
+    caption = (
+        "Conditional coherence by number of observed modalities, and over all subsets: of each "
+        "subset the mean over its targets, then the mean over subsets."
+    )
     return comparison(scores, context.names, caption, 3)
+
+
+def _class_table(context: Context, found: list[Coherence | None]) -> HTML:
+    maps = [f.conditional_by_class if f else None for f in found]
+    test = context.entries[0].test
+    scores = {class_name(test, key): _scores(maps, key) for key in sorted(columns(maps))}
+    caption = "Conditional coherence by class, mean over subsets."
+    return comparison(scores, context.names, caption, 3) if scores else join([])
 
 
 def _reference_table(context: Context) -> HTML:
     """Reconstruction by model, and what the classifiers reach on real test rows."""
-    metrics = [e.metrics or {} for e in context.entries]
-    rebuilt = [m.get("coherence", {}).get("reconstruction") for m in metrics]
+    rebuilt = [
+        e.metrics.coherence.reconstruction if e.metrics and e.metrics.coherence else None
+        for e in context.entries
+    ]
     accuracy = _accuracy(context)
-    rows: dict[str, list[Score | None]] = {
+    rows = {
         name: [*_scores(rebuilt, name), Score(accuracy[name]) if name in accuracy else None]
         for name in columns([accuracy, *rebuilt])
     }
@@ -84,36 +122,36 @@ def _reference_table(context: Context) -> HTML:
         "What bounds coherence: share of reconstructions, q(z|X) decoded, that keep their class, "
         "and accuracy of the classifiers on real test rows."
     )
-    everyone = [*names, "real rows (classifier accuracy)"]
-    return comparison(rows, everyone, caption, 3, best=False)
+    columns_ = [*names, "real rows (classifier accuracy)"]
+    return comparison(rows, columns_, caption, 3, best=False)
 
 
 def _accuracy(context: Context) -> dict[str, float]:
-    """Accuracy of the classifiers on real test rows, of the first model that was judged."""
-    for entry in context.entries:
-        if entry.metrics is not None and "classifiers" in entry.metrics:
-            return dict(entry.metrics["classifiers"])
-    return {}
+    """Accuracy of the classifiers on real test rows, of the first model that has any."""
+    found = [e.metrics.classifiers for e in context.entries if e.metrics]
+    return next(filter(None, found), {})
 
 
-def _chart(context: Context, found: list[Any]) -> HTML:
-    keys = _conditional(found)
-    accuracy = _accuracy(context)
-    references: dict[str, float | None] = {}
-    scores = {JOINT: [f["joint"] if f else None for f in found]}
-    if len(keys) <= 12:
-        for key in keys:
-            scores[arrow(key)] = [(f or {}).get("conditional", {}).get(key) for f in found]
-            references[arrow(key)] = accuracy.get(key.split("->")[1])
+def _chart(context: Context, found: list[Coherence | None]) -> HTML:
+    maps: list[Any] = [f.conditional if f else None for f in found]
+    keys, accuracy = columns(maps), _accuracy(context)
+    references: dict[str, float | None]
+    if len(keys) <= MAX_DIRECTIONS:
+        groups = {arrow(key): key for key in keys}
+        references = {arrow(key): accuracy.get(key.split("->")[1]) for key in keys}
     else:
-        for key in _by_observed(found):
-            values = [(f or {}).get("conditional_by_observed", {}).get(key) for f in found]
-            scores[f"{key} observed"] = values
-            references[f"{key} observed"] = float(np.mean(list(accuracy.values() or [np.nan])))
-    figure = coherence_bars(scores, context.names, references, _chance(context.entries[0]))
-    best = "; ".join(f"{k}: {_listed(context.names, v)}" for k, v in scores.items())
+        maps = [f.conditional_by_observed if f else None for f in found]
+        groups = {f"{key} observed": key for key in columns(maps)}
+        mean = float(np.mean(list(accuracy.values() or [np.nan])))
+        references = dict.fromkeys(groups, mean)
+    scores = _joint_scores(found) | {label: _scores(maps, key) for label, key in groups.items()}
+    values = {k: [s.value if s else None for s in v] for k, v in scores.items()}
+    errors = {k: [s.error if s else None for s in v] for k, v in scores.items()}
+    chance = _chance(context.entries[0])
+    figure = coherence_bars(values, context.names, references, chance, errors)
+    best = "; ".join(f"{k}: {_listed(context.names, v)}" for k, v in values.items())
     alt = f"Bar chart of coherence. {best}."
-    return figures(context.album.show(figure, "coherence", alt, vector=True), kind="wide")
+    return figures(context.figures.show(figure, "coherence", alt, vector=True), kind="wide")
 
 
 def _listed(names: list[str], values: list[float | None]) -> str:
@@ -127,54 +165,35 @@ def _chance(entry: Entry) -> float | None:
     return float(np.max(np.bincount(labels)) / len(labels))
 
 
-def _precision(context: Context) -> str:
-    metrics = next(e.metrics for e in context.entries if e.metrics is not None)
-    settings = context.entries[0].estimator.config.evaluation
-    rows = int(metrics["rows"])
-    text = (
-        f"Measured on {rows:,} test rows (standard error at most {_error(rows):.3f} for one "
-        f"direction) and {settings.prior_draws:,} draws from the prior"
-    )
-    if len(context.entries[0].names) > 2:
-        some = min(rows, settings.product_rows)
-        text += f"; on {some:,} rows where several modalities are observed (at most "
-        text += f"{_error(some):.3f})"
-    return text + ". The standard error does not cover the training seed."
-
-
-def _error(rows: int) -> float:
-    """Largest standard error of a share of so many rows."""
-    return float((0.25 / rows) ** 0.5)
-
-
 def likeness(context: Context) -> HTML:
     """How near generated rows are to real ones, and how far from each other."""
-    metrics = [e.metrics or {} for e in context.entries]
-    networks = columns([m.get("frechet") for m in metrics])
-    diversity = [m.get("diversity") for m in metrics]
-    if not any(diversity):
+    metrics = [e.metrics for e in context.entries]
+    networks = columns([m.frechet if m else None for m in metrics])
+    if not any(metrics):
         return section("likeness", "Likeness and diversity", tag("p", "No evaluation was run."))
     intro = (
         "The Fréchet distance compares generated with real rows by mean and covariance of the "
         "features that a network takes from them (lower is better); only distances in the same "
-        "features and of equal numbers of rows compare. Its mean over modalities in the features "
-        "of autoencoders is called MFD. It is an FID only in those of Inception-v3."
+        "features and of equal numbers of rows compare, since few rows make them larger: beside "
+        "them stands what as many real rows reach, and below what they would be of infinitely "
+        "many rows, if that error is in proportion to 1 / rows. Its mean in the features of "
+        "autoencoders is called MFD. It is an FID only in those of Inception-v3."
     )
     spread = (
         "Diversity is the root mean squared difference between samples generated from the same "
         "row. Too little, and the model repeats itself; where what is given says no more than the "
         "class, it should be that of real rows of one class."
     )
-    parts = [tag("p", intro), *(_distances(context, metrics, name) for name in networks)]
+    parts = [tag("p", intro), *(_distances(context, name) for name in networks)]
     return section(
         "likeness",
         "Likeness and diversity",
         *parts,
         tag("p", spread),
-        _spreads(context, diversity),
+        _spreads(context),
         _means(
             context,
-            [m.get("reconstruction") for m in metrics],
+            [m.reconstruction if m else None for m in metrics],
             "Squared error per value of reconstructions, q(z|X) decoded; lower is better.",
             digits=4,
             best=False,
@@ -182,66 +201,64 @@ def likeness(context: Context) -> HTML:
     )
 
 
-def _distances(context: Context, metrics: list[Any], network: str) -> HTML:
+def _distances(context: Context, network: str) -> HTML:
     """One row a way of generating: joint, and by direction or number of observed modalities."""
-    found = [m.get("frechet", {}).get(network) for m in metrics]
-    maps = [
-        f
-        and {f"{JOINTS[prior]}, {k}": v for prior in JOINTS for k, v in f.get(prior, {}).items()}
-        | _conditionals(f)
-        | _real(f)
+    found = [e.metrics.frechet.get(network) if e.metrics else None for e in context.entries]
+    maps = [_distance_rows(f, network) if f else None for f in found]
+    scores = {arrow(key): _scores(maps, key) for key in columns(maps)}
+    limits: list[Any] = [
+        {k: Estimate(d.infinite, math.nan) for k, d in _distance_means(f).items()} if f else None
         for f in found
     ]
-    scores = {arrow(key): [_score(f, key) for f in maps] for key in columns(maps)}
+    scores |= {f"of infinitely many rows, {key}": _scores(limits, key) for key in columns(limits)}
     name = "FID" if network == "inception-v3" else f"Fréchet distance, {network} features"
-    means = [f["mean"] if f else None for f in found]
+    sizes = {f.rows for f in found if f}
+    rows = " or ".join(f"{n:,}" for n in sorted(sizes))
+    caption = f"{name}; {rows} rows in all but joint ones."
+    return comparison(scores, context.names, caption, 2, best=False)
+
+
+def _distance_rows(found: Frechet, network: str) -> dict[str, Estimate]:
+    rows: dict[str, Estimate] = {
+        f"{JOINTS[prior]}, {name}": value
+        for prior, of in _joint(found).items()
+        for name, value in of.items()
+    }
+    if len(found.conditional) <= MAX_DIRECTIONS:
+        rows |= found.conditional
+    else:
+        sizes = found.conditional_by_observed.items()
+        rows |= {f"{size} observed": value for size, value in sizes}
+    rows |= {f"as many real rows of {name}": value for name, value in found.real.items()}
     if network == "autoencoder":
-        scores |= {
-            f"MFD, {JOINTS.get(key, key)}": [_score(m, key) for m in means]
-            for key in columns(means)
-        }
-    return comparison(scores, context.names, f"{name}.", 2, best=False)
+        rows |= {f"MFD, {key}": value for key, value in _distance_means(found).items()}
+    return rows
 
 
-def _score(found: Mapping[str, Any] | None, key: str) -> Score | None:
-    return Score(found[key]) if found and found.get(key) is not None else None
+def _distance_means(found: Frechet) -> dict[str, Distance]:
+    """Means over modalities or subsets, by way of generating."""
+    means = {JOINTS[prior]: value for prior, value in _joint(found.mean).items()}
+    if found.mean.conditional is not None:
+        means["conditional"] = found.mean.conditional
+    return means
 
 
-def _conditionals(found: Mapping[str, Any]) -> dict[str, float]:
-    if len(found["conditional"]) <= 12:
-        return dict(found["conditional"])
-    return {f"{size} observed": v for size, v in found["conditional_by_observed"].items()}
-
-
-def _real(found: Mapping[str, Any]) -> dict[str, float]:
-    real = found.get("real_by_observed", {}).items()
-    return {f"as many real rows as with {size} observed": value for size, value in real}
-
-
-def _spreads(context: Context, diversity: list[Any]) -> HTML:
+def _spreads(context: Context) -> HTML:
     """Diversity of the values themselves, beside that of real rows of one class."""
-    maps: list[Any] = [d["data"] if d else None for d in diversity]
-    scores = {
-        arrow(key): [
-            Score(m["conditional"][key]["mean"], m["conditional"][key]["standard_error"])
-            if m and key in m["conditional"]
-            else None
-            for m in maps
-        ]
-        for key in columns([m["conditional"] if m else None for m in maps])
-    }
-    scores |= {
-        f"real {name}": [_score(m and {name: m["real"][name]["mean"]}, name) for m in maps]
-        for name in columns([m["real"] if m else None for m in maps])
-    }
+    maps = [e.metrics.diversity.get("data") if e.metrics else None for e in context.entries]
+    made, real = (
+        [m.conditional if m else None for m in maps],
+        [m.real if m else None for m in maps],
+    )
+    scores = {arrow(key): _scores(made, key) for key in columns(made)}
+    scores |= {f"real {name}": _scores(real, name) for name in columns(real)}
     return comparison(scores, context.names, "Diversity of values.", 3, best=False)
 
 
 def likelihood(context: Context) -> HTML:
     """Log-likelihoods of unseen rows and density of the posteriors, with standard errors."""
-    metrics = [e.metrics or {} for e in context.entries]
-    likelihoods = [m.get("log_likelihood") for m in metrics]
-    densities = [m.get("posterior_log_density") for m in metrics]
+    likelihoods = [e.metrics.log_likelihood if e.metrics else None for e in context.entries]
+    densities = [e.metrics.posterior_log_density if e.metrics else None for e in context.entries]
     if not any(likelihoods):
         return section("likelihood", "Likelihood", tag("p", "No evaluation was run."))
     intro = (
@@ -267,19 +284,13 @@ def likelihood(context: Context) -> HTML:
 
 def _means(
     context: Context,
-    maps: list[Any],
+    maps: list[dict[str, Estimate] | None],
     caption: str,
     prefix: str = "",
     digits: int = 2,
     *,
     best: bool = True,
 ) -> HTML:
-    scores = {
-        prefix + arrow(key): [
-            Score(m[key]["mean"], m[key]["standard_error"]) if m and key in m else None
-            for m in maps
-        ]
-        for key in columns(maps)
-    }
+    scores = {prefix + arrow(key): _scores(maps, key) for key in columns(maps)}
     caption += " Best in bold." if best else ""
     return comparison(scores, context.names, caption, digits, best=best)

@@ -1,9 +1,8 @@
-"""What the projectors of JNF-Shared hold: what is shared, and what should not be there."""
+"""What projections of single modalities hold: what is shared, and what should not be there."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from mvflow.core import factor_name
 from mvflow.report.entry import Entry
 from mvflow.report.figures.charts import colour, correlation_dots
 from mvflow.report.markup import HTML, join, section, table, tag
@@ -11,13 +10,13 @@ from mvflow.report.sections.context import Context, Score, columns, comparison, 
 
 __all__ = ["shared"]
 
-MOST_LISTED = 3
+MAX_LISTED = 3
 """Correlations beyond this number are drawn as well as listed."""
 
 INTRO = (
-    "What the projectors of two modalities have in common on test rows: canonical correlations, "
+    "What the projections of two modalities have in common on test rows: canonical correlations, "
     "from 1 (the same information) to 0 (none). Dimensions near 0 carry nothing that is shared: "
-    "projectors.dim could be smaller."
+    "they could be fewer."
 )
 TRACES = (
     "How much of each known factor a projection still tells (R² of a linear fit, 0 to 1). A "
@@ -32,7 +31,7 @@ def shared(context: Context) -> HTML:
     if not known:
         return join([])
     parts: list[object] = [tag("p", INTRO)]
-    if any(len(v) > MOST_LISTED for _, e in known for v in _correlations(e).values()):
+    if any(len(v) > MAX_LISTED for _, e in known for v in _correlations(e).values()):
         parts.append(_chart(context, known))
     rows = [
         [entry.name, pair.replace("~", " and "), ", ".join(f"{v:.3f}" for v in values)]
@@ -44,13 +43,9 @@ def shared(context: Context) -> HTML:
     return section("shared", "Shared information", *parts)
 
 
-def _found(entry: Entry) -> dict[str, Any]:
-    return (entry.metrics or {}).get("shared") or {}
-
-
 def _correlations(entry: Entry) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = _found(entry).get("correlations") or {}
-    return found
+    found = entry.metrics and entry.metrics.shared
+    return found.correlations if found else {}
 
 
 def _chart(context: Context, known: list[tuple[int, Entry]]) -> HTML:
@@ -62,7 +57,9 @@ def _chart(context: Context, known: list[tuple[int, Entry]]) -> HTML:
             shades.append(colour(k if len(known) == 1 else i))
     said = "; ".join(f"{label}: {v[0]:.2f} to {v[-1]:.2f}" for label, v in lines.items())
     alt = f"Canonical correlations by dimension. {said}."
-    return figures(context.album.show(correlation_dots(lines, shades), "shared", alt, vector=True))
+    return figures(
+        context.figures.show(correlation_dots(lines, shades), "shared", alt, vector=True)
+    )
 
 
 def _traces(known: list[tuple[int, Entry]]) -> list[HTML]:
@@ -70,13 +67,14 @@ def _traces(known: list[tuple[int, Entry]]) -> list[HTML]:
     found = {
         f"{entry.name}: {name}": traces
         for _, entry in known
-        for name, traces in (_found(entry).get("factors_r2") or {}).items()
+        if entry.metrics and entry.metrics.shared
+        for name, traces in entry.metrics.shared.factors_r2.items()
     }
     factors = columns(list(found.values()))
     if not factors:
         return []
     scores = {
-        factor.replace("_", " "): [
+        factor_name(known[0][1].test, factor): [
             Score(traces[factor]) if factor in traces else None for traces in found.values()
         ]
         for factor in factors

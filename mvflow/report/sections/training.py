@@ -14,11 +14,8 @@ __all__ = ["training"]
 INTRO = (
     "Loss by epoch: thin on training rows, thick on held-out rows. The axis leaves out the first "
     "few percent of the steps. Held-out loss that rises while training loss falls is overfitting; "
-    "both still falling at the end means that more epochs would help."
-)
-ANNEALED = (
-    " In the joint stage beta falls during training, so training loss falls with it; held-out "
-    "loss always uses the final beta."
+    "both still falling at the end means that more epochs would help. Where a weight such as beta "
+    "is annealed, training loss follows it; held-out loss always uses the final value."
 )
 
 
@@ -28,9 +25,7 @@ def training(context: Context) -> HTML:
     shown = [_chart(context, stage) for stage in stages]
     if not shown:
         return section("training", "Training", tag("p", "No history was kept of the training."))
-    annealed = any(e.estimator.config.joint.beta_start is not None for e in context.entries)
-    text = INTRO + (ANNEALED if annealed else "")
-    return section("training", "Training", tag("p", text), figures(*shown))
+    return section("training", "Training", tag("p", INTRO), figures(*shown))
 
 
 def _chart(context: Context, stage: str) -> HTML:
@@ -48,7 +43,7 @@ def _chart(context: Context, stage: str) -> HTML:
     if speed:
         said.append(f"At best {max(speed):,.0f} rows per second.")
     caption = " ".join(said) or None
-    return context.album.show(
+    return context.figures.show(
         loss_curves(stage, curves), f"loss-{stage}", alt, caption, vector=True
     )
 

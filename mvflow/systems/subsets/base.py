@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from mvflow.config import Config
 from mvflow.core import LatentSpace, Modality, Observed
 from mvflow.core.parts import Part
 from mvflow.inference import Target
@@ -19,9 +18,9 @@ __all__ = ["Experts", "SubsetRule"]
 
 
 class Experts(Protocol):
-    """What a subset rule sees of a system: single-modality posteriors over a frozen latent space."""
+    """What a subset rule sees of a system: posteriors of single modalities, a frozen latent."""
 
-    settings: Config
+    settings: Any
     modalities: tuple[Modality, ...]
     latent: LatentSpace
 
@@ -87,5 +86,3 @@ class SubsetRule(Part):
     def stages(self, system: Experts, module: nn.Module | None) -> Sequence[StageSpec]:
         """How that module is trained."""
         return ()
-
-

@@ -1,18 +1,27 @@
-"""Can the posteriors be trusted? Simulation-based calibration and the sampler's diagnostics."""
+"""Simulation-based calibration of posteriors, with the sampler's diagnostics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
 from mvflow.core import Batch, Source, Subset, UsageError, derive_seed, generator, subset_of
 from mvflow.estimators import Estimator
+from mvflow.evaluation.result import (
+    Calibration,
+    CoverageCurve,
+    RankECDF,
+    RankHistogram,
+    RankPValues,
+    SubsetCalibration,
+    SubsetSampler,
+    Verdict,
+)
 from mvflow.functional import (
     coverage,
     ecdf_band,
@@ -20,9 +29,9 @@ from mvflow.functional import (
     rank_counts,
     rank_statistics,
 )
-from mvflow.nn import seeded
+from mvflow.inference import Diagnostics
 
-__all__ = ["diagnose"]
+__all__ = ["check_calibration"]
 
 ALPHA = 0.05
 """Probability that a calibrated model fails any of all its tests."""
@@ -33,10 +42,9 @@ SHOWN = (0.5, 0.8, 0.95)
 LEVELS = np.arange(1, 20) / 20
 TOLERATED = 0.1
 """Error of a coverage, or of the mean rank, up to which a failed test is no reason for alarm."""
-LEAST_ROWS, LEAST_DRAWS = 20, 9
-MOST_SUBSETS = 15
+MIN_ROWS, MIN_DRAWS = 20, 9
+MAX_SUBSETS = 15
 """All subsets of four modalities; of more, a choice."""
-CHUNK = 256
 
 MEANING = {
     "model": (
@@ -52,18 +60,18 @@ MEANING = {
         "averages for posteriors under the prior."
     ),
 }
-CURES = {
-    "all": "train the joint stage longer (joint.epochs), or give its encoders wider networks",
-    "one": "train the posteriors longer (flows.epochs), or choose a richer flows.posterior",
+ADVICE = {
+    "all": "train the encoder of all modalities longer, or give it wider networks",
+    "one": "train the posteriors of single modalities longer, or choose a richer family",
     "sampler": "mend the sampler first, whose draws are not to be trusted here",
-    "experts": "calibrate the posteriors of its single modalities first, whose errors it repeats",
-    "product": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
+    "singles": "calibrate the posteriors of its single modalities first, whose errors it repeats",
+    "subset": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
 }
 """What to do about a posterior of all modalities, of one, of several for one reason or another."""
-VERDICTS = ("good", "look closer", "do not trust")
+VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
 
 
-class Fit(NamedTuple):
+class _RankTests(NamedTuple):
     """How the ranks of one subset's posterior lie, by coordinate of z."""
 
     p_values: NDArray[np.float64]
@@ -78,7 +86,7 @@ class Fit(NamedTuple):
     """Mean rank as a probability; 0.5 if all is well."""
 
 
-def diagnose(
+def check_calibration(
     estimator: Estimator,
     data: Source | None = None,
     *,
@@ -86,8 +94,8 @@ def diagnose(
     draws: int = 99,
     seed: int = 0,
     subsets: Iterable[Iterable[str]] | None = None,
-    heard: Callable[[int, int, str], None] | None = None,
-) -> dict[str, Any]:
+    callback: Callable[[int, int, str], None] | None = None,
+) -> Calibration:
     """Rank true latents among posterior draws given each subset (Talts et al. 2018).
 
     Args:
@@ -101,54 +109,44 @@ def diagnose(
         seed: of all that is drawn.
         subsets: observed modalities; by default all subsets of up to four modalities, of more
             the single ones, one of each size, and all.
-        heard: called before each subset with how many are done, how many there are, its name.
-
-    Returns:
-        A JSON object: for each of the `subsets` its Bonferroni-corrected `p_value`, `coverage`,
-        rank histograms, verdict and advice, and the `sampler`'s diagnostics with theirs; the
-        worst `verdict`; `failed`, the subsets that are not calibrated.
+        callback: called before each subset with how many are done, how many there are, its name.
 
     Raises:
         UsageError: if there are too few rows or draws, or a modality is unknown.
     """
-    for name, value, least in (("rows", rows, LEAST_ROWS), ("draws", draws, LEAST_DRAWS)):
+    for name, value, least in (("rows", rows, MIN_ROWS), ("draws", draws, MIN_DRAWS)):
         if value < least:
             msg = f"{name} is {value}: calibration needs at least {least}"
             raise UsageError(msg)
-    against = "model" if data is None else "data"
+    against: Literal["model", "data"] = "model" if data is None else "data"
     chosen = _subsets(estimator, subsets, against)
     z, x = (
         _simulated(estimator, rows, seed) if data is None else _real(estimator, data, rows, seed)
     )
     tests = 2 * z.shape[1] * len(chosen)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, SubsetCalibration] = {}
     for i, given in enumerate(sorted(chosen, key=len)):
-        if heard is not None:
-            heard(i, len(chosen), "+".join(given))
-        experts = [found[name]["verdict"] for name in given if name in found]
+        if callback is not None:
+            callback(i, len(chosen), "+".join(given))
+        singles = [found[name].verdict for name in given if name in found]
         found["+".join(given)] = _subset(
-            estimator, given, z, x, draws=draws, seed=seed, tests=tests, experts=experts
+            estimator, given, z, x, draws=draws, seed=seed, tests=tests, singles=singles
         )
-    verdicts = [f["verdict"] for f in found.values()]
-    verdicts += [f["sampler"]["verdict"] for f in found.values() if "verdict" in f["sampler"]]
-    return {
-        "against": against,
-        "meaning": MEANING[against],
-        "rows": len(z),
-        "draws": draws,
-        "seed": seed,
-        "latent_dim": z.shape[1],
-        "tests": tests,
-        "alpha": ALPHA,
-        "outside_ball": float(np.mean(_norm(z) > float(estimator.model_.joint.radius))),
-        "verdict": max(verdicts, key=VERDICTS.index),
-        "failed": [name for name, f in found.items() if f["verdict"] != "good"],
-        "subsets": found,
-    }
-
-
-def _norm(z: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(np.linalg.norm(z, axis=-1))
+    verdicts = [v for f in found.values() for v in (f.verdict, f.sampler.verdict)]
+    return Calibration(
+        against=against,
+        meaning=MEANING[against],
+        rows=len(z),
+        draws=draws,
+        seed=seed,
+        latent_dim=z.shape[1],
+        tests=tests,
+        alpha=ALPHA,
+        outside_ball=float(np.mean(np.linalg.norm(z, axis=-1) > estimator.radius)),
+        verdict=max(verdicts, key=VERDICTS.index),
+        failed=[name for name, f in found.items() if f.verdict != "good"],
+        subsets=found,
+    )
 
 
 def _subsets(
@@ -158,13 +156,13 @@ def _subsets(
     if asked is not None:
         chosen = list(dict.fromkeys(subset_of(s, estimator.modalities) for s in asked))
         if not chosen or () in chosen:
-            msg = "a subset to diagnose is empty: name one modality or more"
+            msg = "a subset to check is empty: name one modality or more"
             raise UsageError(msg)
         return chosen
     # z and the draws are both from q(z|X) where all is observed in data: nothing to be tested
     largest = len(names) - (against == "data" and len(names) > 1)
     every = [s for size in range(1, largest + 1) for s in combinations(names, size)]
-    if len(every) <= MOST_SUBSETS:
+    if len(every) <= MAX_SUBSETS:
         return every
     return [(n,) for n in names] + [tuple(names[:size]) for size in range(2, largest + 1)]
 
@@ -173,22 +171,17 @@ def _simulated(
     estimator: Estimator, rows: int, seed: int
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
     """Latents of the prior, and rows of all modalities drawn from the decoders."""
-    z = estimator.sample_latent(None, rows, seed=derive_seed(seed, "calibration", "z"))[:, 0]
-    joint = estimator.model_.joint
-    parts = []
-    for i, start in enumerate(range(0, rows, CHUNK)):
-        with seeded(seed, "calibration", "x", i, device=joint.radius.device), torch.no_grad():
-            some = torch.from_numpy(z[start : start + CHUNK]).to(joint.radius.device)
-            parts.append({n: p.sample().cpu().numpy() for n, p in joint.decode(some).items()})
-    return z, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    seeds = [derive_seed(seed, "calibration", what) for what in ("z", "x")]
+    z = estimator.sample_latent(None, rows, seed=seeds[0])[:, 0]
+    return z, estimator.simulate(z, seed=seeds[1])
 
 
 def _real(
     estimator: Estimator, data: Source, rows: int, seed: int
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
     """Rows of the data, and latents of q(z|X)."""
-    if len(data) < LEAST_ROWS:
-        msg = f"the data have {len(data)} rows: calibration needs at least {LEAST_ROWS}"
+    if len(data) < MIN_ROWS:
+        msg = f"the data have {len(data)} rows: calibration needs at least {MIN_ROWS}"
         raise UsageError(msg)
     x = data.take(generator(seed, "calibration rows").permutation(len(data))[:rows])
     return estimator.sample_latent(x, 1, seed=derive_seed(seed, "calibration", "z"))[0], x
@@ -203,66 +196,61 @@ def _subset(
     draws: int,
     seed: int,
     tests: int,
-    experts: list[str],
-) -> dict[str, Any]:
-    is_product = 1 < len(given) < len(estimator.modalities)
-    n = min(draws, BINS - 1) if is_product else draws
-    observed = {name: x[name] for name in given}
-    path = derive_seed(seed, "calibration", *given)
+    singles: list[Verdict],
+) -> SubsetCalibration:
+    observed, path = {name: x[name] for name in given}, derive_seed(seed, "calibration", *given)
+    is_several = 1 < len(given) < len(estimator.modalities)
+    n = min(draws, BINS - 1) if is_several else draws
     drawn = estimator.draw(observed, n, seed=path)
     ranks = rank_statistics(z, drawn.z)
-    fit = _fit(ranks, n, generator(path, "ties"))
-    summary: dict[str, Any] = drawn.diagnostics.summary()
-    if drawn.diagnostics.method != "exact":
-        if drawn.diagnostics.rhat.size:
-            summary["rows_above_1.2"] = float(np.mean(drawn.diagnostics.rhat > 1.2))
-        summary |= _sampler(summary, len(z), n)
+    fit = _test_ranks(ranks, n, generator(path, "ties"))
+    sampler = _check_sampler(drawn.diagnostics, len(z), n)
     worst = int(fit.p_values.min(0).argmin())
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
     verdict = _verdict(fit, worst, p_value)
     if len(given) == len(estimator.modalities) > 1:
-        cure = CURES["all"]
-    elif not is_product:
-        cure = CURES["one"]
-    elif summary.get("verdict") == "do not trust":
-        cure = CURES["sampler"]
+        cause = "all"
+    elif not is_several:
+        cause = "one"
+    elif sampler.verdict == "do not trust":
+        cause = "sampler"
     else:
-        cure = CURES["experts" if {*experts} - {"good"} else "product"]
-    return {
-        "given": list(given),
-        "draws": n,
-        "p_value": p_value,
-        "verdict": verdict,
-        "kind": "calibrated" if verdict == "good" else kind,
-        "advice": _advice(fit, worst, verdict, kind, cure),
-        "worst": worst,
-        "failing": int((fit.p_values.min(0) * tests < ALPHA).sum()),
-        "coverage": {f"{c:g}": _row(fit.coverage[c == LEVELS][0]) for c in SHOWN},
-        "mean_rank": _row(fit.mean),
-        "p_values": {"chi_square": _row(fit.p_values[0]), "ks": _row(fit.p_values[1])},
-        "histogram": {"expected": _row(fit.expected), "counts": fit.counts.T.tolist()},
-        "curve": {
-            "levels": _row(LEVELS),
-            "mean": _row(fit.coverage.mean(1)),
-            "lowest": _row(fit.coverage.min(1)),
-            "highest": _row(fit.coverage.max(1)),
-        },
-        "ecdf": {"band": ecdf_band(len(z)), "difference": _row(fit.difference[:, worst])},
-        "sampler": summary,
-    }
+        cause = "singles" if {*singles} - {"good"} else "subset"
+    return SubsetCalibration(
+        given=list(given),
+        draws=n,
+        p_value=p_value,
+        verdict=verdict,
+        kind="calibrated" if verdict == "good" else kind,
+        advice=_advice(fit, worst, verdict, kind, ADVICE[cause]),
+        worst=worst,
+        failing=int((fit.p_values.min(0) * tests < ALPHA).sum()),
+        coverage={f"{c:g}": _row(fit.coverage[c == LEVELS][0]) for c in SHOWN},
+        mean_rank=_row(fit.mean),
+        p_values=RankPValues(chi_square=_row(fit.p_values[0]), ks=_row(fit.p_values[1])),
+        histogram=RankHistogram(expected=_row(fit.expected), counts=fit.counts.T.tolist()),
+        curve=CoverageCurve(
+            levels=_row(LEVELS),
+            mean=_row(fit.coverage.mean(1)),
+            lowest=_row(fit.coverage.min(1)),
+            highest=_row(fit.coverage.max(1)),
+        ),
+        ecdf=RankECDF(band=ecdf_band(len(z)), difference=_row(fit.difference[:, worst])),
+        sampler=sampler,
+    )
 
 
 def _row(values: NDArray[Any]) -> list[float]:
     return [float(f"{v:.4g}") for v in values]
 
 
-def _fit(ranks: NDArray[np.int64], n: int, rng: np.random.Generator) -> Fit:
+def _test_ranks(ranks: NDArray[np.int64], n: int, rng: np.random.Generator) -> _RankTests:
     rows = len(ranks)
     counts, expected = rank_counts(ranks, n, max(2, min(BINS, n + 1, rows // 5)))
     pearson = ((counts - expected[:, None]) ** 2 / expected[:, None]).sum(0)
     spread = (ranks + rng.random(ranks.shape)) / (n + 1)  # uniform on [0, 1], if all is well
-    return Fit(
+    return _RankTests(
         np.stack(
             [
                 stats.chi2.sf(pearson, len(expected) - 1),
@@ -277,7 +265,7 @@ def _fit(ranks: NDArray[np.int64], n: int, rng: np.random.Generator) -> Fit:
     )
 
 
-def _kind(fit: Fit, k: int) -> str:
+def _kind(fit: _RankTests, k: int) -> str:
     """What is most wrong with coordinate k: where draws lie, or how far they spread."""
     error = (fit.coverage[:, k] - LEVELS).mean()
     if abs(fit.mean[k] - 0.5) > abs(error):
@@ -285,14 +273,14 @@ def _kind(fit: Fit, k: int) -> str:
     return "too narrow" if error < 0 else "too wide"
 
 
-def _verdict(fit: Fit, k: int, p_value: float) -> str:
+def _verdict(fit: _RankTests, k: int, p_value: float) -> Verdict:
     if p_value >= ALPHA:
         return "good"
     error = max(abs(fit.coverage - LEVELS[:, None]).max(), abs(fit.mean - 0.5).max())
     return "look closer" if error <= TOLERATED else "do not trust"
 
 
-def _advice(fit: Fit, k: int, verdict: str, kind: str, cure: str) -> str:
+def _advice(fit: _RankTests, k: int, verdict: str, kind: str, what_to_do: str) -> str:
     """One sentence on what to do."""
     if verdict == "good":
         return "Nothing to do: true values lie among the draws as they should."
@@ -304,10 +292,20 @@ def _advice(fit: Fit, k: int, verdict: str, kind: str, cure: str) -> str:
     else:
         found = fit.coverage[LEVELS == 0.8][0][k]
         what = f"80 % intervals of z{k} hold {100 * found:.0f} % of the true values"
-    return f"{kind.capitalize()} ({what}): {cure}."
+    return f"{kind.capitalize()} ({what}): {what_to_do}."
 
 
-def _sampler(found: Mapping[str, Any], rows: int, used: int) -> dict[str, str]:
+def _check_sampler(diagnostics: Diagnostics, rows: int, used: int) -> SubsetSampler:
+    """Summary of the draws given one subset; where a sampler made them, its worst diagnostic."""
+    summary: dict[str, Any] = diagnostics.summary()
+    if diagnostics.method == "exact":
+        return SubsetSampler.of(summary)
+    if diagnostics.rhat.size:
+        summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
+    return SubsetSampler.of({**summary, **_sampler_verdict(summary, rows, used)})
+
+
+def _sampler_verdict(found: Mapping[str, Any], rows: int, used: int) -> dict[str, str]:
     """A verdict on a sampler's draws given one subset, from its worst diagnostic."""
     high, bad = found.get("rows_above_1.05", 0.0), found.get("rows_khat_above_0.7", 0.0)
     apart = high > 0.05 and found["rows_above_1.2"] > 0.05
@@ -329,12 +327,12 @@ def _sampler(found: Mapping[str, Any], rows: int, used: int) -> dict[str, str]:
         (
             2 * (found.get("rows_improper", 0) > 0),
             f"The product is improper in {found.get('rows_improper', 0)} of {rows} rows: divide "
-            "by the aggregated posterior (sampler.divide_by=aggregate).",
+            "by the aggregated posterior in place of the prior.",
         ),
         (
             (bad > 0) + (bad > 0.05),
             f"Few candidates carry all weight in {100 * bad:.0f} % of rows: use more of them "
-            "(sampler.candidates), or Markov chains (sampler.name=hmc).",
+            "(sampler.candidates), or Markov chains (sampler.kind=hmc).",
         ),
         (
             int(found.get("ess_median", used) < used),

@@ -13,10 +13,10 @@ from mvflow.report.markup import HTML, tag
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Album"]
+__all__ = ["FigureStore"]
 
 
-class Album:
+class FigureStore:
     """Turns figures into images of the page, and keeps PNG and SVG files of them.
 
     Args:

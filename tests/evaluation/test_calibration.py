@@ -1,4 +1,4 @@
-"""Diagnosis: exact posteriors pass it, and posteriors that are wrong in known ways fail it."""
+"""Calibration: exact posteriors pass it, and posteriors that are wrong in known ways fail it."""
 
 import json
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ from zuko.distributions import DiagNormal
 
 from mvflow import JNF, ArraySource, JNFShared
 from mvflow.core import UsageError
-from mvflow.evaluation import diagnose
-from mvflow.evaluation.diagnose import ALPHA, BINS, LEVELS, VERDICTS, _sampler
+from mvflow.evaluation import Calibration, check_calibration
+from mvflow.evaluation.calibration import ALPHA, BINS, LEVELS, VERDICTS, _sampler_verdict
 
 SINGLE = [["m0"], ["m1"], ["m2"]]
 
@@ -49,28 +49,28 @@ def test_exact_posteriors_pass(known, rows, against, seed):
     """Rows of the model's own data: q(z|X) is exact, so both questions have the answer yes."""
     subsets = [*SINGLE, ["m0", "m1", "m2"]]
     data = rows if against == "data" else None
-    found = diagnose(altered(known), data, seed=seed, subsets=subsets)
-    assert found["failed"] == []
-    assert found["verdict"] == "good"
-    assert found["against"] == against
-    for one in found["subsets"].values():
-        assert one["p_value"] >= ALPHA
-        assert one["kind"] == "calibrated"
-        assert one["sampler"]["method"] == "exact"
+    found = check_calibration(altered(known), data, seed=seed, subsets=subsets)
+    assert found.failed == []
+    assert found.verdict == "good"
+    assert found.against == against
+    for one in found.subsets.values():
+        assert one.p_value >= ALPHA
+        assert one.kind == "calibrated"
+        assert one.sampler.method == "exact"
         # one of 200 independent rows is in an interval or not: four standard errors
-        for level, shares in one["coverage"].items():
+        for level, shares in one.coverage.items():
             c = float(level)
             assert np.all(abs(np.array(shares) - c) < 4 * np.sqrt(c * (1 - c) / 200))
 
 
 def test_exact_products_pass(known):
     """Draws of a Markov chain, thinned to few: dependence alone must not fail them."""
-    found = diagnose(altered(known), seed=1, rows=150, subsets=[["m0", "m1"]])
-    one = found["subsets"]["m0+m1"]
-    assert (one["sampler"]["method"], one["draws"]) == ("mcmc", BINS - 1)
-    assert one["verdict"] == "good"
-    assert one["sampler"]["verdict"] in ("good", "look closer")
-    assert one["sampler"]["divergences"] == 0
+    found = check_calibration(altered(known), seed=1, rows=150, subsets=[["m0", "m1"]])
+    one = found.subsets["m0+m1"]
+    assert (one.sampler.method, one.draws) == ("mcmc", BINS - 1)
+    assert one.verdict == "good"
+    assert one.sampler.verdict in ("good", "look closer")
+    assert one.sampler.divergences == 0
 
 
 WRONG = [
@@ -84,44 +84,44 @@ WRONG = [
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("change", "kind"), WRONG)
 def test_wrong_posteriors_fail_and_are_told_apart(known, change, kind, seed):
-    found = diagnose(altered(known, **change), seed=seed, subsets=SINGLE)
-    assert found["failed"] == ["m0", "m1", "m2"]
-    assert found["verdict"] == "do not trust"
-    for one in found["subsets"].values():
-        assert one["kind"] == kind
-        assert one["advice"].startswith(f"{kind.capitalize()} (")
-        assert one["failing"] == 2
-        covered = np.array(one["curve"]["mean"]) - LEVELS
+    found = check_calibration(altered(known, **change), seed=seed, subsets=SINGLE)
+    assert found.failed == ["m0", "m1", "m2"]
+    assert found.verdict == "do not trust"
+    for one in found.subsets.values():
+        assert one.kind == kind
+        assert one.advice.startswith(f"{kind.capitalize()} (")
+        assert one.failing == 2
+        covered = np.array(one.curve.mean) - LEVELS
         if kind != "shifted":
             assert np.all(covered[5:15] < 0) if kind == "too narrow" else np.all(covered[5:15] > 0)
         else:
-            side = np.sign(0.5 - np.array(one["mean_rank"]))
+            side = np.sign(0.5 - np.array(one.mean_rank))
             assert np.all(side == np.sign(change["shift"]))
-            assert ("above" if change["shift"] > 0 else "below") in one["advice"]
+            assert ("above" if change["shift"] > 0 else "below") in one.advice
 
 
 def test_wrong_experts_fail_as_a_product_too(known):
     estimator = altered(known, scale=0.6)
-    found = diagnose(estimator, rows=150, subsets=[["m0", "m1"], ["m0"]])
-    one = found["subsets"]["m0+m1"]
-    assert (one["verdict"], one["kind"]) == ("do not trust", "too narrow")
-    assert "calibrate the posteriors of its single modalities first" in one["advice"]
-    alone = diagnose(estimator, rows=150, subsets=[["m0", "m1"]])["subsets"]["m0+m1"]
-    assert "draw longer" in alone["advice"]  # nothing is known of the experts
+    found = check_calibration(estimator, rows=150, subsets=[["m0", "m1"], ["m0"]])
+    one = found.subsets["m0+m1"]
+    assert (one.verdict, one.kind) == ("do not trust", "too narrow")
+    assert "calibrate the posteriors of its single modalities first" in one.advice
+    alone = check_calibration(estimator, rows=150, subsets=[["m0", "m1"]]).subsets["m0+m1"]
+    assert "draw longer" in alone.advice  # nothing is known of the experts
 
 
 def test_only_what_is_wrong_fails(known):
     estimator = altered(known)
     narrow = altered(known, scale=0.6).model_.flows["m1"].forward
     estimator.model_.flows["m1"].forward = narrow
-    assert diagnose(estimator, subsets=SINGLE)["failed"] == ["m1"]
+    assert check_calibration(estimator, subsets=SINGLE).failed == ["m1"]
 
 
 def test_calibrated_posteriors_seldom_fail(known):
     """Bonferroni: of 40 diagnoses, about 2 may fail by chance; 7 or more have odds of .003."""
     estimator = altered(known)
     failed = [
-        bool(diagnose(estimator, rows=100, draws=49, seed=s, subsets=[["m0"]])["failed"])
+        bool(check_calibration(estimator, rows=100, draws=49, seed=s, subsets=[["m0"]]).failed)
         for s in range(40)
     ]
     assert sum(failed) < 7
@@ -133,30 +133,31 @@ def test_the_result_of_a_trained_model_is_complete_and_repeatable(fitted, small,
     estimator = fitted(kind, count)
     names = [f"m{j}" for j in range(count)]
     options = {"rows": 30, "draws": 12, "seed": 2}
-    found = diagnose(estimator, **options)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert diagnose(estimator, **options) == found
-    assert len(found["subsets"]) == 2**count - 1
-    assert found["tests"] == 2 * 2 * (2**count - 1)
-    every = [found["verdict"]]
-    for key, one in found["subsets"].items():
-        assert key == "+".join(one["given"])
-        assert one["verdict"] in VERDICTS
-        assert one["advice"].endswith(".")
-        assert len(one["histogram"]["counts"]) == 2
-        assert {sum(c) for c in one["histogram"]["counts"]} == {30}
-        is_product = 1 < len(one["given"]) < count
-        assert ("verdict" in one["sampler"]) == is_product
-        every += [one["verdict"], one["sampler"].get("verdict", "good")]
+    found = check_calibration(estimator, **options)
+    raw = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert Calibration.from_dict(raw) == found
+    assert check_calibration(estimator, **options) == found
+    assert len(found.subsets) == 2**count - 1
+    assert found.tests == 2 * 2 * (2**count - 1)
+    every = [found.verdict]
+    for key, one in found.subsets.items():
+        assert key == "+".join(one.given)
+        assert one.verdict in VERDICTS
+        assert one.advice.endswith(".")
+        assert len(one.histogram.counts) == 2
+        assert {sum(c) for c in one.histogram.counts} == {30}
+        is_product = 1 < len(one.given) < count
+        assert bool(one.sampler.advice) == is_product
+        every += [one.verdict, one.sampler.verdict]
     assert VERDICTS.index(every[0]) == max(map(VERDICTS.index, every[1:]))
     data = ArraySource(small.data(count, rows=40)[0])
-    real = diagnose(estimator, data, **options)
-    assert "+".join(names) not in real["subsets"]
-    assert len(real["subsets"]) == 2**count - 2
+    real = check_calibration(estimator, data, **options)
+    assert "+".join(names) not in real.subsets
+    assert len(real.subsets) == 2**count - 2
 
 
-def test_of_many_modalities_a_choice_is_diagnosed(linear_gaussian):
-    from mvflow.evaluation.diagnose import _subsets
+def test_of_many_modalities_a_choice_is_checked(linear_gaussian):
+    from mvflow.evaluation.calibration import _subsets
 
     five = SimpleNamespace(modalities=linear_gaussian(5, 1).specs)
     chosen = _subsets(five, None, "model")
@@ -189,7 +190,7 @@ SOUND = {
     ],
 )
 def test_the_samplers_worst_diagnostic_decides(changes, verdict, word):
-    found = _sampler({**SOUND, **changes}, 100, 19)
+    found = _sampler_verdict({**SOUND, **changes}, 100, 19)
     assert found["verdict"] == verdict
     assert word in found["advice"]
 
@@ -201,17 +202,17 @@ def test_the_samplers_worst_diagnostic_decides(changes, verdict, word):
         ({"rows": 5}, "rows is 5: calibration needs at least 20"),
         ({"draws": 3}, "draws is 3: calibration needs at least 9"),
         ({"subsets": [["m7"]]}, "unknown modality 'm7'"),
-        ({"subsets": [[]]}, "a subset to diagnose is empty"),
-        ({"subsets": []}, "a subset to diagnose is empty"),
+        ({"subsets": [[]]}, "a subset to check is empty"),
+        ({"subsets": []}, "a subset to check is empty"),
     ],
 )
 def test_wrong_use(known, options, message):
     with pytest.raises(UsageError, match=message):
-        diagnose(altered(known), **options)
+        check_calibration(altered(known), **options)
 
 
 @pytest.mark.bad_input
 def test_data_of_a_few_rows_is_refused(known, rows):
     few = ArraySource(rows.take(np.arange(5)), known.specs)
     with pytest.raises(UsageError, match="the data have 5 rows"):
-        diagnose(altered(known), few)
+        check_calibration(altered(known), few)

@@ -1,0 +1,263 @@
+"""Runs trained side by side, each by `mvflow train` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Column, Table
+
+from mvflow_cli.output import say
+
+__all__ = ["Job", "run_jobs"]
+
+POLL_INTERVAL = 0.2
+"""Seconds between two looks at the processes."""
+
+LINE_INTERVAL = 2.0
+"""Least seconds between two lines on epochs, where there is no terminal."""
+
+
+class Job:
+    """Training of one run by `mvflow train`, then if asked for `mvflow evaluate`.
+
+    Attributes:
+        state: "waiting", "training", "trained", "evaluating", "evaluated", "done before" or
+            "failed".
+        error: why it failed.
+        stages: what `mvflow train --json` reports of each stage.
+        evaluation: what `mvflow evaluate --json` reports.
+    """
+
+    def __init__(self, name: str, path: Path, evaluate: bool) -> None:
+        from mvflow.runs import Inputs, Plan, RunDirectory
+        from mvflow.systems import build_system, stages_of
+        from mvflow_cli.opening import store_path
+
+        self.name, self.path, self.run = name, path, RunDirectory.open(path)
+        self.config = self.run.config()
+        store = store_path(self.run, self.config)
+        self.inputs = Inputs(_fingerprint(store, self.config.data.train))
+        self.plan = Plan(self.config, stages_of(build_system(self.config)))
+        self.keys = self.plan.keys(self.inputs)
+        self.todo = ["train", "evaluate"] if evaluate else ["train"]
+        self.state = "waiting"
+        self.error: str | None = None
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.evaluation: dict[str, Any] | None = None
+        self._adopted: list[str] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    def missing(self) -> dict[str, str]:
+        """Keys of the stages that are not done."""
+        return {
+            stage: key
+            for stage, key in self.keys.items()
+            if self.run.status(stage, self.plan, self.inputs) != "done"
+        }
+
+    def adopt(self, others: Sequence[Job]) -> None:
+        """Copy finished stages from other runs in which they are the same."""
+        missing = self.missing()
+        for other in others:
+            if other is not self and not missing.items().isdisjoint(other.keys.items()):
+                with self.run.lock():
+                    self._adopted += self.run.adopt(other.run, self.plan, self.inputs)
+                missing = self.missing()
+
+    def how(self, stage: str) -> str:
+        """How a stage came about: "trained", "shared" with another run, or "done" before."""
+        is_trained = self.stages[stage]["trained"]
+        return "trained" if is_trained else "shared" if stage in self._adopted else "done"
+
+    def epoch(self) -> dict[str, Any] | None:
+        """The last line of the run's history."""
+        return next(reversed(self.run.history()), None)
+
+    # The process
+
+    def start(self, options: Sequence[str]) -> None:
+        """Start the next command."""
+        self.state = {"train": "training", "evaluate": "evaluating"}[self.todo[0]]
+        words = ["-m", "mvflow_cli.main", self.todo[0], str(self.path), *options, "--json"]
+        self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, *words],
+            stdout=self._out,
+            stderr=subprocess.PIPE,  # a pipe, so that it ends with this process, however that ends
+            text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which passes it on
+        )
+        self._lines: deque[str] = deque(maxlen=50)
+        self._reader = threading.Thread(target=self._read, args=[self._process.stderr])
+        self._reader.start()
+
+    def _read(self, lines: IO[str]) -> None:
+        with lines:
+            self._lines.extend(lines)
+
+    def is_running(self) -> bool:
+        """Whether the process runs; where it has ended, its result is taken."""
+        if self._process is None:
+            return False
+        code = self._process.poll()
+        if code is None:
+            return True
+        self.wait()
+        self._process = None
+        with self._out as out:
+            out.seek(0)
+            text = out.read()
+        if code:
+            said = [line for line in self._lines if line.startswith("mvflow: ")]
+            self.fail(said[-1][8:].strip() if said else f"its process ended with code {code}")
+        elif self.todo.pop(0) == "train":
+            self.stages = json.loads(text)["stages"]
+            is_new = any(self.how(stage) != "done" for stage in self.stages)
+            self.state = "trained" if is_new else "done before"
+        else:
+            self.evaluation, self.state = json.loads(text), "evaluated"
+        return False
+
+    def fail(self, error: str) -> None:
+        """Give up this run."""
+        self.todo, self.state, self.error = [], "failed", error
+
+    def stop(self) -> None:
+        """Ask the process to end; it keeps a checkpoint first."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait for the end of the process."""
+        if self._process is not None:
+            self._process.wait()
+            self._reader.join()
+
+
+def run_jobs(
+    jobs: Sequence[Job], count: int, device: str, threads: int | None, *, err: bool = False
+) -> None:
+    """Train all runs, `count` at once; a stage that several have in common is trained once.
+
+    Args:
+        jobs: the runs; their results are kept there.
+        count: how many processes may run.
+        device: of all.
+        threads: of each; by default the CPU's cores are divided among them.
+        err: show progress on stderr.
+    """
+    if threads is None and count > 1:
+        threads = max(1, (os.cpu_count() or 1) // count)
+    options = ["--device", device, *([] if threads is None else ["--threads", str(threads)])]
+    running: list[Job] = []
+    with _progress(jobs, err=err) as show:
+        try:
+            while running or any(job.todo for job in jobs):
+                running = [job for job in running if job.is_running()]
+                for job in jobs:
+                    if job.todo and job not in running and len(running) < count:
+                        _prepare(job, jobs)
+                        if job.todo and _is_free(job, running, jobs):
+                            job.start(options)
+                            running.append(job)
+                show()
+                time.sleep(POLL_INTERVAL)
+        except BaseException:
+            for job in running:
+                job.stop()
+            for job in running:
+                job.wait()
+            raise
+
+
+def _prepare(job: Job, jobs: Sequence[Job]) -> None:
+    """Take over what other runs have trained; fail if one of them has failed at it."""
+    from mvflow.core import MvflowError
+
+    if job.todo[0] != "train":
+        return
+    try:
+        job.adopt(jobs)
+    except MvflowError as error:
+        job.fail(str(error))
+        return
+    missing = job.missing()
+    for other in jobs:
+        if other.error and other is not job:
+            stage, key = next(iter(other.missing().items()), ("", ""))
+            if missing.get(stage) == key:
+                job.fail(f"shares stage {stage!r} with {other.name}, which has failed")
+                return
+
+
+def _is_free(job: Job, running: Sequence[Job], jobs: Sequence[Job]) -> bool:
+    """Whether no other run is making what this one could take over."""
+    if job.todo[0] == "train":
+        making = {key for other in running for key in other.missing().values()}
+        return making.isdisjoint(job.missing().values())
+    # The first evaluation trains the classifiers that the others use too.
+    is_first = not any(other.evaluation for other in jobs)
+    return not (is_first and any(other.state == "evaluating" for other in running))
+
+
+@contextmanager
+def _progress(jobs: Sequence[Job], *, err: bool) -> Iterator[Any]:
+    """A function that shows where all runs are: a table on a terminal, else lines."""
+    console = Console(stderr=err)
+    if console.is_terminal:
+        with Live(_table(jobs), console=console, auto_refresh=False, transient=True) as live:
+            yield lambda: live.update(_table(jobs), refresh=True)
+        return
+    states = {job.name: job.state for job in jobs}
+    told = time.monotonic()
+
+    def show() -> None:
+        nonlocal told
+        is_due = time.monotonic() - told > LINE_INTERVAL
+        for job in jobs:
+            if job.state != states[job.name]:
+                say(f"{job.name}: {job.state}{f': {job.error}' if job.error else ''}", err=err)
+            elif is_due and job.state == "training":
+                say(f"{job.name}: {_epoch(job)}", err=err)
+            states[job.name] = job.state
+        told = time.monotonic() if is_due else told
+
+    yield show
+
+
+def _table(jobs: Sequence[Job]) -> Table:
+    table = Table(Column("run", overflow="fold"), "state", "progress")
+    for job in jobs:
+        is_training = job.state == "training"
+        table.add_row(job.name, job.state, _epoch(job) if is_training else job.error or "")
+    return table
+
+
+def _epoch(job: Job) -> str:
+    last = job.epoch()
+    if last is None:
+        return "first epoch"
+    return f"{last['stage']} epoch {last['epoch'] + 1}, loss {last['loss']:.4g}"
+
+
+@cache
+def _fingerprint(store: Path, split: str) -> str:
+    from mvflow.core import fingerprint
+    from mvflow_datasets import Store
+
+    with Store.open(store) as opened:
+        return fingerprint(opened[split])

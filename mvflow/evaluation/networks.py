@@ -1,0 +1,208 @@
+"""Networks that measure generated rows: one for each modality, trained once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from mvflow.config import Classifiers as Settings
+from mvflow.config import Training
+from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint
+from mvflow.nn import ModalityDict, seeded
+from mvflow.runs import read_tensors, write_tensors
+from mvflow.stages import Losses
+from mvflow.training import Callback, Stage, Table, TensorColumn, run_stage
+
+__all__ = ["BATCH_ROWS", "ModalityNetworks"]
+
+BATCH_ROWS = 1024
+"""Rows that pass through a network at once."""
+
+
+@dataclass(frozen=True)
+class ModalityNetworks(ABC):
+    """One trained network for each modality, and its score on real test rows.
+
+    Args:
+        networks: name -> network.
+        scores: name -> its score on test rows; what that is depends on the kind.
+        classes: number of classes; 0 if the rows have no labels.
+    """
+
+    name: ClassVar[str]
+    """By which its distances are called; its plural is part of the file's name."""
+    score: ClassVar[str]
+    """What `scores` are."""
+    needs_classes: ClassVar[bool]
+    constants: ClassVar[dict[str, Any]] = {}
+    """What the weights depend on besides the settings."""
+
+    networks: ModalityDict
+    scores: dict[str, float]
+    classes: int
+
+    @classmethod
+    def train(
+        cls,
+        train: Source,
+        test: Source,
+        settings: Settings,
+        *,
+        cache: Path | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        callback: Callback | None = None,
+    ) -> Self:
+        """Train a network for each modality on its distinct values, and score it on test rows.
+
+        Args:
+            train: rows to train on.
+            test: rows to score on.
+            settings: network and optimisation.
+            cache: a safetensors file, usually beside the store. Networks of the same data,
+                settings and seed are taken from it; else they are trained and kept there.
+            seed: of weights, order and noise.
+            device: where to train.
+            callback: training callback.
+
+        Raises:
+            DataError: if classes are needed and the rows have no labels, or all the same.
+        """
+        data = [_fingerprint_with_labels(source) for source in (train, test)]
+        key_settings = cls._training(settings).model_dump(mode="json") | cls.constants
+        key = {"data": data, "settings": key_settings, "seed": seed}
+        initial = partial(cls._initial, train.modalities, settings, seed=seed, device=device)
+        if cache is not None and cache.is_file():
+            tensors, about = read_tensors(cache)
+            if about.get("key") == key:
+                kept = initial(about["classes"], about[cls.score])
+                kept.networks.load_state_dict(tensors)
+                return kept
+        made = initial(cls._count_classes(train, test), {})
+        for modality in train.modalities:
+            name = modality.name
+            network, rows = made.networks[name], _distinct_rows(train, name, device)
+            loss = partial(cls._losses, network)
+            stage = Stage(f"{cls.name}-{name}", network, loss, cls._training(settings), rows)
+            order = derive_seed(seed, f"{cls.name}s")
+            optimise = partial(run_stage, stage, seed=order, callback=callback)
+            cls._fit(network, _values(rows), optimise)
+            held_out = _distinct_rows(test, name, device)
+            made.scores[name] = made._evaluate(name, _values(held_out), _values(held_out, "label"))
+        if cache is not None:
+            about = {"key": key, cls.score: made.scores, "classes": made.classes}
+            write_tensors(cache, made.networks.state_dict(), about)
+        return made
+
+    @classmethod
+    def _count_classes(cls, train: Source, test: Source) -> int:
+        labels = train.labels
+        if labels is None or test.labels is None:
+            if cls.needs_classes:
+                msg = "the data have no labels: coherence needs a class for each row"
+                raise DataError(msg)
+            return 0
+        if cls.needs_classes and len(np.unique(labels)) < 2:
+            msg = "all training rows have the same label: coherence needs two classes or more"
+            raise DataError(msg)
+        return int(max(labels.max(), test.labels.max())) + 1
+
+    @classmethod
+    def _initial(
+        cls,
+        modalities: Iterable[Modality],
+        settings: Settings,
+        classes: int,
+        scores: dict[str, float],
+        *,
+        seed: int,
+        device: str,
+    ) -> Self:
+        with seeded(seed, "weights", f"{cls.name}s"):
+            specs = sorted(modalities, key=lambda m: m.name)
+            networks = ModalityDict({m.name: cls._build(m, settings, classes) for m in specs})
+        return cls(networks.to(device).eval(), scores, classes)
+
+    def features(self, name: str, x: ArrayLike) -> NDArray[np.float32]:
+        """Features (rows, features) of rows (rows, *shape) of one modality."""
+        return self._apply(name, x, self._features)
+
+    @torch.no_grad()
+    def _apply(
+        self, name: str, x: ArrayLike, function: Callable[[Any, Tensor], Tensor]
+    ) -> NDArray[Any]:
+        """A function of a modality's network and some rows, in batches of all rows."""
+        network = self.networks[name].eval()
+        device = next(network.parameters()).device
+        batches = torch.from_numpy(np.asarray(x)).split(BATCH_ROWS)
+        return torch.cat([function(network, b.to(device)).cpu() for b in batches]).numpy()
+
+    # What a kind says. Networks are `Any`, since each kind has its own.
+
+    @classmethod
+    @abstractmethod
+    def _build(cls, modality: Modality, settings: Settings, classes: int) -> nn.Module:
+        """An untrained network."""
+
+    @classmethod
+    @abstractmethod
+    def _training(cls, settings: Settings) -> Training:
+        """Settings that the weights depend on."""
+
+    @classmethod
+    @abstractmethod
+    def _losses(cls, network: Any, batch: Mapping[str, Tensor], progress: float) -> Losses:
+        """The loss of a batch with the columns `x` and `label`."""
+
+    @classmethod
+    @abstractmethod
+    def _fit(cls, network: Any, values: Tensor, optimise: Callable[[], object]) -> None:
+        """Call `optimise`, with what must be set from all values before and after it."""
+
+    @classmethod
+    @abstractmethod
+    def _features(cls, network: Any, x: Tensor) -> Tensor:
+        """Features (rows, features) of some rows."""
+
+    @abstractmethod
+    def _evaluate(self, name: str, values: Tensor, labels: Tensor) -> float:
+        """Score of a trained network on held-out values."""
+
+
+def _distinct_rows(source: Source, name: str, device: str) -> Table:
+    """Each stored value of a modality that a row uses, once, with its label (0 without labels)."""
+    column = source.columns()[name]
+    labels = np.zeros(len(source), np.int64) if source.labels is None else source.labels
+    values = column.values
+    if column.index is not None:
+        used, first = np.unique(column.index, return_index=True)
+        values, labels = values[used], labels[first]
+    columns = {
+        key: TensorColumn(torch.from_numpy(np.array(array)).to(device), None)
+        for key, array in (("x", values), ("label", labels))
+    }
+    return Table(columns, len(values))
+
+
+def _values(rows: Table, key: str = "x") -> Tensor:
+    column = rows.columns[key]
+    assert isinstance(column, TensorColumn)
+    return column.values
+
+
+def _fingerprint_with_labels(source: Source) -> str:
+    """Hash of all values and labels of a source."""
+    digest = hashlib.sha256(fingerprint(source).encode())
+    if source.labels is not None:
+        digest.update(np.ascontiguousarray(source.labels).data)
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""VampPrior (Tomczak and Welling 2018), fitted after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, MixtureSameFamily
+
+from mvflow.config import Training
+from mvflow.core import ConfigError, Modality, Observed, generator
+from mvflow.nn.base import probe_rows
+from mvflow.priors.base import Prior
+from mvflow.stages import Losses, Rows, StageSpec
+
+__all__ = ["VampMixture", "VampPrior"]
+
+
+class VampPrior(Prior, Training):
+    """An equal mixture of q(z|u_k) at pseudo-rows u_k, which are learned; the encoder is frozen.
+
+    They begin as training rows, and the likelihood of draws of q(z|X) is maximised; class numbers
+    stay as they begin. The settings as a `Training` are those of its stage.
+    """
+
+    components: PositiveInt = 100
+    """Number of pseudo-rows."""
+
+    def build(self, system: Any) -> VampMixture:
+        """The mixture, at rows of zeros.
+
+        Raises:
+            ConfigError: if q(z|X) of the system is not a distribution.
+        """
+        encode = getattr(system, "encode", system.posterior)
+        system.eval()  # one row is too few for batch normalisation
+        with torch.no_grad():
+            found = encode(Observed({m.name: probe_rows(m) for m in system.modalities}))
+        system.train()
+        if not isinstance(found, Distribution):
+            msg = (
+                f"prior 'vampprior' needs q(z|X) as a distribution, but system "
+                f"{system.settings.system!r} has an unnormalised density: use prior 'mixture'"
+            )
+            raise ConfigError(msg)
+        return VampMixture(system.modalities, self.components, encode)
+
+    def stages(self, system: Any, module: nn.Module) -> Sequence[StageSpec]:
+        """One stage: maximum likelihood of draws of q(z|X), one of each row and step."""
+        assert isinstance(module, VampMixture)
+
+        def start(rows: Rows) -> None:
+            order = generator(system.settings.seed, "prior", "rows").permutation(len(rows))
+            chosen = rows.subset([order[i % len(rows)] for i in range(self.components)])
+            module.begin_at(chosen.batches(256))
+
+        def loss(observed: Observed, progress: float | Tensor) -> Losses:
+            with torch.no_grad():
+                z = module.encode(observed).sample()
+            fit = module().log_prob(z).mean()
+            return Losses(-fit, {"log_density": fit})
+
+        needs = getattr(system, "encoder_stages", None) or tuple(s.name for s in system.stages())
+        return [StageSpec("prior", module, self, loss, needs, start=start)]
+
+
+class VampMixture(nn.Module):
+    """Equal mixture of q(z|u_k).
+
+    Args:
+        modalities: of the pseudo-rows.
+        components: how many.
+        encode: rows of all modalities -> q(z|X); its networks are not this module's.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[Modality],
+        components: int,
+        encode: Callable[[Observed], Distribution],
+    ) -> None:
+        super().__init__()
+        self.names, self.components = [m.name for m in modalities], components
+        self.encode = encode
+        for j, modality in enumerate(modalities):
+            zeros = probe_rows(modality).repeat_interleave(components, 0)
+            if zeros.is_floating_point():
+                self.register_parameter(f"rows_{j}", nn.Parameter(zeros))
+            else:
+                self.register_buffer(f"rows_{j}", zeros)
+
+    def pseudo_rows(self) -> dict[str, Tensor]:
+        """Modality -> (components, *shape)."""
+        return {name: getattr(self, f"rows_{j}") for j, name in enumerate(self.names)}
+
+    @torch.no_grad()
+    def begin_at(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Set the pseudo-rows to given rows of all modalities."""
+        found = list(batches)
+        for name, rows in self.pseudo_rows().items():
+            rows.copy_(torch.cat([batch[name] for batch in found]))
+
+    def forward(self) -> MixtureSameFamily:
+        """The distribution of z: batch shape (1,), event shape (latent.dim,)."""
+        rows = self.pseudo_rows()
+        each = self.encode(Observed(rows))
+        equal = torch.zeros(1, self.components, device=rows[self.names[0]].device)
+        components = each.expand(torch.Size([1, self.components]))
+        return MixtureSameFamily(Categorical(logits=equal), components)

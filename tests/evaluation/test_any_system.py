@@ -1,0 +1,119 @@
+"""Evaluation, calibration and reports ask nothing of a system but what every estimator has."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mvflow.config import Classifiers, Evaluation, SamplerConfig
+from mvflow.core import ArraySource, Modality, UsageError, generator
+from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
+from mvflow.inference import Diagnostics
+from mvflow.report import Entry, write_report
+
+NONE = np.zeros(0)
+EXACT = Diagnostics("exact", NONE, np.zeros(0, int), NONE, NONE, NONE, NONE)
+
+
+class FactorModel:
+    """x_j = z + noise with z ~ N(0, 1): exact draws, no encoder, no projections, no density."""
+
+    modalities = (Modality("a", (3,)), Modality("b", (2,)))
+    latent_dim, radius, stage_names = 1, float("inf"), ("factors",)
+    can_encode = can_project = False
+
+    def __init__(self):
+        settings = Evaluation(rows=300, prior_draws=40, importance_rows=5, importance_draws=5)
+        self.config = SimpleNamespace(
+            recipe="", seed=0, evaluation=settings, sampler=SamplerConfig()
+        )
+
+    def facts(self):
+        return {"system": "factor model"}
+
+    def priors(self):
+        return ["standard"]
+
+    def draw(self, given=None, n=1, *, seed=0, **_):
+        rng = generator(seed)
+        if not given:
+            return SimpleNamespace(z=rng.normal(size=(n, 1, 1)), diagnostics=EXACT)
+        count = 1 + sum(x.shape[1] for x in given.values())
+        mean = sum(x.sum(1) for x in given.values()) / count
+        z = mean[:, None] + rng.normal(size=(n, len(mean), 1)) / count**0.5
+        return SimpleNamespace(z=z, diagnostics=EXACT)
+
+    def sample_latent(self, given=None, n=1, **options):
+        return self.draw(given, n, **options).z
+
+    def decode(self, z, targets=None):
+        sizes = {m.name: m.shape[0] for m in self.modalities}
+        z = np.asarray(z, np.float32)
+        return {name: np.repeat(z, sizes[name], -1) for name in targets or sizes}
+
+    def generate(self, given=None, n=1, *, targets=None, **options):
+        return self.decode(self.draw(given, n, **options).z, targets)
+
+    def simulate(self, z, *, seed=0):
+        rng = generator(seed)
+        return {name: x + rng.normal(size=x.shape) for name, x in self.decode(z).items()}
+
+    def posterior_log_prob(self, z, given):
+        msg = "posteriors of this system have no density"
+        raise UsageError(msg)
+
+    def log_likelihood(self, x, *, given=None, n=1, seed=0):
+        return np.zeros(len(next(iter(x.values()))))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    model = FactorModel()
+    z = generator(1).normal(size=(600, 1))
+    return ArraySource(model.simulate(z, seed=2), model.modalities, labels=(z[:, 0] > 0))
+
+
+@pytest.fixture(scope="module")
+def measured(rows):
+    classifiers = ModalityClassifiers.train(rows, rows, Classifiers(kind="mlp", epochs=5))
+    return evaluate(FactorModel(), rows, classifiers), classifiers
+
+
+def test_what_a_system_does_not_have_is_left_out(measured):
+    result, _ = measured
+    assert result.facts == {"system": "factor model"}
+    assert result.posterior_log_density == {}
+    assert result.shared is None
+    assert result.coherence.joint_fitted is None
+    assert result.latent.radius is None
+    assert result.sampler.method == "exact"
+    raw = result.to_dict()
+    assert "radius" not in raw["latent"]
+    assert type(result).from_dict(raw) == result
+    # z and a draw given a, which has 3 values, correlate by 3/4: so often do their signs agree
+    found, expected = result.coherence.conditional["a->b"], 0.5 + np.arcsin(0.75) / np.pi
+    # the classifier sees z itself in what is decoded, and cuts it near 0
+    assert abs(found.mean - expected) < 4 * found.standard_error
+
+
+def test_exact_posteriors_of_another_system_are_calibrated():
+    found = check_calibration(FactorModel(), rows=200)
+    assert found.failed == []
+    assert found.outside_ball == 0
+    assert {one.sampler.method for one in found.subsets.values()} == {"exact"}
+
+
+def test_it_has_a_report(rows, measured, tmp_path):
+    result, classifiers = measured
+    history = [
+        {"stage": "factors", "epoch": i, "loss": 1.0 / (i + 1), "samples_per_second": 9.0}
+        for i in range(3)
+    ]
+    entry = Entry("mine", FactorModel(), rows, history, {}, {}, result)
+    path = write_report(tmp_path / "r.html", [entry], classifiers=classifiers)
+    text = path.read_text("utf-8")
+    assert "factor model" in text
+    assert "Loss curves of the stage factors" in text
+    assert "Latent space of mine: 600 test rows" in text
+    assert "All draws are exact: no sampler is needed." in text
+    assert "Posterior density" not in text
