@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,21 @@ def test_commands_can_be_parsed(words):
         words = [*getattr(context, "_protected_args", ()), *context.args]
         name, command, rest = context.command.resolve_command(context, words)
         context = command.make_context(name, rest, parent=context)
+
+
+def test_architecture_has_the_layers_that_imports_obey():
+    """The picture's names, in order, are the layers of `pyproject.toml`."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (c["layers"] for c in contracts["contracts"] if "containers" in c)
+    (picture,) = blocks("docs/architecture.md", "text")
+    drawn = re.findall(r"^  ([a-z]+(?: \| [a-z]+)*)(?:  .*)?$", picture, re.M)
+    assert drawn == layers
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_pages_name_exist(page):
+    """Paths of modules are those of this checkout."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text("utf-8"), flags=re.M | re.S)
+    homes = [ROOT, ROOT / "mvflow", ROOT / "datasets", ROOT / "cli", ROOT / "cli/mvflow_cli"]
+    for path in re.findall(r"`([\w/]+/\w+\.py)", text):
+        assert any((home / path).is_file() for home in homes), path
