@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from mvflow.models import build_model
 
 from mvflow.config import Config
 from mvflow.core import ArraySource, Modality
-from mvflow.models import build_model
 from mvflow.training import Compile, Stage, Table, build_stage, compiled
 from mvflow.training.captured import training_step
 from mvflow.training.step import Step, Sums, new_optimizer

@@ -30,6 +30,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from mvflow.models import build_model
+from mvflow.posteriors.inverse import OrderedInverse
+from mvflow.posteriors.levels import levels
 from torch import Tensor, nn
 
 from benchmarks.common import Report, Rows, add_options, parsed, turn_by_turn
@@ -37,11 +40,8 @@ from mvflow.config import Flows, SamplerConfig, config_from_dict, recipe
 from mvflow.functional import normal_poe
 from mvflow.inference import PAPER, ProductOfExperts, build_sampler
 from mvflow.inference.product import Draws
-from mvflow.models import build_model
 from mvflow.nn import seeded
 from mvflow.posteriors import build_posterior
-from mvflow.posteriors.inverse import OrderedInverse
-from mvflow.posteriors.levels import levels
 from mvflow.samplers import HMC, Noise
 from mvflow.samplers.hmc import init, step
 

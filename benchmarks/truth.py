@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from mvflow.models import Losses
 from torch import Tensor
 
 from benchmarks.common import about, markdown
 from mvflow.config import Amortised, Flows
 from mvflow.inference import Aggregate, Prior, ProductOfExperts
-from mvflow.models import Losses
 from mvflow.nn import MLP, seeded
 from mvflow.posteriors import AmortisedPosterior, build_posterior
 from mvflow.runs import write_json

@@ -1,5 +1,7 @@
 """Fixtures of all tests: the array libraries for formulas, and models with known answers."""
 
+import dataclasses
+import sys
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -11,14 +13,19 @@ from hypothesis import settings
 from scipy import stats
 from torch import nn
 
-from mvflow.core import Modality
-from mvflow.estimators import JNFShared
-from mvflow.models import JNFModel, JointVAE
+from mvflow import JNF, JNFShared
+from mvflow.config import Classifiers, Training
+from mvflow.core import LatentSpace, Modality, parts, registry
 from mvflow.posteriors import FlowPosterior
+from mvflow.runs import Plan, StageRecord
+from mvflow.systems import JointVAE, jnf, stages_of
+from mvflow.systems.decoders import Decoders
 
 settings.register_profile("mvflow", deadline=None)  # times belong in benchmarks
 settings.load_profile("mvflow")
 torch.set_num_threads(1)  # two threads on a busy machine are many times slower than one
+
+registries = import_module("mvflow.core.registry")  # the package has a function of this name
 
 BACKENDS = ["array_api_compat.numpy", "array_api_compat.torch", "array_api_strict"]
 try:
@@ -39,8 +46,8 @@ def xp(request):
 class LinearGaussian:
     """z ~ N(0, I), x_j = A_j z + b_j + s_j noise, the columns of A_j orthogonal.
 
-    So every posterior p(z|x_S) is a diagonal Gaussian, and a `JNFModel` of linear layers holds
-    the exact q(z|X) and the exact q(z|x_j). Everything else follows in closed form, in NumPy.
+    So every posterior p(z|x_S) is a diagonal Gaussian, and a JNF of linear layers holds the exact
+    q(z|X) and the exact q(z|x_j). Everything else follows in closed form, in NumPy.
     """
 
     def __init__(self, modalities=2, latent=2, seed=0):
@@ -54,7 +61,10 @@ class LinearGaussian:
             orthogonal = np.linalg.qr(rng.normal(size=(dim, dim)))[0][:, :latent]
             self.a[name] = orthogonal * rng.uniform(0.5, 1.2, size=latent)
             self.b[name] = rng.normal(size=dim)
-        self.specs = [Modality(n, (d,), "normal", self.scale[n]) for n, d in self.dims.items()]
+        self.specs = [
+            Modality(n, (d,), {"kind": "normal", "scale": self.scale[n]})
+            for n, d in self.dims.items()
+        ]
 
     def sample(self, rows, seed=1):
         """Rows of all modalities, in float64."""
@@ -95,20 +105,32 @@ class LinearGaussian:
             layers[name] = linear_layer(np.concatenate([weight, 0 * weight]), bias)
         return layers
 
-    def model(self, dtype=torch.float64):
-        """The exact `JNFModel`."""
+    def system(self, dtype=torch.float64, **settings):
+        """The exact JNF."""
         width = 2 * self.latent
+        networks = {n: linear_layer(self.a[n], self.b[n]) for n in self.names}
         joint = JointVAE(
             self.specs,
             self._encoder(self.names, len(self.names)),
-            {n: linear_layer(self.a[n], self.b[n]) for n in self.names},
+            Decoders(self.specs, networks, LatentSpace.flat(self.latent)),
             self.latent,
             merge=(),
         )
         (merge,) = joint.merge
         set_linear(merge, np.tile(np.eye(width), len(self.names)), np.zeros(width))
-        posteriors = {n: FlowPosterior(self._encoder([n], 1)[n], self.latent) for n in self.names}
-        return JNFModel(joint, posteriors).to(dtype).eval().requires_grad_(False)
+        flows = {n: FlowPosterior(self._encoder([n], 1)[n], self.latent) for n in self.names}
+        config = JNF(self.specs, self.latent, **settings).config
+        system = jnf.JNF(config, joint, flows)
+        system.fitted_prior = None
+        return system.to(dtype).eval().requires_grad_(False)
+
+    def estimator(self, **settings):
+        """The estimator around it, as if it had been trained."""
+        made = JNF(self.specs, self.latent, **settings)
+        made.system_ = self.system(torch.float32, **settings)
+        made.plan_ = Plan(made.config, stages_of(made.system_))
+        made.records_ = {name: StageRecord("", "") for name in made.plan_.names}
+        return made
 
 
 def set_linear(layer, weight, bias):
@@ -139,14 +161,38 @@ def small_data(count, rows=160, seed=0):
     return data, labels
 
 
+TRAIN = {"epochs": 3, "batch_size": 32, "learning_rate": 1e-2}
+
+AMORTISED = {
+    "kind": "amortised",
+    "posterior": {"kind": "conditional-maf", "hidden": [8], "context": 2},
+    "summary_hidden": [8],
+    "embedding": 4,
+}
+"""A subset rule for `small.estimator` that is trained in about a second."""
+
+
+def _is_stage(annotation):
+    is_training = isinstance(annotation, type) and issubclass(annotation, Training)
+    return is_training and annotation is not Classifiers
+
+
+def _quick(section):
+    widths = {name: [8] for name in ("merge", "summary_hidden") if name in section.model_fields}
+    return TRAIN | widths
+
+
 def small_estimator(kind, count, **changes):
     """An untrained estimator of `count` modalities that trains in about a second."""
-    train = {"epochs": 3, "batch_size": 32, "learning_rate": 1e-2}
+    fields = registry("systems").load(kind.system).Settings.model_fields
     sections = {
-        "joint": {**train, "merge": [8]},
-        "flows": {**train, "hidden": [8], "summary_hidden": [8], "context": 2},
-        "amortised": {**train, "hidden": [8], "summary_hidden": [8], "embedding": 4, "context": 2},
-        "sampler": {"warmup": 8, "draws": 4, "chains": 2, "candidates": 8, "num_steps": 3},
+        **{name: _quick(f.annotation) for name, f in fields.items() if _is_stage(f.annotation)},
+        "posterior": {"kind": "maf", "hidden": [8]},
+        "projector": {"kind": "contrastive", "dim": 2} if kind is JNFShared else "none",
+        "sampler": {
+            **{"kind": "hmc", "warmup": 8, "draws": 4},
+            **{"chains": 2, "candidates": 8, "num_steps": 3},
+        },
         "evaluation": {
             "rows": 30,
             "product_rows": 10,
@@ -156,8 +202,7 @@ def small_estimator(kind, count, **changes):
             "sampler_rows": 5,
         },
     }
-    if kind is JNFShared:
-        sections["projectors"] = {**train, "dim": 2}
+    sections = {name: value for name, value in sections.items() if name in fields}
     modalities = [Modality(f"m{j}", (2 + j,)) for j in range(count)]
     networks = {m.name: {"encoder": {"kind": "mlp", "hidden": [8]}} for m in modalities}
     return kind(modalities, 2, **(sections | {"networks": networks} | changes))
@@ -166,7 +211,7 @@ def small_estimator(kind, count, **changes):
 @pytest.fixture(scope="session")
 def small():
     """`small.data` and `small.estimator`: data and models for tests of what is built on them."""
-    return SimpleNamespace(data=small_data, estimator=small_estimator)
+    return SimpleNamespace(data=small_data, estimator=small_estimator, amortised=AMORTISED)
 
 
 @pytest.fixture(scope="session")
@@ -178,3 +223,32 @@ def fitted():
         return small_estimator(kind, count).fit(small_data(count)[0], seed=0)
 
     return get
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a distribution: install("name", module code, group={"kind": "module:object"})."""
+    before = set(sys.modules)
+
+    def call(name, code, **groups):
+        (tmp_path / f"{name.replace('-', '_')}.py").write_text(code, "utf-8")
+        folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [
+            line
+            for group, kinds in groups.items()
+            for line in (f"[mvflow.{group}]", *(f"{k} = {v}" for k, v in kinds.items()))
+        ]
+        (folder / "entry_points.txt").write_text("\n".join(lines), "utf-8")
+        fresh = {group: dataclasses.replace(each) for group, each in registries.REGISTRIES.items()}
+        monkeypatch.setattr(registries, "REGISTRIES", fresh)
+        parts._created.cache_clear()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registries, "_TRUSTED", set())
+    yield call
+    parts._created.cache_clear()
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) == str(tmp_path / f"{name}.py"):
+            del sys.modules[name]

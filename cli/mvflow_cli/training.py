@@ -136,15 +136,12 @@ def _configured(run: RunDirectory, stages: Sequence[str] | None, options: TrainO
     for stage in stages or ():
         changed = _with_stage(changed, stage)
     if options.settings:
-        raw = changed.model_dump(mode="json", exclude_none=True)
-        changed = config_from_dict(assign(raw, options.settings), where="--set")
+        changed = config_from_dict(assign(changed.to_dict(), options.settings), where="--set")
     if options.precision is not None:
         changed = _with_precision(changed, stages, options.precision)
     if changed != config:
         run.write_config(changed)
-        before, after = (
-            _flat(c.model_dump(mode="json", exclude_none=True)) for c in (config, changed)
-        )
+        before, after = (_flat(c.to_dict()) for c in (config, changed))
         for key in sorted(after):
             if after[key] != before.get(key):
                 was = f" (was {before[key]!r})" if key in before else ""

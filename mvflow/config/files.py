@@ -156,7 +156,7 @@ def config_from_dict(raw: Mapping[str, Any], where: str = "configuration") -> Co
 
 def to_toml(config: Config) -> str:
     """Text of `config.toml`: all values, the defaults too; what is None is absent."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return tomli_w.dumps(config.to_dict())
 
 
 def assign(raw: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -210,15 +210,17 @@ def _set(out: dict[str, Any], path: list[str], value: str) -> None:
             raise ConfigError(msg)
         node = inner
     last, new = path[-1], None if value == "none" else _value(value)
-    if last == "kind" and isinstance(new, str) and len(path) > 1:
-        switched = _switched(node, new, _group_at(out, path[:-1]))
+    is_kind = last == "kind" and len(path) > 1
+    group = _group_at(out, path[:-1] if is_kind else path)
+    if is_kind and (isinstance(new, str) or (new is None and group)):
+        switched = _switched(node, new or "none", group)
         node.clear()
         node.update(switched)
-    elif isinstance(node.get(last), dict) and (new is None or isinstance(new, str)):
-        node[last] = _switched(node[last], new or "none", _group_at(out, path))
+    elif isinstance(node.get(last), dict) and isinstance(new, str):
+        node[last] = _switched(node[last], new, group)
     elif new is None:
         node.pop(last, None)
-        if _group_at(out, path):
+        if group:
             node[last] = {"kind": "none"}
     else:
         node[last] = new

@@ -27,6 +27,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def to_dict(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """As TOML and JSON can hold it: what is None is absent, parts have a `kind`."""
+        found: dict[str, Any] = _without_none(
+            self.model_dump(mode="json", exclude_defaults=exclude_defaults)
+        )
+        return found
+
 
 class Part(Section, ABC):
     """Settings of one kind of a contract, together with the methods that build what they describe.
@@ -131,9 +138,7 @@ def create(group: str, value: Any) -> Any:
     return value
 
 
-def dump(
-    part: Any, group: str, *, exclude_none: bool = True, exclude_defaults: bool = False
-) -> dict[str, Any]:
+def dump(part: Any, group: str, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """A part as a mapping that TOML and JSON can hold and `create` takes.
 
     Examples:
@@ -142,9 +147,7 @@ def dump(
     """
     if not isinstance(part, Part) or part.is_opaque:
         return {"kind": GIVEN, "path": _path(part.raw if isinstance(part, Part) else part)}
-    settings = part.model_dump(
-        mode="json", exclude_none=exclude_none, exclude_defaults=exclude_defaults
-    )
+    settings = part.to_dict(exclude_defaults=exclude_defaults)
     return {"kind": registry(group).name_of(type(part)), **settings}
 
 
@@ -159,7 +162,7 @@ def problem(error: ValidationError) -> str:
         key, section = str(first["loc"][-1]), ".".join(str(p) for p in first["loc"][:-1])
         return f"unknown key {key!r}" + (f" in {section}" if section else "")
     text = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    return f"{where}: {text}, got {first.get('input')!r}"
+    return f"{where}{': ' if where else ''}{text}, got {first.get('input')!r}"
 
 
 def _from_mapping(group: str, raw: dict[str, Any]) -> Any:
@@ -236,7 +239,13 @@ def _serialize(value: Any, info: core_schema.SerializationInfo) -> Any:
     is_part = isinstance(value, Part)
     if info.mode == "python" and (not is_part or value.is_opaque):
         return value.raw if is_part else value
-    return dump(value, value.group if is_part else "", exclude_none=True)
+    return dump(value, value.group if is_part else "")
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
 
 
 def _path(value: Any) -> Any:

@@ -277,10 +277,11 @@ def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
         raise DataError(msg)
     wrong = _first_bad_row(values, lambda chunk: ~likelihood.is_valid(chunk, modality.shape))
     if wrong is not None:
-        shown = f" is {x[wrong]}" if x[wrong].size == 1 else ""
-        msg = (
-            f"modality {modality.name!r}, row {wrong}{shown}: {likelihood.expects(modality.shape)}"
-        )
+        row = slice(wrong, wrong + 1)
+        value = x[row][~likelihood.is_valid(values[row], modality.shape)].flat[0]
+        shown = f"{'is' if x[row].size == 1 else 'contains'} {value}"
+        expects = likelihood.expects(modality.shape)
+        msg = f"modality {modality.name!r}, row {wrong} {shown}: {expects}"
         raise DataError(msg)
     return values.astype(likelihood.dtype, copy=False)
 

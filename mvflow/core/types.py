@@ -48,8 +48,7 @@ class Modality:
             Appendix E). None: the largest dimension divided by this one's.
 
     Raises:
-        ConfigError: if the likelihood is unknown or a setting of it is wrong.
-        DataError: if a field cannot be used.
+        DataError: if a field cannot be used. The settings of a likelihood are checked later.
 
     Examples:
         >>> m = Modality("svhn", (3, 32, 32), {"kind": "laplace", "scale": 0.75})
@@ -77,6 +76,8 @@ class Modality:
             from mvflow.core.parts import dump  # a part itself: kept as its settings
 
             object.__setattr__(self, "likelihood", dump(self.likelihood, "likelihoods"))
+        if isinstance(self.likelihood, Mapping) and set(self.likelihood) == {"kind"}:
+            object.__setattr__(self, "likelihood", self.likelihood["kind"])
         kind, known = self.kind, registry("likelihoods").names()
         if isinstance(kind, str) and ":" not in kind and kind not in known:
             raise DataError(unknown_name("likelihood", kind, known))
@@ -116,9 +117,12 @@ class Modality:
 
         Raises:
             ConfigError: if the likelihood is unknown or a setting of it is wrong.
-            DataError: if a field cannot be used.
-            KeyError: if a field is missing.
+            DataError: if a field is missing or cannot be used.
         """
+        missing = [key for key in ("name", "shape", "likelihood") if key not in raw]
+        if missing:
+            msg = f"a modality has no {missing[0]}: expected a name, a shape and a likelihood"
+            raise DataError(msg)
         likelihood, scale = raw["likelihood"], raw.get("scale", 1.0)
         if isinstance(likelihood, str) and scale != 1.0:
             likelihood = {"kind": likelihood, "scale": scale}

@@ -54,15 +54,25 @@ def convert_run(path: Path) -> list[str]:
         msg = f"{path} has format {raw.get('format')}: only runs of format 1 are converted"
         raise UsageError(msg)
     config = config_from_dict(convert_config(raw), where=str(file))
-    manifest = path / "manifest.json"
-    entries = read_json(manifest).get("stages", {}) if manifest.is_file() else {}
     old = path / "format-1"
-    old.mkdir(exist_ok=True)
-    found = {name: _read(path / f"{name}.safetensors", entries[name]) for name in entries}
-    for each in (file, manifest, *(path / f"{name}.safetensors" for name in found)):
-        if each.is_file():
-            write_atomically(old / each.name, partial(shutil.copyfile, each))
-    return _write(RunDirectory(path), config, entries, found)
+    source = old if (old / file.name).is_file() else path  # a conversion may have been killed
+    manifest = source / "manifest.json"
+    entries = read_json(manifest).get("stages", {}) if manifest.is_file() else {}
+    found = {name: _read(source / f"{name}.safetensors", entries[name]) for name in entries}
+    records = _records(path, config, entries, found)
+    if source is path:
+        old.mkdir(exist_ok=True)
+        for name in (*(f"{stage}.safetensors" for stage in found), manifest.name, file.name):
+            if (path / name).is_file():
+                write_atomically(old / name, partial(shutil.copyfile, path / name))
+    run = RunDirectory(path)
+    (path / manifest.name).unlink(missing_ok=True)
+    for stage, tensors in found.items():
+        run.forget(stage)
+        if stage in records:
+            run.finish(stage, tensors, records[stage])
+    run.write_config(config)  # the last, so that a conversion that was killed is made again
+    return list(records)
 
 
 def convert_config(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,16 +175,14 @@ def _read(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _write(
-    run: RunDirectory,
+def _records(
+    path: Path,
     config: Config,
     entries: Mapping[str, Any],
     found: Mapping[str, dict[str, Tensor]],
-) -> list[str]:
-    """Write configuration, weights and records; weights that fit no stage now stay aside."""
+) -> dict[str, StageRecord]:
+    """Records of the stages that the configuration has, once their weights are seen to fit."""
     plan = Plan(config, stages_of(build_system(config)))
-    run.write_config(config)
-    (run.path / "manifest.json").unlink(missing_ok=True)
     records: dict[str, StageRecord] = {}
     for spec in plan.stages:
         name = spec.name
@@ -184,15 +192,14 @@ def _write(
         try:
             spec.module.load_state_dict(weights)
         except RuntimeError as error:
-            msg = (
-                f"{run.weights(name)} does not fit its config.toml: {str(error).splitlines()[-1]}"
-            )
+            file, reason = path / f"{name}.safetensors", str(error).splitlines()[-1].strip()
+            msg = f"{file} does not fit its config.toml: {reason}"
             raise DataError(msg) from error
         inputs = Inputs(entries[name].get("fingerprint", ""))
         about = {
-            k: entries[name][k]
-            for k in ("seconds", "rows", "device", "epochs")
-            if k in entries[name]
+            key: entries[name][key]
+            for key in ("seconds", "rows", "device", "epochs")
+            if key in entries[name]
         }
         records[name] = StageRecord(
             plan.key(name, inputs, {n: records[n].key for n in spec.needs}),
@@ -202,5 +209,4 @@ def _write(
             seed=config.seed,
             **about,
         )
-        run.finish(name, weights, records[name])
-    return list(records)
+    return records

@@ -249,13 +249,16 @@ class Estimator:
         held = None if validation is None else as_source(validation, self.modalities)
         if held is not None:
             check_fits(held, self.modalities)
-        self._take_seed(seed, stages)
         plan = self._plan()
         wanted = plan.names if stages is None else tuple(stages)
         for stage in wanted:
             plan.spec(stage)
+        config = self._seeded(seed, stages)
         if run is not None and self._is_main_process:
-            _check_same_config(run, self.config)
+            _check_same_config(run, config)
+        if config != self.config:
+            self._set_config(config)
+            self._build()
         self._reset(wanted)
         plan = self.plan_
         self.system_.to(device)
@@ -285,9 +288,10 @@ class Estimator:
         self.system_.eval().requires_grad_(False)
         return self
 
-    def _take_seed(self, seed: int | None, stages: Sequence[str] | None) -> None:
+    def _seeded(self, seed: int | None, stages: Sequence[str] | None) -> Config:
+        """The configuration with a seed, which all stages are then to be trained with."""
         if seed is None or seed == self.config.seed:
-            return
+            return self.config
         kept = [n for n in self.trained_ if stages is not None and n not in stages]
         if kept:
             msg = (
@@ -295,8 +299,7 @@ class Estimator:
                 "all stages are trained anew, so leave stages= out, or the seed"
             )
             raise StageError(msg)
-        self._set_config(config_from_dict({**self.config.model_dump(), "seed": seed}))
-        self._build()
+        return config_from_dict({**self.config.model_dump(), "seed": seed})
 
     def _reset(self, wanted: Sequence[str]) -> None:
         """Bring stages to their initial weights, and drop what was trained on them."""
@@ -344,8 +347,8 @@ class Estimator:
                 for one row.
             n: draws per row.
             seed: of these draws.
-            sampler: another sampler by name or as an object, or changes to the configured one,
-                such as {"warmup": 200}.
+            sampler: another sampler by name, which keeps the settings that it has too, or as an
+                object; or changes to the configured one, such as {"warmup": 200}.
             combine: even where all modalities are given, do without q(z|X) and combine posteriors
                 as for other subsets.
             prior: where nothing is given, one of `priors()`; by default the last of them.
@@ -641,6 +644,8 @@ class Estimator:
     def _sampler(self, changes: Any) -> Sampler:
         if changes is None:
             return self.config.sampler
+        if isinstance(changes, str):
+            return with_part(self.config, "sampler", changes).sampler
         if isinstance(changes, Mapping) and "kind" not in changes:
             changes = {**dump(self.config.sampler, "samplers"), **changes}
         sampler: Sampler = create("samplers", changes)

@@ -56,7 +56,6 @@ class HMCSampler(ChainSampler):
 
     def kernel(self) -> HMC:
         """The kernel; without adaptation its step size and number of steps are fixed."""
-        size, steps = self.step_size, self.num_steps
         if self.adaptive:
-            return HMC(step_size=size, num_steps=steps)
-        return HMC(step_size=size, num_steps=steps, jitter=0.0, adaptive=False)
+            return HMC(self.step_size, self.num_steps)
+        return HMC(self.step_size, self.num_steps, jitter=0.0, adaptive=False)

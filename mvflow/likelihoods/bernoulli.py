@@ -38,7 +38,4 @@ class Bernoulli(Likelihood):
 
     def expects(self, shape: Shape) -> str:
         """What was expected."""
-        return (
-            "lies outside [0, 1]; a bernoulli likelihood needs probabilities: rescale, or use "
-            "uint8 images"
-        )
+        return "expected probabilities in [0, 1]; rescale, or use uint8 images"

@@ -73,7 +73,7 @@ def write_tensors(
     *,
     previous: Path | None = None,
 ) -> None:
-    """Write tensors, their content hash and a JSON object as one safetensors file, atomically.
+    """Write tensors, a JSON object and the hashes of both as one safetensors file, atomically.
 
     Equal tensors and equal `about` give equal files. `previous` is where the file that was at
     `path` is kept.
@@ -83,8 +83,9 @@ def write_tensors(
     """
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
     # One key of metadata: safetensors writes several in random order.
-    header = json.dumps({"about": about, "sha256": weights_hash(plain)}, sort_keys=True)
-    content = save(plain, {"mvflow": header})  # Python then writes it, and says why it could not
+    header = json.loads(json.dumps({"about": about, "sha256": weights_hash(plain)}))
+    text = json.dumps({**header, "header_sha256": _hash(header)}, sort_keys=True)
+    content = save(plain, {"mvflow": text})  # Python then writes it, and says why it could not
     write_atomically(path, lambda p: p.write_bytes(content), previous=previous)
 
 
@@ -96,16 +97,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("mvflow", "null"))
+            about = _about(file)
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        if not isinstance(header, dict):
-            msg = "it has no header of mvflow"
-            raise ValueError(msg)
-        if header.get("sha256") != weights_hash(tensors):
+        if about["sha256"] != weights_hash(tensors):
             msg = "its content is not what was written: it does not fit its hash"
             raise ValueError(msg)
-        return tensors, {**header["about"], "sha256": header["sha256"]}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        return tensors, about
+    except (OSError, SafetensorError, ValueError) as error:
         msg = f"{path} is missing or damaged ({error})"
         raise DataError(msg) from error
 
@@ -114,10 +112,25 @@ def _header(path: Path) -> dict[str, Any]:
     """What a file says of itself without being read whole; empty if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("mvflow", "null"))
-        return {**header["about"], "sha256": header["sha256"]}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return _about(file)
+    except (OSError, SafetensorError, ValueError):
         return {}
+
+
+def _about(file: Any) -> dict[str, Any]:
+    """The JSON object of an open file, and as `sha256` the hash of its tensors."""
+    header = json.loads((file.metadata() or {}).get("mvflow", "null"))
+    if not isinstance(header, dict) or "about" not in header:
+        msg = "it has no header of mvflow"
+        raise ValueError(msg)
+    if header.pop("header_sha256", None) != _hash(header):
+        msg = "its header is not what was written: it does not fit its hash"
+        raise ValueError(msg)
+    return {**header["about"], "sha256": header["sha256"]}
+
+
+def _hash(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -10,8 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from mvflow.config import Config
 from mvflow.core import DataError, UsageError, unknown_name
+from mvflow.core.parts import problem
 from mvflow.stages import StageSpec
 
 __all__ = ["Inputs", "Plan", "StageRecord"]
@@ -68,16 +71,18 @@ class StageRecord:
             DataError: if it has another shape.
         """
         known = {f.name for f in fields(cls)}
-        texts = isinstance(raw, dict) and all(
-            isinstance(raw.get(k), str) for k in ("key", "weights")
-        )
-        if not texts or not isinstance(raw.get("needs", {}), dict):
+        own = {k: v for k, v in raw.items() if k in known} if isinstance(raw, dict) else raw
+        try:
+            return _RECORD.validate_python(own)
+        except ValidationError as error:
             msg = (
-                f"{path}: stages.{stage} is not the record of a stage: expected a table with key "
-                "and weights; a run of mvflow 0.1 is converted by 'mvflow convert RUN'"
+                f"{path}: stages.{stage} is not the record of a stage ({problem(error)}); a run "
+                "of mvflow 0.1 is converted by 'mvflow convert RUN'"
             )
-            raise DataError(msg)
-        return cls(**{k: v for k, v in raw.items() if k in known})
+            raise DataError(msg) from error
+
+
+_RECORD = TypeAdapter(StageRecord)
 
 
 class Plan:

@@ -11,10 +11,15 @@ COMMANDS = [
     ("train-projectors",),
     ("train-joint",),
     ("train-flows",),
+    ("train-amortised",),
+    ("fit-prior",),
     ("train-classifiers",),
     ("sample",),
     ("evaluate",),
+    ("diagnose",),
     ("compare",),
+    ("list",),
+    ("convert",),
     ("sweep",),
     ("report",),
     ("demo",),
@@ -61,13 +66,13 @@ def test_unexpected_error_is_one_line_and_debug_shows_the_traceback(mvflow, trai
         raise ZeroDivisionError("no such luck")
 
     monkeypatch.setattr(opening, "store_path", broken)
-    found = mvflow("evaluate", trained)
+    found = mvflow("sample", trained, "--given", "square")
     assert found.code == 1
     assert found.err == (
         "mvflow: unexpected ZeroDivisionError: no such luck; "
         "run 'mvflow --debug ...' to see where\n"
     )
-    found = mvflow("--debug", "evaluate", trained)
+    found = mvflow("--debug", "sample", trained, "--given", "square")
     assert found.code == 1
     assert "Traceback" in found.err
     assert found.err.endswith("mvflow: unexpected ZeroDivisionError: no such luck\n")
@@ -84,7 +89,7 @@ def test_ctrl_c_anywhere_is_one_line(refused, trained, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(opening, "store_path", interrupted)
-    assert refused("evaluate", trained, code=1) == "mvflow: interrupted"
+    assert refused("sample", trained, "--given", "square", code=1) == "mvflow: interrupted"
 
 
 def test_main_turns_sigterm_into_an_interrupt():

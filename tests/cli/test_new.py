@@ -5,6 +5,8 @@ import json
 import pytest
 
 from mvflow.core import Modality
+from mvflow.posteriors import NSF
+from mvflow.projectors import DCCA, Contrastive
 from mvflow.runs import RunDirectory
 from mvflow_datasets import SplitData, write_store
 
@@ -13,19 +15,30 @@ def test_writes_a_complete_configuration(mvflow, store, tmp_path, monkeypatch):
     monkeypatch.chdir(store.parent)
     found = mvflow(
         *("new", tmp_path / "a", "--recipe", "toy", "--store", "toy.h5", "--seed", "5"),
-        *("--posterior", "nsf", "--set", "joint.beta=2.5", "--set", "flows.hidden=[8, 8]"),
+        *("--posterior", "nsf", "--set", "joint.beta=2.5", "--set", "posterior.hidden=[8, 8]"),
     )
     assert found.code == 0, found
     assert "mvflow train" in found.out
     config = RunDirectory.open(tmp_path / "a").config()
     assert config.data.store == str(store)
-    assert (config.seed, config.joint.beta, config.flows.hidden) == (5, 2.5, (8, 8))
-    assert (config.model, config.flows.posterior) == ("jnf", "nsf")
+    assert (config.seed, config.joint.beta, config.system) == (5, 2.5, "jnf")
+    assert config.posterior == NSF(transforms=2, hidden=(8, 8))
 
 
-def test_choosing_a_projector_chooses_the_model_that_has_one(make):
+def test_parts_are_chosen_by_their_kinds(make):
     config = RunDirectory.open(make("a", "--projector", "contrastive")).config()
-    assert (config.model, config.projectors.kind) == ("jnf-shared", "contrastive")
+    assert config.projector == Contrastive(dim=1)  # as the recipe has it for every projector
+    config = RunDirectory.open(make("b", "--system", "jnf-shared")).config()
+    assert config.projector == DCCA(dim=1)
+    words = ("--system", "jnf-shared", "--projector", "none", "--prior", "mixture")
+    config = RunDirectory.open(make("c", *words, "--subset", "amortised")).config()
+    assert config.projector is None
+    assert (type(config.prior).__name__, type(config.subset).__name__) == ("Mixture", "Amortised")
+
+
+def test_settings_have_the_last_word(make):
+    chosen = make("a", "--posterior", "maf", settings=["posterior=nsf", "posterior.bins=3"])
+    assert RunDirectory.open(chosen).config().posterior.bins == 3
 
 
 def test_takes_what_is_the_same_from_another_run(mvflow, store, trained, make, tmp_path):
@@ -48,17 +61,21 @@ def test_takes_what_is_the_same_from_another_run(mvflow, store, trained, make, t
     [
         (("--recipe", "toi"), "unknown recipe 'toi': did you mean 'toy'?"),
         (("--model", "jnf-share"), "did you mean 'jnf-shared'?"),
+        (("--system", "jnf-share"), "did you mean 'jnf-shared'?"),
+        (("--subset", "amortized"), "did you mean 'amortised'?"),
+        (("--prior", "mixtur"), "did you mean 'mixture'?"),
         (("--projector", "dca"), "unknown projector 'dca': did you mean 'dcca'?"),
         (("--posterior", "gausian"), "did you mean 'gaussian'?"),
         (("--set", "joint.epoch=3"), "did you mean 'epochs'?"),
-        (("--set", "modalities.sqare.scale=3"), "did you mean 'square'?"),
-        (("--set", "modalities.square.scal=3"), "did you mean 'scale'?"),
+        (("--set", "modalities.sqare.weight=3"), "did you mean 'square'?"),
+        (("--set", "modalities.square.wieght=3"), "did you mean 'weight'?"),
+        (("--set", "posterior.bins=3"), "that is a setting of 'nsf'"),
+        (("--set", "posterior=builtins:print"), "posterior 'builtins:print' does not fulfil"),
         (("--set", "joint.epochs"), "expected section.key=value"),
         (("--set", "joint.epochs=many"), "joint.epochs"),
         (("--set", "joint.epochs=-1"), "joint.epochs"),
         (("--set", "data.test=tests"), "unknown split 'tests': did you mean 'test'?"),
-        (("--model", "jnf", "--projector", "dcca"), "has no projectors"),
-        (("--projector", "dcca", "--set", "projectors.dim=60"), "batch_size=512 is too small"),
+        (("--projector", "dcca", "--set", "projector.dim=60"), "batch_size=512 is too small"),
         (("--projector", "dcca", "--set", "projectors.batch_size=4"), "use at least 10"),
         (("--seed", "-1"), "--seed"),
         (("--from", "nowhere"), "nowhere does not exist"),

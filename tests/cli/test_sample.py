@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mvflow.estimators import JNF, load
-from mvflow.inference import PAPER
+from mvflow import JNF, load
+from mvflow.systems.subsets import PAPER_PROTOCOL
 from mvflow_datasets import Store
 
 
@@ -70,14 +70,18 @@ def test_all_modalities_of_an_array_and_the_store(mvflow, trained, npy, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "changes", "said"),
+    ("words", "changed", "said"),
     [
-        (("--sampler", "sir"), {"name": "sir"}, "effective candidates"),
-        (("--sampler", "hmc", "--paper"), {**PAPER, "name": "hmc"}, "acceptance"),
-        (("--paper",), PAPER, "acceptance"),
+        (("--sampler", "sir"), lambda m: m.with_parts(sampler="sir"), "effective candidates"),
+        (
+            ("--sampler", "hmc", "--paper"),
+            lambda m: m.with_settings(**PAPER_PROTOCOL),
+            "acceptance",
+        ),
+        (("--paper",), lambda m: m.with_settings(**PAPER_PROTOCOL), "acceptance"),
     ],
 )
-def test_the_chosen_sampler_draws(mvflow, fitted, small, npy, tmp_path, words, changes, said):
+def test_the_chosen_sampler_draws(mvflow, fitted, small, npy, tmp_path, words, changed, said):
     fitted(JNF, 3).save(tmp_path / "run")
     x = {name: small.data(3)[0][name][:2] for name in ("m0", "m1")}
     given = [word for name in x for word in ("--given", f"{name}={npy(name, x[name])}")]
@@ -88,7 +92,7 @@ def test_the_chosen_sampler_draws(mvflow, fitted, small, npy, tmp_path, words, c
     assert found.code == 0, found
     assert said in found.out
     with h5py.File(path) as file:
-        z = load(tmp_path / "run").draw(x, 3, seed=4, sampler=changes).z
+        z = changed(load(tmp_path / "run")).draw(x, 3, seed=4).z
         assert np.array_equal(file["latent"], z)
 
 
@@ -151,7 +155,7 @@ def test_arrays_that_cannot_be_used(refused, trained, npy, tmp_path):
     for path, hint in (
         (npy("bad", bad), "modality 'square', row 3 contains nan"),
         (npy("shape", good[:, :, :16]), "has shape (5, 1, 16, 32): expected (rows, 1, 32, 32)"),
-        (npy("range", good + 7), "lies outside [0, 1]"),
+        (npy("range", good + 7), "row 0 contains 7.0: expected probabilities in [0, 1]"),
         (npy("none", good[:0]), "has no rows"),
         (npy("words", np.array(["a"])), "expected (rows, 1, 32, 32)"),
         (pickled, "not an array file"),

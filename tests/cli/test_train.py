@@ -8,8 +8,12 @@ import shutil
 import pytest
 
 from mvflow.core import fingerprint
-from mvflow.runs import RunDirectory, read_tensors
+from mvflow.estimators import load
+from mvflow.runs import Inputs, RunDirectory, read_tensors
 from mvflow_datasets import Store, find_builder
+
+READERS = {"sample": ("--given", "square"), "evaluate": (), "report": ()}
+"""Commands that read a run and its store, with what they need to."""
 
 
 def test_a_finished_run_is_left_alone(mvflow, trained):
@@ -30,12 +34,14 @@ def test_stages_one_by_one_equal_all_at_once(mvflow, refused, make):
     assert "joint epoch 1/1: loss" in found.err
     assert list(json.loads(found.out)["stages"]) == ["projectors", "joint", "flows"]
     line = refused("train-flows", parts, code=1)
-    assert f"run 'mvflow train-projectors {parts}' first" in line
+    assert f"run 'mvflow train {parts} --stage projectors' first" in line
     assert mvflow("train-projectors", parts).code == 0
-    assert f"run 'mvflow train-joint {parts}' first" in refused("train-flows", parts, code=1)
+    assert f"run 'mvflow train {parts} --stage joint' first" in refused(
+        "train-flows", parts, code=1
+    )
     found = mvflow("train-joint", parts)
     assert "joint epoch 1/1: loss" in found.out
-    assert mvflow("train-flows", parts, "--threads", "1").code == 0
+    assert mvflow("train", parts, "--stage", "flows", "--threads", "1").code == 0
     for stage in ("projectors", "joint", "flows"):
         assert equal_weights(whole, parts, stage)
 
@@ -52,7 +58,7 @@ def test_a_stale_stage_is_said_and_trained_anew(mvflow, refused, copied):
     config.write_text(config.read_text().replace("beta = 1.0", "beta = 2.0"))
     line = refused("sample", copied, code=1)
     assert "was trained with other settings" in line
-    assert "mvflow train-joint" in refused("train-flows", copied, code=1)
+    assert "--stage joint' first" in refused("train-flows", copied, code=1)
     found = mvflow("train", copied)
     assert found.code == 0
     assert "joint: stale" in found.out
@@ -64,36 +70,40 @@ def test_a_stage_that_the_model_does_not_have(refused, trained):
     assert "has no stage 'projectors'" in refused("train-projectors", trained, code=2)
 
 
-def test_not_a_run(refused, tmp_path):
-    for command in ("train", "train-flows", "sample", "evaluate", "report"):
-        assert "does not exist" in refused(command, tmp_path / "none", code=2)
-        assert "is not a run directory" in refused(command, tmp_path, code=2)
+@pytest.mark.parametrize("command", ["train", "train-flows", *READERS])
+def test_not_a_run(refused, tmp_path, command):
+    assert "does not exist" in refused(command, tmp_path / "none", code=2)
+    assert "is not a run directory" in refused(command, tmp_path, code=2)
 
 
 def test_damaged_files_of_a_run(refused, copied):
     weights = copied / "joint.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) // 2])
-    assert "joint.safetensors is missing or damaged" in refused("sample", copied, code=1)
+    line = refused("sample", copied, code=1)
+    assert f"{weights} is not the file that manifest.json records" in line
+    assert f"'mvflow train {copied} --stage joint --again'" in line
     weights.write_bytes(data)
     (copied / "manifest.json").write_text("{")
     assert "manifest.json is damaged" in refused("sample", copied, code=1)
     config = (copied / "config.toml").read_text()
-    (copied / "config.toml").write_text(config.replace("format = 1", "format = 2"))
+    (copied / "config.toml").write_text(config.replace("format = 2", "format = 3"))
     assert "upgrade mvflow" in refused("train", copied, code=2)
     (copied / "config.toml").write_text(config.replace("epochs", "epoch", 1))
     assert "did you mean 'epochs'?" in refused("train", copied, code=2)
 
 
-def test_a_store_that_moved(mvflow, refused, copied, store, tmp_path, make):
+@pytest.mark.parametrize("command", ["train", *READERS])
+def test_a_store_that_is_gone(refused, copied, store, tmp_path, command):
+    move(copied, store, tmp_path / "gone.h5")
+    line = refused(command, copied, *READERS.get(command, ()), code=1)
+    assert "gone.h5: if it has moved, add --store" in line
+
+
+def test_a_store_that_moved(mvflow, copied, store, tmp_path):
     moved = shutil.copy(store, tmp_path / "moved.h5")
-    config = copied / "config.toml"
-    config.write_text(config.read_text().replace(str(store), str(tmp_path / "gone.h5")))
-    for command in ("train", "evaluate", "report"):
-        line = refused(command, copied, code=1)
-        assert "gone.h5: if it has moved, add --store" in line
+    move(copied, store, tmp_path / "gone.h5")
     words = ("--given", "square", "--rows", "test:0:2")
-    assert "--store" in refused("sample", copied, *words, code=1)
     assert mvflow("sample", copied, *words, "--store", moved).code == 0
     assert mvflow("sample", copied).code == 0  # from the prior: no store is needed
     assert mvflow("train", copied, "--store", moved).code == 0
@@ -101,12 +111,19 @@ def test_a_store_that_moved(mvflow, refused, copied, store, tmp_path, make):
     assert mvflow("sample", copied, *words).code == 0
 
 
-def test_a_store_of_other_rows(refused, copied, tmp_path):
+@pytest.mark.parametrize("command", ["train", *READERS])
+def test_a_store_of_other_rows(refused, copied, tmp_path, command):
     other = find_builder("toy").build(tmp_path / "other.h5", rows=100, test_rows=50, seed=9)
-    for command in ("train", "evaluate", "report"):
-        line = refused(command, copied, "--store", other, code=1)
-        assert "was trained on other rows" in line
-        assert "mvflow new" in line
+    words = READERS.get(command, ())
+    line = refused(command, copied, *words, "--store", other, code=1)
+    assert "was trained on other rows" in line
+    assert "mvflow new" in line
+
+
+def move(run, store, to):
+    """Let the configuration say that the store lies elsewhere."""
+    config = run / "config.toml"
+    config.write_text(config.read_text("utf-8").replace(str(store), str(to)), "utf-8")
 
 
 def test_a_second_process_is_refused(refused, copied):
@@ -122,13 +139,12 @@ def test_training_that_cannot_go_on(refused, make, store, tmp_path, fault):
         assert "not finite at epoch 1" in refused("train", path, code=1)
     else:
         path = make(
-            "a", "--projector", "dcca", settings=["projectors.dim=30", "data.validation=.1"]
+            "a", "--projector", "dcca", settings=["projector.dim=30", "data.validation=.1"]
         )
-        assert "too few for projectors" in refused("train-projectors", path, code=1)
+        assert "too few for stage 'projectors'" in refused("train-projectors", path, code=1)
     with Store.open(store) as opened:
-        data = fingerprint(opened["train"])
-    run = RunDirectory.open(path)
-    assert run.status("joint", run.config(), data) == "missing"
+        data = Inputs(fingerprint(opened["train"]))
+    assert RunDirectory.open(path).status("joint", load(path).plan_, data) == "missing"
 
 
 def equal_weights(a, b, stage):
@@ -148,19 +164,57 @@ def test_a_bar_on_a_terminal_and_no_result_among_it(mvflow, make, monkeypatch):
         assert re.search(rf"{stage} ━+ epoch 1/1 0:00:00 +[\d,]+/s +loss -?[\d.]+", plain), plain
 
 
-def test_both_kinds_of_subset_posterior_in_one_run(mvflow, refused, copied):
+def test_stages_are_trained_by_name(mvflow, refused, make):
+    path = make("a", "--model", "jnf-shared")
+    found = json.loads(mvflow("train", path, "--stage", "joint", "--json").out)
+    assert list(found["stages"]) == ["joint"]
+    words = ("--stage", "flows", "--stage", "projectors")  # in order, whatever the order here
+    found = json.loads(mvflow("train", path, *words, "--json").out)
+    assert [(n, s["trained"]) for n, s in found["stages"].items()] == [
+        ("projectors", True),
+        ("flows", True),
+    ]
+    line = refused("train", path, "--stage", "jonit", code=2)
+    assert "has no stage 'jonit': system 'jnf-shared' has projectors, joint, flows" in line
+
+
+def test_settings_are_changed_said_and_written_down(mvflow, refused, copied):
+    found = mvflow("train", copied, "--set", "flows.learning_rate=0.002", "--set", "posterior=nsf")
+    assert found.code == 0, found
+    said = found.out.splitlines()
+    assert "config.toml: flows.learning_rate = 0.002 (was 0.005)" in said
+    assert "config.toml: posterior.kind = 'nsf' (was 'maf')" in said
+    assert "joint: done already" in said
+    assert any(line.startswith("flows: stale") for line in said)
+    config = RunDirectory.open(copied).config()
+    assert (config.flows.learning_rate, type(config.posterior).__name__) == (0.002, "NSF")
+    before = (copied / "config.toml").read_bytes()
+    line = refused("train", copied, "--set", "posterior.bin=3", code=2)
+    assert "'nsf' has no setting 'bin': did you mean 'bins'?" in line
+    assert (copied / "config.toml").read_bytes() == before
+
+
+def test_both_rules_in_one_run(mvflow, refused, copied):
     assert "amortised" in refused("train", copied, "--subset", "amortized", code=2)
     line = refused("sample", copied, "--given", "square", "--subset", "amortised", code=1)
-    assert f"mvflow train-amortised {copied}" in line
+    assert f"'mvflow train {copied} --stage amortised' first" in line
     before = RunDirectory.open(copied).weights("flows").read_bytes()
     found = mvflow("train", copied, "--subset", "amortised")
     assert found.code == 0, found
-    assert "config.toml: subset = 'amortised' (was 'product')" in found.out
+    assert "config.toml: subset.kind = 'amortised' (was 'product')" in found.out
     assert RunDirectory.open(copied).weights("flows").read_bytes() == before
     assert mvflow("sample", copied, "--given", "square").code == 0  # as config.toml now says
     found = mvflow("sample", copied, "--given", "circle", "--subset", "product", "--json")
     assert json.loads(found.out)["subset"] == "product"
     assert set(json.loads(found.out)["stages"]) == {"joint", "flows"}
+    # back again, by the stage that belongs to the rule
+    assert "done already" in mvflow("train", copied, "--subset", "product").out
+    assert "amortised: done already" in mvflow("train-amortised", copied).out
+    assert type(RunDirectory.open(copied).config().subset).__name__ == "Amortised"
+
+
+def test_both_rules_are_evaluated(mvflow, copied):
+    assert mvflow("train", copied, "--subset", "amortised").code == 0
     assert mvflow("evaluate", copied, "--subset", "product").code == 0
     assert mvflow("evaluate", copied).code == 0
     kept = copied / "metrics"
@@ -169,5 +223,3 @@ def test_both_kinds_of_subset_posterior_in_one_run(mvflow, refused, copied):
     found = json.loads((kept / "evaluation.json").read_text())
     assert (found["facts"]["subset rule"], found["sampler"]["method"]) == ("amortised", "exact")
     assert mvflow("report", copied).code == 0
-    assert "done already" in mvflow("train-flows", copied).out
-    assert RunDirectory.open(copied).config().subset == "product"

@@ -5,22 +5,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvflow.config import config_from_dict, to_toml
+from mvflow.config import config_from_dict, resolved, to_toml
 from mvflow.config.auto import auto_config
-from mvflow.core import Modality
-from mvflow.models import build_model
+from mvflow.core import Modality, Observed
+from mvflow.nn.conv import ConvNetwork
+from mvflow.systems import build_system
 
-IMAGE, TABLE = Modality("image", (3, 32, 32), "laplace", 0.75), Modality("table", (7,), scale=0.5)
+IMAGE = Modality("image", (3, 32, 32), {"kind": "laplace", "scale": 0.75})
+TABLE = Modality("table", (7,), {"kind": "normal", "scale": 0.5})
 
 
 def auto(*modalities, rows=1000, **options):
-    return config_from_dict(auto_config(modalities, rows, **options))
+    return config_from_dict(resolved(auto_config(modalities, rows, **options)))
 
 
 def test_images_get_convolutions_and_tables_layers():
     config = auto(IMAGE, TABLE, intensities=["image"])
     image, table = config.modalities["image"], config.modalities["table"]
-    assert image.encoder.kind == image.decoder.kind == image.projector.kind == "conv"
+    for network in (image.encoder, image.decoder, image.projector):
+        assert isinstance(network, ConvNetwork)
     assert image.decoder.channels == image.encoder.channels[::-1]
     assert (image.decoder.output, table.decoder.output) == ("sigmoid", "identity")
     assert table.encoder.hidden == (64, 64)
@@ -28,10 +31,9 @@ def test_images_get_convolutions_and_tables_layers():
 
 
 def test_what_the_store_says_is_taken_over():
-    weighted = Modality("w", (5,), "laplace", 0.3, weight=2.0)
-    config = auto(IMAGE, weighted, Modality("c", (4,), "categorical"))
-    assert {m.name: m for m in config.specifications()}["w"] == weighted
-    assert config.modalities["c"].likelihood == "categorical"
+    weighted = Modality("w", (5,), {"kind": "laplace", "scale": 0.3}, weight=2.0)
+    given = (IMAGE, weighted, Modality("c", (4,), "categorical"))
+    assert {m.name: m for m in auto(*given).specifications()} == {m.name: m for m in given}
 
 
 def test_a_sigmoid_only_where_the_range_is_certain():
@@ -79,10 +81,10 @@ def test_every_choice_is_a_model_that_runs(found, rows):
     specs = [Modality(f"m{i}", shape) for i, shape in enumerate(found)]
     config = auto(*specs, rows=rows)
     assert to_toml(config)
-    model = build_model(config)
+    system = build_system(config)
     x = {m.name: torch.zeros(2, *m.shape) for m in specs}
     with torch.no_grad():
-        assert torch.isfinite(model.joint.losses(x).total)
+        assert torch.isfinite(system.joint.losses(Observed(x)).total)
 
 
 def test_the_same_data_give_the_same_configuration():

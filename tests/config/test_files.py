@@ -11,13 +11,18 @@ from mvflow.config import (
     parse_toml,
     recipe,
     recipe_names,
-    stage_key,
-    stage_names,
+    settings_of,
     to_toml,
+    with_part,
 )
-from mvflow.core import ConfigError
+from mvflow.core import ConfigError, UsageError, registry
+from mvflow.core.parts import create
 
-RAW = {"latent_dim": 2, "modalities": {"a": {"shape": [3]}, "b": {"shape": [1, 8, 8]}}}
+RAW = {
+    "system": "jnf",
+    "latent_dim": 2,
+    "modalities": {"a": {"shape": [3]}, "b": {"shape": [1, 8, 8]}},
+}
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
 positive = st.floats(1e-6, 1e6)
 networks = st.one_of(
@@ -52,8 +57,10 @@ modalities = st.dictionaries(
     st.fixed_dictionaries(
         {"shape": st.lists(st.integers(1, 64), min_size=1, max_size=3)},
         optional={
-            "likelihood": st.sampled_from(["normal", "laplace", "bernoulli", "categorical"]),
-            "scale": positive,
+            "likelihood": st.one_of(
+                st.sampled_from(registry("likelihoods").names()),
+                st.fixed_dictionaries({"kind": st.just("laplace"), "scale": positive}),
+            ),
             "weight": positive,
             "encoder": networks,
             "decoder": networks,
@@ -71,10 +78,28 @@ training = {
     "patience": st.integers(1, 9),
 }
 configs = st.fixed_dictionaries(
-    {"latent_dim": st.integers(1, 64), "modalities": modalities},
+    {
+        "system": st.sampled_from(registry("systems").names()),
+        "latent_dim": st.integers(1, 64),
+        "modalities": modalities,
+    },
     optional={
         "seed": st.integers(0, 2**31),
-        "model": st.sampled_from(["jnf", "jnf-shared"]),
+        "projector": st.one_of(
+            st.none(),
+            st.sampled_from(["none", "dcca"]),
+            st.fixed_dictionaries({"kind": st.just("contrastive"), "temperature": positive}),
+        ),
+        "posterior": st.one_of(
+            st.sampled_from(registry("posteriors").names()),
+            st.fixed_dictionaries(
+                {"kind": st.just("nsf")},
+                optional={"bins": st.integers(1, 9), "hidden": st.lists(st.integers(1, 9))},
+            ),
+        ),
+        "subset": st.sampled_from(registry("subsets").names()),
+        "prior": st.sampled_from(registry("priors").names()),
+        "sampler": st.sampled_from(registry("samplers").names()),
         "data": st.fixed_dictionaries({"store": st.text(st.characters(codec="utf-8"))}),
         "joint": st.fixed_dictionaries(
             {},
@@ -93,8 +118,7 @@ def test_a_configuration_survives_toml(raw, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "config.toml"
     path.write_text(to_toml(config), "utf-8")
     assert parse_toml(path) == config
-    for stage in stage_names(config):
-        assert stage_key(parse_toml(path), stage, "data") == stage_key(config, stage, "data")
+    assert to_toml(parse_toml(path)) == to_toml(config)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -116,34 +140,38 @@ def test_specifications_are_sorted_by_name():
         ({"latent_dmi": 3}, "unknown key 'latent_dmi': did you mean 'latent_dim'"),
         ({"joint": {"bta": 1.0}}, r"unknown key 'bta': did you mean 'beta'.*\(in joint\)"),
         (
-            {"modalities": {"a": {"shape": [3], "scal": 1.0}}},
-            r"unknown key 'scal': did you mean 'scale'.*\(in modalities.a\)",
+            {"modalities": {"a": {"shape": [3], "wieght": 1.0}}},
+            r"unknown key 'wieght': did you mean 'weight'.*\(in modalities.a\)",
         ),
         (
             {"modalities": {"a": {"shape": [3], "encoder": {"kind": "mlp", "hiden": [3]}}}},
-            "unknown key 'hiden': did you mean 'hidden'.*modalities.a.encoder",
+            "modalities.a.encoder: network 'mlp' has no setting 'hiden': did you mean 'hidden'",
         ),
         (
             {"modalities": {"a": {"shape": [3], "encoder": {"kind": "conv", "chanels": [3]}}}},
-            "unknown key 'chanels': did you mean 'channels'.*modalities.a.encoder",
+            "modalities.a.encoder: .*'chanels': did you mean 'channels'",
         ),
         (
             {"classifiers": {"networks": {"a": {"kind": "layers", "nrom": "batch"}}}},
-            "unknown key 'nrom': did you mean 'norm'.*classifiers.networks.a",
+            "classifiers.networks.a: .*'nrom': did you mean 'norm'",
         ),
         ({"joint": {"merge": "add"}}, "joint.merge.*got 'add'"),
         ({"joint": {"beta": -1}}, "joint.beta: input should be greater than 0, got -1"),
         ({"joint": {"beta": "x"}}, "joint.beta: input should be a valid number.*got 'x'"),
         ({"modalities": {}}, "modalities: "),
         ({"modalities": {"a": {"shape": [0]}}}, "modalities.a.shape.0: .*got 0"),
-        ({"model": "jfn"}, "model: .*got 'jfn'"),
-        ({"format": 2}, "configuration has format 2, newer than 1 of this mvflow: upgrade"),
-        ({"sampler": {"chains": 0}}, "sampler.chains: "),
+        ({"system": "jfn"}, "unknown system 'jfn': did you mean 'jnf'"),
+        ({"system": None}, "configuration names no system: expected one of .*jnf"),
+        ({"format": 3}, "configuration has format 3, newer than 2 of this mvflow: upgrade"),
+        ({"format": 1}, "configuration has format 1 of mvflow 0.1: run 'mvflow convert RUN'"),
+        ({"sampler": {"kind": "hmc", "chains": 0}}, "sampler: chains: .*greater than 0, got 0"),
+        ({"posterior": {"transforms": 2}}, "posterior: a posterior needs a kind: .*maf"),
+        ({"posterior": 3}, "posterior: int cannot be a posterior: it has no transform"),
         ({"data": {"validation": 1.0}}, "data.validation: input should be less than 1"),
     ],
 )
 def test_mistakes_are_named_where_they_are(changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UsageError, match=message):
         config_from_dict({**RAW, **changes})
 
 
@@ -160,7 +188,7 @@ def test_assignments_are_toml_values():
         RAW,
         [
             "joint.beta=2.5",
-            " flows.hidden = [3, 4]",
+            " flows.summary_hidden = [3, 4]",
             "data.store=a file.h5",
             "modalities.a.encoder.hidden=[5]",
             "modalities.a.encoder.kind=mlp",
@@ -170,7 +198,7 @@ def test_assignments_are_toml_values():
     )
     config = config_from_dict(raw)
     assert config.joint.beta == 2.5
-    assert config.flows.hidden == (3, 4)
+    assert config.flows.summary_hidden == (3, 4)
     assert config.data.store == "a file.h5"
     assert config.modalities["a"].encoder.hidden == (5,)
     assert config.joint.beta_start is None
@@ -184,15 +212,69 @@ def test_assignments_are_toml_values():
         ("joint.beta", "cannot read --set 'joint.beta': expected section.key=value"),
         ("=3", "cannot read --set '=3'"),
         ("joint..beta=3", "cannot read --set"),
+        ("seed.beta=3", "--set seed.beta: 'seed' is a value, not a section"),
         ("jonit.beta=3", "unknown key 'jonit': did you mean 'joint'"),
         ("joint.bta=3", r"unknown key 'bta': did you mean 'beta'.*\(in joint\)"),
-        ("modalities.c.scale=3", "unknown modality 'c'"),
-        ("modalities.a.scal=3", "unknown key 'scal': did you mean 'scale'"),
+        ("modalities.c.weight=3", "unknown modality 'c'"),
+        ("modalities.a.wieght=3", "unknown key 'wieght': did you mean 'weight'"),
+        ("posterior=mfa", "unknown posterior 'mfa': did you mean 'maf'"),
     ],
 )
 def test_wrong_assignments_are_explained(text, message):
     with pytest.raises(ConfigError, match=message):
-        assign(RAW, [text])
+        config_from_dict(assign({"seed": 0, **RAW}, [text]))
+
+
+@pytest.mark.parametrize("text", ["posterior=maf", "posterior.kind=maf"])
+def test_another_kind_keeps_the_settings_that_it_has_too(text):
+    nsf = {"kind": "nsf", "transforms": 5, "hidden": [7], "bins": 4}
+    assert assign(RAW | {"posterior": nsf}, [text])["posterior"] == {
+        **{"kind": "maf", "transforms": 5, "hidden": [7]}
+    }
+    assert assign(RAW | {"posterior": nsf}, [text, "posterior=nsf"])["posterior"] == {
+        **{"kind": "nsf", "transforms": 5, "hidden": [7]}
+    }
+    assert nsf["bins"] == 4  # the argument is not changed
+
+
+def test_a_kind_without_settings_may_get_some():
+    made = config_from_dict(assign(RAW | {"posterior": "nsf"}, ["posterior.bins=4"]))
+    assert made.posterior.bins == 4
+    words = ["subset.posterior=maf", "subset.posterior.transforms=3"]
+    inner = config_from_dict(assign(RAW | {"subset": "amortised"}, words))
+    assert inner.subset.posterior == create("posteriors", {"kind": "maf", "transforms": 3})
+
+
+def test_none_takes_a_part_away():
+    raw = {**RAW, "system": "jnf-shared", "projector": {"kind": "dcca", "dim": 3}}
+    assert config_from_dict(raw).projector.dim == 3
+    for text in ("projector=none", "projector.kind=none"):
+        assert config_from_dict(assign(raw, [text])).projector is None
+
+
+def test_with_part_is_what_an_assignment_makes():
+    raw = {**RAW, "posterior": {"kind": "nsf", "transforms": 5, "hidden": [7]}}
+    config = config_from_dict(raw)
+    assert with_part(config, "posterior", "maf") == config_from_dict(
+        assign(raw, ["posterior=maf"])
+    )
+    assert with_part(config, "posterior", "nsf") is config
+    with pytest.raises(UsageError, match="unknown posterior 'mfa': did you mean 'maf'"):
+        with_part(config, "posterior", "mfa")
+    with pytest.raises(ConfigError, match="system 'jnf' has no posteriors"):
+        with_part(config, "posteriors", "maf")
+
+
+def test_a_section_of_another_system_says_whose_it_is(monkeypatch):
+    class Other(settings_of("jnf")):
+        wake: int = 3
+
+    kinds, load = type(registry("systems")), registry("systems").load
+    found = {"other": type("Other", (), {"Settings": Other})}
+    monkeypatch.setattr(kinds, "names", lambda self: [*found, "jnf"])
+    monkeypatch.setattr(kinds, "load", lambda self, name: found.get(name) or load(name))
+    with pytest.raises(ConfigError, match="unknown key 'wake': that is a section of system other"):
+        config_from_dict(RAW | {"wake": 3})
 
 
 @pytest.mark.bad_input

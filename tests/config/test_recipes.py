@@ -2,7 +2,10 @@
 
 import pytest
 
-from mvflow.config import config_from_dict, files, recipe, recipe_names, stage_key
+from mvflow.config import config_from_dict, files, recipe, recipe_names
+from mvflow.nn.layers import LayersNetwork
+from mvflow.nn.mlp import MLPNetwork
+from mvflow.nn.resnet import ResNetwork
 
 # recipe: latent, beta, batch, learning rate, merge, blocks of JNF and of JNF-Shared
 PAPER = {
@@ -18,12 +21,16 @@ SMALL = [n for n in recipe_names() if n.endswith("-small")]
 @pytest.mark.parametrize("name", PAPER)
 def test_the_values_of_the_paper(name):
     latent, beta, batch, rate, merge, *blocks = PAPER[name]
-    for model, transforms in zip(("jnf", "jnf-shared"), blocks, strict=True):
-        config = config_from_dict(recipe(name, [f"model={model}"]))
+    for system, transforms in zip(("jnf", "jnf-shared"), blocks, strict=True):
+        config = config_from_dict(recipe(name, [f"system={system}"]))
         assert config.latent_dim == latent
         assert (config.joint.beta, config.joint.merge) == (beta, merge)
-        assert (config.flows.transforms, config.flows.summary_hidden) == (transforms, (512, 512))
-        assert config.projectors.dim == 10
+        assert type(config.posterior).__name__ == "MAF"
+        assert config.posterior.transforms == transforms
+        assert config.flows.summary_hidden == (512, 512)
+        assert (config.projector is None) == (system == "jnf")
+        if config.projector is not None:
+            assert config.projector.dim == 10
         for stage in (config.joint, config.flows, config.projectors):
             assert (stage.batch_size, stage.learning_rate) == (batch, rate)
 
@@ -31,14 +38,14 @@ def test_the_values_of_the_paper(name):
 def test_translated_polymnist_projects_with_simpler_networks_for_dcca():
     kinds = {
         kind: {
-            m.projector.kind
+            type(m.projector)
             for m in config_from_dict(
-                recipe("translated-polymnist", [f"projectors.kind={kind}"])
+                recipe("translated-polymnist", [f"projector={kind}"])
             ).modalities.values()
         }
         for kind in ("contrastive", "dcca")
     }
-    assert kinds == {"contrastive": {"resnet"}, "dcca": {"layers"}}
+    assert kinds == {"contrastive": {ResNetwork}, "dcca": {LayersNetwork}}
 
 
 @pytest.mark.parametrize("name", [n.removesuffix("-small") for n in SMALL])
@@ -62,27 +69,13 @@ def test_the_rebuild_of_mhd_has_its_recipe(size):
 
 
 def test_assignments_have_the_last_word():
-    settings = ["model=jnf-shared", "flows.transforms=4", "modalities.m1.encoder.kind=mlp"]
-    made = recipe("translated-polymnist", settings)
-    assert made["flows"]["transforms"] == 4
-    assert [m["encoder"]["kind"] for m in made["modalities"].values()] == [
-        "mlp" if n == "m1" else "resnet" for n in made["modalities"]
-    ]
+    settings = ["system=jnf-shared", "posterior.transforms=4", "modalities.m1.encoder.kind=mlp"]
+    made = config_from_dict(recipe("translated-polymnist", settings))
+    assert made.posterior.transforms == 4
+    for name, m in made.modalities.items():
+        assert isinstance(m.encoder, MLPNetwork if name == "m1" else ResNetwork)
     fewer = recipe("polymnist", ["modalities.m4=none", "modalities.m3=none"])
     assert list(fewer["modalities"]) == ["m0", "m1", "m2"]
-
-
-def test_projector_settings_leave_the_joint_stage_of_the_benchmark():
-    """Systems of one benchmark take the joint stage from one another."""
-    made = [
-        config_from_dict(recipe("translated-polymnist-small", settings))
-        for settings in (
-            ["model=jnf"],
-            ["model=jnf-shared"],
-            ["model=jnf-shared", "projectors.kind=dcca"],
-        )
-    ]
-    assert len({stage_key(c, "joint", "data") for c in made}) == 1
 
 
 @pytest.fixture
@@ -94,19 +87,28 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_recipe_is_merged_table_by_table(folder):
     base = """
+        system = "jnf"
         latent_dim = 3
         modalities = { a = {}, b = { shape = [5] } }
         [every_modality]
         shape = [4]
-        scale = 0.5
+        weight = 0.5
         encoder = { kind = "mlp", hidden = [7] }
         [joint]
         beta = 2.0
         epochs = 9
-        [by_model.jnf-shared.joint]
+        [by.system.jnf-shared.joint]
         epochs = 4
-        [by_model.jnf-shared.every_modality]
-        scale = 0.25
+        [by.system.jnf-shared.every_modality]
+        weight = 0.25
+        [by.system.jnf-shared.projector]
+        kind = "dcca"
+        [by.projector."*".projector]
+        dim = 1
+        [by.projector.contrastive.projector]
+        temperature = 2.0
+        [unheard.of]
+        another = "system"
         [classifiers.networks]
         a = { kind = "conv", channels = [3] }
     """
@@ -123,15 +125,22 @@ def test_a_recipe_is_merged_table_by_table(folder):
     (folder / "other.toml").write_text(other, "utf-8")
     assert recipe("other") == {
         "recipe": "other",
+        "system": "jnf",
         "latent_dim": 3,
         "joint": {"beta": 2.0, "epochs": 1},
         "modalities": {
-            "a": {"shape": [4], "scale": 0.5, "encoder": {"kind": "conv", "channels": [3]}},
-            "b": {"shape": [5], "scale": 0.5, "encoder": {"kind": "conv", "channels": [3]}},
+            "a": {"shape": [4], "weight": 0.5, "encoder": {"kind": "conv", "channels": [3]}},
+            "b": {"shape": [5], "weight": 0.5, "encoder": {"kind": "conv", "channels": [3]}},
         },
         "classifiers": {"networks": {"a": {"kind": "mlp", "hidden": [3]}}},
     }
-    shared = recipe("base", ["model=jnf-shared"])
+    shared = recipe("base", ["system=jnf-shared"])
     assert shared["joint"] == {"beta": 2.0, "epochs": 4}
-    assert shared["modalities"]["b"]["scale"] == 0.25
+    assert shared["modalities"]["b"]["weight"] == 0.25
     assert shared["modalities"]["a"]["encoder"] == {"kind": "mlp", "hidden": [7]}
+    assert shared["projector"] == {"kind": "dcca", "dim": 1}
+    other = recipe("base", ["system=jnf-shared", "projector=contrastive"])
+    assert other["projector"] == {"kind": "contrastive", "dim": 1, "temperature": 2.0}
+    assert "projector" not in recipe("base")
+    none = config_from_dict(recipe("base", ["system=jnf-shared", "projector=none"]))
+    assert none.projector is None

@@ -11,7 +11,7 @@ from mvflow.core import Modality
 from mvflow_datasets import SplitData, write_store
 
 MODALITIES = (
-    Modality("image", (1, 2, 3), "laplace", scale=0.75),
+    Modality("image", (1, 2, 3), {"kind": "laplace", "scale": 0.75}),
     Modality("score", (4,), "normal", weight=2.0),
     Modality("class", (5,), "categorical"),
 )

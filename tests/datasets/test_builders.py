@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvflow import __version__
-from mvflow.core import DataError, Modality, UsageError
+from mvflow.core import DataError, Modality, Registry, UsageError
 from mvflow_datasets import (
     Builder,
     Content,
@@ -122,6 +122,6 @@ def test_an_unknown_builder_names_the_nearest():
 
 @pytest.mark.bad_input
 def test_a_plug_in_that_is_no_builder_is_refused(monkeypatch):
-    monkeypatch.setattr("mvflow.plugins.find", lambda group, name: print)
+    monkeypatch.setattr(Registry, "load", lambda self, name: print)
     with pytest.raises(UsageError, match="registered as dataset 'odd' .* expected a Builder"):
         find_builder("odd")

@@ -120,7 +120,7 @@ def test_values_are_understood_and_can_be_restored(here, name):
     np.save("x.npy", values)
     imported(modalities={name: "x.npy"})
     found = specification(name)
-    assert found.likelihood == likelihood
+    assert found.kind == likelihood
     with Store.open("out.h5") as store:
         assert store.builder["transforms"] == {name: transform}
     back = originals(name)
@@ -140,7 +140,7 @@ def test_units_are_those_of_the_training_rows(here, name):
     train = stored(name).astype(np.float64)
     np.testing.assert_allclose(train.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(train.std(0), 1, rtol=1e-5)
-    assert specification(name).scale == 0.5
+    assert specification(name).likelihood["scale"] == 0.5
 
 
 def test_an_image_is_standardised_as_a_whole(here):
@@ -162,7 +162,7 @@ def test_channels_move_to_the_front(here):
 def test_choices_have_the_last_word(here):
     np.save("x.npy", COLUMNS["counts"][0])
     imported(modalities={"x": "x.npy"}, likelihoods={"x": "laplace"}, transforms={"x": "none"})
-    assert specification("x").likelihood == "laplace"
+    assert specification("x").kind == "laplace"
     np.testing.assert_array_equal(originals("x"), COLUMNS["counts"][0])
 
 

@@ -87,9 +87,9 @@ def test_images_are_stored_once_and_the_right_way_up(build):
 def test_the_store_describes_itself(build):
     store = build()
     assert store.name == "mnist-svhn"
-    assert [(m.name, m.likelihood, m.scale) for m in store.modalities] == [
-        ("mnist", "laplace", 0.75),
-        ("svhn", "laplace", 0.75),
+    assert [(m.name, m.likelihood) for m in store.modalities] == [
+        ("mnist", {"kind": "laplace", "scale": 0.75}),
+        ("svhn", {"kind": "laplace", "scale": 0.75}),
     ]
     assert store.splits == ("train", "test")
     assert store.builder["parameters"] == {"pairings": 5}

@@ -209,11 +209,11 @@ def test_everything_is_stored_once(build):
 def test_the_store_describes_itself(build):
     store = build(variants=2)
     assert store.name == "pendigits-speech"
-    found = [(m.name, m.likelihood, m.scale, m.weight) for m in store.modalities]
+    found = [(m.name, m.likelihood, m.weight) for m in store.modalities]
     assert found == [
-        ("image", "normal", 1, pytest.approx(1.7, abs=0.05)),  # Table E.7
-        ("trajectory", "normal", 1, 20.48),
-        ("sound", "normal", 1, 1.0),
+        ("image", "normal", pytest.approx(1.7, abs=0.05)),  # Table E.7
+        ("trajectory", "normal", 20.48),
+        ("sound", "normal", 1.0),
     ]
     assert {name.rsplit(".", 2)[0] for name in store.sources} == {
         "pendigits-orig",

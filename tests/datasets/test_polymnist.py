@@ -188,8 +188,8 @@ def test_the_rebuilt_store_describes_itself(build, builder):
     store = build(builder, seed=5)
     assert store.name == builder.name
     assert store.builder["seed"] == 5
-    assert [(m.name, m.shape, m.likelihood, m.scale) for m in store.modalities] == [
-        (f"m{k}", (3, 28, 28), "laplace", 0.75) for k in range(3)
+    assert [(m.name, m.shape, m.likelihood) for m in store.modalities] == [
+        (f"m{k}", (3, 28, 28), {"kind": "laplace", "scale": 0.75}) for k in range(3)
     ]
     assert store.note == "rebuilt from MNIST and photographs (m0 2.png, m1 9.png, m2 10.png)"
     assert len(store.sources) == 4 + 3

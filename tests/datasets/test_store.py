@@ -88,7 +88,7 @@ def test_the_fingerprint_tells_contents_apart_and_nothing_else(small, tmp_path):
     base = fingerprint(data)
     assert fingerprint(data, class_names={0: "dog"}, factor_names={"f": "F (cm)"}) == base
     assert fingerprint(data, name="other", builder={"seed": 3}, sources={"a": "b"}) == base
-    scale = dataclasses.replace(small.modalities[0], scale=1.0)
+    scale = dataclasses.replace(small.modalities[0], likelihood="laplace")
     assert fingerprint(data, modalities=(scale, *small.modalities[1:])) != base
     pixel = {k: v.copy() for k, v in data.arrays.items()}
     pixel["image"][2, 0, 1, 1] ^= 1

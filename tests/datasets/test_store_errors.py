@@ -76,7 +76,7 @@ DAMAGES = {
     "attribute 'format_version' is missing": lambda f: f.attrs.__delitem__("format_version"),
     "invalid literal for int": lambda f: f.attrs.__setitem__("format_version", "one"),
     "Expecting": lambda f: f.attrs.__setitem__("splits", "{"),
-    "unexpected keyword": lambda f: f.attrs.__setitem__(
+    "a modality has no name": lambda f: f.attrs.__setitem__(
         "modalities", '[{"nom": 1, "shape": [1]}]'
     ),
     "likelihood": lambda f: f.attrs.__setitem__(

@@ -1,7 +1,5 @@
 """The amortised posterior behind the same face: which stages, which draws, which densities."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def fitted_amortised(small, kind):
-    return small.estimator(kind, 3, subset="amortised").fit(small.data(3)[0], seed=0)
+    return small.estimator(kind, 3, subset=small.amortised).fit(small.data(3)[0], seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -52,41 +50,55 @@ def test_densities_are_normalised_and_those_of_the_draws(fitted_amortised, x):
     assert (np.abs(weights.mean(0) - 1) < 5 * error + 0.05).all()
 
 
-def test_both_kinds_live_in_one_run(small, kind, x, tmp_path):
-    run = RunDirectory.create(tmp_path / "run", small.estimator(kind, 3).config)
-    made = small.estimator(kind, 3).fit(small.data(3)[0], seed=0, run=run)
-    with pytest.raises(NotFittedError, match="amortised"):
-        made.draw({"m0": x["m0"]}, subset="amortised")
-    amortised = load(run.path)
-    amortised.config = amortised.config.model_copy(update={"subset": "amortised"})
-    amortised.fit(small.data(3)[0], stages=["amortised"], run=run)
-    assert set(made.trained_) | {"amortised"} == set(load(run.path).trained_)
-    both, given = load(run.path), {n: x[n] for n in ("m0", "m1")}
-    np.testing.assert_array_equal(
-        both.generate(given, seed=3)["m2"], made.generate(given, seed=3)["m2"]
-    )
-    assert both.draw(given, subset="product").diagnostics.method == "mcmc"
-    assert both.draw(given, subset="amortised").diagnostics.method == "exact"
-    assert json.loads((run.path / "manifest.json").read_text())["stages"].keys() >= {
-        "flows",
-        "amortised",
-    }
+def test_both_rules_live_in_one_run(small, kind, x, tmp_path):
+    data = small.data(3)[0]
+    plain = small.estimator(kind, 3)
+    run = RunDirectory.create(tmp_path / "run", plain.config)
+    plain.fit(data, seed=0, run=run)
+    given = {n: x[n] for n in ("m0", "m1")}
+    expected = plain.generate(given, seed=3)["m2"]
+    other = plain.with_settings(subset=small.amortised)
+    shared = tuple(n for n in plain.trained_ if n != "flows")
+    assert other.trained_ == shared  # it took over all that does not depend on the rule
+    with pytest.raises(NotFittedError, match="missing: amortised"):
+        other.draw({"m0": x["m0"]})
+    run.write_config(other.config)
+    other.fit(data, stages=["amortised"], run=run)
+    again = load(run.path)
+    assert again.trained_ == (*shared, "amortised")
+    assert again.draw(given).diagnostics.method == "exact"
+    back = load(run.path, subset="product")
+    assert back.trained_ == plain.trained_
+    assert back.draw(given).diagnostics.method == "mcmc"
+    np.testing.assert_array_equal(back.generate(given, seed=3)["m2"], expected)
+    assert run.records().keys() == {*shared, "flows", "amortised"}
+
+
+def test_another_rule_is_an_estimator_of_its_own(small, kind, x):
+    made = small.estimator(kind, 3).fit(small.data(3)[0], seed=0)
+    prior = made.with_settings(subset={"kind": "product", "divisor": "prior"})
+    assert prior.trained_ == made.trained_  # no stage depends on what is divided out
+    given = {n: x[n] for n in ("m0", "m1")}
+    z = np.zeros((4, 2))
+    ours, theirs = (e.posterior_log_prob(z, given) for e in (made, prior))
+    assert not np.array_equal(ours, theirs)
+    assert made.with_parts(subset="product").config == made.config
 
 
 def test_training_what_it_rests_on_drops_it(small, kind):
     data = small.data(3)[0]
-    made = small.estimator(kind, 3, subset="amortised").fit(data, seed=0)
-    before = {k: v.clone() for k, v in made.model_.amortised.state_dict().items()}
+    made = small.estimator(kind, 3, subset=small.amortised).fit(data, seed=0)
+    before = {k: v.clone() for k, v in made.system_.amortised.state_dict().items()}
     made.fit(data, seed=0, stages=["joint"])
     assert "amortised" not in made.trained_
     made.fit(data, seed=0, stages=["amortised"])
-    after = made.model_.amortised.state_dict()
+    after = made.system_.amortised.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
 
 
-def test_an_unknown_kind_is_given_the_known_ones(fitted_amortised, x):
-    with pytest.raises(UsageError, match="product"):
-        fitted_amortised.draw({"m0": x["m0"]}, subset="amortized")
+def test_an_unknown_rule_is_given_the_nearest(fitted_amortised):
+    with pytest.raises(UsageError, match="unknown subset rule 'amortized': did you mean 'amorti"):
+        fitted_amortised.with_parts(subset="amortized")
 
 
 def test_likelihoods_agree_between_both_kinds(small, fitted_amortised, kind, x):

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mvflow import JNF, JNFShared, load
-from mvflow.config import stage_names
 from mvflow.core import DataError, StageError
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, directory, read_tensors, write_json, write_tensors
@@ -42,8 +41,8 @@ class KillAt(NoOpCallback):
 @pytest.fixture
 def often(monkeypatch):
     """A checkpoint after each step."""
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", -1.0)
-    monkeypatch.setattr(fitting, "WRITING_SHARE", math.inf)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SHARE", math.inf)
     monkeypatch.setattr(loop, "REPORT_INTERVAL", -1.0)
 
 
@@ -51,12 +50,11 @@ def often(monkeypatch):
 def train(small, tmp_path):
     """Train what is left to do in one run directory, perhaps up to a kill."""
 
-    def call(kind=JNF, *, subset="product", listener=None):
-        path = tmp_path / "run"
-        config = small.estimator(kind, 2).config.model_copy(update={"subset": subset})
-        run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, config)
-        todo = [s for s in stage_names(config) if run.status(s, config) != "done"]
-        return load(path).fit(small.data(2)[0], stages=todo, run=run, listener=listener)
+    def call(kind=JNF, *, subset="product", callback=None):
+        path, made = tmp_path / "run", small.estimator(kind, 2, subset=subset)
+        run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, made.config)
+        todo = [s for s in made.stage_names if run.status(s, made.plan_) != "done"]
+        return load(path).fit(small.data(2)[0], stages=todo, run=run, callback=callback)
 
     return call
 
@@ -65,37 +63,37 @@ def train(small, tmp_path):
 def run(train, often, tmp_path):
     """A run that was killed in its second epoch, with two checkpoints."""
     with pytest.raises(Killed):
-        train(listener=KillAt("joint", 1, 2))
+        train(callback=KillAt("joint", 1, 2))
     return RunDirectory.open(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
 def expected(fitted):
     """Weights and history of training that was never stopped."""
-    return fitted(JNF, 2).model_.state_dict()
+    return fitted(JNF, 2).system_.state_dict()
 
 
 def assert_equal(model, expected):
-    found = model.model_.state_dict()
+    found = model.system_.state_dict()
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.equal(found[name], expected[name]), name
 
 
-@pytest.mark.parametrize("subset", ["product", "amortised"])
-def test_a_run_killed_within_epochs_ends_the_same(small, train, often, tmp_path, subset):
-    config = small.estimator(JNFShared, 2).config.model_copy(update={"subset": subset})
-    whole = JNFShared.from_config(config).fit(small.data(2)[0])
-    ends = [(1, 3), (1, STEPS), (2, 1)]
-    for stage in stage_names(config):
+@pytest.mark.parametrize("rule", ["product", "amortised"])
+def test_a_run_killed_within_epochs_ends_the_same(small, train, often, tmp_path, rule):
+    subset = small.amortised | {"epochs": 3} if rule == "amortised" else rule
+    whole = small.estimator(JNFShared, 2, subset=subset).fit(small.data(2)[0])
+    names, ends = whole.stage_names, [(1, 3), (1, STEPS), (2, 1)]
+    for stage in names:
         for epoch, step in ends:
             with pytest.raises(Killed):
-                train(JNFShared, subset=subset, listener=KillAt(stage, epoch, step))
-    listener = KillAt()
-    assert_equal(train(JNFShared, subset=subset, listener=listener), whole.model_.state_dict())
-    assert listener.first == (stage_names(config)[-1], 2, 2)  # it went on where it was
+                train(JNFShared, subset=subset, callback=KillAt(stage, epoch, step))
+    callback = KillAt()
+    assert_equal(train(JNFShared, subset=subset, callback=callback), whole.system_.state_dict())
+    assert callback.first == (names[-1], 2, 2)  # it went on where it was
     records = [(r["stage"], r["epoch"]) for r in RunDirectory.open(tmp_path / "run").history()]
-    assert records == [(s, e) for s in stage_names(config) for e in range(3)]
+    assert records == [(s, e) for s in names for e in range(3)]
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
@@ -118,9 +116,9 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(
     run, train, expected, damage, caplog
 ):
     damage(run.checkpoint("joint"))
-    listener = KillAt()
-    assert_equal(train(listener=listener), expected)
-    assert listener.first == ("joint", 1, 2)  # the newest was made after this step
+    callback = KillAt()
+    assert_equal(train(callback=callback), expected)
+    assert callback.first == ("joint", 1, 2)  # the newest was made after this step
     (line,) = caplog.messages
     assert line.startswith(f"{run.checkpoint('joint')} is missing or damaged (")
     assert line.endswith("): going on from the checkpoint before it")
@@ -130,9 +128,9 @@ def test_two_damaged_checkpoints_are_said_and_the_stage_starts_anew(run, train, 
     paths = (run.checkpoint("joint"), run.previous_checkpoint("joint"))
     for path in paths:
         cut(path)
-    listener = KillAt()
-    assert_equal(train(listener=listener), expected)
-    assert listener.first == ("joint", 0, 1)
+    callback = KillAt()
+    assert_equal(train(callback=callback), expected)
+    assert callback.first == ("joint", 0, 1)
     (line,) = caplog.messages
     assert all(f"{path} is missing or damaged (" in line for path in paths)
     assert line.endswith("stage 'joint' starts anew")
@@ -201,7 +199,7 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
     config = small.estimator(JNF, 2).config
     run, clock = RunDirectory.create(tmp_path / "run", config), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    keeper, written = fitting._Keeper(run, "key", NoOpCallback()), []
+    keeper, written = fitting._Checkpoints(run, "key", NoOpCallback()), []
 
     def slow(stage, tensors, about):
         written.append(clock[0])
@@ -209,7 +207,10 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "keep_checkpoint", lambda self, *args: slow(*args))
     stage = type("S", (), {"name": "joint"})
-    for seconds, wait in ((0.01, fitting.CHECKPOINT_EVERY), (3.0, 3.0 / fitting.WRITING_SHARE)):
+    for seconds, wait in (
+        (0.01, fitting.CHECKPOINT_SECONDS),
+        (3.0, 3.0 / fitting.CHECKPOINT_SHARE),
+    ):
         keeper.due = clock[0]
         for step in range(4000):
             keeper.on_step(stage, 0, step, 4000, 1.0, lambda: Checkpoint({}, {}))
@@ -228,10 +229,10 @@ def test_a_process_killed_between_weights_and_manifest_goes_on(run, train, expec
     train()
     write_json(run.path / "manifest.json", manifest)
     run.checkpoint("joint").write_bytes(checkpoint)
-    assert run.status("joint", run.config()) == "unfinished"
-    listener = KillAt()
-    assert_equal(train(listener=listener), expected)
-    assert listener.first == ("joint", 1, 3)
+    assert run.status("joint", load(run.path).plan_) == "unfinished"
+    callback = KillAt()
+    assert_equal(train(callback=callback), expected)
+    assert callback.first == ("joint", 1, 3)
 
 
 def test_a_history_that_was_cut_off_is_made_whole(run, train, expected):
@@ -245,7 +246,7 @@ def test_a_history_that_was_cut_off_is_made_whole(run, train, expected):
 def test_a_checkpoint_of_the_end_of_an_epoch_without_a_step_is_understood(run, train, expected):
     """As older versions wrote them."""
     with pytest.raises(Killed):
-        train(listener=KillAt("joint", 2, 1))
+        train(callback=KillAt("joint", 2, 1))
     tensors, about = read_tensors(run.previous_checkpoint("joint"))
     assert "step" not in about["state"]
     write_tensors(run.checkpoint("joint"), tensors, about)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mvflow import JNF
 from mvflow.config import config_from_dict, recipe
-from mvflow.core import UsageError, as_source
-from mvflow.estimators import JNF
+from mvflow.core import Observed, UsageError, as_source
 from mvflow_datasets import Store, find_builder
 from mvflow_datasets.toy import SHAPES, WIDTHS
 
@@ -45,7 +45,9 @@ def quality(precision, toy):
     batch = {name: torch.from_numpy(values).float() / 255 for name, values in x.items()}
     torch.manual_seed(0)
     with torch.no_grad():
-        elbos = [float(model.model_.joint.losses(batch).terms["elbo"]) for _ in range(4)]
+        elbos = [
+            float(model.system_.joint.losses(Observed(batch)).terms["elbo"]) for _ in range(4)
+        ]
     right = []
     for given, target in (("square", "circle"), ("circle", "square")):
         drawn = model.generate({given: x[given]}, 4, targets=[target])[target]
@@ -72,8 +74,8 @@ def test_bfloat16_trains_as_well_as_float32(toy):
 @pytest.mark.parametrize("way", ["auto", "graph"])
 def test_ways_to_compute_a_step_give_the_same_weights(way, small):
     data, _ = small.data(2)
-    expected = small.estimator(JNF, 2).fit(data, seed=0, compile="no").model_.state_dict()
-    found = small.estimator(JNF, 2).fit(data, seed=0, compile=way).model_.state_dict()
+    expected = small.estimator(JNF, 2).fit(data, seed=0, compile="no").system_.state_dict()
+    found = small.estimator(JNF, 2).fit(data, seed=0, compile=way).system_.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

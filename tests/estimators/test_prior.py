@@ -47,17 +47,21 @@ def test_it_may_come_later_and_falls_with_the_joint_stage(small, tmp_path):
     plain = small.estimator(JNF, 2)
     run = RunDirectory.create(tmp_path / "run", plain.config)
     plain.fit(data, run=run)
-    with pytest.raises(NotFittedError, match="missing: prior"):
+    with pytest.raises(UsageError, match="unknown prior 'mixture'"):
         plain.draw(prior="mixture")
-    changed = plain.config.prior.model_copy(update=PRIOR)
-    run.write_config(plain.config.model_copy(update={"prior": changed}))
-    late = load(run.path)
-    weights = late.model_.state_dict()
+    late = plain.with_settings(prior=PRIOR)
+    assert late.trained_ == plain.trained_
+    with pytest.raises(NotFittedError, match="missing: prior"):
+        late.draw()
+    run.write_config(late.config)
     late.fit(data, stages=["prior"], run=run)
-    for name, value in plain.model_.state_dict().items():
-        assert (weights[name] == value).all(), name
+    found = late.system_.state_dict()
+    for name, value in plain.system_.state_dict().items():
+        assert (found[name] == value).all(), name
+    assert (late.priors(), plain.priors()) == (["standard", "mixture"], ["standard"])
     again = load(run.path)
     np.testing.assert_array_equal(again.sample_latent(n=5), late.sample_latent(n=5))
+    assert set(load(run.path, prior="standard").trained_) == {"joint", "flows"}
     again.fit(data, stages=["joint"])
     assert again.trained_ == ("joint",)
 

@@ -101,7 +101,7 @@ def test_many_features_are_projected_so_that_distances_stay():
 def test_what_is_kept_is_used_again(kept, both):
     path, first = kept
     callback = CountEpochs()
-    again = ModalityClassifiers.train(*both, SETTINGS, cache=path, listener=callback)
+    again = ModalityClassifiers.train(*both, SETTINGS, cache=path, callback=callback)
     assert callback.epochs == 0
     assert again.accuracy == first.accuracy
     a, b = first.networks.state_dict(), again.networks.state_dict()
@@ -130,7 +130,7 @@ def test_any_change_trains_anew(kept, both, tmp_path, change):
     copied.write_bytes(path.read_bytes())
     arguments, seed = change(*both, SETTINGS)
     callback = CountEpochs()
-    made = ModalityClassifiers.train(*arguments, cache=copied, seed=seed, listener=callback)
+    made = ModalityClassifiers.train(*arguments, cache=copied, seed=seed, callback=callback)
     assert callback.epochs == 2 * SETTINGS.epochs
     expected = ModalityClassifiers.train(*arguments, seed=seed)
     assert made.accuracy == expected.accuracy
@@ -148,7 +148,7 @@ def test_paired_values_are_trained_on_once(small):
         def on_epoch(self, record, checkpoint):
             records.append(record)
 
-    made = ModalityClassifiers.train(data, data, settings, listener=Records())
+    made = ModalityClassifiers.train(data, data, settings, callback=Records())
     assert made.accuracy["a"] in (0, 1 / 3, 2 / 3, 1)
 
 

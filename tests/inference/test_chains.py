@@ -8,29 +8,35 @@ import pytest
 import torch
 from zuko.distributions import DiagNormal
 
-from mvflow.config import SamplerConfig
-from mvflow.core import UsageError
+from mvflow.core import REGISTRIES, UsageError
+from mvflow.core.parts import create
 from mvflow.functional import normal_poe
 from mvflow.inference import (
-    PAPER,
     SIR,
+    ChainSampler,
+    HMCSampler,
     IndependentChains,
     MarkovChains,
     ProductOfExperts,
-    ProductSampler,
-    build_sampler,
+    Sampler,
+    Target,
     draw,
 )
 from mvflow.inference.chains import SNAPSHOTS, _thinning
 from mvflow.nn import seeded
 from mvflow.samplers import HMC, run
+from mvflow.systems.subsets import PAPER_PROTOCOL
 
 LOCS = np.array([[[0.3, -0.2], [0.0, 0.5]], [[-0.1, 0.4], [0.3, 0.1]]])
 SCALES = np.array([[[0.5, 0.8], [0.6, 0.6]], [[0.7, 0.6], [0.9, 0.4]]])
 
+PAPER = {k: v for k, v in PAPER_PROTOCOL["sampler"].items() if k != "kind"}
+
 SAMPLERS = {
-    "markov chains": MarkovChains(HMC(num_steps=5), warmup=30, draws=30, candidates=64),
-    "independent chains": IndependentChains(HMC(0.3, num_steps=5), steps=10, warmup=10),
+    "markov chains": HMCSampler(num_steps=5, warmup=30, draws=30, candidates=64),
+    "independent chains": HMCSampler(
+        independent=True, step_size=0.3, num_steps=5, draws=10, warmup=10
+    ),
     "sir": SIR(),
 }
 
@@ -50,7 +56,8 @@ def sampler(request):
 
 @pytest.mark.parametrize("n", [1, 5])
 def test_draws_are_inside_and_diagnosed(sampler, n):
-    assert isinstance(sampler, ProductSampler)
+    assert isinstance(sampler, Sampler)
+    assert isinstance(product(), Target)
     with seeded(0, "sampler"):
         found = sampler.sample(product(radius=0.7), n)
     assert found.z.shape == (n, 2, 2)
@@ -92,14 +99,21 @@ def test_float32_stays_float32(sampler):
 
 
 def test_the_papers_settings_make_the_papers_sampler():
-    built = build_sampler(SamplerConfig(**PAPER))
-    assert built == IndependentChains(HMC.paper(0.01), steps=100, warmup=0)
-    assert built.algorithm.num_steps == 10
+    sampler = create("samplers", PAPER_PROTOCOL["sampler"])
+    assert sampler.kernel() == HMC.paper(0.01)
+    assert sampler.kernel().num_steps == 10
+    assert create("subsets", PAPER_PROTOCOL["subset"]).divisor == "prior"
+    expected = IndependentChains(HMC.paper(0.01), steps=100, warmup=0)
+    found = []
+    for each in (sampler, expected):
+        with seeded(0, "paper"):
+            found.append(each.sample(product(), 3).z)
+    assert torch.equal(*found)
 
 
 def test_each_draw_is_the_last_state_of_its_own_chain():
     """As `run` makes it by hand: from a random expert's draw, unit mass, fixed step size."""
-    settings = SamplerConfig(**{**PAPER, "draws": 20, "step_size": 0.05})
+    settings = HMCSampler(**{**PAPER, "draws": 20, "step_size": 0.05})
     with seeded(0, "paper"):
         found = draw(product(), 6, settings)
     with seeded(0, "paper"):
@@ -158,19 +172,29 @@ def test_states_on_the_way_are_evenly_spaced_and_the_last_is_kept(steps, thin):
 @pytest.mark.bad_input
 def test_too_few_steps_are_refused():
     with pytest.raises(UsageError, match="draws is 3, expected at least 4 steps"):
-        build_sampler(SamplerConfig(**{**PAPER, "draws": 3}))
+        HMCSampler(**{**PAPER, "draws": 3}).sample(product(), 2)
 
 
-class Kernel:
-    """A kernel of somebody else, which knows `num_steps` only."""
+class Doubled(ChainSampler):
+    """Chains of somebody else's kernel, with a setting of its own."""
 
-    def __init__(self, num_steps):
-        self.hmc = HMC(0.3, num_steps=num_steps)
-        self.init, self.step = self.hmc.init, self.hmc.step
+    leaps: int = 3
+
+    def kernel(self):
+        return HMC(0.3, num_steps=2 * self.leaps)
 
 
-def test_a_kernel_without_from_settings_gets_the_number_of_steps(monkeypatch):
-    monkeypatch.setattr("mvflow.inference.posterior.find", lambda group, name: Kernel)
-    built = build_sampler(SamplerConfig(name="kernel", num_steps=3, chains=2))
-    assert (built.chains, built.algorithm.hmc.num_steps) == (2, 3)
-    assert built.sample(product(), 4).z.shape == (4, 2, 2)
+def test_another_kernel_is_one_method_more():
+    made = Doubled(leaps=2, chains=2, draws=6, warmup=3)
+    with seeded(0, "chains"):
+        found = made.sample(product(), 4)
+    with seeded(0, "chains"):
+        expected = MarkovChains(HMC(0.3, num_steps=4), 2, 3, 6).sample(product(), 4)
+    assert torch.equal(found.z, expected.z)
+    assert create("samplers", made) is made
+
+
+def test_every_registered_sampler_has_been_tried():
+    """A new one adds a line to SAMPLERS; hamiltorch, which may be absent, has tests of its own."""
+    tried = {REGISTRIES["samplers"].name_of(type(s)) for s in SAMPLERS.values()}
+    assert tried == set(REGISTRIES["samplers"].names()) - {"hamiltorch"}

@@ -11,10 +11,10 @@ import torch
 from arviz_stats.base.array import array_stats
 from zuko.distributions import DiagNormal
 
-from mvflow.config import SamplerConfig
 from mvflow.core import UsageError
+from mvflow.core.parts import create
 from mvflow.functional import normal_poe
-from mvflow.inference import PAPER, ProductOfExperts, build_sampler
+from mvflow.inference import ProductOfExperts
 from mvflow.inference.hamiltorch import Hamiltorch, _import
 from mvflow.nn import seeded
 
@@ -56,7 +56,11 @@ def test_draws_stay_in_the_ball_and_the_seed_decides():
     found = []
     for _ in range(2):
         with seeded(0, "hamiltorch"):
-            found.append(Hamiltorch(1, 5, 20, 32, 3).sample(product(0.5), 7))
+            found.append(
+                Hamiltorch(chains=1, warmup=5, draws=20, candidates=32, num_steps=3).sample(
+                    product(0.5), 7
+                )
+            )
     assert torch.equal(found[0].z, found[1].z)
     assert (found[0].z.norm(dim=-1) <= 0.5).all()
     assert found[0].diagnostics.contacts.max() > 0
@@ -112,11 +116,7 @@ def test_a_missing_package_is_named_with_its_repository(monkeypatch):
     assert random.getstate() == before
 
 
-def test_it_is_registered_with_the_configured_settings():
-    assert build_sampler(SamplerConfig(name="hamiltorch", warmup=7, chains=3)) == Hamiltorch(3, 7)
-
-
 @pytest.mark.bad_input
-def test_it_has_no_paper_mode():
-    with pytest.raises(UsageError, match="makes no independent chains: use 'hmc' for paper mode"):
-        build_sampler(SamplerConfig(**{**PAPER, "name": "hamiltorch"}))
+def test_it_makes_no_independent_chains():
+    with pytest.raises(UsageError, match="no setting 'independent': that is a setting of 'hmc'"):
+        create("samplers", {"kind": "hamiltorch", "independent": True})

@@ -9,21 +9,21 @@ from arviz_stats.base.array import array_stats
 from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
 
-from mvflow.config import Flows, SamplerConfig
+from mvflow.core import UsageError
 from mvflow.functional import effective_sample_size, normal_poe
 from mvflow.inference import (
-    Aggregate,
+    AggregateDivisor,
+    HMCSampler,
     MarkovChains,
     ProductOfExperts,
-    build_sampler,
     draw,
     into_ball,
 )
 from mvflow.nn import seeded
-from mvflow.posteriors import build_posterior
+from mvflow.posteriors import MAF, NSF, Gaussian, build_posterior
 from mvflow.samplers import HMC
 
-SHORT = SamplerConfig(warmup=30, draws=30, candidates=64, num_steps=5)
+SHORT = HMCSampler(warmup=30, draws=30, candidates=64, num_steps=5)
 
 
 def experts(count=3, rows=4, latent=2, seed=0, scale=(0.4, 0.9)):
@@ -62,18 +62,17 @@ def test_the_gradient_is_that_of_the_log_density():
     assert not grad.requires_grad
 
 
-@pytest.mark.parametrize("family", ["gaussian", "maf", "nsf"])
+@pytest.mark.parametrize("family", [Gaussian(), MAF(hidden=(8,)), NSF(hidden=(8,))], ids=repr)
 def test_the_gradient_of_flows_over_an_aggregate_is_autograds(family):
     """Inside the edge and beyond it."""
     made = []
     for j in range(3):
         with seeded(j, "flow"):
-            q = build_posterior(
-                Flows(hidden=(8,), posterior=family), 2, lambda n: torch.nn.Linear(2, n)
-            )
+            q = build_posterior(family, 2, lambda n: torch.nn.Linear(2, n))
         made.append(q.double().requires_grad_(False)(torch.ones(4, 2).double() * j))
-    shared = Aggregate(torch.tensor([0.3, -0.2]).double(), torch.tensor([0.5, 2.0]).double())
-    product = ProductOfExperts(made, shared=shared)
+    loc, scale = torch.tensor([0.3, -0.2]).double(), torch.tensor([0.5, 2.0]).double()
+    divisor = AggregateDivisor(loc, scale)
+    product = ProductOfExperts(made, divisor=divisor)
     z = 3 * torch.randn(30, 4, 2, generator=torch.Generator().manual_seed(0)).double()
     value, grad = product.value_and_grad(z)
     z.requires_grad_()
@@ -104,9 +103,8 @@ def test_a_product_of_flows_is_drawn_as_a_grid_has_it():
     made = []
     for j in range(3):
         with seeded(j, "flow"):
-            q = build_posterior(
-                Flows(hidden=(8,), transforms=1), 2, lambda n: torch.nn.Linear(2, n)
-            ).double()
+            family = MAF(hidden=(8,), transforms=1)
+            q = build_posterior(family, 2, lambda n: torch.nn.Linear(2, n)).double()
             with torch.no_grad():
                 for p in q.parameters():
                     p.add_(0.2 * torch.randn_like(p))
@@ -145,11 +143,11 @@ def test_an_improper_product_stays_in_the_ball():
 def test_wide_experts_have_a_proper_product_under_an_aggregate(count, width):
     """Without a ball: the mass on shells falls outwards, where by the prior it grows."""
     made = [DiagNormal(torch.zeros(1, 2), torch.full((1, 2), width)).expand((1,))] * count
-    shared = Aggregate(torch.zeros(2), torch.ones(2))
+    divisor = AggregateDivisor(torch.zeros(2), torch.ones(2))
     shells = torch.tensor([3.0, 10.0, 30.0, 100.0])
     z = torch.stack([shells, torch.zeros(4)], -1)[:, None]
     masses = {
-        "aggregate": ProductOfExperts(made, shared=shared).log_prob(z)[:, 0] + 2 * shells.log(),
+        "aggregate": ProductOfExperts(made, divisor=divisor).log_prob(z)[:, 0] + 2 * shells.log(),
         "prior": ProductOfExperts(made).log_prob(z)[:, 0] + 2 * shells.log(),
     }
     assert (masses["prior"].diff() > 0).all()
@@ -159,7 +157,7 @@ def test_wide_experts_have_a_proper_product_under_an_aggregate(count, width):
 def test_wide_experts_are_drawn_as_a_grid_has_their_product():
     """Two experts of standard deviation 2 over N(0, I): nothing from nowhere, and no ball."""
     wide = [DiagNormal(torch.full((1, 2), at), torch.full((1, 2), 2.0)) for at in (-0.5, 0.5)]
-    product = ProductOfExperts(wide, shared=Aggregate(torch.zeros(2), torch.ones(2)))
+    product = ProductOfExperts(wide, divisor=AggregateDivisor(torch.zeros(2), torch.ones(2)))
     axis = torch.linspace(-25, 25, 401)
     grid = torch.cartesian_prod(axis, axis)[:, None]
     weight = torch.softmax(product.log_prob(grid)[:, 0].double(), 0).numpy()
@@ -341,9 +339,22 @@ def test_into_ball_keeps_what_is_inside_and_directions():
     assert torch.equal(into_ball(z[:2], math.inf), z[:2])
 
 
-def test_the_built_sampler_has_the_configured_settings():
-    built = build_sampler(
-        SamplerConfig(num_steps=3, step_size=0.2, chains=5, warmup=6, draws=7, candidates=8)
-    )
+def test_a_sampler_is_its_settings():
+    """The part makes the chains and the kernel that it describes."""
+    settings = {"chains": 5, "warmup": 6, "draws": 7, "candidates": 8}
+    part = HMCSampler(num_steps=3, step_size=0.2, **settings)
     kernel = HMC(num_steps=3, step_size=0.2)
-    assert built == MarkovChains(kernel, chains=5, warmup=6, draws=7, candidates=8)
+    assert part.kernel() == kernel
+    _, _, made = experts()
+    found = []
+    for sampler in (part, MarkovChains(kernel, **settings)):
+        with seeded(0, "hmc"):
+            found.append(sampler.sample(ProductOfExperts(made), 9).z)
+    assert torch.equal(*found)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("n", [0, -3])
+def test_no_draws_are_refused(n):
+    with pytest.raises(UsageError, match=f"n={n}: expected at least one draw"):
+        draw(experts()[2][0], n, SHORT)

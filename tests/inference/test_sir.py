@@ -9,10 +9,10 @@ import torch
 from scipy import stats
 from zuko.distributions import DiagNormal
 
-from mvflow.config import SamplerConfig
 from mvflow.core import UsageError
+from mvflow.core.parts import create
 from mvflow.functional import effective_sample_size, normal_poe
-from mvflow.inference import SIR, ProductOfExperts, build_sampler, draw
+from mvflow.inference import SIR, HMCSampler, ProductOfExperts, draw
 from mvflow.inference.diagnostics import MOST_ROWS, weighted
 from mvflow.nn import seeded
 
@@ -138,15 +138,14 @@ def test_only_the_first_rows_have_a_pareto_k():
     assert len(found.ess) == MOST_ROWS + 3
 
 
-def test_it_is_registered_and_never_the_default():
-    sir = build_sampler(SamplerConfig(name="sir", candidates=7))
-    assert sir == SIR(candidates=7)
-    assert draw(product(), 3, SamplerConfig(name="sir")).diagnostics.method == "sir"
-    assert draw(product(), 3, SamplerConfig(warmup=2, draws=5)).diagnostics.method == "mcmc"
+def test_draws_say_by_which_method_they_were_made():
+    assert create("samplers", {"kind": "sir", "candidates": 7}) == SIR(candidates=7)
+    assert draw(product(), 3, SIR()).diagnostics.method == "sir"
+    assert draw(product(), 3, HMCSampler(warmup=2, draws=5)).diagnostics.method == "mcmc"
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize("name", ["candidates", "least", "oversampling"])
 def test_settings_must_be_positive(name):
-    with pytest.raises(UsageError, match=f"SIR: {name} is 0, expected at least 1"):
-        SIR(**{name: 0})
+    with pytest.raises(UsageError, match=f"{name}: input should be greater than 0, got 0"):
+        create("samplers", {"kind": "sir", name: 0})

@@ -1,10 +1,12 @@
-"""The run directory: what is done, stale or unfinished, and training that goes on."""
+"""The run directory: what is done, stale, unfinished or another's, and training that goes on."""
 
 import errno
 import fcntl
+import json
 import multiprocessing
 import os
 import queue
+import shutil
 import tempfile
 import threading
 
@@ -12,11 +14,22 @@ import pytest
 import torch
 
 from mvflow import JNF, JNFShared, load
-from mvflow.config import stage_names
 from mvflow.core import ConfigError, DataError, StageError, UsageError
 from mvflow.estimators import fitting
-from mvflow.runs import RunDirectory, read_tensors, write_json, write_tensors
+from mvflow.runs import (
+    Inputs,
+    Plan,
+    RunDirectory,
+    StageRecord,
+    read_tensors,
+    weights_hash,
+    write_json,
+    write_tensors,
+)
+from mvflow.systems import build_system, stages_of
 from mvflow.training import NoOpCallback
+
+STAGES = ("projectors", "joint", "flows")
 
 
 @pytest.fixture
@@ -29,9 +42,25 @@ def run(tmp_path, config):
     return RunDirectory.create(tmp_path / "run", config)
 
 
-def finish(run, config, *stages, data="data"):
+@pytest.fixture
+def plan(config):
+    return plan_of(config)
+
+
+def plan_of(config):
+    return Plan(config, stages_of(build_system(config)))
+
+
+def finish(run, plan, *stages, data="data", value=0.0):
+    """Make stages done, with weights of one number."""
     for stage in stages:
-        run.finish(stage, {"w": torch.zeros(1)}, config, data, {"epochs": 1})
+        tensors, before = {"w": torch.full((1,), value)}, run.records()
+        needs = plan.spec(stage).needs
+        key = plan.key(stage, Inputs(data), {n: before[n].key for n in needs})
+        record = StageRecord(
+            key, weights_hash(tensors), {n: before[n].weights for n in needs}, data, epochs=1
+        )
+        run.finish(stage, tensors, record)
 
 
 def changed(config, section, **values):
@@ -39,32 +68,113 @@ def changed(config, section, **values):
     return config.model_copy(update={section: part})
 
 
-def test_a_new_run_has_its_configuration_and_nothing_done(run, config):
+def statuses(run, plan, data=None):
+    inputs = None if data is None else Inputs(data)
+    return [run.status(s, plan, inputs) for s in plan.names]
+
+
+def test_a_new_run_has_its_configuration_and_nothing_done(run, config, plan):
     assert RunDirectory.open(run.path).config() == config
-    assert [run.status(s, config) for s in stage_names(config)] == ["missing"] * 3
+    assert statuses(run, plan) == ["missing"] * 3
     assert run.history() == []
     assert "versions" in run.manifest()
 
 
-def test_a_stage_goes_from_missing_to_unfinished_to_done(run, config):
+def test_a_stage_goes_from_missing_to_unfinished_to_done(run, plan):
     write_tensors(run.checkpoint("joint"), {"w": torch.zeros(1)}, {})
-    assert run.status("joint", config) == "unfinished"
-    finish(run, config, "joint")
-    assert run.status("joint", config) == "done"
-    assert run.status("joint", config, "data") == "done"
+    assert run.status("joint", plan) == "unfinished"
+    finish(run, plan, "joint")
+    assert run.status("joint", plan) == "done"
+    assert run.status("joint", plan, Inputs("data")) == "done"
     assert not run.checkpoint("joint").exists()
 
 
-def test_weights_without_their_manifest_are_not_done(run, config):
+def test_equal_weights_give_equal_files(tmp_path, run, config, plan):
+    other = RunDirectory.create(tmp_path / "other", config)
+    for each in (run, other):
+        finish(each, plan, *STAGES)
+    for stage in STAGES:
+        assert run.weights(stage).read_bytes() == other.weights(stage).read_bytes()
+    turned = {k: torch.arange(3.0) for k in "ba"}
+    write_tensors(tmp_path / "one", turned, {"y": 1, "x": 2})
+    write_tensors(tmp_path / "two", dict(sorted(turned.items())), {"x": 2, "y": 1})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_the_hash_of_weights_sees_names_types_shapes_and_values():
+    w = torch.arange(4.0)
+    found = [
+        {"a": w},
+        {"b": w},
+        {"a": w + 1},
+        {"a": w.double()},
+        {"a": w.view(torch.int32)},
+        {"a": w.reshape(2, 2)},
+        {"a": w, "b": w},
+        {"a": torch.tensor([0.0, 1, 2, 3.0000002])},
+        {},
+    ]
+    assert len({weights_hash(each) for each in found}) == len(found)
+    strided = torch.arange(8.0)[::2] / 2
+    assert weights_hash({"a": strided}) == weights_hash({"a": w})
+
+
+def test_weights_of_another_trained_model_are_refused_by_the_name_of_their_file(
+    tmp_path, run, config, plan
+):
+    """Of one shape, one configuration and one key, and yet not those on which the rest rests."""
+    other = RunDirectory.create(tmp_path / "other", config)
+    finish(run, plan, *STAGES)
+    finish(other, plan, *STAGES, value=1.0)
+    assert other.records()["joint"].key == run.records()["joint"].key
+    for stage in STAGES:
+        shutil.copyfile(other.weights(stage), run.weights(stage))
+    assert run.status("joint", plan) == "replaced"
+    for call in (lambda: run.read_weights("joint"), lambda: run.require(["joint"], plan)):
+        with pytest.raises(
+            DataError,
+            match=f"{run.weights('joint')} is not the file that manifest.json records: put that "
+            f"one back, or train anew with 'mvflow train {run.path} --stage joint --again'",
+        ):
+            call()
+
+
+def test_stages_on_other_weights_of_an_earlier_one_are_stale(run, plan):
+    """Though the joint stage was trained anew with the same settings on the same data."""
+    finish(run, plan, *STAGES)
+    finish(run, plan, "joint", value=1.0)
+    assert statuses(run, plan) == ["done", "done", "stale"]
+    finish(run, plan, "joint", value=0.0)  # the same weights again: what rests on them fits
+    assert statuses(run, plan) == ["done"] * 3
+
+
+def test_bytes_that_were_altered_are_refused(run, plan):
+    finish(run, plan, "joint")
+    path = run.weights("joint")
+    whole = path.read_bytes()
+    at = len(whole) - 2  # within the last number
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(DataError, match="joint.safetensors is missing or damaged .*its hash"):
+        run.read_weights("joint")
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="joint.safetensors is missing or damaged"):
+        run.read_weights("joint")
+    path.write_bytes(whole)
+    assert run.read_weights("joint").keys() == {"w"}
+
+
+def test_weights_without_their_manifest_are_not_done(run, plan, config):
     """A process may be killed between the two; neither may then pass for the other."""
-    finish(run, config, "joint")
-    before, other = run.manifest(), changed(config, "joint", beta=2.0)
-    finish(run, other, "joint")
+    finish(run, plan, "joint")
+    before, other = run.manifest(), plan_of(changed(config, "joint", beta=2.0))
+    run.keep_checkpoint("joint", {}, {"key": "another"})
+    kept = run.checkpoint("joint").read_bytes()
+    finish(run, other, "joint", value=1.0)
+    run.checkpoint("joint").write_bytes(kept)  # which is removed after the manifest is written
     write_json(run.path / "manifest.json", before)
-    assert run.status("joint", other, "data") == "unfinished"
-    assert run.status("joint", config, "data") == "stale"
+    assert run.status("joint", other, Inputs("data")) == "unfinished"
     write_json(run.path / "manifest.json", {})
-    assert run.status("joint", other, "data") == run.status("joint", other) == "unfinished"
+    assert run.status("joint", other, Inputs("data")) == run.status("joint", other) == "unfinished"
 
 
 def test_the_checkpoint_before_the_newest_is_kept(run):
@@ -77,57 +187,74 @@ def test_the_checkpoint_before_the_newest_is_kept(run):
     assert run.newest_checkpoint("flows", "0") is None
 
 
-def test_without_the_newest_the_one_before_it_counts(run, config, caplog):
+def test_without_the_newest_the_one_before_it_counts(run, plan, caplog):
     """As between the two renamings."""
     run.keep_checkpoint("joint", {}, {"key": "k"})
     run.checkpoint("joint").replace(run.previous_checkpoint("joint"))
-    assert run.status("joint", config) == "unfinished"
-    assert run.newest_checkpoint("joint", "k") == ({}, {"key": "k"})
+    assert run.status("joint", plan) == "unfinished"
+    tensors, about = run.newest_checkpoint("joint", "k")
+    assert (tensors, about["key"]) == ({}, "k")
     assert not caplog.records
     run.forget("joint")
-    assert run.status("joint", config) == "missing"
+    assert run.status("joint", plan) == "missing"
 
 
-def test_stages_that_depend_on_a_change_are_stale_and_no_others(run, config):
-    finish(run, config, *stage_names(config))
-
-    def status(c, data=None):
-        return [run.status(s, c, data) for s in stage_names(config)]
-
-    assert status(config) == ["done"] * 3
-    assert status(changed(config, "joint", beta=2.0)) == ["done", "stale", "stale"]
-    assert status(changed(config, "projectors", dim=3)) == ["stale", "done", "stale"]
-    assert status(changed(config, "flows", transforms=3)) == ["done", "done", "stale"]
-    assert status(changed(config, "evaluation", rows=3)) == ["done"] * 3
-    assert status(config, "other data") == ["stale"] * 3
-
-
-def test_what_is_required_names_the_command(run, config):
-    with pytest.raises(
-        StageError, match="'joint' .*has not been trained: run 'mvflow train-joint"
+def test_stages_that_depend_on_a_change_are_stale_and_no_others(run, config, plan):
+    finish(run, plan, *STAGES)
+    assert statuses(run, plan) == ["done"] * 3
+    assert statuses(run, plan, "data") == ["done"] * 3
+    assert statuses(run, plan, "other data") == ["stale"] * 3
+    for section, values, expected in (
+        ("joint", {"beta": 2.0}, ["done", "stale", "stale"]),
+        ("projector", {"dim": 3}, ["stale", "done", "stale"]),
+        ("posterior", {"transforms": 3}, ["done", "done", "stale"]),
+        ("evaluation", {"rows": 3}, ["done"] * 3),
     ):
-        run.require(("joint",), config)
-    finish(run, config, "joint")
-    run.require(("joint",), config)
-    other = changed(config, "joint", beta=2.0)
-    with pytest.raises(StageError, match="was trained with other settings than config.toml"):
-        run.require(("joint",), other)
+        assert statuses(run, plan_of(changed(config, section, **values))) == expected
+
+
+def test_what_is_required_names_the_command(run, config, plan):
+    with pytest.raises(
+        StageError,
+        match=f"'joint' .*has not been trained: run 'mvflow train {run.path} --stage joint' first",
+    ):
+        run.require(["joint"], plan)
+    finish(run, plan, "joint")
+    run.require(["joint"], plan)
+    with pytest.raises(StageError, match="was trained with other settings, data or earlier"):
+        run.require(["joint"], plan_of(changed(config, "joint", beta=2.0)))
     write_tensors(run.checkpoint("flows"), {}, {})
     with pytest.raises(StageError, match="'flows' .* is not finished"):
-        run.require(("joint", "flows"), config)
+        run.require(["joint", "flows"], plan)
 
 
-def test_a_run_adopts_what_has_the_same_inputs(tmp_path, run, config):
-    finish(run, config, *stage_names(config))
+def test_a_run_adopts_what_has_the_same_inputs(tmp_path, run, config, plan):
+    finish(run, plan, *STAGES)
     for stage in ("joint", "flows"):
         run.append_history({"stage": stage, "epoch": 0})
-    other = changed(config, "projectors", dim=3)
+    other = changed(config, "projector", dim=3)
     new = RunDirectory.create(tmp_path / "new", other)
-    assert new.adopt(run, "data") == ["joint"]
-    assert [new.status(s, other) for s in stage_names(other)] == ["missing", "done", "missing"]
+    assert new.adopt(run, plan_of(other), Inputs("data")) == ["joint"]
+    assert statuses(new, plan_of(other)) == ["missing", "done", "missing"]
     assert [r["stage"] for r in new.history()] == ["joint"]
     assert read_tensors(new.weights("joint"))[0].keys() == {"w"}
-    assert new.adopt(run, "other data") == []
+    assert new.adopt(run, plan_of(other), Inputs("other data")) == []
+
+
+def test_what_rests_on_other_weights_is_not_adopted(tmp_path, run, config, plan):
+    """The same keys throughout, but the flows there were trained on another joint stage."""
+    finish(run, plan, *STAGES)
+    new = RunDirectory.create(tmp_path / "new", config)
+    finish(new, plan, "joint", value=1.0)
+    assert new.adopt(run, plan, Inputs("data")) == ["projectors"]
+    assert statuses(new, plan) == ["done", "done", "missing"]
+
+
+def test_damaged_weights_are_not_adopted(tmp_path, run, config, plan):
+    finish(run, plan, *STAGES)
+    write_tensors(run.weights("joint"), {"w": torch.ones(1)}, {"key": "other"})
+    new = RunDirectory.create(tmp_path / "new", config)
+    assert new.adopt(run, plan, Inputs("data")) == ["projectors"]
 
 
 def test_history_is_appended_and_rewound_for_one_stage(run):
@@ -202,10 +329,10 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(run):
         assert {p for p in run.path.rglob("*") if p.is_file()} == whole | others
 
 
-def test_checkpoints_of_a_finished_stage_are_removed_and_no_others(run, config):
+def test_checkpoints_of_a_finished_stage_are_removed_and_no_others(run, plan):
     """A process may be killed after it wrote the manifest."""
-    finish(run, config, "joint", "flows")
-    for stage, key in (("joint", run.manifest()["stages"]["joint"]["key"]), ("flows", "other")):
+    finish(run, plan, *STAGES)
+    for stage, key in (("joint", run.records()["joint"].key), ("flows", "other")):
         for _ in range(2):
             run.keep_checkpoint(stage, {}, {"key": key})
     with run.lock():
@@ -213,7 +340,7 @@ def test_checkpoints_of_a_finished_stage_are_removed_and_no_others(run, config):
         assert not run.previous_checkpoint("joint").exists()
         assert run.checkpoint("flows").exists()
         assert run.previous_checkpoint("flows").exists()
-    assert run.status("joint", config, "data") == "done"
+    assert run.status("joint", plan, Inputs("data")) == "done"
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
@@ -262,7 +389,10 @@ def test_places_that_are_no_run_or_taken_are_named(tmp_path, run, config):
         run.config()
     (run.path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="manifest.json is damaged"):
-        run.status("joint", config, None) if run.weights("joint").exists() else run.manifest()
+        run.records()
+    (run.path / "manifest.json").write_text('{"stages": []}')
+    with pytest.raises(DataError, match="manifest.json: stages is not a table"):
+        run.records()
 
 
 # Training in a run directory
@@ -281,63 +411,74 @@ class KillAfter(NoOpCallback):
             raise Killed
 
 
-def train(small, path, kind, listener=None):
+def train(small, path, kind, callback=None):
     made = small.estimator(kind, 2)
     run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, made.config)
-    return load(path).fit(
-        small.data(2)[0], stages=todo(run, made.config), run=run, listener=listener
-    )
-
-
-def todo(run, config):
-    return [s for s in stage_names(config) if run.status(s, config) != "done"]
+    plan = plan_of(made.config)
+    todo = [s for s in plan.names if run.status(s, plan) != "done"]
+    return load(path).fit(small.data(2)[0], stages=todo, run=run, callback=callback)
 
 
 @pytest.mark.parametrize("every", [-1.0, 1e9], ids=["checkpoints", "no checkpoints"])
 @pytest.mark.parametrize("kind", [JNF, JNFShared])
 def test_a_run_killed_anywhere_ends_the_same(small, fitted, tmp_path, kind, every, monkeypatch):
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", every)
-    expected = fitted(kind, 2).model_.state_dict()
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", every)
+    expected = fitted(kind, 2).system_.state_dict()
     path = tmp_path / "run"
-    names = stage_names(small.estimator(kind, 2).config)
+    names = small.estimator(kind, 2).stage_names
     for at in [(s, e) for s in names for e in (0, 1)]:
         with pytest.raises(Killed):
             train(small, path, kind, KillAfter(*at))
-    found = train(small, path, kind).model_.state_dict()
+    found = train(small, path, kind).system_.state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
     records = [(r["stage"], r["epoch"]) for r in RunDirectory.open(path).history()]
     assert records == [(s, e) for s in names for e in range(3)]
-    loaded = load(path).model_.state_dict()
+    loaded = load(path).system_.state_dict()
     assert all(torch.equal(loaded[k], expected[k]) for k in expected)
 
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", -1.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_SECONDS", -1.0)
     path = tmp_path / "run"
     with pytest.raises(Killed):
         train(small, path, JNF, KillAfter("joint", 1))
     run = RunDirectory.open(path)
     other = changed(run.config(), "joint", beta=3.0)
     run.write_config(other)
-    found = load(path).fit(small.data(2)[0], run=run).model_.state_dict()
-    expected = JNF.from_config(other).fit(small.data(2)[0]).model_.state_dict()
+    found = load(path).fit(small.data(2)[0], run=run).system_.state_dict()
+    expected = JNF.from_config(other).fit(small.data(2)[0]).system_.state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
 
 
 def test_damaged_and_foreign_weights_are_named_on_loading(fitted, tmp_path):
     fitted(JNF, 2).save(tmp_path / "run")
-    path = RunDirectory.open(tmp_path / "run").weights("joint")
+    run = RunDirectory.open(tmp_path / "run")
+    path, record = run.weights("joint"), run.records()["joint"]
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(DataError, match="joint.safetensors is missing or damaged"):
+    with pytest.raises(DataError, match="joint.safetensors is not the file that manifest.json"):
         load(tmp_path / "run")
     write_tensors(path, {"other": torch.zeros(1)}, {})
-    with pytest.raises(DataError, match="does not hold the weights that config.toml describes"):
+    with pytest.raises(DataError, match="joint.safetensors is not the file that manifest.json"):
+        load(tmp_path / "run")
+    forged = {"other": torch.zeros(1)}
+    run.finish("joint", forged, StageRecord(record.key, weights_hash(forged), {}, ""))
+    manifest = run.manifest()  # with the key of the plan: only the networks do not fit
+    manifest["stages"]["joint"] |= {"fingerprint": record.fingerprint}
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="does not fit the networks of config.toml"):
         load(tmp_path / "run")
 
 
 def test_a_stale_stage_is_not_loaded(fitted, tmp_path):
     fitted(JNF, 2).save(tmp_path / "run")
     run = RunDirectory.open(tmp_path / "run")
-    run.write_config(changed(run.config(), "flows", transforms=1))
+    run.write_config(changed(run.config(), "posterior", transforms=1))
     assert load(tmp_path / "run").trained_ == ("joint",)
+
+
+def test_a_saved_estimator_is_done_throughout(fitted, tmp_path):
+    for kind in (JNF, JNFShared):
+        fitted(kind, 2).save(tmp_path / kind.__name__)
+        run = RunDirectory.open(tmp_path / kind.__name__)
+        assert set(statuses(run, plan_of(run.config()))) == {"done"}

@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from mvflow.core import DataError
-from mvflow.runs import read_json, read_tensors, write_atomically, write_json, write_tensors
+from mvflow.runs import (
+    read_json,
+    read_tensors,
+    weights_hash,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 from mvflow.runs.files import append_line, read_array, write_array
 
 
@@ -132,7 +139,7 @@ TENSORS = {
 def test_tensors_round_trip_to_the_bit(tmp_path):
     write_tensors(tmp_path / "w.safetensors", TENSORS, {"key": "k", "n": 1})
     found, about = read_tensors(tmp_path / "w.safetensors")
-    assert about == {"key": "k", "n": 1}
+    assert about == {"key": "k", "n": 1, "sha256": weights_hash(TENSORS)}
     assert found.keys() == TENSORS.keys()
     for name, value in TENSORS.items():
         assert found[name].dtype == value.dtype
@@ -166,10 +173,12 @@ def test_any_changed_byte_is_noticed(tmp_path):
             read_tensors(path)
 
 
-def test_weights_without_a_checksum_are_read(tmp_path):
-    """As those of other programs are, and of older versions."""
+def test_files_of_other_programs_are_no_weights_of_a_run(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors")
-    assert torch.equal(read_tensors(tmp_path / "w.safetensors")[0]["w"], torch.ones(2))
+    with pytest.raises(
+        DataError, match="w.safetensors is missing or damaged .*no header of mvflow"
+    ):
+        read_tensors(tmp_path / "w.safetensors")
 
 
 def test_missing_weights_are_named(tmp_path):

@@ -14,7 +14,6 @@ from mvflow.functional import (
     poe_log_density,
     standard_normal_log_prob,
 )
-from mvflow.plugins import find
 from mvflow.samplers import HMC, Noise, NumpyRandom, run
 from mvflow.samplers.hmc import init, step
 
@@ -360,10 +359,6 @@ def test_paper_mode_has_one_step_size_for_ever(normal_target):
     chains = run(HMC.paper(0.05), start, normal_target(), random(), warmup=20, draws=10)
     np.testing.assert_allclose(chains.step_size, 0.05, rtol=1e-12)
     assert chains.state.adaptation.num_updates == 0
-
-
-def test_hmc_is_found_by_its_name():
-    assert find("samplers", "hmc") is HMC
 
 
 @pytest.mark.bad_input

@@ -6,12 +6,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from mvflow.models import build_model
 
 from mvflow import JNF, JNFShared, load
 from mvflow.config import stage_names
 from mvflow.core import ArraySource, DataError
 from mvflow.estimators import fitting
-from mvflow.models import build_model
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
 from mvflow.training import MappedColumn, NoOpCallback, Table, TensorColumn, caching
@@ -75,7 +75,7 @@ def test_files_serve_a_resumed_stage_and_the_other_posterior(
     config, data = small.estimator(JNFShared, 2).config, small.data(2)[0]
     run = RunDirectory.create(tmp_path / "run", config)
     with pytest.raises(Killed):
-        load(run.path).fit(data, run=run, listener=KillIn("flows"))
+        load(run.path).fit(data, run=run, callback=KillIn("flows"))
     assert len(computed) == 4
     found = load(run.path).fit(data, stages=["flows"], run=run).model_.state_dict()
     expected = fitted(JNFShared, 2).model_.state_dict()

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from mvflow.models import Losses, build_model
 from torch import nn
 
 from mvflow.config import Training, config_from_dict
 from mvflow.core import ArraySource, Modality, NumericsError, StageError, UsageError
-from mvflow.models import Losses, build_model
 from mvflow.nn import seeded
 from mvflow.training import (
     NoOpCallback,

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mvflow.models import Losses
 from torch import nn
 
 from mvflow.config import Training
 from mvflow.core import Modality, NumericsError, StageError, UsageError
 from mvflow.estimators import JNF, load
 from mvflow.functional import pairwise_info_nce, pairwise_total_correlation
-from mvflow.models import Losses
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
 from mvflow.training import (
@@ -157,7 +157,7 @@ def work(folder):
     with pytest.raises(UsageError, match="1 rows a batch are too few for 2 processes"):
         run_stage(stage(row_wise, settings=Training(batch_size=1)), processes=processes)
     run = RunDirectory.open(folder / "run")
-    trained = load(run.path).across(processes).fit(dict(np.load(folder / "data.npz")), run=run)
+    trained = load(run.path).distribute(processes).fit(dict(np.load(folder / "data.npz")), run=run)
     found["results"] = results(trained, folder)
     (folder / f"{processes.rank}.pickle").write_bytes(pickle.dumps(found))
     processes.barrier()

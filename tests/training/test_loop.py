@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from mvflow.models import Losses
 from torch import nn
 
 from mvflow.config import Training
 from mvflow.core import DataError, NumericsError
-from mvflow.models import Losses
 from mvflow.nn import seeded
 from mvflow.training import NoOpCallback, Stage, Table, TensorColumn, loop, run_stage
 

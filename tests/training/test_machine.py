@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from mvflow.models import build_model
 from torch._dynamo.exc import BackendCompilerFailed
 
 from mvflow.config import config_from_dict, recipe
 from mvflow.core import ArraySource
-from mvflow.models import build_model
 from mvflow.training import Table, build_stage, compiled, free_memory, run_stage
 
 CHANGES = [

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from mvflow.models import build_model
 from torch import nn
 
 from mvflow.config import config_from_dict, stage_names
 from mvflow.core import ArraySource, ConfigError, DataError
-from mvflow.models import build_model
 from mvflow.nn import ModalityDict, seeded
 from mvflow.training import Table, build_stage, finish_stage, run_stage
 from mvflow.training.caching import LATENTS

@@ -6,9 +6,10 @@ import torch
 from scipy import integrate, stats
 from torch import nn
 
-from mvflow.core import Modality, rescale_weights
-from mvflow.models import JointVAE
+from mvflow.core import LatentSpace, Modality, Observed, rescale_weights
 from mvflow.nn import seeded
+from mvflow.systems import JointVAE
+from mvflow.systems.decoders import Decoders
 
 
 def tensors(x, dtype=torch.float64):
@@ -19,16 +20,18 @@ def repeated(x, times):
     return {name: v.repeat(times, 1) for name, v in tensors(x).items()}
 
 
-def without_weights(model):
+def without_weights(system):
     """Set every lambda to one, so that the loss is the plain ELBO."""
-    model.joint.weights = dict.fromkeys(model.joint.weights, 1.0)
-    return model
+    system.joint.weights = dict.fromkeys(system.joint.weights, 1.0)
+    return system
 
 
 def mean_and_error(joint, x, draws=64, times=200):
     """Mean of the loss over independent draws, and its standard error."""
     with torch.no_grad(), seeded(0, "elbo"):
-        losses = np.array([float(joint.losses(repeated(x, times)).total) for _ in range(draws)])
+        losses = np.array(
+            [float(joint.losses(Observed(repeated(x, times))).total) for _ in range(draws)]
+        )
     return losses.mean(), losses.std(ddof=1) / np.sqrt(draws)
 
 
@@ -37,11 +40,11 @@ def mean_and_error(joint, x, draws=64, times=200):
 def test_log_evidence_is_that_of_numerical_integration(linear_gaussian, modalities, latent):
     """The closed form that the other tests rely on, against quadrature over the decoders."""
     known = linear_gaussian(modalities, latent)
-    joint, x = known.model().joint, known.sample(1)
+    joint, x = known.system().joint, known.sample(1)
 
     def density(*z):
         at = torch.tensor(z, dtype=torch.float64)
-        decoded = joint.decode(at[None])
+        decoded = joint.decoders.decode(at[None])
         fit = sum(float(decoded[n].log_prob(v)) for n, v in tensors(x).items())
         return np.exp(fit + stats.norm.logpdf(z).sum())
 
@@ -59,11 +62,11 @@ def test_log_evidence_is_that_of_numerical_integration(linear_gaussian, modaliti
 @pytest.mark.parametrize("latent", [1, 2])
 def test_each_draw_gives_the_evidence_when_q_is_exact(linear_gaussian, latent):
     known = linear_gaussian(3, latent)
-    joint, x = known.model().joint, known.sample(20)
+    joint, x = known.system().joint, known.sample(20)
     with torch.no_grad(), seeded(0, "draw"):
         q = joint.posterior(tensors(x))
         z = q.sample((5,))
-        decoded = joint.decode(z)
+        decoded = joint.decoders.decode(z)
         fit = sum(decoded[n].log_prob(v) for n, v in tensors(x).items())
     prior = stats.norm.logpdf(z).sum(-1)
     got = fit.numpy() + prior - q.log_prob(z).numpy()
@@ -75,29 +78,29 @@ def test_each_draw_gives_the_evidence_when_q_is_exact(linear_gaussian, latent):
 def test_the_loss_is_minus_the_evidence_when_q_is_exact(linear_gaussian, modalities, latent):
     known = linear_gaussian(modalities, latent)
     x = known.sample(1)
-    mean, error = mean_and_error(without_weights(known.model()).joint, x)
+    mean, error = mean_and_error(without_weights(known.system()).joint, x)
     assert abs(mean + known.log_evidence(x)[0]) < 4 * error
 
 
 def test_the_gap_to_the_evidence_is_the_divergence_of_q(linear_gaussian):
     known = linear_gaussian(2, 2)
-    x, model = known.sample(1), without_weights(known.model())
+    x, system = known.sample(1), without_weights(known.system())
     loc, scale = known.posterior(x)
-    (merge,) = model.joint.merge
+    (merge,) = system.joint.merge
     shift, log_wider = np.array([0.3, -0.2]), np.array([0.4, -0.3])
     wide = 7 * np.arctanh((np.log(scale) + log_wider) / 7) - 7 * np.arctanh(np.log(scale) / 7)
     merge.bias.data += torch.from_numpy(np.concatenate([shift, wide]))
-    q = model.joint.posterior(tensors(x)).base_dist
+    q = system.joint.posterior(tensors(x)).base_dist
     np.testing.assert_allclose(q.loc.detach(), loc + shift, rtol=1e-12)
     np.testing.assert_allclose(q.scale.detach()[0], scale * np.exp(log_wider), rtol=1e-12)
     gap = (0.5 * (np.exp(2 * log_wider) - 1 + (shift / scale) ** 2) - log_wider).sum()
-    mean, error = mean_and_error(model.joint, x)
+    mean, error = mean_and_error(system.joint, x)
     assert abs(mean - (gap - known.log_evidence(x)[0])) < 4 * error
 
 
 def test_beta_and_lambda_each_multiply_their_own_term(linear_gaussian):
     known = linear_gaussian(3, 2)
-    joint, x = known.model().joint, tensors(known.sample(7))
+    joint, x = known.system().joint, Observed(tensors(known.sample(7)))
     joint.weights = {"m0": 0.5, "m1": 2.0, "m2": 3.0}
     for beta in (0.0, 1.0, 2.5):
         with torch.no_grad(), seeded(0, "loss"):
@@ -111,18 +114,20 @@ def test_beta_and_lambda_each_multiply_their_own_term(linear_gaussian):
 
 def test_the_weights_are_the_largest_dimension_over_ones_own(linear_gaussian):
     known = linear_gaussian(3, 2)
-    assert known.model().joint.weights == rescale_weights(tuple(known.specs))
-    assert known.model().joint.weights == {"m0": 5 / 3, "m1": 5 / 4, "m2": 1.0}
+    assert known.system().joint.weights == rescale_weights(tuple(known.specs))
+    assert known.system().joint.weights == {"m0": 5 / 3, "m1": 5 / 4, "m2": 1.0}
 
 
 @pytest.mark.parametrize("kind", ["normal", "laplace", "bernoulli", "categorical"])
 def test_the_terms_are_sums_of_scipy_log_densities(kind):
     rng = np.random.default_rng(0)
-    modality = Modality("a", (4,), kind, scale=0.7)
+    scaled = {"kind": kind, "scale": 0.7}
+    modality = Modality("a", (4,), scaled if kind in ("normal", "laplace") else kind)
     head, decoder = nn.Linear(4, 4), nn.Linear(2, 4)
     if kind == "categorical":
         head = nn.Sequential(nn.Embedding(4, 4), nn.Identity())
-    joint = JointVAE([modality], {"a": head}, {"a": decoder}, 2, (8,)).double()
+    decoders = Decoders([modality], {"a": decoder}, LatentSpace.flat(2))
+    joint = JointVAE([modality], {"a": head}, decoders, 2, (8,)).double()
     x = {
         "normal": rng.normal(size=(6, 4)),
         "laplace": rng.normal(size=(6, 4)),
@@ -130,7 +135,7 @@ def test_the_terms_are_sums_of_scipy_log_densities(kind):
         "categorical": rng.integers(4, size=6),
     }[kind]
     with torch.no_grad(), seeded(3, "z"):
-        losses = joint.losses({"a": torch.from_numpy(x)})
+        losses = joint.losses(Observed({"a": torch.from_numpy(x)}))
     with torch.no_grad(), seeded(3, "z"):
         p = decoder(joint.posterior({"a": torch.from_numpy(x)}).rsample()).numpy()
     probabilities = 1 / (1 + np.exp(-p))
@@ -145,7 +150,7 @@ def test_the_terms_are_sums_of_scipy_log_densities(kind):
 
 def test_training_and_evaluation_agree_without_batch_normalisation(linear_gaussian):
     known = linear_gaussian(2, 2)
-    joint, x = known.model().joint, tensors(known.sample(7))
+    joint, x = known.system().joint, Observed(tensors(known.sample(7)))
     found = []
     for mode in (True, False):
         joint.train(mode)
@@ -155,7 +160,7 @@ def test_training_and_evaluation_agree_without_batch_normalisation(linear_gaussi
 
 
 def test_the_recorded_moments_are_those_of_the_aggregated_posterior(linear_gaussian):
-    joint = linear_gaussian(2, 2).model().joint
+    joint = linear_gaussian(2, 2).system().joint
     rng = np.random.default_rng(0)
     loc, scale = rng.normal(size=(500, 2)), rng.uniform(0.1, 0.5, size=(500, 2))
     joint.record_latents(torch.from_numpy(loc), torch.from_numpy(scale))
@@ -167,7 +172,7 @@ def test_the_recorded_moments_are_those_of_the_aggregated_posterior(linear_gauss
 
 
 def test_q_is_bounded_and_finite_for_extreme_features(linear_gaussian):
-    joint = linear_gaussian(2, 2).model().joint
+    joint = linear_gaussian(2, 2).system().joint
     x = {
         n: torch.full((1, len(b)), 1e30, dtype=torch.float64)
         for n, b in linear_gaussian().b.items()

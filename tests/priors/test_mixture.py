@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mvflow.functional import GaussianMixture, gaussian_mixture_log_joint, log_sum_exp
-from mvflow.models import MixturePrior
+from mvflow.priors.mixture import MixturePrior
 
 MEANS = np.array([[-4.0, 0.0], [4.0, 2.0], [0.0, -5.0]])
 WEIGHTS = np.array([0.5, 0.3, 0.2])

@@ -1,0 +1,97 @@
+"""Each recipe builds its systems, trains one step of each stage and judges one row."""
+
+import numpy as np
+import pytest
+import torch
+
+from mvflow.config import config_from_dict, recipe, recipe_names
+from mvflow.core import ArraySource, Observed
+from mvflow.nn import build_classifier
+from mvflow.systems import build_system, stages_of
+from mvflow.training import Table, build_stage, run_stage
+
+RECIPES = [n for n in recipe_names() if not n.startswith("pendigits")]  # those are of MHD
+STAGES = {"jnf": ("joint", "flows"), "jnf-shared": ("projectors", "joint", "flows")}
+ONE_STEP = {
+    system: [
+        "data.validation=0.0",
+        *(
+            f"{stage}.{setting}"
+            for stage in stages
+            for setting in ("epochs=1", "steps_per_epoch=1", "batch_size=2")
+        ),
+    ]
+    for system, stages in STAGES.items()
+}
+
+
+def table(config):
+    rng = np.random.default_rng(0)
+    specs = config.specifications()
+    return Table.of(ArraySource({m.name: rng.random((2, *m.shape)) for m in specs}, specs))
+
+
+SLOW = {"mhd", "polymnist", "translated-polymnist"}  # networks of the paper's size
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in RECIPES]
+)
+@pytest.mark.parametrize("system", ["jnf", "jnf-shared"])
+def test_one_step_of_each_stage(name, system):
+    alike = [f"modalities.m{j}=none" for j in (2, 3, 4)] if "poly" in name else []
+    shared = ["projector=contrastive", "projector.dim=2"] if system == "jnf-shared" else []
+    raw = recipe(name, [f"system={system}", *alike, *shared, *ONE_STEP[system]])
+    config = config_from_dict(raw)
+    rows, built = table(config), build_system(config)
+    stages = stages_of(built)
+    for spec in stages if system == "jnf-shared" else stages[-1:]:  # both share the joint stage
+        weight = next(spec.module.parameters())
+        before = weight.detach().clone()
+        run_stage(build_stage(spec, built, rows), seed=0)
+        if spec.finish is not None:
+            spec.finish(rows)
+        assert not torch.equal(weight, before)
+    x = {n: v[:1] for n, v in rows.gather(torch.arange(2)).items()}
+    built.eval()
+    with torch.no_grad():
+        z = built.posterior(Observed(x)).sample()
+        decoded = built.decode(z)
+        for m in config.specifications():
+            assert decoded[m.name].sample().shape == (1, *m.shape)
+            alone = built.posterior(Observed({m.name: x[m.name]}))
+            assert alone.log_prob(z).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in RECIPES if n != "linear-gaussian"]
+)  # which has no classes
+def test_its_classifiers_take_one_row(name):
+    config = config_from_dict(recipe(name))
+    for m in config.specifications():
+        network = build_classifier(config.classifiers, m, 10).eval()
+        assert network(torch.zeros(1, *m.shape)).shape == (1, 10)
+
+
+def test_running_moments_survive_an_interruption():
+    """Batch normalisation: going on from a checkpoint ends as never having stopped did."""
+    rest = ["modalities.image=none", "modalities.sound=none", "joint.epochs=2", "latent_dim=2"]
+    config = config_from_dict(recipe("mhd-small", ["data.validation=0.0", *rest]))
+    x = np.random.default_rng(0).random((300, 200), np.float32)
+    rows = Table.of(ArraySource({"trajectory": x}, config.specifications()))
+    kept = []
+
+    class Keep:
+        def on_step(self, *args):
+            pass
+
+        def on_epoch(self, record, checkpoint):
+            kept.append(checkpoint())
+
+    whole, resumed = build_system(config), build_system(config)
+    (joint, *_), (again, *_) = stages_of(whole), stages_of(resumed)
+    run_stage(build_stage(joint, whole, rows), seed=0, callback=Keep())
+    run_stage(build_stage(again, resumed, rows), seed=0, resume=kept[0])
+    expected, found = (m.joint.state_dict() for m in (whole, resumed))
+    assert any("running_mean" in k for k in found)
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
