@@ -1,0 +1,92 @@
+"""A file that is read at any place, and that must stay as it was when it was opened."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow.core import DataError
+from mvflow.core.files import open_regular, reading
+
+__all__ = ["OpenedFile"]
+
+
+class OpenedFile:
+    """Reads bytes of a file, also from many threads; it is closed with its last reader.
+
+    Not by memory map: a map of a file that somebody truncates ends the process.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DataError: if it cannot be read, or is no file.
+        FileNotFoundError: if there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        file = open_regular(path)
+        weakref.finalize(self, file.close)
+        self._file = file
+        self._lock = threading.Lock()
+        self._state = self._now()
+        self.size = self._state[0]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes of the file.
+
+        Raises:
+            DataError: as `read_into`.
+        """
+        out = np.empty(stop - start, np.uint8)
+        self.read_into(out, start)
+        self.check_unchanged()
+        return out.tobytes()
+
+    def read_into(self, out: NDArray[Any], start: int) -> None:
+        """Fill a contiguous array from a place on.
+
+        Raises:
+            DataError: if the file has become shorter, or cannot be read.
+        """
+        rest = out.reshape(-1).view(np.uint8).data
+        with reading(self.path):
+            while rest:
+                count = self._read_at(rest, start)
+                if not count:
+                    self._changed("truncated")
+                rest, start = rest[count:], start + count
+
+    def check_unchanged(self) -> None:
+        """Check that nobody has written to the file since it was opened.
+
+        Raises:
+            DataError: if somebody has.
+        """
+        if self._now() != self._state:
+            self._changed("changed")
+
+    def _now(self) -> tuple[int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns
+
+    def _changed(self, how: str) -> None:
+        msg = (
+            f"{self.path} was {how} while it was being read: "
+            "put it back, or run this again with the new one"
+        )
+        raise DataError(msg)
+
+    def _read_at(self, out: memoryview, start: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [out], start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.readinto(out)  # type: ignore[attr-defined]
