@@ -144,9 +144,9 @@ def test_a_file_that_is_replaced_keeps_its_rights_and_is_never_wider(tmp_path, r
 
 def test_temporary_names_cannot_be_known_and_are_never_those_of_others(tmp_path, monkeypatch):
     """A link that lies where the file is to grow is not followed."""
-    names = [
-        write_atomically(tmp_path / "f", lambda p: seen.append(p)) or seen[-1] for seen in [[]] * 9
-    ]
+    names = []
+    for _ in range(9):
+        write_atomically(tmp_path / "f", names.append)
     assert len(set(names)) == 9
     victim = tmp_path / "victim"
     victim.write_text("precious")
