@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +47,29 @@ class OpenedFile:
             DataError: as `read_into`.
         """
         out = np.empty(stop - start, np.uint8)
-        self.read_into(out, start)
-        self.check_unchanged()
+        self.read_into(out, [(0, len(out), start)])
         return out.tobytes()
 
-    def read_into(self, out: NDArray[Any], start: int) -> None:
-        """Fill a contiguous array from a place on.
+    def read_into(self, out: NDArray[Any], pieces: Iterable[tuple[int, int, int]]) -> None:
+        """Fill parts of a contiguous array.
+
+        Args:
+            out: the array.
+            pieces: from which to which byte of it, and from which place of the file on.
 
         Raises:
-            DataError: if the file has become shorter, or cannot be read.
+            DataError: if the file was changed since it was opened, or cannot be read.
         """
-        rest = out.reshape(-1).view(np.uint8).data
+        data, handle = out.reshape(-1).view(np.uint8).data, self._file.fileno()
+        read_at = getattr(os, "preadv", self._read_at)
         with reading(self.path):
-            while rest:
-                count = self._read_at(rest, start)
-                if not count:
-                    self._changed("truncated")
-                rest, start = rest[count:], start + count
+            for start, stop, place in pieces:
+                at = start
+                while at < stop:
+                    if not (count := read_at(handle, [data[at:stop]], place + at - start)):
+                        self._changed("truncated")
+                    at += count
+        self.check_unchanged()
 
     def check_unchanged(self) -> None:
         """Check that nobody has written to the file since it was opened.
@@ -84,9 +91,10 @@ class OpenedFile:
         )
         raise DataError(msg)
 
-    def _read_at(self, out: memoryview, start: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._file.fileno(), [out], start)
+    def _read_at(self, handle: int, buffers: list[memoryview], place: int) -> int:
+        """What `os.preadv` does, where there is none."""
         with self._lock:
-            self._file.seek(start)
-            return self._file.readinto(out)  # type: ignore[attr-defined]
+            os.lseek(handle, place, os.SEEK_SET)
+            data = os.read(handle, len(buffers[0]))
+        buffers[0][: len(data)] = data
+        return len(data)

@@ -95,7 +95,6 @@ class StoredArray:
         for block, here in zip(found.tolist(), np.split(new, starts[1:]), strict=False):
             out[here] = self._verified_block(block)[flat[here] - block * self._step]
         self._read_runs(out, flat, np.flatnonzero(known))
-        self._file.check_unchanged()
         return out.reshape(*at.shape, *self.shape[1:])
 
     def verify(self) -> list[str]:
@@ -108,11 +107,14 @@ class StoredArray:
         if not here.size:
             return
         breaks = np.flatnonzero((np.diff(here) != 1) | (np.diff(flat[here]) != 1)) + 1
-        starts = here[np.concatenate([[0], breaks])].tolist()
-        stops = (here[np.concatenate([breaks - 1, [len(here) - 1]])] + 1).tolist()
-        rows = flat[starts].tolist()
-        for start, stop, row in zip(starts, stops, rows, strict=True):
-            self._file.read_into(out[start:stop], self._entry.offset + row * self._row_bytes)
+        firsts = here[np.r_[0, breaks]]
+        lasts = here[np.r_[breaks - 1, len(here) - 1]] + 1
+        size = self._row_bytes
+        places = self._entry.offset + flat[firsts] * size
+        pieces = zip(
+            (firsts * size).tolist(), (lasts * size).tolist(), places.tolist(), strict=True
+        )
+        self._file.read_into(out, pieces)
 
     def _verified_block(self, block: int) -> NDArray[Any]:
         out = self._block(block)
@@ -126,8 +128,8 @@ class StoredArray:
         rows = min(self._step, len(self) - first)
         check_memory(rows * self._row_bytes, f"{self._key} of {self._file.path}")
         out = np.empty((rows, *self.shape[1:]), self.dtype)
-        self._file.read_into(out, self._entry.offset + first * self._row_bytes)
-        self._file.check_unchanged()
+        place = self._entry.offset + first * self._row_bytes
+        self._file.read_into(out, [(0, out.nbytes, place)])
         return out
 
     def _wrong(self, block: int, rows: NDArray[Any]) -> str:

@@ -28,7 +28,8 @@ def test_the_lowest_of_all_limits_counts(machine):
     assert available_memory() == 0
 
 
-def test_what_does_not_fit_is_refused_with_its_name(machine):
+def test_what_does_not_fit_is_refused_with_its_name(machine, monkeypatch):
+    monkeypatch.setattr(memory, "_SMALL", 0)
     check_memory(300 * 1024, "array 'x'")
     with pytest.raises(DataError, match=r"^array 'x' takes 1,024 MiB of memory, and 0 MiB are av"):
         check_memory(1 << 30, "array 'x'")

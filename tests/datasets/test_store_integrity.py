@@ -279,6 +279,7 @@ def test_eight_threads_read_what_one_reads(small, tmp_path):
 
 
 def test_labels_larger_than_the_memory_are_said_before_they_are_read(store_path, monkeypatch):
+    monkeypatch.setattr("mvflow.core.memory._SMALL", 0)
     monkeypatch.setattr("mvflow.core.memory.available_memory", lambda: 100)
     with pytest.raises(DataError, match=r"train/\w+ of .* takes 0 MiB of memory, and 0 MiB are"):
         Store.open(store_path)
@@ -316,3 +317,9 @@ def test_too_many_open_files_are_not_called_damage(store_path, monkeypatch):
     monkeypatch.setattr(os, "open", none_left)
     with pytest.raises(DataError, match=r"^cannot read .*: too many open files$"):
         Store.open(store_path)
+
+
+def test_bytes_are_the_same_where_the_system_reads_at_no_place(store_path, monkeypatch):
+    expected = read_all(store_path)["train", "score"][0]
+    monkeypatch.delattr(os, "preadv")
+    np.testing.assert_array_equal(read_all(store_path)["train", "score"][0], expected)
