@@ -27,8 +27,8 @@ class OpenedFile:
         path: of the file.
 
     Raises:
+        MissingFileError: if there is none.
         DataError: if it cannot be read, or is no file.
-        FileNotFoundError: if there is none.
     """
 
     def __init__(self, path: Path) -> None:

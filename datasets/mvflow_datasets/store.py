@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import Column, DataError, Modality, UsageError, check_rows, unknown_name
+from mvflow.core.files import MissingFileError
 from mvflow_datasets.manifest import ABOUT, FORMAT_VERSION, Manifest, Misfit, damaged
 from mvflow_datasets.opened import OpenedFile
 from mvflow_datasets.stored import Check, StoredArray, value_check
@@ -160,7 +161,7 @@ class Store:
         path = Path(path)
         try:
             return cls(OpenedFile(path))
-        except FileNotFoundError as error:
+        except MissingFileError as error:
             msg = f"there is no store at {path}: build one with 'mvflow data build'"
             raise DataError(msg) from error
 

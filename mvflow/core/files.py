@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from mvflow.core.errors import DataError, MvflowError
+from mvflow.core.errors import DataError
 
 __all__ = [
+    "MissingFileError",
     "append_line",
     "check_shape",
+    "open_append",
     "open_regular",
     "parse_json",
     "read_bytes",
@@ -48,11 +50,15 @@ _KINDS = (
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+class MissingFileError(DataError):
+    """There is no such file."""
+
+
 def open_regular(path: str | Path) -> IO[bytes]:
     """Open a file for reading, and nothing but a file: a pipe or a device is not waited for.
 
     Raises:
-        FileNotFoundError: if there is nothing.
+        MissingFileError: if there is nothing.
         DataError: if it is no file, or cannot be opened.
 
     Examples:
@@ -62,7 +68,7 @@ def open_regular(path: str | Path) -> IO[bytes]:
         ...     file.read()
         b'hello'
     """
-    with reading(path, missing=FileNotFoundError):
+    with reading(path):
         flags = os.O_RDONLY | _flag("O_NONBLOCK") | _flag("O_BINARY")
         handle = os.open(path, flags)
         if stat.S_ISREG(mode := os.fstat(handle).st_mode):
@@ -73,23 +79,20 @@ def open_regular(path: str | Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def reading(path: str | Path, *, missing: type[FileNotFoundError] | None = None) -> Iterator[None]:
+def reading(path: str | Path) -> Iterator[None]:
     """Within this block, what the system says of a failed read of `path` is a sentence.
 
-    Args:
-        path: names it in the message.
-        missing: `FileNotFoundError` where the caller has a better sentence for that.
-
     Raises:
+        MissingFileError: if there is nothing.
         DataError: if it cannot be read.
     """
     try:
+        _check_name(path)
         yield
-    except MvflowError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        if missing is not None and isinstance(error, missing):
-            raise
+    except FileNotFoundError as error:
+        msg = f"there is no file {path}"
+        raise MissingFileError(msg) from error
+    except OSError as error:
         msg = f"cannot read {path}: {_reason(error)}"
         raise DataError(msg) from error
 
@@ -98,7 +101,7 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
     """All bytes of a file that has at most `limit` of them.
 
     Raises:
-        FileNotFoundError: if there is nothing.
+        MissingFileError: if there is nothing.
         DataError: if it is larger, is no file, or cannot be read.
     """
     with open_regular(path) as file, reading(path):
@@ -186,11 +189,19 @@ def append_line(path: Path, line: str) -> None:
         DataError: if the disk is full, the folder cannot be written, or there is a link, a pipe
             or a device in place of a file.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK")
-    with writing(path):
-        _mode_of(path, links=False)
-        with os.fdopen(os.open(path, flags, 0o666), "ab") as file:
-            file.write(f"{line}\n".encode())
+    with writing(path), open_append(path) as file:
+        file.write(f"{line}\n".encode())
+
+
+def open_append(path: Path) -> IO[bytes]:
+    """Open a file to add to its end; it is made if there is none.
+
+    Raises:
+        OSError: if there is a link, a pipe or a device in its place, or it cannot be written.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK")
+    _mode_of(path, links=False)
+    return os.fdopen(os.open(path, flags | _flag("O_BINARY"), 0o666), "ab", buffering=0)
 
 
 def settle(path: Path) -> None:
@@ -221,12 +232,7 @@ def read_json(path: Path, shape: Any = dict) -> dict[str, Any]:
     Raises:
         DataError: if the file cannot be read, is damaged, or has another shape.
     """
-    try:
-        data = read_bytes(path, MAX_TEXT)
-    except FileNotFoundError as error:
-        msg = f"there is no file {path}"
-        raise DataError(msg) from error
-    value: dict[str, Any] = parse_json(data, str(path), shape)
+    value: dict[str, Any] = parse_json(read_bytes(path, MAX_TEXT), str(path), shape)
     return value
 
 
@@ -323,9 +329,7 @@ def _mode_of(path: Path, *, links: bool = True) -> int | None:
     Raises:
         OSError: if it is no file.
     """
-    if "\0" in str(path):
-        msg = "its name has a zero byte"
-        raise OSError(msg)
+    _check_name(path)
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -336,6 +340,12 @@ def _mode_of(path: Path, *, links: bool = True) -> int | None:
         reason = f"{_kind(mode)}, expected a file or nothing"
         raise OSError(reason)
     return stat.S_IMODE(mode) & 0o777
+
+
+def _check_name(path: str | Path) -> None:
+    if "\0" in str(path):
+        msg = "its name has a zero byte"
+        raise OSError(msg)
 
 
 def _made(path: Path, mode: int | None) -> Path:
