@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
@@ -125,7 +126,7 @@ def _table(
     table.add_column("verdict", no_wrap=True)
     for name, cells in rows.items():
         verdict = result["subsets"][name]["verdict"]
-        table.add_row(*cells, f"[{COLOURS[verdict]}]{verdict}[/]")
+        table.add_row(*cells, Text(verdict, COLOURS[verdict]))
     return table
 
 

@@ -19,6 +19,7 @@ from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
 from mvflow_cli.fit_prior import fit_prior
 from mvflow_cli.new import new
+from mvflow_cli.output import say, tolerate_encodings
 from mvflow_cli.report import report
 from mvflow_cli.sample import sample
 from mvflow_cli.sweep import sweep
@@ -115,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    typer.echo(f"mvflow: {' '.join(sentence.split())}", err=True)
+    say(f"mvflow: {' '.join(sentence.split())}", err=True)
     return code
 
 
@@ -131,6 +132,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _interrupt)
+    tolerate_encodings()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mvflow.core import DataError, Modality
-from mvflow.core.files import parse_json
+from mvflow.core.files import check_shape, parse_json
 from mvflow_datasets.opened import OpenedFile
 
 __all__ = [
@@ -65,6 +65,7 @@ _MODALITY = {
     "scale": float,
     "weight": (float, type(None)),
 }
+_BUILDER = {"name": str, "parameters": dict, "seed": (int, type(None)), "mvflow": str}
 _SHAPE = {
     "name": str,
     "note": str,
@@ -185,6 +186,9 @@ class Manifest:
     def _decoded(cls, text: bytes) -> Manifest:
         try:
             values = parse_json(text, "its manifest", _SHAPE)
+            for key in _BUILDER.keys() & values["builder"]:
+                known = values["builder"][key]
+                check_shape(known, _BUILDER[key], "its manifest", f"builder.{key}")
             modalities = tuple(
                 Modality(**{key: spec[key] for key in _MODALITY}) for spec in values["modalities"]
             )

@@ -18,7 +18,6 @@ from mvflow.core.files import replacing
 from mvflow_datasets.hdf5 import writing_hdf5
 from mvflow_datasets.manifest import (
     ABOUT,
-    FORMAT_VERSION,
     Entry,
     Manifest,
     block_rows,
@@ -164,7 +163,8 @@ def _laid_out(file: IO[bytes], plan: Manifest) -> Manifest:
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     with writing_hdf5(file, userblock_size=room, **_ALIGNED) as made:
-        made.attrs.update(name=plan.name, note=plan.note, format_version=FORMAT_VERSION)
+        for key, words in (("name", plan.name), ("note", plan.note)):
+            made.attrs[key] = words.replace("\0", " ").encode(errors="replace").decode()
         for key, entry in plan.arrays.items():
             text = entry.dtype.startswith("|S")
             dtype = np.dtype(entry.dtype)

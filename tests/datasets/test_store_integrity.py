@@ -155,6 +155,9 @@ def entry(key, **fields):
 
 FORGED = {
     "'note' is 5, expected a text": lambda m: m.update(note=5),
+    "'builder.parameters' is a list, expected an object": lambda m: m["builder"].update(
+        parameters=[]
+    ),
     "'name' is missing": lambda m: m.pop("name"),
     "its manifest was altered": lambda m: m.update(more=1),
     "'splits.train' is a list, expected a whole number": lambda m: m["splits"].update(train=[]),
