@@ -106,6 +106,10 @@ def run(arguments: Sequence[str]) -> int:
     except MvflowError as error:
         _trace(state)
         return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except MemoryError as error:
+        _trace(state)
+        reason = f" ({' '.join(str(error).lower().split())})" if str(error) else ""
+        return _fail(f"there is not enough memory for this{reason}: use fewer rows at once", 1)
     except Exception as error:
         _trace(state)
         hint = "" if state["debug"] else "; run 'mvflow --debug ...' to see where"

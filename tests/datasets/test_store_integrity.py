@@ -262,6 +262,23 @@ def test_a_store_that_is_replaced_by_another_goes_on_being_itself(small, store_p
         np.testing.assert_array_equal(store["train"].columns()["image"].values, expected)
 
 
+def test_rows_that_are_streamed_are_those_that_are_held(small, tmp_path):
+    """And a store that is truncated under a stream ends it with a sentence, not the process."""
+    torch = pytest.importorskip("torch")
+    training = pytest.importorskip("mvflow.training")
+    path = small.save(tmp_path / "s.h5", {"a": small.split_data(500, paired=True)})
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0)).split(64)
+    with Store.open(path) as store:
+        held = training.Table.of(store["a"], "cpu")
+        streamed = training.Table.of(store["a"], "cpu", budget=0)
+        assert streamed.is_streamed
+        for a, b in zip(held.each(order), streamed.each(order), strict=True):
+            assert all(torch.equal(a[name], b[name]) for name in a)
+        os.truncate(path, 100)
+        with pytest.raises(DataError, match="was (truncated|changed) while it was being read"):
+            list(streamed.each(order))
+
+
 def test_eight_threads_read_what_one_reads(small, tmp_path):
     path = small.save(tmp_path / "s.h5", {"a": small.split_data(2000)})
     expected = read_all(path)["a", "score"][0]
