@@ -22,6 +22,7 @@ COMMANDS = [
     ("data", "list"),
     ("data", "build"),
     ("data", "info"),
+    ("data", "verify"),
 ]
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -209,3 +212,22 @@ def test_a_closed_store_says_so(store_path):
     assert "40 rows" in repr(split)
     with pytest.raises(UsageError, match="is closed: open it again"):
         store["train"]
+
+
+def test_stores_work_where_the_system_has_no_locks_and_limits(tmp_path):
+    """As on Windows, which has neither of the two modules."""
+    code = (
+        "import sys; sys.modules.update(fcntl=None, resource=None)\n"
+        "from mvflow_datasets import Store, find_builder, downloading\n"
+        "path = find_builder('toy').build('t.h5', rows=20, test_rows=5)\n"
+        "print(Store.open(path).verify(), len(Store.open(path)['train'].take([3])['circle']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("[] 1\n", "")
