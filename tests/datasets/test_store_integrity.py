@@ -204,6 +204,17 @@ def test_a_manifest_of_another_kind_is_one_sentence(store_path, text):
         Store.open(store_path)
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"{", b"{ "), (b'"note"', b'"note": "other", "note"')])
+def test_a_manifest_that_says_the_same_in_another_way_is_refused(store_path, old, new):
+    """One content has one text, so that no other program can read another content from it."""
+    text = Manifest.read(OpenedFile(store_path))._text().replace(old, new, 1)
+    forged = type("Forged", (), {"_text": lambda self: text})()
+    head, data = Manifest.encode(forged), store_path.read_bytes()
+    store_path.write_bytes(head + data[len(head) :])
+    with pytest.raises(DataError, match="its manifest was altered"):
+        Store.open(store_path)
+
+
 BAD_VALUES = {
     "row 2 of a/x holds nan": ("x", np.array([[0, 1], [1, 2], [0, np.nan]], np.float32)),
     "row 1 of a/p holds 1.5": ("p", np.array([[0], [1.5], [1]], np.float32)),
