@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -125,7 +126,7 @@ def write_store(
     rows = {split: _row_count(datasets, split, specs) for split in splits}
     datasets |= {f"{ABOUT}{key}": _plain(np.atleast_1d(x)) for key, x in (about or {}).items()}
     entries = {key: _entry(array) for key, array in datasets.items()}
-    origin = (dict(builder or {}), dict(sources or {}))
+    origin = (_sorted(builder), _sorted(sources))
     plan = Manifest(name, note, specs, rows, *origin, entries, _LARGE, _LARGE, "0" * 64)
     with replacing(path) as temporary:
         with temporary.open("r+b") as file:
@@ -140,6 +141,12 @@ def write_store(
         with temporary.open("r+b") as file:
             file.write(laid.encode())
     return path
+
+
+def _sorted(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same JSON object with its keys in order, so that equal ones give equal bytes."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(values or {}), sort_keys=True))
+    return found
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -215,7 +222,7 @@ def _checked_split(
                 msg = f"labels: row {row} is {labels[row]}, expected a class from 0 on"
                 raise DataError(msg)
             out["labels"] = labels
-        for factor, values in data.factors.items():
+        for factor, values in sorted(data.factors.items()):
             out[f"factors/{factor}"] = _per_row(f"factor {factor!r}", values, rows, kinds="biuf")
     except DataError as error:
         msg = f"split {split!r}: {error}"

@@ -81,6 +81,20 @@ def test_the_same_contents_give_the_same_bytes_and_others_do_not(small, tmp_path
     assert written("a.h5", 1) != written("b.h5", 2)
 
 
+def test_the_order_in_which_facts_are_given_does_not_matter(small, tmp_path):
+    facts = {
+        "builder": {"name": "b", "parameters": {"a": 1, "b": 2}},
+        "sources": {"a": "", "b": ""},
+    }
+    turned = {key: dict(reversed(value.items())) for key, value in facts.items()}
+    turned["builder"]["parameters"] = {"b": 2, "a": 1}
+    data = small.split_data(5)
+    again = dataclasses.replace(data, factors=dict(reversed(data.factors.items())))
+    a = small.save(tmp_path / "a.h5", {"train": data}, **facts)
+    b = small.save(tmp_path / "b.h5", {"train": again}, **turned)
+    assert a.read_bytes() == b.read_bytes()
+
+
 def test_the_fingerprint_tells_contents_apart_and_nothing_else(small, tmp_path):
     def fingerprint(data, **changes):
         with Store.open(small.save(tmp_path / "s.h5", {"train": data}, **changes)) as store:
