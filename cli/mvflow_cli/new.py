@@ -107,7 +107,7 @@ def configure(
     Raises:
         ConfigError: if a name, a key or a value is wrong, or the choices contradict each other.
     """
-    from mvflow.config import config_from_dict
+    from mvflow.config import config_from_dict, settings_of
     from mvflow.core import ConfigError
     from mvflow.systems import build_system, stages_of
 
@@ -116,11 +116,11 @@ def configure(
         chosen["seed"] = str(seed)
     raw = _settled(recipe, store, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
     raw["data"] = {**raw.get("data", {}), "store": str(store.resolve())}
-    config = config_from_dict(raw, where="--set")
     for key in chosen:
-        if key not in type(config).model_fields:
-            msg = f"system {config.system!r} has no {key}: leave --{key} out"
+        if key not in settings_of(raw["system"]).model_fields:
+            msg = f"system {raw['system']!r} has no {key}: leave --{key} out"
             raise ConfigError(msg)
+    config = config_from_dict(raw, where="--set")
     stages_of(build_system(config))  # refuses what cannot be built or trained
     return config
 

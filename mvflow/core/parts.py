@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from abc import ABC
 from collections.abc import Mapping
@@ -10,7 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from mvflow.core.errors import ConfigError, MvflowError, UsageError
@@ -26,6 +33,23 @@ class Section(BaseModel):
     """Base of all sections: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, raw: Any) -> Any:
+        """Settings of a part whose kind is not named are those of the default kind."""
+        if not isinstance(raw, Mapping):
+            return raw
+        named = {}
+        for name, field in cls.model_fields.items():
+            value = raw.get(name)
+            is_part = any(isinstance(m, Kind) for m in field.metadata)
+            if not is_part or not isinstance(value, Mapping) or "kind" in value:
+                continue
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, Part) and not any(map(callable, value.values())):
+                named[name] = {"kind": default.kind, **value}
+        return {**raw, **named}
 
     def to_dict(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
         """As TOML and JSON can hold it: what is None is absent, parts have a `kind`."""
@@ -47,6 +71,9 @@ class Part(Section, ABC):
     """Registry in which kinds of this contract are found."""
     is_opaque: ClassVar[bool] = False
     """Whether its one field holds an object that cannot be written to a file."""
+
+    is_frozen: ClassVar[bool] = False
+    """Whether that object is used as it is: its weights then are a part of what it is."""
 
     @property
     def kind(self) -> str:
@@ -146,7 +173,9 @@ def dump(part: Any, group: str, *, exclude_defaults: bool = False) -> dict[str, 
         {'kind': 'gaussian'}
     """
     if not isinstance(part, Part) or part.is_opaque:
-        return {"kind": GIVEN, "path": _path(part.raw if isinstance(part, Part) else part)}
+        raw = part.raw if isinstance(part, Part) else part
+        is_frozen = isinstance(part, Part) and part.is_frozen
+        return {"kind": GIVEN, "path": _path(raw), **(_content(raw) if is_frozen else {})}
     settings = part.to_dict(exclude_defaults=exclude_defaults)
     return {"kind": registry(group).name_of(type(part)), **settings}
 
@@ -246,6 +275,19 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
     return value
+
+
+def _content(value: Any) -> dict[str, str]:
+    """Hash of the weights of the torch modules in an object, so that others are told apart."""
+    found = value if isinstance(value, Mapping) else {"": value}
+    digest = hashlib.sha256()
+    for name, each in sorted(found.items()):
+        for key, tensor in sorted(each.state_dict().items() if hasattr(each, "state_dict") else ()):
+            values = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"{name} {key} {values.dtype} {values.shape}".encode())
+            digest.update(values.tobytes())
+    is_plain = not any(hasattr(each, "state_dict") for each in found.values())
+    return {} if is_plain else {"sha256": digest.hexdigest()}
 
 
 def _path(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from mvflow.stages import Losses
 from mvflow.training import Callback, Stage, Table, TensorColumn, run_stage
 
 __all__ = ["BATCH_ROWS", "ModalityNetworks"]
+
+_log = logging.getLogger(__name__)
 
 BATCH_ROWS = 1024
 """Rows that pass through a network at once."""
@@ -83,7 +86,11 @@ class ModalityNetworks(ABC):
         key = {"data": data, "settings": key_settings, "seed": seed}
         initial = partial(cls._initial, train.modalities, settings, seed=seed, device=device)
         if cache is not None and cache.is_file():
-            tensors, about = read_tensors(cache)
+            try:
+                tensors, about = read_tensors(cache)
+            except DataError as error:
+                _log.warning("%s: trained anew", error)
+                about = {}
             if about.get("key") == key:
                 kept = initial(about["classes"], about[cls.score])
                 kept.networks.load_state_dict(tensors)

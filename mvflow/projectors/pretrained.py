@@ -31,6 +31,7 @@ class Pretrained(Projector):
     """
 
     is_opaque: ClassVar[bool] = True
+    is_frozen: ClassVar[bool] = True
     maps: Mapping[str, Callable[[Any], Any]]
     """Modality -> map from rows (rows, *row_shape) to projections (rows, width)."""
 

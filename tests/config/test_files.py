@@ -79,7 +79,7 @@ training = {
 }
 configs = st.fixed_dictionaries(
     {
-        "system": st.sampled_from(registry("systems").names()),
+        "system": st.sampled_from(["jnf", "jnf-shared"]),
         "latent_dim": st.integers(1, 64),
         "modalities": modalities,
     },
@@ -165,7 +165,6 @@ def test_specifications_are_sorted_by_name():
         ({"format": 3}, "configuration has format 3, newer than 2 of this mvflow: upgrade"),
         ({"format": 1}, "configuration has format 1 of mvflow 0.1: run 'mvflow convert RUN'"),
         ({"sampler": {"kind": "hmc", "chains": 0}}, "sampler: chains: .*greater than 0, got 0"),
-        ({"posterior": {"transforms": 2}}, "posterior: a posterior needs a kind: .*maf"),
         ({"posterior": 3}, "posterior: int cannot be a posterior: it has no transform"),
         ({"data": {"validation": 1.0}}, "data.validation: input should be less than 1"),
     ],

@@ -1,5 +1,7 @@
 """Projectors that were trained elsewhere: as they are, and never changed."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -75,8 +77,12 @@ def test_a_mapping_of_callables_is_a_projector():
 
 
 def test_it_cannot_be_written():
-    raw = dump(Pretrained(maps={"rna": nn.Linear(5, 2)}), "projectors")
-    assert raw == {"kind": "given", "path": "mvflow.projectors.pretrained:Pretrained"}
+    mine, other = nn.Linear(5, 2), nn.Linear(5, 2)
+    raw = dump(Pretrained(maps={"rna": mine}), "projectors")
+    assert raw["kind"] == "given"
+    assert raw["path"] == {"rna": "torch.nn.modules.linear:Linear"}
+    assert raw == dump(Pretrained(maps={"rna": copy.deepcopy(mine)}), "projectors")
+    assert raw != dump(Pretrained(maps={"rna": other}), "projectors")  # what depends on it is stale
 
 
 @pytest.mark.bad_input
