@@ -282,7 +282,8 @@ def _content(value: Any) -> dict[str, str]:
     found = value if isinstance(value, Mapping) else {"": value}
     digest = hashlib.sha256()
     for name, each in sorted(found.items()):
-        for key, tensor in sorted(each.state_dict().items() if hasattr(each, "state_dict") else ()):
+        weights = each.state_dict() if hasattr(each, "state_dict") else {}
+        for key, tensor in sorted(weights.items()):
             values = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"{name} {key} {values.dtype} {values.shape}".encode())
             digest.update(values.tobytes())

@@ -82,7 +82,7 @@ def test_it_cannot_be_written():
     assert raw["kind"] == "given"
     assert raw["path"] == {"rna": "torch.nn.modules.linear:Linear"}
     assert raw == dump(Pretrained(maps={"rna": copy.deepcopy(mine)}), "projectors")
-    assert raw != dump(Pretrained(maps={"rna": other}), "projectors")  # what depends on it is stale
+    assert raw != dump(Pretrained(maps={"rna": other}), "projectors")
 
 
 @pytest.mark.bad_input
