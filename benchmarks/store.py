@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ def main() -> None:
     report = Report(__doc__.splitlines()[0].removesuffix("; prints Markdown."), arguments, "h5py")
     with _store(arguments) as store:
         report.found["data"] = {k: v for k, v in store.info().items() if k != "path"}
-        rows = _measured(arguments, store[arguments.split])
+        rows = _measured(arguments, store, store[arguments.split])
     report.add("reading", f"Batches of {arguments.batch} rows, in random order.", rows)
 
 
@@ -78,7 +79,7 @@ def _write_noise(path: Path, share: float) -> None:
     write_store(path, name="noise", modalities=modalities, splits={"train": split})
 
 
-def _measured(arguments: argparse.Namespace, split: Split) -> Rows:
+def _measured(arguments: argparse.Namespace, store: Store, split: Split) -> Rows:
     read = arguments.batch * min(arguments.batches, len(split) // arguments.batch)
     if read == 0:
         raise SystemExit(f"{len(split)} rows are fewer than a batch of {arguments.batch}")
@@ -95,7 +96,7 @@ def _measured(arguments: argparse.Namespace, split: Split) -> Rows:
 
         return read_all
 
-    ways = {name: over(take) for name, take in _ways(split, arguments.device).items()}
+    ways = {name: over(take) for name, take in _ways(store, split, arguments.device).items()}
     seconds = turn_by_turn(ways, arguments.turns + 1, time.perf_counter, shuffle)
     seconds = {name: each[1:] for name, each in seconds.items()}  # the first one warms up
     per_row = sum(c.values.nbytes // max(1, len(c.values)) for c in split.columns().values())
@@ -113,16 +114,20 @@ def _measured(arguments: argparse.Namespace, split: Split) -> Rows:
     ]
 
 
-def _ways(split: Split, device: str) -> Mapping[str, Callable[[np.ndarray], Any]]:
+def _ways(store: Store, split: Split, device: str) -> Mapping[str, Callable[[np.ndarray], Any]]:
     """By name, what reads all batches of a shuffle, (batches, rows) positions."""
-    columns = list(split.columns().values())
-    if not all(isinstance(c.values, np.memmap) for c in columns):
-        raise SystemExit("the store is not contiguous: there is no memory map to compare with")
+    columns = split.columns()
+    with h5py.File(store.path, "r") as file:
+        places = {name: file[split.name][name].id.get_offset() for name in columns}
+    maps = [
+        (np.memmap(store.path, c.values.dtype, "r", places[name], c.values.shape), c.index)
+        for name, c in columns.items()
+    ]
     held, streamed = Table.of(split, device), Table.of(split, device, budget=0)
 
     def plain(at: np.ndarray) -> None:
-        for c in columns:
-            c.values[at if c.index is None else c.index[at]]
+        for values, index in maps:
+            values[at if index is None else index[at]]
 
     def stored(at: Tensor) -> None:
         for c in held.columns.values():

@@ -1,5 +1,5 @@
-"""Fill `cli.md` with the help of every command and `data.md` with the data cards, and turn
-formulas into MathML.
+"""Fill `cli.md` with the help of every command, `data.md` with the data cards, and lines
+`kinds: GROUP` with the modules of all kinds of a registry; turn formulas into MathML.
 """
 
 import html
@@ -29,10 +29,18 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     if page.file.src_uri == "data.md":
         return markdown + "\n" + _cards()
     if page.file.src_uri != "cli.md":
-        return markdown
+        return re.sub(r"^kinds: (\w+)$", lambda found: _kinds(found[1]), markdown, flags=re.M)
     from mvflow_cli.main import app
 
     return markdown + "\n" + _commands(typer.main.get_command(app), "mvflow", 2)
+
+
+def _kinds(group: str) -> str:
+    from mvflow.core import registry
+
+    kinds = [registry(group).load(name) for name in registry(group).names()]
+    modules = dict.fromkeys(kind.__module__ for kind in kinds)
+    return "\n\n".join(f"::: {name}" for name in modules if name.startswith("mvflow."))
 
 
 def _commands(command: click.Command, name: str, level: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from mvflow_cli.options import Json
 from mvflow_cli.output import finite, say, show, show_json
@@ -98,7 +99,7 @@ def _table(found: Comparison) -> Table:
     for column in columns:
         table.add_column(column[0], justify="right")
     for i, heading in enumerate(headings(found)[1:], 1):
-        table.add_row(heading, *(column[i] for column in columns))
+        table.add_row(heading, *(Text.from_markup(column[i]) for column in columns))
     return table
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from mvflow_cli.measuring import load_result, run_state
 from mvflow_cli.opening import open_store, open_trained, set_up
@@ -109,7 +110,7 @@ def _table(title: str, header: list[str], rows: Mapping[str, tuple[list[str], st
         table.add_column(name, justify="left" if name == "given" else "right", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     for cells, verdict in rows.values():
-        table.add_row(*cells, f"[{COLOURS[verdict]}]{verdict}[/]")
+        table.add_row(*cells, Text(verdict, COLOURS[verdict]))
     return table
 
 

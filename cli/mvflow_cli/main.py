@@ -20,6 +20,7 @@ from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
 from mvflow_cli.list import list_kinds
 from mvflow_cli.new import new
+from mvflow_cli.output import say, tolerate_encodings
 from mvflow_cli.report import report
 from mvflow_cli.sample import sample
 from mvflow_cli.stage_commands import CommandGroup
@@ -114,6 +115,10 @@ def run(arguments: Sequence[str]) -> int:
     except MvflowError as error:
         _trace(state)
         return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except MemoryError as error:
+        _trace(state)
+        reason = f" ({' '.join(str(error).lower().split())})" if str(error) else ""
+        return _fail(f"there is not enough memory for this{reason}: use fewer rows at once", 1)
     except Exception as error:
         _trace(state)
         hint = "" if state["debug"] else "; run 'mvflow --debug ...' to see where"
@@ -124,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    typer.echo(f"mvflow: {' '.join(sentence.split())}", err=True)
+    say(f"mvflow: {' '.join(sentence.split())}", err=True)
     return code
 
 
@@ -140,6 +145,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _interrupt)
+    tolerate_encodings()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -100,10 +100,12 @@ def _parsed(rows: str) -> tuple[str, int, int | None]:
 
 def _array(name: str, path: Path) -> NDArray[Any]:
     from mvflow.core import DataError
+    from mvflow.core.files import MissingFileError, open_regular
 
     try:
-        found = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
+        with open_regular(path) as file:
+            found = np.load(file, allow_pickle=False)
+    except MissingFileError:
         msg = f"--given {name}={path}: there is no such file"
         raise DataError(msg) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -1,31 +1,79 @@
-"""Printing the one result of a command."""
+"""Printing the one result of a command, on terminals and into pipes of any kind.
+
+Names, paths and notes come from files and people: they are shown as they are, never taken for
+markup, and characters that would steer a terminal are spelt out.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Mapping
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-__all__ = ["finite", "say", "show", "show_json"]
+from mvflow.core.errors import DataError
+
+__all__ = ["console", "finite", "plain", "say", "show", "show_json", "tolerate_encodings"]
+
+_TOLERANT = {"replace", "backslashreplace", "namereplace", "xmlcharrefreplace", "ignore"}
+_STEERING = {"Cc", "Cf", "Cs", "Co", "Cn"}  # controls, marks of direction, what is no character
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line as it is: no wrapping, no markup."""
-    typer.echo(line, err=err)
+    """Print one line as it is: no wrapping, no markup, no control characters."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # as it is where there is no terminal at all
+        with _writable():
+            print(plain(line).replace("\n", "\\n"), file=stream, flush=True)
 
 
 def show(content: RenderableType) -> None:
-    """Print a table."""
-    Console().print(content)
+    """Print a table. Texts in it are no markup: a coloured cell is a `rich.text.Text`."""
+    with _writable():
+        console().print(content)
 
 
 def show_json(value: Mapping[str, Any]) -> None:
     """Print the one JSON object of a command."""
-    typer.echo(json.dumps(finite(value), indent=2, allow_nan=False))
+    with _writable():
+        typer.echo(json.dumps(finite(value), indent=2, allow_nan=False))
+
+
+def console(*, err: bool = False) -> Console:
+    """A terminal, or what stands in for it, that takes texts as they are."""
+    return _PlainConsole(stderr=err, markup=False, emoji=False, highlight=False)
+
+
+def plain(text: str) -> str:
+    r"""The text with what would steer a terminal spelt out.
+
+    Examples:
+        >>> plain("[b]ä[/b]" + chr(27) + "[31m")
+        '[b]ä[/b]\\x1b[31m'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if c not in "\n\t" and unicodedata.category(c) in _STEERING
+        else c
+        for c in text
+    )
+
+
+def tolerate_encodings() -> None:
+    """Let stdout and stderr show a question mark for what their encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors not in _TOLERANT:
+            stream.reconfigure(errors="replace")
 
 
 def finite(value: Any) -> Any:
@@ -40,3 +88,21 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """Within this block, an output that takes no more is a sentence."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads has seen enough
+        raise
+    except OSError as error:
+        sys.stdout = None  # else Python tries once more at its end
+        msg = f"cannot write the result: {(error.strerror or str(error)).lower()}"
+        raise DataError(msg) from error
+
+
+class _PlainConsole(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,6 +18,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 from rich.table import Column
+
+from mvflow_cli.output import console, say
 
 if TYPE_CHECKING:
     from mvflow.training import Checkpoint, EpochRecord, Stage
@@ -41,8 +42,8 @@ class Progress:
 
     def __init__(self, *, err: bool = False) -> None:
         self._err = err
-        console = Console(stderr=err)
-        self._bars = _bars(console) if console.is_terminal else None
+        terminal = console(err=err)
+        self._bars = _bars(terminal) if terminal.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
         self._seconds: dict[str, list[float]] = {}
         self._printed = 0.0
@@ -97,7 +98,7 @@ class Progress:
         is_last = record.epoch + 1 == epochs
         if is_last or time.monotonic() - self._printed > LINE_INTERVAL:
             self._printed = time.monotonic()
-            typer.echo(self._line(record, epochs), err=self._err)
+            say(self._line(record, epochs), err=self._err)
 
     def _line(self, record: EpochRecord, epochs: int) -> str:
         seconds = self._seconds[record.stage]
@@ -131,12 +132,12 @@ def counting(what: str, *, err: bool = False) -> Iterator[Callable[[int, int, st
         what: is counted.
         err: show it on stderr.
     """
-    console = Console(stderr=err)
-    if not console.is_terminal:
-        yield lambda done, total, name: typer.echo(f"{what} {done + 1}/{total}: {name}", err=err)
+    terminal = console(err=err)
+    if not terminal.is_terminal:
+        yield lambda done, total, name: say(f"{what} {done + 1}/{total}: {name}", err=err)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(12))
-    with Bars(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bars:
+    with Bars(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=terminal) as bars:
         task = bars.add_task(what)
 
         def update(done: int, total: int, name: str) -> None:
@@ -146,7 +147,7 @@ def counting(what: str, *, err: bool = False) -> Iterator[Callable[[int, int, st
         bars.update(task, completed=bars.tasks[task].total)
 
 
-def _bars(console: Console) -> Bars:
+def _bars(terminal: Console) -> Bars:
     """One line per stage; where the terminal is narrow, the terms of the loss are cut short."""
     name, epoch, speed, loss = (
         TextColumn(text, markup=False, table_column=Column(no_wrap=True))
@@ -156,7 +157,7 @@ def _bars(console: Console) -> Bars:
     terms = TextColumn("{task.fields[terms]}", markup=False, table_column=rest)
     left = TimeRemainingColumn(table_column=Column(no_wrap=True))
     columns = (name, BarColumn(12), epoch, left, speed, loss, terms)
-    return Bars(*columns, console=console, expand=True)
+    return Bars(*columns, console=terminal, expand=True)
 
 
 def _terms(record: EpochRecord) -> str:

@@ -79,14 +79,15 @@ def check_replaceable(path: Path) -> None:
     """
     import h5py
 
-    from mvflow.core import UsageError
+    from mvflow.core import DataError, UsageError
+    from mvflow.core.files import open_regular
 
     if not path.exists():
         return
     try:
-        with h5py.File(path, "r") as file:
+        with open_regular(path) as raw, h5py.File(raw, "r") as file:
             is_samples = file.attrs.get("format") == FORMAT
-    except OSError:
+    except (DataError, OSError):
         is_samples = False
     if not is_samples:
         msg = f"{path} exists and is not a file of samples: choose another name for --out"
@@ -106,7 +107,7 @@ def write_samples(path: Path, samples: Samples, seen: GivenRows, about: Mapping[
         DataError: if the disk is full or the folder cannot be written.
     """
     from mvflow import __version__
-    from mvflow.runs import write_atomically
+    from mvflow_datasets.hdf5 import create_hdf5
 
     attributes = {
         "format": FORMAT,
@@ -123,16 +124,7 @@ def write_samples(path: Path, samples: Samples, seen: GivenRows, about: Mapping[
     arrays |= {f"given/{name}": x for name, x in seen.batch.items()}
     if seen.labels is not None:
         arrays["labels"] = seen.labels
-    write_atomically(path, lambda p: _write(p, arrays, attributes))
-
-
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> None:
-    import h5py
-
-    try:
-        with h5py.File(path, "w") as file:
-            file.attrs.update(attributes)
-            for key, array in arrays.items():
-                file.create_dataset(key, data=array)
-    except RuntimeError as error:  # how HDF5 reports a disk that is full when it closes a file
-        raise OSError(str(error)) from error
+    with create_hdf5(path) as file:
+        file.attrs.update(attributes)
+        for key, array in arrays.items():
+            file.create_dataset(key, data=array)

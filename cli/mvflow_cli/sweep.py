@@ -55,7 +55,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE,...",
-            help="Settings that belong together, as in model=jnf-shared,projectors.kind=dcca. "
+            help="Settings that belong together, as in system=jnf-shared,projector.kind=dcca. "
             "Each --variant is trained with all seeds and values.",
             show_default=False,
         ),

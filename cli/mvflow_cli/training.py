@@ -74,7 +74,7 @@ def train_stages(
         and last record.
     """
     from mvflow.core import fingerprint
-    from mvflow.estimators import load
+    from mvflow.estimators import estimator_class, load
     from mvflow.runs import Inputs, RunDirectory
     from mvflow.training import check_compile
 
@@ -90,9 +90,13 @@ def train_stages(
             if options.store is not None:
                 _moved(run, config, store.path)
             train = store[config.data.train]
+            if options.again:  # before weights are read: a file may be another's
+                untrained = estimator_class(config.system).from_config(config)
+                for name in _wanted(run, untrained, stages):
+                    run.forget(name)
             model = load(path)
             wanted = _wanted(run, model, stages)
-            todo = _todo(run, model, wanted, Inputs(fingerprint(train)), options)
+            todo = _todo(run, model, wanted, Inputs(fingerprint(train)), err=options.json)
             if processes is not None:
                 processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
@@ -240,15 +244,13 @@ def _todo(
     model: Estimator,
     wanted: Sequence[str],
     inputs: Inputs,
-    options: TrainOptions,
+    *,
+    err: bool,
 ) -> list[str]:
     """The stages to train, in order; what is said of each on the way."""
     todo: list[str] = []
     for name in wanted:
         status = run.status(name, model.plan_, inputs)
-        if options.again:
-            run.forget(name)
-            status = "missing"
         if status == "replaced":
             run.require([name], model.plan_)
         if status == "done" and any(n in todo for n in model.plan_.spec(name).needs):
@@ -259,7 +261,7 @@ def _todo(
             "unfinished": "unfinished: goes on where it was, if its settings are the same",
         }
         if status in said:
-            say(f"{name}: {said[status]}", err=options.json)
+            say(f"{name}: {said[status]}", err=err)
         if status != "done":
             todo.append(name)
     return todo

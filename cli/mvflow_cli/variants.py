@@ -69,7 +69,7 @@ def _assignments(option: str, text: str) -> list[tuple[str, str]]:
         if not equals or not key or not value:
             _fail(
                 f"cannot read {option} {text!r}: expected key=value,..., "
-                "as in model=jnf-shared,projectors.kind=dcca"
+                "as in system=jnf-shared,projector.kind=dcca"
             )
         pairs.append((key, value))
     return pairs

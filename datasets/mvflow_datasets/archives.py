@@ -9,7 +9,6 @@ import bz2
 import gzip
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import weakref
@@ -20,13 +19,19 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from mvflow.core import DataError
+from mvflow.core.files import open_regular, reading
+from mvflow.core.memory import check_memory
 
-__all__ = ["ENDINGS", "Files", "open_files"]
+__all__ = ["ENDINGS", "Files", "check_zip", "open_files"]
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-_UNPACK: dict[bytes, Callable[[Path], Any]] = {  # by the first bytes of the archive
-    b"\x1f\x8b": gzip.GzipFile,
+MAX_RATIO = 100
+"""How many times its own size a compressed archive may unpack to: pictures and sound reach 10."""
+
+_SMALL = 1 << 26
+_UNPACK: dict[bytes, Callable[[IO[bytes]], Any]] = {  # by the first bytes of the archive
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZ": bz2.BZ2File,
     b"\xfd7": lzma.LZMAFile,
 }
@@ -66,12 +71,24 @@ def open_files(place: Path) -> Files:
     """
     if place.is_dir():
         return _Folder(place)
+    file = open_regular(place)
     try:
-        return (_Zip if zipfile.is_zipfile(place) else _Tar)(place)
-    except _DAMAGE as error:
-        raise _damaged(place, error) from error
-    except OSError as error:
-        raise _unreadable(place, error) from error
+        with reading(place):
+            return (_Zip if zipfile.is_zipfile(file) else _Tar)(place, file)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, _DAMAGE):
+            raise _damaged(place, error) from error
+        raise
+
+
+def check_zip(archive: zipfile.ZipFile, name: str, what: str) -> None:
+    """Refuse a file in a zip that would not fit into memory, before it is unpacked.
+
+    Raises:
+        DataError: if it would not.
+    """
+    check_memory(archive.getinfo(name).file_size, what)
 
 
 class _Folder:
@@ -88,22 +105,22 @@ class _Folder:
         ]
 
     def read(self, name: str) -> bytes:
-        try:
-            return (self.place / name).read_bytes()
-        except OSError as error:
-            raise _unreadable(self.place / name, error) from error
+        with open_regular(self.place / name) as file, reading(self.place / name):
+            return file.read()
 
 
 class _Zip:
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, file: IO[bytes]) -> None:
         self.place = place
-        self._zip = zipfile.ZipFile(place)
+        self._zip = zipfile.ZipFile(file)
+        weakref.finalize(self, file.close)
 
     @property
     def names(self) -> list[str]:
         return [name for name in self._zip.namelist() if not name.endswith("/")]
 
     def read(self, name: str) -> bytes:
+        check_zip(self._zip, name, str(self.place / name))
         try:
             return self._zip.read(name)
         except (*_DAMAGE, NotImplementedError, OSError, RuntimeError) as error:
@@ -116,9 +133,9 @@ class _Tar:
     A compressed one cannot be read at any place, so it is unpacked into a nameless temporary file.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, file: IO[bytes]) -> None:
         self.place = place
-        self._file = _unpacked(place)
+        self._file = _unpacked(place, file)
         weakref.finalize(self, self._file.close)
         self._where = _listed(self._file)
 
@@ -128,6 +145,7 @@ class _Tar:
 
     def read(self, name: str) -> bytes:
         offset, size = self._where[name]
+        check_memory(size, str(self.place / name))
         self._file.seek(offset)
         data = self._file.read(size)
         if len(data) != size:
@@ -135,17 +153,25 @@ class _Tar:
         return data
 
 
-def _unpacked(place: Path) -> IO[bytes]:
+def _unpacked(place: Path, packed: IO[bytes]) -> IO[bytes]:
     """The archive itself, or the nameless file into which it was unpacked."""
-    packed = place.open("rb")
-    with packed:
-        unpack = _UNPACK.get(packed.read(2))
+    packed.seek(0)
+    unpack = _UNPACK.get(packed.read(2))
+    packed.seek(0)
     if unpack is None:
-        return place.open("rb")
+        return packed
+    limit = _SMALL + MAX_RATIO * os.fstat(packed.fileno()).st_size
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115, closed with the archive
     try:
-        with unpack(place) as stream:
-            shutil.copyfileobj(stream, unpacked, 1 << 20)
+        with packed, unpack(packed) as stream:
+            while block := stream.read(1 << 20):
+                if unpacked.tell() + len(block) > limit:
+                    msg = (
+                        f"{place} unpacks to more than {MAX_RATIO} times its size: it is not "
+                        "what was published"
+                    )
+                    raise DataError(msg)
+                unpacked.write(block)
         unpacked.seek(0)
     except BaseException:
         unpacked.close()
@@ -169,7 +195,3 @@ def _listed(file: IO[bytes]) -> dict[str, tuple[int, int]]:
 
 def _damaged(place: Path, error: Exception) -> DataError:
     return DataError(f"{place} is truncated or damaged ({error}): download it again")
-
-
-def _unreadable(place: Path, error: OSError) -> DataError:
-    return DataError(f"cannot read {place}: {error.strerror or error}")

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from mvflow import __version__
 from mvflow.core import DataError, Modality, UsageError, registry, unknown_name
+from mvflow.core.files import open_regular, reading
 from mvflow_datasets.archives import ENDINGS
 from mvflow_datasets.downloading import Download, Watcher, fetch, readable_size
 from mvflow_datasets.writing import SplitData, write_store
@@ -247,7 +248,8 @@ class Builder:
             DataError: if a file is missing or damaged, or the store cannot be written.
         """
         chosen = self._chosen(parameters)
-        form, files = self._located(source)
+        with reading(source or path):
+            form, files = self._located(source)
         content = self.make(files, seed, **chosen)
         return write_store(
             path,
@@ -288,18 +290,19 @@ class Builder:
             msg = f"dataset {self.name!r} is drawn from the seed: it has no files to download"
             raise UsageError(msg)
         folder = Path(source)
-        for file in self._nearest_form(folder):
-            place = file.find(folder)
+        with reading(folder):
+            found = {file: file.find(folder) for file in self._nearest_form(folder)}
+        for file, place in found.items():
             if isinstance(file, SourceFolder) or file.download is None:
                 continue
             if place is None:
                 fetch(file.download, file.destination(folder), watcher)
             elif place.name == file.download.name and (
-                (found := file.download.checksum_of(place)) != file.download.checksum
+                (other := file.download.checksum_of(place)) != file.download.checksum
             ):
                 watcher.on_note(
                     f"{place} is not as published: expected the checksum "
-                    f"{file.download.checksum}, found {found}; it is kept and used as it is "
+                    f"{file.download.checksum}, found {other}; it is kept and used as it is "
                     "(remove it to fetch it anew)"
                 )
         try:
@@ -400,5 +403,5 @@ def _by_number(file: Path) -> list[tuple[int, str]]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_regular(path) as file, reading(path):
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()

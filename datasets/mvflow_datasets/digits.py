@@ -6,12 +6,14 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError
+from mvflow.core.files import open_regular
+from mvflow.core.memory import check_memory
 
 __all__ = ["Digits", "read_idx", "read_mnist", "read_svhn"]
 
@@ -61,38 +63,51 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
     Raises:
         DataError: if the file is damaged or of another form.
     """
-    data = _unpacked(path)
     header = 4 + 4 * ndim
     magic = bytes([0, 0, 8, ndim])
-    if data[:4] != magic:
-        msg = f"{path} begins with {data[:4].hex()}: expected {magic.hex()}, an idx file of bytes"
+    with open_regular(path) as raw:
+        is_packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if is_packed else raw
+        head = _read(file, header, path)
+        if head[:4] != magic:
+            msg = f"{path} begins with {head[:4].hex()}: expected {magic.hex()}, an idx of bytes"
+            raise DataError(msg)
+        if len(head) < header:
+            msg = f"{path} has {len(head)} bytes: expected a header of {header}"
+            raise DataError(msg)
+        shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4"))
+        size = math.prod(shape)
+        check_memory(size, f"an array of shape {shape} in {path}")
+        data = _read(file, size + 1, path)  # and not more, whatever it unpacks to
+    if len(data) != size:
+        more = "at least " if len(data) > size else ""
+        found = header + len(data)
+        msg = f"{path} has {more}{found} bytes: expected {header + size} for {shape}"
         raise DataError(msg)
-    if len(data) < header:
-        msg = f"{path} has {len(data)} bytes: expected a header of {header}"
-        raise DataError(msg)
-    shape = tuple(int(n) for n in np.frombuffer(data[4:header], ">u4"))
-    if len(data) - header != math.prod(shape):
-        msg = f"{path} has {len(data)} bytes: expected {header + math.prod(shape)} for {shape}"
-        raise DataError(msg)
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _unpacked(path: Path) -> bytes:
-    data = path.read_bytes()
-    if not data.startswith(b"\x1f\x8b"):
-        return data
+def _read(file: IO[bytes], size: int, path: Path) -> bytes:
     try:
-        return gzip.decompress(data)
+        return file.read(size)
     except (EOFError, OSError, zlib.error) as error:
         msg = f"{path} is truncated or damaged ({error}): download it again"
         raise DataError(msg) from error
 
 
 def _read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
-    from scipy.io import loadmat  # slow to import, and only SVHN needs it
+    from scipy.io import loadmat, whosmat  # slow to import, and only SVHN needs it
 
     try:
-        found = loadmat(path, variable_names=names)
+        with open_regular(path) as file:
+            for name, shape, _ in whosmat(file):
+                if name in names:
+                    check_memory(8 * math.prod(shape), f"variable {name} in {path}")
+            file.seek(0)
+            found = loadmat(file, variable_names=names)
+    except DataError:
+        raise
     except Exception as error:  # scipy's reader fails on damaged files in many ways
         msg = f"{path} is truncated or not a MATLAB file ({error}): download it again"
         raise DataError(msg) from error

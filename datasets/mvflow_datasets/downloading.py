@@ -7,25 +7,25 @@ for the rest only if the file there is still the same (RFC 9110, sections 13.1.5
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
-import json
 import re
+import shutil
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from mvflow import __version__
 from mvflow.core import DataError
+from mvflow.core.files import open_append, open_regular, read_json, reading, write_json, writing
 
 __all__ = ["Download", "Watcher", "fetch", "readable_size"]
 
@@ -34,7 +34,15 @@ TRIES = 5
 TIMEOUT = 30.0
 """Seconds without an answer after which a try has failed."""
 
+DEADLINE = 24 * 3600.0
+"""Seconds after which one gives up, however much has come."""
+WINDOW = 60.0
+"""Seconds over which the speed of a transfer is looked at..."""
+SLOWEST = 1000
+"""...and bytes per second that must have come in them."""
+
 _BLOCK = 1 << 18
+_ORIGIN = {"url": str, "validator": str, "total": (int, type(None))}
 _PASSING = {408, 425, 429}  # of all answers 4xx, those to which the next may be another
 _SCHEMES = ("http", "https")
 
@@ -48,6 +56,7 @@ class Download:
         name: the name under which it is kept; by default the last part of the address.
         size: its bytes, 0 where not known.
         checksum: `md5:...` or `sha256:...` in hexadecimal; empty where none is published.
+        at_most: bytes that it has at most, where `size` is not known.
 
     Raises:
         ValueError: if the address or the checksum is of another form.
@@ -61,6 +70,7 @@ class Download:
     name: str = ""
     size: int = 0
     checksum: str = ""
+    at_most: int = 1 << 33
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in _SCHEMES:
@@ -81,13 +91,12 @@ class Download:
         """That of a file, in the form of `checksum`; empty where none is published."""
         if not self.checksum:
             return ""
-        kind = self.checksum.partition(":")[0]
-        try:
-            with path.open("rb") as file:
-                return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
-        except OSError as error:
-            msg = f"cannot read {path}: {error.strerror or error}"
-            raise DataError(msg) from error
+        return _digest(path, self.checksum.partition(":")[0])
+
+    @property
+    def limit(self) -> int:
+        """Bytes that are taken at most."""
+        return self.size or self.at_most
 
 
 class Watcher(Protocol):
@@ -120,6 +129,7 @@ def fetch(
     watcher: Watcher,
     *,
     pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Fetch a file; what an earlier try has left is continued.
 
@@ -130,18 +140,19 @@ def fetch(
         path: where it shall lie; nothing lies there yet.
         watcher: hears how it goes.
         pause: waits so many seconds before the next try.
+        clock: seconds since some moment.
 
     Raises:
-        DataError: if the server does not have it, the connection breaks again and again, it is of
-            another size or checksum than published (then what came is removed), or it cannot be
-            written.
+        DataError: if the server does not have it, the connection breaks again and again or is too
+            slow, it is of another size or checksum than published (then what came is removed), or
+            it cannot be written.
     """
     watcher.on_start(download, path)
     with _Part(download, path) as part:
-        most, failures = part.kept, 0
+        most, failures, begin = part.kept, 0, clock()
         while not part.is_whole:
             try:
-                _continue(part, watcher)
+                _continue(part, watcher, clock, begin + DEADLINE)
             except _BrokenOff as trouble:
                 failures = 0 if part.kept > most else failures + 1
                 most = max(most, part.kept)
@@ -151,6 +162,9 @@ def fetch(
                 watcher.on_note(f"{path.name}: {trouble}; next try in {seconds:.0f} s")
                 pause(seconds)
         part.finish()
+    if not download.checksum:
+        found = _digest(path, "sha256")
+        watcher.on_note(f"{path.name}: no checksum of it is published; what came has {found}")
     watcher.on_end(path)
 
 
@@ -166,15 +180,16 @@ class _Part:
 
     def __enter__(self) -> _Part:
         self.origin: dict[str, Any] = {}
-        with _writing(self.place):
+        with writing(self.place):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self.place.open("ab", buffering=0)
+            self._file: IO[bytes] = open_append(self.place)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except BlockingIOError as error:
             self._file.close()
             msg = f"another process is fetching {self.path}: wait for it, or stop it first"
             raise DataError(msg) from error
+        self._file.seek(0, 2)
         self.origin = self._read_origin()
         if not self.origin:
             self.discard()
@@ -199,22 +214,33 @@ class _Part:
     def begin(self, start: int, validator: str, total: int | None) -> None:
         """Go on behind the first `start` bytes of what the server now has."""
         self.origin = {"url": self.download.url, "validator": validator, "total": total}
-        with _writing(self.place):
+        with writing(self.place):
             self._file.truncate(start)
             self._file.seek(start)
-            self._about.write_text(json.dumps(self.origin))
+        write_json(self._about, self.origin)
 
     def write(self, block: bytes) -> None:
-        """Add to the end."""
+        """Add to the end.
+
+        Raises:
+            DataError: if that is more than the file can have; then what came is removed.
+        """
+        if self.kept + len(block) > self.download.limit:
+            self.discard()
+            msg = (
+                f"{self.path.name} at {self.download.url} goes on and on, expected at most "
+                f"{self.download.limit:,} bytes: it is not what was published"
+            )
+            raise DataError(msg)
         rest = memoryview(block)
-        with _writing(self.place):
+        with writing(self.place):
             while rest:
                 rest = rest[self._file.write(rest) :]
 
     def discard(self) -> None:
         """Forget what is here."""
         self.origin = {}
-        with _writing(self.place):
+        with writing(self.place):
             self._file.truncate(0)
             self._file.seek(0)
 
@@ -231,18 +257,18 @@ class _Part:
                     f"expected {what} {wanted}, found {found}; it is removed, run it again"
                 )
                 raise DataError(msg)
-        with _writing(self.path):
+        with writing(self.path):
             self.place.replace(self.path)
             self._about.unlink(missing_ok=True)
 
     def _read_origin(self) -> dict[str, Any]:
         """What the bytes are a part of; empty if that is not known, or another address."""
         try:
-            about = json.loads(self._about.read_text())
-            right = about["url"] == self.download.url and isinstance(about["validator"], str)
-            right &= about["total"] is None or self.kept <= about["total"]
-        except (OSError, ValueError, KeyError, TypeError):
+            about = read_json(self._about, _ORIGIN)
+        except DataError:
             return {}
+        right = about["url"] == self.download.url
+        right &= about["total"] is None or self.kept <= about["total"]
         return about if right else {}
 
     def _remove(self) -> None:
@@ -251,7 +277,7 @@ class _Part:
             self.place.unlink(missing_ok=True)
 
 
-def _continue(part: _Part, watcher: Watcher) -> None:
+def _continue(part: _Part, watcher: Watcher, clock: Callable[[], float], deadline: float) -> None:
     """One try: ask for what is not here yet, and write it until it ends or breaks off.
 
     Raises:
@@ -262,9 +288,19 @@ def _continue(part: _Part, watcher: Watcher) -> None:
         with _answer(part) as response:
             total = _begin(part, response)
             watcher.on_bytes(part.kept, total)
+            since, before = clock(), part.kept
             while block := response.read1(_BLOCK):
                 part.write(block)
                 watcher.on_bytes(part.kept, total)
+                if part.kept == total:
+                    continue
+                if (now := clock()) > deadline:
+                    raise _given_up(part, f"it takes longer than {DEADLINE / 3600:.0f} hours")
+                if now - since > WINDOW:
+                    if part.kept - before < SLOWEST * (now - since):
+                        msg = f"less than {readable_size(SLOWEST)} came per second"
+                        raise _BrokenOff(msg)
+                    since, before = now, part.kept
     except urllib.error.HTTPError as error:
         with error:
             raise _refused(part, error) from error
@@ -293,6 +329,9 @@ def _begin(part: _Part, response: http.client.HTTPResponse) -> int | None:
         raise DataError(msg)
     validator = _validator(response)
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+        if not part.kept:
+            msg = f"{part.download.url} answers with a part of {part.path.name}: all was asked for"
+            raise DataError(msg)
         start, total = _range(response)
         before = part.origin.get("total")
         if start != part.kept or validator != part.origin["validator"] or total != before:
@@ -305,6 +344,19 @@ def _begin(part: _Part, response: http.client.HTTPResponse) -> int | None:
         msg = (
             f"{part.path.name} at {part.download.url} has {total:,} bytes, "
             f"expected {part.download.size:,}: it is not what was published"
+        )
+        raise DataError(msg)
+    if total is not None and total > part.download.limit:
+        msg = (
+            f"{part.path.name} at {part.download.url} has {total:,} bytes, expected at most "
+            f"{part.download.limit:,}: it is not what was published"
+        )
+        raise DataError(msg)
+    free = shutil.disk_usage(part.place.parent).free
+    if total is not None and total - start > free:
+        msg = (
+            f"{part.path.name} needs {readable_size(total - start)}, and {readable_size(free)} "
+            f"are free in {part.place.parent}: make room, or choose another folder"
         )
         raise DataError(msg)
     part.begin(start, validator, total)
@@ -355,11 +407,12 @@ def _network_trouble(part: _Part, error: Exception) -> Exception:
     return _BrokenOff(f"{part.download.host}: {said}")
 
 
-def _given_up(part: _Part, trouble: _BrokenOff) -> DataError:
+def _given_up(part: _Part, trouble: _BrokenOff | str) -> DataError:
     kept = f"{readable_size(part.kept)} are kept in {part.place}: " if part.kept else ""
+    tried = "" if isinstance(trouble, str) else f"tried {TRIES} times; "
     return DataError(
         f"cannot fetch {part.path.name} from {part.download.url}: {trouble}; "
-        f"tried {TRIES} times; {kept}run it again {'to go on' if kept else 'later'}"
+        f"{tried}{kept}run it again {'to go on' if kept else 'later'}"
     )
 
 
@@ -396,13 +449,18 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _digest(path: Path, kind: str) -> str:
+    with open_regular(path) as file, reading(path):
+        return f"{kind}:{hashlib.file_digest(cast(Any, file), kind).hexdigest()}"
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Keep other processes from the same file, where the system can."""
     try:
-        yield
-    except OSError as error:
-        msg = f"cannot write {path}: {error.strerror or error}"
-        raise DataError(msg) from error
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def readable_size(size: int) -> str:

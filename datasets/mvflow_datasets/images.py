@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvflow.core import DataError
+from mvflow.core.files import read_bytes
+from mvflow.core.memory import check_memory
 
 __all__ = ["decode_rgb", "read_photograph"]
+
+MAX_BYTES = 1 << 28
+"""Bytes that the file of a photograph may have."""
 
 
 def decode_rgb(data: bytes, place: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -45,11 +50,7 @@ def read_photograph(place: Path, at_least: tuple[int, int]) -> NDArray[np.uint8]
     Raises:
         DataError: if the file cannot be read or the picture is too small.
     """
-    try:
-        data = place.read_bytes()
-    except OSError as error:
-        msg = f"cannot read {place}: {error.strerror}"
-        raise DataError(msg) from error
+    data = read_bytes(place, MAX_BYTES)
     pixels = _pixels(_opened(data, place), place)
     high, wide = pixels.shape[1:]
     if high < at_least[0] or wide < at_least[1]:
@@ -74,6 +75,8 @@ def _opened(data: bytes, place: Path) -> Image.Image:
 
 
 def _pixels(picture: Image.Image, place: Path) -> NDArray[np.uint8]:
+    wide, high = picture.size
+    check_memory(12 * wide * high, f"{place}, a picture of {high} x {wide} pixels,")
     try:
         rgb = np.asarray(picture.convert("RGB"))
     except Exception as error:

@@ -11,6 +11,9 @@ from mvflow.core import DataError
 
 __all__ = ["unpack_z"]
 
+MAX_UNPACKED = 1 << 28
+"""Bytes to which a file may unpack; the published ones have 10 MB."""
+
 _MAGIC = b"\x1f\x9d"
 _BLOCK_MODE = 0x80
 _CLEAR = 256
@@ -28,7 +31,8 @@ def unpack_z(data: bytes, name: str = "data") -> bytes:
         name: what to call it in an error.
 
     Raises:
-        DataError: if it is of another format or holds a code that cannot be.
+        DataError: if it is of another format, holds a code that cannot be, or unpacks to more
+            than `MAX_UNPACKED` bytes.
 
     Examples:
         >>> unpack_z(bytes.fromhex("1f9d902e923819c2a40a9122"))
@@ -43,7 +47,7 @@ def unpack_z(data: bytes, name: str = "data") -> bytes:
         raise DataError(msg)
     out: list[bytes] = []
     table: list[bytes] = []
-    last = b""
+    last, size = b"", 0
     for code in _codes(np.frombuffer(data, np.uint8, offset=3), widest):
         if code == _CLEAR:
             last = b""
@@ -56,6 +60,9 @@ def unpack_z(data: bytes, name: str = "data") -> bytes:
         word = table[code] if code < len(table) else last + last[:1]
         if last and len(table) < 1 << widest:
             table.append(last + word[:1])
+        if (size := size + len(word)) > MAX_UNPACKED:
+            msg = f"{name} unpacks to more than {MAX_UNPACKED:,} bytes: it was not so published"
+            raise DataError(msg)
         out.append(word)
         last = word
     return b"".join(out)

@@ -14,6 +14,7 @@ Read are `mhd_train.pt` and `mhd_test.pt`, each a tuple (or list) saved by `torc
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError, Modality
+from mvflow.core.files import open_regular
+from mvflow.core.memory import check_memory
 from mvflow_datasets.builders import Builder, Content, SourceFile
 from mvflow_datasets.writing import SplitData
 
@@ -93,8 +96,17 @@ def _loaded(path: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_number_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with (
+            open_regular(path) as file,
+            torch.serialization.safe_globals(_number_types()),
+        ):
+            if zipfile.is_zipfile(file):
+                unpacked = sum(info.file_size for info in zipfile.ZipFile(file).infolist())
+                check_memory(unpacked, str(path))
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except Exception as error:  # torch fails on damaged files in many ways
         if named := re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error)):
             msg = (

@@ -218,7 +218,9 @@ BUILDER = Builder(
             _SPEECH,
             "recordings",
             also=(f"{_SPOKEN}-master", f"{_SPOKEN}-1.0.10"),
-            download=Download(f"{_SPEECH}/archive/v1.0.10.tar.gz", f"{_SPOKEN}-1.0.10.tar.gz"),
+            download=Download(
+                f"{_SPEECH}/archive/v1.0.10.tar.gz", f"{_SPOKEN}-1.0.10.tar.gz", at_most=10**8
+            ),
         ),
     ),
     about=(

@@ -224,7 +224,9 @@ BUILDER = _builder(
         "https://zenodo.org/record/4899160",
         "train/m0",
         also=("PolyMNIST",),
-        download=Download("https://zenodo.org/record/4899160/files/PolyMNIST.zip"),
+        download=Download(
+            "https://zenodo.org/record/4899160/files/PolyMNIST.zip", at_most=4 * 10**9
+        ),
     ),
     translated=False,
 )

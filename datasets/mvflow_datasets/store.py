@@ -5,52 +5,77 @@
     /<split>/pairs           (rows, modalities) int32, optional: row -> row of each array
     /<split>/factors/<name>  (rows, ...) numbers, optional
 
-Root attributes: `format`, `format_version`, `name`, `note`, `fingerprint`, and as JSON
-`modalities`, `splits` (name -> rows), `builder` and `sources` (file name -> SHA-256).
+Any program that knows HDF5 can read it. mvflow itself reads by the manifest at its beginning,
+see `mvflow_datasets.manifest`, and compares all that it reads with the hashes there: a store is
+what it was when it was built, or it is not read.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import Column, DataError, Modality, UsageError, check_rows, unknown_name
-from mvflow_datasets.writing import FORMAT, FORMAT_VERSION, SplitData, write_store
+from mvflow.core.files import MissingFileError
+from mvflow_datasets.manifest import ABOUT, FORMAT_VERSION, Manifest, Misfit, damaged
+from mvflow_datasets.opened import OpenedFile
+from mvflow_datasets.stored import Check, StoredArray, value_check
+from mvflow_datasets.writing import SplitData, check_names, write_store
 
 __all__ = ["Split", "SplitData", "Store", "write_store"]
+
+_NUMBERS = ("|b1", "|i1", "|u1", *(f"<{kind}{n}" for kind in "iu" for n in (2, 4, 8)))
+_FLOATS = ("<f2", "<f4", "<f8")
 
 
 class Split:
     """Rows of one split of a store: a `mvflow.core.Source` that reads what it is asked for.
 
-    Labels, factors and pairs are held in memory. The arrays of the modalities stay on disk,
-    memory-mapped where they are contiguous, as `write_store` makes them.
+    Labels, factors and pairs are held in memory. The arrays of the modalities stay on disk; each
+    of their values is compared with the hash that was taken when it was written, once, when it
+    is first read.
     """
 
-    def __init__(
-        self, path: Path, group: h5py.Group, modalities: tuple[Modality, ...], rows: int
-    ) -> None:
-        self.name: str = group.name.strip("/")
-        self.modalities = modalities
-        self._rows = rows
-        self._stored = {m.name: _stored(path, group, m) for m in modalities}
-        self._index = _read_pairs(group, self._stored, rows)
+    def __init__(self, name: str, manifest: Manifest, arrays: Mapping[str, StoredArray]) -> None:
+        self.name = name
+        self.modalities = manifest.modalities
+        self._rows = rows = manifest.splits[name]
+        inside = {
+            key.removeprefix(f"{name}/"): array
+            for key, array in arrays.items()
+            if key.startswith(f"{name}/")
+        }
+        factors = [key.removeprefix("factors/") for key in inside if key.startswith("factors/")]
+        try:
+            check_names(name, [m.name for m in self.modalities], factors)
+        except DataError as error:
+            raise Misfit(str(error)) from error
+        self._stored = {m.name: _stored(name, inside, m) for m in self.modalities}
+        self._index = _read_pairs(name, inside.get("pairs"), self._stored, rows)
         self.labels: NDArray[np.int64] | None = None
-        if "labels" in group:
-            self.labels = _read_rows(group, "labels", rows).astype(np.int64, casting="safe")
+        if "labels" in inside:
+            labels = _shaped(f"{name}/labels", inside["labels"], ("<i8",), (rows,))
+            self.labels = np.asarray(labels)
+        self.factors: Mapping[str, NDArray[Any]] = (held := {})
+        for factor in factors:
+            found = inside[f"factors/{factor}"]
+            shape = (rows, *found.shape[1:])
+            _shaped(f"{name}/factors/{factor}", found, (*_NUMBERS, *_FLOATS), shape)
+            held[factor] = np.asarray(found)
+        read = [*self._stored, *(["pairs"] if self._index else [])]
+        self._fingerprint = manifest.fingerprint(name, read)
         self.class_names: Mapping[int, str] = {}
         self.factor_names: Mapping[str, str] = {}
-        factors = group.get("factors", ())
-        self.factors: Mapping[str, NDArray[Any]] = {
-            name: _read_rows(factors, name, rows) for name in factors
-        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all values of its modalities; they are compared with it as they are read."""
+        return self._fingerprint
 
     def __len__(self) -> int:
         return self._rows
@@ -67,14 +92,14 @@ class Split:
         """
         at = check_rows(rows, self._rows, f"split {self.name!r}")
         return {
-            name: _values(stored, at if self._index is None else self._index[name][at])
+            name: stored.take(at if self._index is None else self._index[name][at])
             for name, stored in self._stored.items()
         }
 
     def columns(self) -> dict[str, Column]:
-        """All modalities as stored: read-only memory maps where possible, else read whole."""
+        """All modalities as stored: arrays that are read when rows of them are asked for."""
         return {
-            name: Column(_values(stored), None if self._index is None else self._index[name])
+            name: Column(cast(Any, stored), None if self._index is None else self._index[name])
             for name, stored in self._stored.items()
         }
 
@@ -107,65 +132,87 @@ class Store:
                [1., 0.]], dtype=float32)
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path = path
-        self.format_version = int(_attribute(file, "format_version"))
-        self.name = str(_attribute(file, "name"))
-        self.note = str(_attribute(file, "note"))
-        self.fingerprint = str(_attribute(file, "fingerprint"))
-        self.builder: dict[str, Any] = json.loads(_attribute(file, "builder"))
-        self.sources: dict[str, str] = json.loads(_attribute(file, "sources"))
-        self.modalities = tuple(
-            Modality.from_dict(spec) for spec in json.loads(_attribute(file, "modalities"))
-        )
-        self.class_names = {int(k): name for k, name in _names(file, "class_names")}
-        self.factor_names = dict(_names(file, "factor_names"))
-        self._file = file
-        self._splits = {
-            name: Split(path, _member(file, name, h5py.Group), self.modalities, int(rows))
-            for name, rows in json.loads(_attribute(file, "splits")).items()
-        }
+    def __init__(self, file: OpenedFile) -> None:
+        self.path = file.path
+        self.format_version = FORMAT_VERSION
+        self._manifest = manifest = Manifest.read(file)
+        self.name, self.note = manifest.name, manifest.note
+        self.modalities = manifest.modalities
+        self.builder, self.sources = manifest.builder, manifest.sources
+        self.fingerprint = manifest.fingerprint()
+        try:
+            self._arrays = {
+                key: StoredArray(file, key, entry, _check_of(key, self.modalities, entry.dtype))
+                for key, entry in manifest.arrays.items()
+            }
+            self._splits: dict[str, Split] | None = {
+                name: Split(name, manifest, self._arrays) for name in manifest.splits
+            }
+            self.class_names = {int(k): name for k, name in self._names("class_names")}
+        except (Misfit, ValueError) as error:
+            raise damaged(file.path, error) from error
+        self.factor_names = dict(self._names("factor_names"))
         for split in self._splits.values():
             split.class_names, split.factor_names = self.class_names, self.factor_names
 
+    def _names(self, key: str) -> list[tuple[str, str]]:
+        """Pairs of key and readable name that `write_store` was given."""
+        found = self.about(key)
+        if found is None:
+            return []
+        if found.ndim != 2 or found.shape[1] != 2:
+            msg = f"_about/{key} has shape {found.shape}, expected pairs"
+            raise Misfit(msg)
+        return [(str(k), str(name)) for k, name in found]
+
     @classmethod
     def open(cls, path: str | Path) -> Store:
-        """Open a store and check that all its pieces are there.
+        """Open a store, and check all of it but the arrays of its modalities.
 
         Raises:
-            DataError: if the file is missing, truncated, not a store, damaged, or written by a
-                newer mvflow; the message says what to do.
+            DataError: if the file is missing, not a store, damaged, or written by another
+                version of mvflow; the message says what to do.
         """
         path = Path(path)
-        file = _open_hdf5(path)
         try:
-            _check_format(path, file)
-            return cls._load(path, file)
-        except BaseException:
-            file.close()
-            raise
-
-    @classmethod
-    def _load(cls, path: Path, file: h5py.File) -> Store:
-        try:
-            return cls(path, file)
-        except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            msg = f"store {path} is damaged ({reason}): build it or copy it again"
+            return cls(OpenedFile(path))
+        except MissingFileError as error:
+            msg = f"there is no store at {path}: build one with 'mvflow data build'"
             raise DataError(msg) from error
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, in the order in which they were written."""
-        return tuple(self._splits)
+        return tuple(self._manifest.splits)
 
     def __getitem__(self, split: str) -> Split:
+        if self._splits is None:
+            msg = f"store {self.path} is closed: open it again to read from it"
+            raise UsageError(msg)
         if split not in self._splits:
             raise UsageError(unknown_name("split", split, self._splits))
         return self._splits[split]
 
+    def about(self, key: str) -> NDArray[Any] | None:
+        """What `write_store` was given as `about` under this key; None if nothing."""
+        if (array := self._arrays.get(f"{ABOUT}{key}")) is None:
+            return None
+        found = np.asarray(array)
+        return np.char.decode(found, "utf-8", "replace") if found.dtype.kind == "S" else found
+
+    def verify(self) -> list[str]:
+        """Compare every array with its hashes, and every value with what a store may hold.
+
+        Returns:
+            What is wrong, a phrase each; nothing in a store that is as it was when it was built.
+
+        Raises:
+            DataError: if the file cannot be read, or changes meanwhile.
+        """
+        return [reason for array in self._arrays.values() for reason in array.verify()]
+
     def __repr__(self) -> str:
-        return f"Store({self.name!r}, splits {', '.join(self._splits)}, {str(self.path)!r})"
+        return f"Store({self.name!r}, splits {', '.join(self.splits)}, {str(self.path)!r})"
 
     def info(self) -> dict[str, Any]:
         """All that is known of the store, in values that JSON can carry."""
@@ -174,19 +221,19 @@ class Store:
             "note": self.note,
             "path": str(self.path),
             "format_version": self.format_version,
-            "bytes": self.path.stat().st_size,
+            "bytes": self._manifest.size,
             "modalities": [m.to_dict() | {"shape": list(m.shape)} for m in self.modalities],
             "class_names": {str(label): name for label, name in self.class_names.items()},
             "factor_names": dict(self.factor_names),
-            "splits": {name: split.info() for name, split in self._splits.items()},
+            "splits": {name: self[name].info() for name in self.splits},
             "builder": self.builder,
             "sources": self.sources,
             "fingerprint": self.fingerprint,
         }
 
     def close(self) -> None:
-        """Close the file; arrays that were handed out stay valid."""
-        self._file.close()
+        """Let go of the file. Splits and columns that were handed out can still be read."""
+        self._splits, self._arrays = None, {}
 
     def __enter__(self) -> Store:
         return self
@@ -200,112 +247,55 @@ class Store:
         self.close()
 
 
-def _open_hdf5(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError as error:
-        msg = f"there is no store at {path}: build one with 'mvflow data build'"
-        raise DataError(msg) from error
-    except (IsADirectoryError, PermissionError) as error:
-        reason = "it is a folder" if path.is_dir() else "permission denied"
-        msg = f"cannot read {path} ({reason}): name the file of a store"
-        raise DataError(msg) from error
-    except OSError as error:
-        msg = f"{path} is truncated or not an HDF5 file: build the store or copy it again"
-        raise DataError(msg) from error
+# The functions below raise Misfit on a damaged store; `Store` adds its path.
 
 
-def _check_format(path: Path, file: h5py.File) -> None:
-    if str(file.attrs.get("format")) != FORMAT:
-        msg = f"{path} is an HDF5 file but not an mvflow store: build one with 'mvflow data build'"
-        raise DataError(msg)
-    version = file.attrs.get("format_version")
-    if isinstance(version, np.integer) and version > FORMAT_VERSION:
-        msg = (
-            f"{path} was written by a newer mvflow (store format {version}, "
-            f"this one reads up to {FORMAT_VERSION}): upgrade mvflow"
-        )
-        raise DataError(msg)
+def _check_of(key: str, modalities: tuple[Modality, ...], dtype: str) -> Check | None:
+    """Which values an array may hold, by its place."""
+    split, _, name = key.partition("/")
+    if f"{split}/" == ABOUT:
+        return None
+    if name == "labels":
+        return lambda x: np.asarray(x >= 0)
+    return next((value_check(m, dtype) for m in modalities if m.name == name), None)
 
 
-# The functions below raise ValueError on a damaged store; `Store.open` adds the path to it.
-
-
-def _attribute(file: h5py.File, name: str) -> Any:
-    if name not in file.attrs:
-        msg = f"its attribute {name!r} is missing"
-        raise ValueError(msg)
-    return file.attrs[name]
-
-
-def _member(group: h5py.Group, name: str, kind: type) -> Any:
-    found = group.get(name)
-    if not isinstance(found, kind):
-        msg = f"{group.name.rstrip('/')}/{name} is missing"
-        raise ValueError(msg)
-    return found
-
-
-def _names(file: h5py.File, key: str) -> list[tuple[str, str]]:
-    """Pairs of key and readable name, as `write_store` keeps them below `/_about`."""
-    stored = file.get(f"_about/{key}")
-    return [] if stored is None else [(k, name) for k, name in stored.asstr()[...]]
-
-
-def _read_rows(group: h5py.Group, name: str, rows: int) -> NDArray[Any]:
-    dataset = _member(group, name, h5py.Dataset)
-    if dataset.shape[:1] != (rows,):
-        msg = f"{dataset.name} has shape {dataset.shape}, expected {rows} rows"
-        raise ValueError(msg)
-    return np.asarray(dataset[...])
-
-
-def _stored(path: Path, group: h5py.Group, modality: Modality) -> Any:
-    """Memory map of a contiguous dataset; the dataset itself if it is chunked or empty."""
-    dataset = _member(group, modality.name, h5py.Dataset)
+def _stored(split: str, inside: Mapping[str, StoredArray], modality: Modality) -> StoredArray:
     categorical = modality.kind == "categorical"
-    shape, types = ((), ("int64",)) if categorical else (modality.shape, ("uint8", "float32"))
-    if dataset.shape[1:] != shape or dataset.ndim == 0 or dataset.dtype.name not in types:
-        msg = (
-            f"{dataset.name} is {dataset.dtype} of shape {dataset.shape}, "
-            f"expected {' or '.join(types)} of shape {('rows', *shape)}"
-        )
-        raise ValueError(msg)
-    offset = dataset.id.get_offset()
-    if offset is None:
-        return dataset
-    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+    shape, types = ((), ("<i8",)) if categorical else (modality.shape, ("|u1", "<f4"))
+    return _shaped(f"{split}/{modality.name}", inside.get(modality.name), types, (None, *shape))
 
 
 def _read_pairs(
-    group: h5py.Group, stored: Mapping[str, Any], rows: int
+    split: str, stored: StoredArray | None, values: Mapping[str, StoredArray], rows: int
 ) -> dict[str, NDArray[np.int32]] | None:
     """Row -> position in the array of each modality, or None where row i is row i of each."""
-    if "pairs" not in group:
-        for name, values in stored.items():
-            if len(values) != rows:
-                msg = f"{group.name}/{name} has {len(values)} rows, expected {rows}"
-                raise ValueError(msg)
+    if stored is None:
+        for name, array in values.items():
+            _shaped(f"{split}/{name}", array, (array.dtype.str,), (rows, *array.shape[1:]))
         return None
-    pairs = _read_rows(group, "pairs", rows)
-    if pairs.shape != (rows, len(stored)) or pairs.dtype != np.int32:
-        msg = f"{group.name}/pairs is {pairs.dtype} of shape {pairs.shape}"
-        raise ValueError(msg)
-    for index, (name, values) in zip(pairs.T, stored.items(), strict=True):
-        if rows and not 0 <= index.min() <= index.max() < len(values):
-            msg = f"{group.name}/pairs points outside the {len(values)} rows of {name!r}"
-            raise ValueError(msg)
-    return {name: pairs[:, j].copy() for j, name in enumerate(stored)}
+    pairs = np.asarray(_shaped(f"{split}/pairs", stored, ("<i4",), (rows, len(values))))
+    for index, (name, array) in zip(pairs.T, values.items(), strict=True):
+        if rows and not 0 <= index.min() <= index.max() < len(array):
+            msg = f"{split}/pairs points outside the {len(array)} rows of {name!r}"
+            raise Misfit(msg)
+    return {name: pairs[:, j].copy() for j, name in enumerate(values)}
 
 
-def _values(stored: Any, at: NDArray[Any] | None = None) -> NDArray[Any]:
-    """All rows, or those at the given positions in their order, as an array."""
-    if isinstance(stored, np.ndarray):
-        return stored if at is None else np.asarray(stored).take(at, axis=0)
-    if not stored:
-        msg = "the store is closed: open it again to read from it"
-        raise UsageError(msg)
-    if at is None:
-        return np.asarray(stored[...])
-    distinct, inverse = np.unique(at, return_inverse=True)  # h5py wants increasing rows
-    return np.asarray(stored[distinct][inverse])
+def _shaped(
+    what: str, array: StoredArray | None, dtypes: tuple[str, ...], shape: tuple[int | None, ...]
+) -> StoredArray:
+    """An array of a type and a shape that a store may have; None stands for any length."""
+    if array is None:
+        msg = f"{what} is missing"
+        raise Misfit(msg)
+    wrong = [n for n, m in zip(array.shape, shape, strict=False) if m is not None and n != m]
+    if wrong or array.ndim != len(shape) or array.dtype.str not in dtypes:
+        expected = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        lengths = ", ".join("any" if n is None else str(n) for n in shape)
+        msg = (
+            f"{what} is {array.dtype} of shape {array.shape}, "
+            f"expected {expected} of shape ({lengths})"
+        )
+        raise Misfit(msg)
+    return array

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError
-from mvflow_datasets.lzw import unpack_z
+from mvflow.core.files import read_bytes
+from mvflow_datasets.lzw import MAX_UNPACKED, unpack_z
 
 __all__ = ["Drawing", "Strokes", "read_unipen", "render", "sheared", "trajectory"]
 
@@ -43,7 +44,7 @@ def read_unipen(path: Path) -> list[Drawing]:
     Raises:
         DataError: if the file is damaged, or a digit has no ink; the message counts the digits.
     """
-    data = path.read_bytes()
+    data = read_bytes(path, MAX_UNPACKED)
     if path.suffix == ".Z":
         data = unpack_z(data, str(path))
     _, *segments = data.decode("latin-1").split(".SEGMENT DIGIT")

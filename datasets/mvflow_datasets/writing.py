@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import DataError, Modality, check_batch
+from mvflow.core.files import replacing
+from mvflow_datasets.hdf5 import writing_hdf5
+from mvflow_datasets.manifest import (
+    ABOUT,
+    Entry,
+    Manifest,
+    block_rows,
+    hash_of,
+)
+from mvflow_datasets.opened import OpenedFile
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "Blocks", "SplitData", "write_store"]
+__all__ = ["Blocks", "SplitData", "check_names", "write_store"]
 
-FORMAT = "mvflow-store"
-FORMAT_VERSION = 1
-
-_ALIGNED = {"alignment_threshold": 1, "alignment_interval": 64}  # memory maps of whole floats
+_ALIGNED = {"alignment_threshold": 1, "alignment_interval": 64}
+_LARGE = 1 << 62  # stands for numbers that are not known yet, and takes as much room as any
 _RESERVED = {"labels", "pairs", "factors"}
-_BLOCK_BYTES = 1 << 20  # what is made, hashed or written at a time stays in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +55,7 @@ class Blocks:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        step = max(1, _BLOCK_BYTES // math.prod(self.shape[1:]))
+        step = block_rows(np.dtype(np.uint8), self.shape)
         for start in range(0, len(self), step):
             rows = min(step, len(self) - start)
             block = self.make(start, start + rows)
@@ -130,34 +133,77 @@ def write_store(
         for key, array in _checked_split(split, data, specs).items()
     }
     rows = {split: _row_count(datasets, split, specs) for split in splits}
-    header = {
-        "modalities": json.dumps([m.to_dict() for m in specs]),
-        "splits": json.dumps(rows),
-        "builder": json.dumps(dict(builder or {}), sort_keys=True),
-        "sources": json.dumps(dict(sources or {}), sort_keys=True),
-    }
-    with _replacing(path) as temporary, h5py.File(temporary, "w", **_ALIGNED) as file:
-        file.attrs.update(
-            format=FORMAT, format_version=FORMAT_VERSION, name=name, note=note, **header
-        )
-        for key, array in datasets.items():
-            _write(file, key, array)
-        for key, array in about.items():
-            text = array.dtype.kind == "U"
-            stored = array.astype(h5py.string_dtype()) if text else array
-            file.create_dataset(f"_about/{key}", data=stored)
-        file.attrs["fingerprint"] = _fingerprint(specs, file, datasets)
+    datasets |= {f"{ABOUT}{key}": _plain(np.atleast_1d(x)) for key, x in about.items()}
+    entries = {key: _entry(array) for key, array in datasets.items()}
+    origin = (_sorted(builder), _sorted(sources))
+    plan = Manifest(name, note, specs, rows, *origin, entries, _LARGE, _LARGE, "0" * 64)
+    with replacing(path) as temporary:
+        with temporary.open("r+b") as file:
+            laid = _laid_out(file, plan)
+            hashed = {
+                key: replace(entry, blocks=_written(file, entry, datasets[key]))
+                for key, entry in laid.arrays.items()
+            }
+        done = OpenedFile(temporary)
+        laid = replace(laid, arrays=hashed, size=done.size)
+        laid = replace(laid, rest=hash_of(done, laid.gaps()))
+        with temporary.open("r+b") as file:
+            file.write(laid.encode())
     return path
 
 
-def _write(file: h5py.File, key: str, array: NDArray[Any] | Blocks) -> None:
-    if not isinstance(array, Blocks):
-        file.create_dataset(key, data=array)
-        return
-    stored, start = file.create_dataset(key, array.shape, np.uint8), 0
-    for block in array:
-        stored[start : start + len(block)] = block
-        start += len(block)
+def _sorted(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The same JSON object with its keys in order, so that equal ones give equal bytes."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(values or {}), sort_keys=True))
+    return found
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """The same values as a store holds them: little-endian numbers, texts in UTF-8."""
+    if array.dtype.kind == "U":
+        array = np.char.encode(array, "utf-8")
+        return array if array.dtype.itemsize else array.astype("S1")
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def _entry(array: NDArray[Any] | Blocks) -> Entry:
+    dtype = np.dtype(np.uint8) if isinstance(array, Blocks) else array.dtype
+    count = -(-len(array) // block_rows(dtype, array.shape))
+    return Entry(dtype.str, tuple(map(int, array.shape)), _LARGE, "0" * 64 * count)
+
+
+def _laid_out(file: IO[bytes], plan: Manifest) -> Manifest:
+    """Make an HDF5 file with room for the manifest and for all arrays; where they will lie."""
+    room, laid = plan.room(), {}
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    with writing_hdf5(file, userblock_size=room, **_ALIGNED) as made:
+        for key, words in (("name", plan.name), ("note", plan.note)):
+            made.attrs[key] = words.replace("\0", " ").encode(errors="replace").decode()
+        for key, entry in plan.arrays.items():
+            text = entry.dtype.startswith("|S")
+            dtype = np.dtype(entry.dtype)
+            stored = h5py.string_dtype("utf-8", dtype.itemsize) if text else dtype
+            dataset = made.create_dataset(key, entry.shape, stored, dcpl=creation.copy())
+            laid[key] = replace(entry, offset=dataset.id.get_offset() if entry.nbytes else 0)
+    return replace(plan, arrays=laid, start=room)
+
+
+def _written(file: IO[bytes], entry: Entry, array: NDArray[Any] | Blocks) -> str:
+    """Write an array where it belongs; the hashes of its blocks."""
+    digests, step = [], block_rows(np.dtype(entry.dtype), entry.shape)
+    blocks: Iterable[NDArray[Any]] = (
+        array
+        if isinstance(array, Blocks)
+        else (array[i : i + step] for i in range(0, len(array), step))
+    )
+    file.seek(entry.offset)
+    for block in blocks:
+        data = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
+        file.write(data)
+        digests.append(hashlib.sha256(data).hexdigest())
+    return "".join(digests)
 
 
 def _checked_split(
@@ -166,7 +212,11 @@ def _checked_split(
     """Arrays of a split by their place in its group, of the types in which they are stored."""
     names = [m.name for m in modalities]
     try:
-        _check_names(split, names, data)
+        check_names(split, names, data.factors)
+        for given, kind in ((data.arrays, "array"), (data.pairs, "pairs")):
+            if given is not None and set(given) != set(names):
+                msg = f"one {kind} per modality is needed ({names}): got {sorted(given)}"
+                raise DataError(msg)
         paired = data.pairs is not None
         arrays = {name: _stand_in(values) for name, values in data.arrays.items()}
         out = check_batch(arrays, modalities, rows_equal=not paired)
@@ -175,14 +225,19 @@ def _checked_split(
             out["pairs"] = _stacked_pairs(data.pairs, out)
             rows = len(out["pairs"])
         if data.labels is not None:
-            out["labels"] = _per_row("labels", data.labels, rows, kinds="iu").astype(np.int64)
-        for factor, values in data.factors.items():
+            labels = _per_row("labels", data.labels, rows, kinds="iu").astype(np.int64)
+            if labels.size and labels.min() < 0:
+                row = int(np.argmin(labels))
+                msg = f"labels: row {row} is {labels[row]}, expected a class from 0 on"
+                raise DataError(msg)
+            out["labels"] = labels
+        for factor, values in sorted(data.factors.items()):
             out[f"factors/{factor}"] = _per_row(f"factor {factor!r}", values, rows, kinds="biuf")
     except DataError as error:
         msg = f"split {split!r}: {error}"
         raise DataError(msg) from error
     blocks = {name: x for name, x in data.arrays.items() if isinstance(x, Blocks)}
-    return {key: np.ascontiguousarray(x) for key, x in out.items() if key not in blocks} | blocks
+    return {key: _plain(x) for key, x in out.items() if key not in blocks} | blocks
 
 
 def _stand_in(values: ArrayLike | Blocks) -> NDArray[Any]:
@@ -192,8 +247,13 @@ def _stand_in(values: ArrayLike | Blocks) -> NDArray[Any]:
     return np.asarray(values)
 
 
-def _check_names(split: str, modalities: list[str], data: SplitData) -> None:
-    for name in (split, *data.factors):
+def check_names(split: str, modalities: list[str], factors: Iterable[str]) -> None:
+    """Refuse names that a store cannot hold.
+
+    Raises:
+        DataError: if there is one, or two of the same.
+    """
+    for name in (split, *factors):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             msg = f"{name!r} cannot name a split or a factor: use letters, digits, '_', '-', '.'"
             raise DataError(msg)
@@ -203,19 +263,16 @@ def _check_names(split: str, modalities: list[str], data: SplitData) -> None:
             f"different names, and none of {', '.join(sorted(_RESERVED))}"
         )
         raise DataError(msg)
-    for given, kind in ((data.arrays, "array"), (data.pairs, "pairs")):
-        if given is not None and set(given) != set(modalities):
-            msg = f"one {kind} per modality is needed ({modalities}): got {sorted(given)}"
-            raise DataError(msg)
 
 
 def _per_row(what: str, values: ArrayLike, rows: int, *, kinds: str) -> NDArray[Any]:
     array = np.asarray(values)
-    if array.shape[:1] != (rows,) or (array.size and array.dtype.kind not in kinds):
+    is_right = array.shape[:1] == (rows,) and 0 not in array.shape[1:]
+    if not is_right or (array.size and array.dtype.kind not in kinds):
         expected = "whole numbers" if kinds == "iu" else "numbers"
         msg = f"{what}: expected {rows} {expected}, got {array.dtype} of shape {array.shape}"
         raise DataError(msg)
-    return array
+    return array.astype(np.float64) if array.dtype.itemsize > 8 else array
 
 
 def _stacked_pairs(
@@ -239,54 +296,3 @@ def _row_count(
     datasets: Mapping[str, NDArray[Any] | Blocks], split: str, modalities: tuple[Modality, ...]
 ) -> int:
     return len(datasets.get(f"{split}/pairs", datasets[f"{split}/{modalities[0].name}"]))
-
-
-def _fingerprint(
-    modalities: tuple[Modality, ...],
-    file: h5py.File,
-    datasets: Mapping[str, NDArray[Any] | Blocks],
-) -> str:
-    """SHA-256 of the specifications and of every array: place, type, shape and bytes, by place.
-
-    What was made while it was written is read back.
-    """
-    digest = hashlib.sha256(json.dumps([m.to_dict() for m in modalities]).encode())
-    for key in sorted(datasets):
-        array, stored = datasets[key], file[key]
-        digest.update(f"{key} {stored.dtype} {stored.shape}\n".encode())
-        if isinstance(array, Blocks):
-            for block in Blocks(array.shape, partial(_rows, stored)):
-                digest.update(block.data)
-        else:
-            digest.update(array.data)
-    return digest.hexdigest()
-
-
-def _rows(stored: h5py.Dataset, start: int, stop: int) -> NDArray[np.uint8]:
-    return np.asarray(stored[start:stop])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name that becomes `path` if the block ends well, and vanishes if not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as one or the other
-        msg = f"cannot write store {path}: {_reason(error)}; nothing was changed"
-        raise DataError(msg) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _reason(error: Exception) -> str:
-    """The system's own words, without HDF5's account of addresses and buffers."""
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    found = re.search(r"error message = '([^']+)'", str(error))
-    return found[1] if found else str(error)

@@ -30,9 +30,9 @@ from mvflow.config import Config, parse_toml, to_toml
 from mvflow.core import DataError, StageError, UsageError
 from mvflow.runs.files import (
     append_line,
+    fsync,
     read_array,
     read_json,
-    settle,
     write_array,
     write_atomically,
     write_json,
@@ -450,7 +450,7 @@ class RunDirectory:
         path = self.path / "history.jsonl"
         if path.is_file():
             with writing(path):
-                settle(path)
+                fsync(path)
 
     def rewind_history(self, stage: str, epoch: int) -> None:
         """Forget the records of a stage from `epoch` on: they are about to be made again."""

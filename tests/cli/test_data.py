@@ -87,13 +87,11 @@ def broken_stores(store, folder):
     (folder / "text.h5").write_text("not HDF5 at all")
     with h5py.File(folder / "foreign.h5", "w") as file:
         file["x"] = [1.0]
-    (folder / "newer.h5").write_bytes(data)
-    with h5py.File(folder / "newer.h5", "r+") as file:
-        file.attrs["format_version"] = 99
+    (folder / "newer.h5").write_bytes(data.replace(b"mvflow-store 2", b"mvflow-store 9", 1))
     return {
         "missing.h5": "no store at",
-        "truncated.h5": "truncated",
-        "text.h5": "not an HDF5 file",
+        "truncated.h5": "is damaged (it has",
+        "text.h5": "not an mvflow store, or its beginning is damaged",
         "foreign.h5": "not an mvflow store",
         "newer.h5": "newer mvflow",
         ".": "folder",

@@ -27,6 +27,7 @@ COMMANDS = [
     ("data", "list"),
     ("data", "build"),
     ("data", "info"),
+    ("data", "verify"),
 ]
 
 
@@ -95,3 +96,12 @@ def test_ctrl_c_anywhere_is_one_line(refused, trained, monkeypatch):
 def test_main_turns_sigterm_into_an_interrupt():
     with pytest.raises(KeyboardInterrupt):
         main._interrupt(15, None)
+
+
+def test_too_little_memory_is_a_sentence(refused, monkeypatch):
+    def large(*_):
+        raise MemoryError("Unable to allocate 2.00 GiB\nfor an array")
+
+    monkeypatch.setattr("mvflow_datasets.Store.open", large)
+    line = refused("data", "info", "a.h5", code=1)
+    assert "not enough memory for this (unable to allocate 2.00 gib for an array): use" in line

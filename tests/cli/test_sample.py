@@ -178,19 +178,17 @@ def test_nothing_but_samples_is_replaced(refused, trained, store, tmp_path):
     assert store.read_bytes() == before
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("close")])
-def test_a_full_disk_leaves_the_old_file(mvflow, refused, trained, tmp_path, monkeypatch, error):
+def test_a_full_disk_leaves_the_old_file(mvflow, refused, trained, tmp_path, monkeypatch):
     path = tmp_path / "out" / "a.h5"
     assert mvflow("sample", trained, "--out", path).code == 0
     before = path.read_bytes()
 
     def full(*arguments, **options):
-        raise error
+        raise OSError(errno.ENOSPC, "No space left")
 
     monkeypatch.setattr(h5py.Group, "create_dataset", full)
     line = refused("sample", trained, "--out", path, code=1)
-    assert f"cannot write {path}: " in line
-    assert ("the disk is full" in line) == isinstance(error, OSError)
+    assert f"cannot write {path}: the disk is full" in line
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

@@ -28,18 +28,18 @@ def test_blocks_make_the_store_that_arrays_make(folder, rows, size, paired):
     pairs = {name: np.arange(rows)[::-1] for name in ("x", "y")} if paired else None
     specs = [Modality("x", (1, size)), Modality("y", (2,))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mvflow_datasets.writing._BLOCK_BYTES", 100)
+        patch.setattr("mvflow_datasets.manifest.BLOCK_BYTES", 100)
         found = written(
             folder / "blocks.h5", specs, SplitData({"x": in_blocks(x), "y": y}, pairs=pairs)
         )
-    expected = written(folder / "arrays.h5", specs, SplitData({"x": x, "y": y}, pairs=pairs))
+        expected = written(folder / "arrays.h5", specs, SplitData({"x": x, "y": y}, pairs=pairs))
     assert found[0] == expected[0]
     for name, values in expected[1].items():
         np.testing.assert_array_equal(found[1][name], values)
 
 
 def test_blocks_are_asked_for_once_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("mvflow_datasets.writing._BLOCK_BYTES", 3)
+    monkeypatch.setattr("mvflow_datasets.manifest.BLOCK_BYTES", 3)
     asked = []
 
     def make(start, stop):

@@ -78,7 +78,7 @@ def test_both_images_of_a_row_show_its_label(build, pairings):
 
 def test_images_are_stored_once_and_the_right_way_up(build):
     source = build()["train"]
-    mnist, svhn = (column.values for column in source.columns().values())
+    mnist, svhn = (np.array(column.values) for column in source.columns().values())
     assert (mnist.shape, svhn.shape) == ((60, 1, 28, 28), (40, 3, 32, 32))
     np.testing.assert_array_equal(mnist[:, 0, 0, 1], np.arange(60))
     np.testing.assert_array_equal(svhn[:, 2, 3, 5], np.arange(40))  # row 3, column 5, blue

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -39,90 +40,42 @@ def test_a_folder(tmp_path):
 def test_a_truncated_file(store_path, share):
     data = store_path.read_bytes()
     store_path.write_bytes(data[: int(len(data) * share)])
-    assert "truncated or not an HDF5 file" in refusal(store_path)
+    sentence = refusal(store_path)
+    if share > 0.1:
+        assert f"is damaged (it has {int(len(data) * share):,} bytes, expected" in sentence or (
+            "its manifest was altered" in sentence
+        )
+    assert "build it" in sentence
 
 
 def test_a_file_of_another_kind(tmp_path):
     path = tmp_path / "a.h5"
     path.write_text("no HDF5 here")
-    assert "truncated or not an HDF5 file" in refusal(path)
+    assert "is not an mvflow store, or its beginning is damaged" in refusal(path)
 
 
 def test_hdf5_of_other_people(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file["x"] = np.zeros(3)
-    assert "not an mvflow store" in refusal(path)
+    assert "is an HDF5 file but not an mvflow store of format 2" in refusal(path)
 
 
-def test_a_store_of_the_future(store_path):
-    with h5py.File(store_path, "r+") as file:
-        file.attrs["format_version"] = 2
-    assert (
-        "written by a newer mvflow (store format 2, this one reads up to 1): upgrade"
-        in refusal(store_path)
-    )
-
-
-def replace(file, key, values):
-    del file[key]
-    file[key] = values
-
-
-DAMAGES = {
-    "/train/image is missing": lambda f: f.__delitem__("train/image"),
-    "/train is missing": lambda f: f.__delitem__("train"),
-    "attribute 'modalities' is missing": lambda f: f.attrs.__delitem__("modalities"),
-    "attribute 'format_version' is missing": lambda f: f.attrs.__delitem__("format_version"),
-    "invalid literal for int": lambda f: f.attrs.__setitem__("format_version", "one"),
-    "Expecting": lambda f: f.attrs.__setitem__("splits", "{"),
-    "a modality has no name": lambda f: f.attrs.__setitem__(
-        "modalities", '[{"nom": 1, "shape": [1]}]'
-    ),
-    "likelihood": lambda f: f.attrs.__setitem__(
-        "modalities", '[{"name": "image", "shape": [1], "likelihood": "poisson"}]'
-    ),
-    "/train/labels has shape (39,), expected 40 rows": lambda f: replace(
-        f, "train/labels", np.zeros(39, int)
-    ),
-    "/train/factors/width has shape": lambda f: replace(f, "train/factors/width", np.zeros(41)),
-    "/test/score has 11 rows, expected 12": lambda f: replace(
-        f, "test/score", np.zeros((11, 4), np.float32)
-    ),
-    "/train/score is float64": lambda f: replace(f, "train/score", np.zeros((3, 4))),
-    "expected uint8 or float32 of shape ('rows', 1, 2, 3)": lambda f: replace(
-        f, "train/image", np.zeros((7, 2, 3), np.uint8)
-    ),
-    "/train/pairs points outside the 3 rows of 'score'": lambda f: replace(
-        f, "train/pairs", np.full((40, 3), 3, np.int32)
-    ),
-    "/train/pairs points outside the 7 rows of 'image'": lambda f: replace(
-        f, "train/pairs", np.full((40, 3), -1, np.int32)
-    ),
-    "/train/pairs is int32 of shape (40, 2)": lambda f: replace(
-        f, "train/pairs", np.zeros((40, 2), np.int32)
-    ),
-    "/train/pairs is float32": lambda f: replace(f, "train/pairs", np.zeros((40, 3), np.float32)),
-    "safe": lambda f: replace(f, "train/labels", np.zeros(40)),
-}
-
-
-@pytest.mark.parametrize("what", DAMAGES)
-def test_a_damaged_store(store_path, what):
-    with h5py.File(store_path, "r+") as file:
-        DAMAGES[what](file)
+@pytest.mark.parametrize(("version", "cure"), [(1, "build it anew"), (3, "upgrade mvflow")])
+def test_a_store_of_another_time(store_path, version, cure):
+    data = store_path.read_bytes()
+    store_path.write_bytes(data.replace(b"mvflow-store 2", b"mvflow-store %d" % version, 1))
     sentence = refusal(store_path)
-    assert "is damaged" in sentence
-    assert what in sentence
-    assert sentence.endswith("build it or copy it again")
+    assert f"mvflow (store format {version}, this one reads 2): {cure}" in sentence
 
 
 def test_a_refused_file_is_not_held_open(store_path):
-    with h5py.File(store_path, "r+") as file:
-        del file["train"]
+    store_path.write_bytes(store_path.read_bytes()[:-1])
+    gc.collect()
+    before = sorted(Path("/proc/self/fd").iterdir())
     refusal(store_path)
-    with h5py.File(store_path, "r+"):  # HDF5 refuses to write what it has open for reading
-        pass
+    gc.collect()
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def no_space(*_, **__):
@@ -154,8 +107,8 @@ def test_a_failed_write_leaves_the_old_store(
     with pytest.raises(expected) as caught:
         small.save(path, {"train": small.split_data(50)})
     if expected is DataError:
-        reason = os.strerror(errno.ENOSPC)
-        assert str(caught.value) == f"cannot write store {path}: {reason}; nothing was changed"
+        reason = "the disk is full; nothing that was there is lost"
+        assert str(caught.value) == f"cannot write {path}: {reason}"
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -183,8 +136,7 @@ def test_a_file_that_may_not_grow_is_one_sentence(tmp_path):
         text=True,
         check=True,
     )
-    reason = os.strerror(errno.EFBIG)
-    assert done.stdout == f"cannot write store {path}: {reason}; nothing was changed\n"
+    assert done.stdout == f"cannot write {path}: file too large\n"
     assert done.stderr == ""
     assert not list(tmp_path.iterdir())
 
@@ -192,7 +144,7 @@ def test_a_file_that_may_not_grow_is_one_sentence(tmp_path):
 def test_a_place_where_nothing_can_be_written(small, tmp_path):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(DataError, match="^cannot write store .*; nothing was changed$"):
+    with pytest.raises(DataError, match=f"^cannot write {file}/s.h5: not a directory$"):
         small.save(file / "s.h5", {"train": small.split_data(2)})
 
 
@@ -222,6 +174,9 @@ REFUSED = {
     },
     r"^split 'test': labels: expected 6 whole numbers, got int64 of shape \(4,\)": lambda d: {
         "labels": np.zeros(4, np.int64)
+    },
+    r"^split 'test': labels: row 2 is -1, expected a class from 0 on$": lambda d: {
+        "labels": np.array([0, 1, -1, 2, 0, 0])
     },
     r"^split 'test': factor 'who': expected 6 numbers, got <U1": lambda d: {
         "factors": {"who": list("abcdef")}

@@ -1,8 +1,6 @@
-"""Files are whole or not there, and a damaged one says so in a sentence."""
+"""Weights and rows are whole or not there, and a damaged file says so in a sentence."""
 
 import errno
-import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,78 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from mvflow.core import DataError
-from mvflow.runs import (
-    read_json,
-    read_tensors,
-    weights_hash,
-    write_atomically,
-    write_json,
-    write_tensors,
-)
-from mvflow.runs.files import append_line, read_array, write_array
-
-
-def fails(error):
-    def write(path):
-        path.write_text("half")
-        raise error
-
-    return write
-
-
-@pytest.mark.parametrize("old", [None, "old"])
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "full"), ValueError("bug"), KeyboardInterrupt()]
-)
-def test_what_was_there_stays_when_writing_fails(tmp_path, old, error):
-    path = tmp_path / "file"
-    if old is not None:
-        path.write_text(old)
-    with pytest.raises(DataError if isinstance(error, OSError) else type(error)):
-        write_atomically(path, fails(error))
-    assert (path.read_text() if path.exists() else None) == old
-    assert list(tmp_path.iterdir()) == ([path] if old else [])  # no temporary file is left
-
-
-@pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "full")])
-def test_the_file_that_was_there_is_kept_when_it_is_replaced(tmp_path, error):
-    path, previous = tmp_path / "file", tmp_path / "previous"
-    for text in ("1", "2"):
-        write_atomically(path, lambda p, t=text: p.write_text(t), previous=previous)
-    assert (path.read_text(), previous.read_text()) == ("2", "1")
-    if error is None:
-        write_atomically(path, lambda p: p.write_text("3"), previous=previous)
-        assert (path.read_text(), previous.read_text()) == ("3", "2")
-    else:
-        with pytest.raises(DataError):
-            write_atomically(path, fails(error), previous=previous)
-        assert (path.read_text(), previous.read_text()) == ("2", "1")
-    assert sorted(tmp_path.iterdir()) == [path, previous]
-
-
-def test_content_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
-    did = []
-    fsync, replace = os.fsync, os.replace
-
-    def watched_fsync(handle):
-        did.append(Path(f"/proc/self/fd/{handle}").readlink())
-        fsync(handle)
-
-    def watched_replace(old, new):
-        did.append((Path(old), Path(new)))
-        replace(old, new)
-
-    monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "replace", watched_replace)
-    write_atomically(tmp_path / "file", lambda p: p.write_text("whole"))
-    temporary = did[0]
-    assert temporary.name.startswith(".file.")
-    assert did == [temporary, (temporary, tmp_path / "file"), tmp_path]
-
-
-def test_the_disk_is_full_in_earnest():
-    with pytest.raises(DataError, match="cannot write /dev/full: the disk is full; nothing"):
-        append_line(Path("/dev/full"), "x")
+from mvflow.runs import read_tensors, weights_hash, write_tensors
+from mvflow.runs.files import read_array, write_array
 
 
 def test_tensors_on_a_full_disk(tmp_path, monkeypatch):
@@ -100,32 +28,6 @@ def test_tensors_on_a_full_disk(tmp_path, monkeypatch):
             write_tensors(path, {"n": torch.zeros(9)}, {}, previous=tmp_path / "previous")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == old
-
-
-def test_a_full_disk_is_named(tmp_path):
-    with pytest.raises(DataError, match="cannot write .*: the disk is full; nothing .* is lost"):
-        write_atomically(tmp_path / "file", fails(OSError(errno.ENOSPC, "full")))
-
-
-def test_a_place_that_is_a_file_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write .*inner"):
-        write_json(tmp_path / "file" / "inner", {})
-
-
-def test_json_round_trip(tmp_path):
-    value = {"b": [1, 2.5, None], "a": {"c": "ü"}}
-    write_json(tmp_path / "deep" / "v.json", value)
-    assert read_json(tmp_path / "deep" / "v.json") == value
-    assert list(json.loads((tmp_path / "deep" / "v.json").read_text())) == ["a", "b"]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
-def test_damaged_json_is_named(tmp_path, content):
-    path = tmp_path / "manifest.json"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="manifest.json is damaged"):
-        read_json(path)
 
 
 TENSORS = {

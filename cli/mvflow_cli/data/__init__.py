@@ -9,6 +9,7 @@ from mvflow_cli.data.download import download
 from mvflow_cli.data.import_ import import_
 from mvflow_cli.data.info import info
 from mvflow_cli.data.list import list_datasets
+from mvflow_cli.data.verify import verify
 
 __all__ = ["app"]
 
@@ -18,6 +19,7 @@ app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args"
 app.command()(download)
 app.command("import")(import_)
 app.command()(info)
+app.command()(verify)
 
 
 @app.callback(invoke_without_command=True)

@@ -20,7 +20,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from mvflow_cli.output import say
+from mvflow_cli.output import console, plain, say
 
 if TYPE_CHECKING:
     from mvflow_datasets import Builder
@@ -52,8 +52,8 @@ class _Transfers:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        console = Console()
-        self._bars = _bars(console) if console.is_terminal and not quiet else None
+        terminal = console()
+        self._bars = _bars(terminal) if terminal.is_terminal and not quiet else None
         self._name = ""
         self._said = 0.0
 
@@ -103,7 +103,7 @@ class _Transfers:
     def on_note(self, sentence: str) -> None:
         """Say what a human should know, also beside JSON."""
         if self._bars is not None:
-            self._bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            self._bars.console.print(plain(sentence), soft_wrap=True)
         else:
             say(f"mvflow: warning: {sentence}", err=True)
 
@@ -112,12 +112,12 @@ class _Transfers:
             say(line)
 
 
-def _bars(console: Console) -> Progress:
+def _bars(terminal: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(20),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=terminal,
     )

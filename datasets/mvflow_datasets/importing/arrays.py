@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError, unknown_name
+from mvflow_datasets.archives import check_zip
 from mvflow_datasets.importing.references import Raw, Reference, refuse_bad
 
 __all__ = ["read_array"]
@@ -69,6 +70,8 @@ def _npz(at: Reference) -> NDArray[Any]:
             name = at.part or names[0]
             if name not in names:
                 raise DataError(f"{at.path}: {unknown_name('array', name, names)}")
+            inside = name if name in archive.zip.namelist() else f"{name}.npy"
+            check_zip(archive.zip, inside, f"array {name!r} of {at.path}")
             values = archive[name]
     except DataError:
         raise

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mvflow.core import DataError
+from mvflow.core.files import open_regular
 from mvflow_datasets.importing.annotated import read_annotated, read_observations
 from mvflow_datasets.importing.arrays import read_array
 from mvflow_datasets.importing.images import image_files, read_images
@@ -93,6 +94,7 @@ def _by_kind(
     with _readable(at.path):
         if at.path.is_dir():
             return folder(at)
+        open_regular(at.path).close()
         for known, read in ((ARRAYS, array), (TABLES, table), (ANNOTATED, annotated)):
             if suffix in known:
                 return read(at)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mvflow.core import DataError
 from mvflow_datasets.store import Store
 
 __all__ = ["Units", "read_units"]
@@ -57,22 +55,18 @@ def read_units(path: str | Path) -> dict[str, Units]:
         DataError: if the store cannot be read.
     """
     with Store.open(path) as store:
-        modalities = [m.name for m in store.modalities]
-    with h5py.File(path, "r") as file:
-        try:
-            return {name: _units(file, name) for name in modalities}
-        except (AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
-            msg = f"store {path} is damaged ({error}): import it or copy it again"
-            raise DataError(msg) from error
+        return {m.name: _units(store, m.name) for m in store.modalities}
 
 
-def _units(file: h5py.File, name: str) -> Units:
-    found = file.get(f"_about/{name}", {})
-    names, classes = (
-        tuple(str(t) for t in found[key].asstr()[...]) if key in found else ()
-        for key in ("names", "classes")
+def _units(store: Store, modality: str) -> Units:
+    names, classes, shift, scale, log1p = (
+        store.about(f"{modality}/{key}") for key in ("names", "classes", "shift", "scale", "log1p")
     )
-    if "shift" not in found:
-        return Units(names, classes)
-    shift, scale = (np.asarray(found[key][...]) for key in ("shift", "scale"))
-    return Units(names, classes, shift, scale, bool(found["log1p"][()]))
+    plain = Units(_texts(names), _texts(classes))
+    if shift is None or scale is None or log1p is None:
+        return plain
+    return replace(plain, shift=shift, scale=scale, log1p=bool(log1p.all()))
+
+
+def _texts(found: NDArray[Any] | None) -> tuple[str, ...]:
+    return () if found is None else tuple(map(str, found))

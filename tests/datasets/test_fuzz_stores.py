@@ -1,0 +1,243 @@
+"""Damaged and forged stores by the thousand: none crashes, hangs, surprises or lies.
+
+    python tests/datasets/test_fuzz_stores.py 10000      # by hand; the tests try some hundreds
+
+Case n is the same in every run. Damage (bits, blocks, edits through HDF5) must be refused, or
+leave what is read as it was. Whoever forges a store, hashes and all, may change what it holds;
+then it is refused, or what is read is such as a store may hold.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from mvflow.core import DataError, Modality, check_batch
+from mvflow_datasets import SplitData, Store, write_store
+from mvflow_datasets.manifest import Manifest
+from mvflow_datasets.opened import OpenedFile
+
+SECONDS = 10
+"""That a case may take."""
+
+CHUNK = 250
+"""Cases that are tried in one process."""
+
+ODD = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1.5, float("nan"), "", "x" * 70, "../a", [], {})
+"""What is put in place of a value of a manifest."""
+
+
+def make(path, seed=0):
+    rng = np.random.default_rng(seed)
+    specs = [
+        Modality("image", (1, 4, 4), "bernoulli"),
+        Modality("vec", (3,)),
+        Modality("cls", (4,), "categorical"),
+    ]
+    arrays = {
+        "image": rng.integers(0, 256, (9, 1, 4, 4), np.uint8),
+        "vec": rng.normal(size=(20, 3)).astype(np.float32),
+        "cls": rng.integers(0, 4, 20),
+    }
+    pairs = {"image": rng.integers(0, 9, 20), "vec": np.arange(20), "cls": np.arange(20)}
+    labels, factors = rng.integers(0, 4, 20), {"f": rng.normal(size=20)}
+    return write_store(
+        path,
+        name="fuzz",
+        modalities=specs,
+        splits={
+            "train": SplitData(arrays, labels, pairs, factors),
+            "test": SplitData({k: x[:9] for k, x in arrays.items()}, labels[:9]),
+        },
+        builder={"name": "b", "parameters": {"rows": 1}, "seed": 0},
+        sources={"a": "00"},
+        about={"vec/names": np.array(["a", "b", "ü"]), "vec/shift": np.zeros(3)},
+    )
+
+
+def content(path):
+    """All that can be read, and checks of it; a store that is refused raises DataError."""
+    found = []
+    with Store.open(path) as store:
+        json.dumps(store.info())
+        found += [store.name, store.note, store.builder, store.sources, store.modalities]
+        for key in ("vec/names", "vec/shift"):
+            found.append(np.asarray(store.about(key)).tolist())
+        for name in store.splits:
+            split = store[name]
+            rows = split.take(range(len(split)))
+            check_batch(rows, store.modalities)
+            assert all(len(x) == len(split) for x in rows.values())
+            held = {"labels": split.labels, **split.factors}
+            assert all(x is None or len(x) == len(split) for x in held.values())
+            assert split.labels is None or (split.labels >= 0).all()
+            found.append({k: None if x is None else x.tolist() for k, x in (rows | held).items()})
+    return found
+
+
+def flip(rng, data, folder):
+    for _ in range(rng.choice([1, 1, 1, 8, 64])):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+
+
+def overwrite(rng, data, folder):
+    start, size = rng.randrange(len(data)), rng.choice([1, 8, 100, 4096])
+    data[start : start + size] = rng.choice([bytes(size), b"\xff" * size, rng.randbytes(size)])
+
+
+def resize(rng, data, folder):
+    at = rng.randrange(len(data))
+    if rng.random() < 0.5:
+        del data[at : at + rng.choice([1, 64, len(data)])]
+    else:
+        data[at:at] = data[: rng.choice([1, 64, 4096])]
+
+
+def splice(rng, data, folder):
+    other = (folder / "other.h5").read_bytes()
+    start = rng.randrange(64, len(data))  # from the beginning, it would be the other store
+    size = rng.choice([64, 1024, len(data)])
+    data[start : start + size] = other[start : start + size]
+
+
+def edit(rng, data, folder):
+    """Through HDF5: a value, a link out of the file, storage elsewhere, a virtual dataset."""
+    path = folder / "edited.h5"
+    path.write_bytes(data)
+    with h5py.File(path, "r+") as file:
+        key = rng.choice(["train/vec", "train/labels", "test/image", "test/cls", "train/pairs"])
+        shape, dtype = file[key].shape, file[key].dtype
+        kind = rng.randrange(5)
+        if kind == 0:
+            file[key][0] = 3
+        else:
+            del file[key]
+        if kind == 1:
+            file[key] = h5py.ExternalLink("other.h5", key)
+        elif kind == 2:
+            file[key] = h5py.SoftLink("/test/vec")
+        elif kind == 3:
+            file.create_dataset(key, shape, dtype, external=[("other.h5", 0, 1 << 20)])
+        elif kind == 4:
+            file.create_dataset(key, shape, dtype, chunks=True, compression="gzip")
+    data[:] = path.read_bytes()
+
+
+def forge(rng, data, folder):
+    """Alter a value somewhere in the manifest, and hash it anew."""
+    path = folder / "forged.h5"
+    path.write_bytes(data)
+    values = json.loads(Manifest.read(OpenedFile(path))._text())
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        node = values
+        while True:
+            at = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+            inner = node[at]
+            if not isinstance(inner, dict | list) or not inner or rng.random() < 0.1:
+                break
+            node = inner
+        how = rng.random()
+        if how < 0.1 and isinstance(node, dict):
+            del node[at]
+        elif how < 0.3 and isinstance(inner, int):
+            node[at] = inner + rng.choice([-1, 1, 64, 1 << 40])
+        else:
+            node[at] = rng.choice(ODD)
+    text = json.dumps(values).encode()
+    if rng.random() < 0.05:
+        text = text.replace(b"{", b"[" * 30_000, 1)
+    head = Manifest.encode(type("Forged", (), {"_text": lambda self: text})())
+    data[: len(head)] = head
+
+
+DAMAGES = (flip, overwrite, resize, splice, edit)
+
+
+def case(number, folder, whole, expected):
+    """What is wrong with one case; None if nothing is."""
+    rng = random.Random(number)
+    mutate = rng.choice([*DAMAGES, forge, forge])
+    data = bytearray(whole)
+    mutate(rng, data, folder)
+    path = folder / "case.h5"
+    path.write_bytes(data)
+    begin = time.monotonic()
+    try:
+        found = content(path)
+        if mutate is not forge and found != expected:
+            return f"{mutate.__name__}: other values were read"
+    except DataError as error:
+        if "\n" in str(error) or str(path) not in str(error):
+            return f"{mutate.__name__}: not a sentence about the file: {error!r}"
+    except Exception as error:
+        return f"{mutate.__name__}: {error!r}"
+    seconds = time.monotonic() - begin
+    return f"{mutate.__name__}: {seconds:.0f} s" if seconds > SECONDS else None
+
+
+def work(numbers, sender):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder / "other.h5", seed=1)
+        path = make(folder / "whole.h5")
+        whole, expected = path.read_bytes(), content(path)
+        for number in numbers:
+            sender.send((number, case(number, folder, whole, expected)))
+
+
+def tried(numbers):
+    """Number -> what is wrong, for all cases of which something is; each chunk in a process."""
+    context, wrong = (
+        multiprocessing.get_context("spawn" if sys.platform == "win32" else "fork"),
+        {},
+    )
+    numbers = list(numbers)
+    for start in range(0, len(numbers), CHUNK):
+        chunk = numbers[start : start + CHUNK]
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(chunk, sender))
+        process.start()
+        sender.close()
+        done = set()
+        with contextlib.suppress(EOFError):
+            while receiver.poll(6 * SECONDS):
+                number, reason = receiver.recv()
+                done.add(number)
+                wrong |= {number: reason} if reason else {}
+        if left := [number for number in chunk if number not in done]:
+            process.kill()
+            wrong[left[0]] = "it crashed, or does not end"
+        process.join()
+        receiver.close()
+    return wrong
+
+
+@pytest.mark.parametrize("first", [0, 10_000])
+def test_no_damaged_or_forged_store_crashes_hangs_surprises_or_lies(first):
+    assert not tried(range(first, first + 200))
+
+
+def test_the_harness_sees_what_it_looks_for(monkeypatch):
+    """Without the hashes it finds other values, without the bounds a crash or a surprise."""
+    monkeypatch.setattr("mvflow_datasets.stored.StoredArray._wrong", lambda *_: "")
+    monkeypatch.setattr("mvflow_datasets.manifest.Manifest._check", lambda *_: None)
+    reasons = " ".join(tried(range(200)).values())
+    assert "other values were read" in reasons
+    assert "Error(" in reasons
+
+
+if __name__ == "__main__":
+    COUNT, BEGIN = int(sys.argv[1]), time.monotonic()
+    WRONG = tried(range(COUNT))
+    LINES = [f"{COUNT} cases in {time.monotonic() - BEGIN:.0f} s, {len(WRONG)} wrong"]
+    LINES += [f"{NUMBER} {REASON}" for NUMBER, REASON in WRONG.items()]
+    sys.stdout.write("\n".join([*LINES, ""]))
+    sys.exit(bool(WRONG))
