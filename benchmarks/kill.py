@@ -31,6 +31,7 @@ import torch
 
 import mvflow.runs.directory as directory
 from benchmarks.common import Rows, about, markdown
+from mvflow.config import with_part
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, write_atomically, write_json
 from mvflow.training import loop
@@ -47,9 +48,6 @@ SETTINGS = (
     "flows.epochs=4",
     "flows.steps_per_epoch=10",
     "flows.patience=2",
-    "amortised.epochs=4",
-    "amortised.steps_per_epoch=10",
-    "amortised.schedule=one-cycle",
 )
 PER_RUN = 12
 """About how often a run is killed; the mean time up to a kill follows from it."""
@@ -109,7 +107,7 @@ def _new(path: Path, store: Path) -> RunDirectory:
 def _trained(run: RunDirectory, delay: float, meet: Callable[..., None]) -> None:
     """Train all stages; `meet` gets each process and may kill it."""
     for subset in ("product", "amortised"):
-        run.write_config(run.config().model_copy(update={"subset": subset}))
+        run.write_config(with_part(run.config(), "subset", subset))
         code = None
         while code != 0:
             phase = CONTEXT.RawArray("c", 120)
@@ -203,7 +201,8 @@ def _measured(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(path: Path, phase: Phase, delay: float) -> None:
-    fitting.CHECKPOINT_EVERY, fitting.WRITING_SHARE, loop.REPORT_INTERVAL = 3 * delay, 1.0, 0.0
+    fitting.CHECKPOINT_SECONDS, fitting.CHECKPOINT_SHARE = 3 * delay, 1.0
+    loop.REPORT_INTERVAL = 0.0
     phase.value = b"opening"
     _slow(phase, delay)
     sys.exit(_quietly(["train", str(path)]))

@@ -219,7 +219,7 @@ def test_both_rules_are_evaluated(mvflow, copied):
     assert mvflow("evaluate", copied).code == 0
     kept = copied / "metrics"
     facts = json.loads((kept / "evaluation-product.json").read_text())["facts"]
-    assert facts["subset rule"] == "product of experts"
+    assert facts["subset"] == "product"
     found = json.loads((kept / "evaluation.json").read_text())
-    assert (found["facts"]["subset rule"], found["sampler"]["method"]) == ("amortised", "exact")
+    assert (found["facts"]["subset"], found["sampler"]["method"]) == ("amortised", "exact")
     assert mvflow("report", copied).code == 0

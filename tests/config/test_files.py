@@ -121,6 +121,13 @@ def test_a_configuration_survives_toml(raw, tmp_path_factory):
     assert to_toml(parse_toml(path)) == to_toml(config)
 
 
+@pytest.mark.parametrize("system", registry("systems").names())
+def test_the_defaults_of_each_system_survive_toml(system, tmp_path):
+    config = config_from_dict(RAW | {"system": system})
+    (tmp_path / "config.toml").write_text(to_toml(config), "utf-8")
+    assert parse_toml(tmp_path / "config.toml") == config
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_each_recipe_is_valid_and_names_itself(name):
     config = config_from_dict(recipe(name))

@@ -88,11 +88,11 @@ def test_another_rule_is_an_estimator_of_its_own(small, kind, x):
 def test_training_what_it_rests_on_drops_it(small, kind):
     data = small.data(3)[0]
     made = small.estimator(kind, 3, subset=small.amortised).fit(data, seed=0)
-    before = {k: v.clone() for k, v in made.system_.amortised.state_dict().items()}
+    before = {k: v.clone() for k, v in made.system_.subset_module.state_dict().items()}
     made.fit(data, seed=0, stages=["joint"])
     assert "amortised" not in made.trained_
     made.fit(data, seed=0, stages=["amortised"])
-    after = made.system_.amortised.state_dict()
+    after = made.system_.subset_module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
 
 

@@ -146,15 +146,18 @@ def test_a_trained_subset_rule_takes_its_training_from_the_flows_for_twice_as_lo
     assert (own.epochs, own.batch_size) == (3, 33)
 
 
-@pytest.mark.parametrize("objective", ["contrastive", "dcca"])
-def test_facts_name_the_parts(objective):
-    facts = build_system(config("jnf-shared", projector=objective)).facts()
+def test_facts_name_the_parts():
+    facts = build_system(config("jnf-shared", projector="dcca", joint={"beta": 2.5})).facts()
     assert facts == {
-        "system": "JNF-Shared",
+        "system": "JNF-Shared (DCCA)",
         "subset": "product",
-        "posterior": "maf",
-        "projector": objective,
+        "posterior": "MAF, 2 transforms",
+        "projector": "DCCA, dimension 10",
+        "beta": "2.5",
     }
+    plain = build_system(config(posterior="gaussian", subset="amortised")).facts()
+    assert (plain["system"], plain["subset"]) == ("JNF", "amortised")
+    assert not {"projector", "posterior"} & plain.keys()
 
 
 @pytest.mark.bad_input
