@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
 
-__all__ = ["configure", "create", "new"]
+__all__ = ["configure", "create", "new", "settled"]
 
 
 def new(
@@ -114,7 +114,7 @@ def configure(
     chosen = {key: value for key, value in choices.items() if value is not None}
     if seed is not None:
         chosen["seed"] = str(seed)
-    raw = _settled(recipe, store, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
+    raw = settled(recipe, store, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
     raw["data"] = {**raw.get("data", {}), "store": str(store.resolve())}
     for key in chosen:
         if key not in settings_of(raw["system"]).model_fields:
@@ -125,7 +125,7 @@ def configure(
     return config
 
 
-def _settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, Any]:
+def settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, Any]:
     """A recipe, or for `auto` what fits the store, with the assignments carried out."""
     from mvflow.config import assign, recipe_names, resolved
     from mvflow.config import recipe as find_recipe

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mvflow_cli.measuring import network_path
+from mvflow_cli.new import settled
 from mvflow_cli.opening import set_up
 from mvflow_cli.options import Device, Json, Threads
 from mvflow_cli.output import say, show_json
@@ -27,7 +28,7 @@ def train_classifiers(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Recipe with their settings; by default the one that is named as the data.",
+            help="Recipe with their settings; by default the one named as the data, or else auto.",
             show_default=False,
         ),
     ] = None,
@@ -71,20 +72,13 @@ def train_classifiers(
 
 
 def _config(store: Store, recipe: str | None, settings: list[str]) -> Config:
-    """The recipe's configuration; without one, networks that take any modality."""
-    from mvflow.config import assign, config_from_dict, recipe_names
-    from mvflow.config import recipe as find_recipe
+    """The configuration of a run of the recipe, by default of `auto`."""
+    from mvflow.config import config_from_dict, recipe_names
+    from mvflow.config.auto import AUTO
 
-    if recipe is None and store.name in recipe_names():
-        recipe = store.name
-    if recipe is not None:
-        return config_from_dict(find_recipe(recipe, settings), where="--set")
-    raw: dict[str, Any] = {
-        "latent_dim": 1,
-        "modalities": {m.name: {"shape": list(m.shape)} for m in store.modalities},
-        "classifiers": {"kind": "auto"},
-    }
-    return config_from_dict(assign(raw, settings), where="--set")
+    if recipe is None:
+        recipe = store.name if store.name in recipe_names() else AUTO
+    return config_from_dict(settled(recipe, store.path, settings), where="--set")
 
 
 def _train(store: Store, config: Config, again: bool, device: str, *, err: bool) -> dict[str, Any]:

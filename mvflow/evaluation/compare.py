@@ -233,17 +233,30 @@ def _labels(runs: Sequence[EvaluatedRun]) -> list[str]:
     labels = []
     for title, mine in zip(titles, settings, strict=True):
         alike = [s for t, s in zip(titles, settings, strict=True) if t == title]
-        keys = sorted({key for s in alike for key in s})
-        differ = [k for k in keys if any(s.get(k) != alike[0].get(k) for s in alike)]
-        suffix = ", ".join(f"{_short(k, differ)} {mine.get(k)}" for k in differ)
+        differ = _differing(alike)
+        suffix = ", ".join(f"{_short(k, differ)} {mine.get(k, '-')}" for k in differ)
         labels.append(f"{title}, {suffix}" if suffix else title)
     return labels
 
 
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys with several values; of parts of different kinds the kind alone, not its settings.
+
+    Examples:
+        >>> _differing([{"a.kind": "x", "a.n": 1, "b.n": 1}, {"a.kind": "y", "b.n": 2}])
+        ['a.kind', 'b.n']
+    """
+    keys = sorted({key for each in settings for key in each})
+    differ = [k for k in keys if any(s.get(k) != settings[0].get(k) for s in settings)]
+    parts = tuple(k.removesuffix("kind") for k in differ if k.endswith(".kind"))
+    return [k for k in differ if k.endswith(".kind") or not k.startswith(parts)]
+
+
 def _short(key: str, among: Sequence[str]) -> str:
-    """The last part of a key, if it is not that of another."""
-    last = key.split(".")[-1]
-    return last if [k.split(".")[-1] for k in among].count(last) == 1 else key
+    """The last part of a key, if it is not that of another; of the kind of a part, the part."""
+    lasts = [k.removesuffix(".kind").split(".")[-1] for k in among]
+    last = key.removesuffix(".kind").split(".")[-1]
+    return last if lasts.count(last) == 1 else key
 
 
 # Measures

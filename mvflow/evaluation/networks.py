@@ -96,8 +96,7 @@ class ModalityNetworks(ABC):
                 kept.networks.load_state_dict(tensors)
                 return kept
         made = initial(cls._count_classes(train, test), {})
-        for modality in train.modalities:
-            name = modality.name
+        for name in sorted(m.name for m in train.modalities):
             network, rows = made.networks[name], _distinct_rows(train, name, device)
             loss = partial(cls._losses, network)
             stage = Stage(f"{cls.name}-{name}", network, loss, cls._training(settings), rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Evaluation
+    from mvflow.inference import Sampler
 
 __all__ = [
     "Check",
@@ -50,13 +51,13 @@ def acceptance(mean: float, worst: float) -> Check:
 
 
 def divergences(count: int, steps: int) -> Check:
-    """Proposals that ran away numerically, of `steps` proposals in all.
+    """Proposals that ran away numerically, of `steps` proposals in all; zero if that is not known.
 
     Examples:
         >>> [divergences(n, 1000).verdict for n in (0, 10, 11)]
         ['good', 'look closer', 'do not trust']
     """
-    value = f"{count:,} of {steps:,} proposals"
+    value = f"{count:,} of {steps:,} proposals" if steps else f"{count:,} proposals"
     if count == 0:
         return Check("Divergences", value, "good", "Nothing to do: no step ran away.")
     if count <= 0.01 * steps:
@@ -102,7 +103,8 @@ def effective(worst: float, median: float, kept: int) -> Check:
         >>> [effective(worst, median, 200).verdict for worst, median in cases]
         ['good', 'look closer', 'do not trust', 'do not trust']
     """
-    value = f"median {median:.0f}, worst {worst:.0f}, of {kept:,} kept steps"
+    of = f"{kept:,}" if kept else "all"
+    value = f"median {median:.0f}, worst {worst:.0f}, of {of} kept steps"
     if worst >= 100:
         return Check("Effective sample size", value, "good", "Nothing to do: draws are diverse.")
     if worst >= 10 and median >= 20:
@@ -197,21 +199,21 @@ def redrawn(shares: Mapping[str, float]) -> Check:
     return Check("Share redrawn", value, "do not trust", advice)
 
 
-def checks(metrics: Evaluation, chains: int, draws: int) -> list[Check]:
-    """Verdicts on all diagnostics that an evaluation holds.
+def checks(metrics: Evaluation, sampler: Sampler) -> list[Check]:
+    """Verdicts on all diagnostics that an evaluation holds; none of draws that are all exact.
 
     Args:
         metrics: of the model.
-        chains: per row.
-        draws: steps kept per chain.
+        sampler: its settings, of which `chains` and `draws` tell the number of steps.
     """
     found, s = [], metrics.sampler
+    steps = getattr(sampler, "chains", 0) * getattr(sampler, "draws", 0)
     if s.method == "mcmc":
         found = [
             acceptance(_number(s.acceptance), _number(s.acceptance_worst)),
-            divergences(s.divergences or 0, s.rows * chains * draws),
+            divergences(s.divergences or 0, s.rows * steps),
             rhat(_number(s.rhat_worst), _number(s.rows_above_1_05), _number(s.rhat_median)),
-            effective(_number(s.ess_worst), _number(s.ess_median), chains * draws),
+            effective(_number(s.ess_worst), _number(s.ess_median), steps),
         ]
         if s.ball_contacts is not None:
             found.append(contacts(s.ball_contacts))
@@ -220,8 +222,8 @@ def checks(metrics: Evaluation, chains: int, draws: int) -> list[Check]:
     if s.method == "sir":
         worst, median, heavy = s.ess_worst, s.ess_median, s.rows_khat_above_0_7
         found = [weights(_number(worst), _number(median), _number(heavy), s.rows_dominated or 0)]
-    shares = metrics.latent.redrawn
-    return [*found, redrawn(shares)] if shares else found
+    has_ball = metrics.latent.radius is not None and metrics.latent.redrawn
+    return [*found, redrawn(metrics.latent.redrawn)] if has_ball else found
 
 
 def _number(value: float | None) -> float:

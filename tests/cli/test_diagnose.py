@@ -76,7 +76,7 @@ def test_wrong_use(refused, trained, make, tmp_path):
     assert "at least 9" in refused("diagnose", trained, "--draws", 3, code=2)
     assert "is not a run" in refused("diagnose", tmp_path, code=2)
     path = make("new")
-    assert f"run 'mvflow train-joint {path}' first" in refused("diagnose", path, code=1)
+    assert f"run 'mvflow train {path} --stage joint' first" in refused("diagnose", path, code=1)
 
 
 def test_help(mvflow):

@@ -54,8 +54,9 @@ def test_table(mvflow, trained):
 def test_wrong_use(refused, trained, make):
     assert "did you mean 'test'?" in refused("evaluate", trained, "--split", "tets", code=2)
     path = make("new")
-    assert f"run 'mvflow train-joint {path}' first" in refused("evaluate", path, code=1)
-    assert f"run 'mvflow train-joint {path}' first" in refused("report", trained, path, code=1)
+    missing = f"run 'mvflow train {path} --stage joint' first"
+    assert missing in refused("evaluate", path, code=1)
+    assert missing in refused("report", trained, path, code=1)
 
 
 def test_classifiers_go_into_the_run_if_the_stores_folder_cannot_be_written(

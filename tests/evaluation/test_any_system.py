@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mvflow.config import Classifiers, Evaluation, SamplerConfig
+from mvflow.config import Classifiers, Evaluation
 from mvflow.core import ArraySource, Modality, UsageError, generator
 from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
-from mvflow.inference import Diagnostics
+from mvflow.inference import Diagnostics, HMCSampler
 from mvflow.report import Entry, write_report
 
 NONE = np.zeros(0)
@@ -24,9 +24,8 @@ class FactorModel:
 
     def __init__(self):
         settings = Evaluation(rows=300, prior_draws=40, importance_rows=5, importance_draws=5)
-        self.config = SimpleNamespace(
-            recipe="", seed=0, evaluation=settings, sampler=SamplerConfig()
-        )
+        sampler = HMCSampler()
+        self.config = SimpleNamespace(recipe="", seed=0, evaluation=settings, sampler=sampler)
 
     def facts(self):
         return {"system": "factor model"}

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from zuko.distributions import DiagNormal
 
 from mvflow import JNF, ArraySource, JNFShared
@@ -18,10 +17,8 @@ SINGLE = [["m0"], ["m1"], ["m2"]]
 
 def altered(known, scale=1.0, shift=0.0):
     """An estimator of the exact model, its single posteriors made narrower, wider or shifted."""
-    estimator = JNF(known.specs, known.latent, posterior="gaussian")
-    estimator.model_ = known.model(torch.float32)
-    estimator.trained_ = ("joint", "flows")
-    for _, flow in estimator.model_.flows.items():
+    estimator = known.estimator(posterior="gaussian")
+    for _, flow in estimator.system_.flows.items():
         forward = flow.forward
 
         def wrong(x, forward=forward):
@@ -112,8 +109,8 @@ def test_wrong_experts_fail_as_a_product_too(known):
 
 def test_only_what_is_wrong_fails(known):
     estimator = altered(known)
-    narrow = altered(known, scale=0.6).model_.flows["m1"].forward
-    estimator.model_.flows["m1"].forward = narrow
+    narrow = altered(known, scale=0.6).system_.flows["m1"].forward
+    estimator.system_.flows["m1"].forward = narrow
     assert check_calibration(estimator, subsets=SINGLE).failed == ["m1"]
 
 

@@ -16,9 +16,9 @@ from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown, hea
 
 JOINT, THERE, BACK = "coherence/joint", "coherence/mnist->svhn", "coherence/svhn->mnist"
 KINDS = {
-    "jnf": ["model=jnf"],
-    "cl": ["model=jnf-shared", "projectors.kind=contrastive"],
-    "gaussian": ["model=jnf", "flows.posterior=gaussian"],
+    "jnf": ["system=jnf"],
+    "cl": ["system=jnf-shared", "projector.kind=contrastive"],
+    "gaussian": ["system=jnf", "posterior=gaussian"],
 }
 
 

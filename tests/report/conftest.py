@@ -12,8 +12,16 @@ from mvflow.runs import RunDirectory
 
 SETTINGS = {
     "joint": {"epochs": 3, "merge": [16]},
-    "flows": {"epochs": 1, "hidden": [8], "summary_hidden": [8]},
-    "sampler": {"chains": 2, "warmup": 1, "draws": 4, "candidates": 8, "num_steps": 1},
+    "flows": {"epochs": 1, "summary_hidden": [8]},
+    "posterior": {"kind": "maf", "hidden": [8]},
+    "sampler": {
+        "kind": "hmc",
+        "chains": 2,
+        "warmup": 1,
+        "draws": 4,
+        "candidates": 8,
+        "num_steps": 1,
+    },
     "classifiers": {"kind": "mlp", "epochs": 2},
     "evaluation": {
         "rows": 40,
@@ -62,9 +70,13 @@ def two(tmp_path_factory):
     names, path = ("square", "circle"), tmp_path_factory.mktemp("two")
     train, test = source(names), source(names, 60, 1)
     models = {
-        "plain": JNF(train.modalities, 2, posterior="gaussian", **SETTINGS),
+        "plain": JNF(train.modalities, 2, **{**SETTINGS, "posterior": "gaussian"}),
         "shared": JNFShared(
-            train.modalities, 2, shared_dim=4, projectors={"epochs": 1}, **SETTINGS
+            train.modalities,
+            2,
+            projector={"kind": "contrastive", "dim": 4},
+            projectors={"epochs": 1},
+            **SETTINGS,
         ),
     }
     made = [entry(name, model, path, train, test) for name, model in models.items()]

@@ -205,7 +205,7 @@ def test_latent_space_of_two_dimensions_shows_posteriors(page_two, page_three):
     page, _ = page_two
     alts = " ".join(image["alt"] for image in page.images)
     assert "Posterior density of z given one square, JNF, Gaussian" in alts
-    assert "given one square, JNF-Shared (contrastive), MAF" in alts
+    assert "given one square, JNF-Shared (Contrastive), MAF" in alts
     assert "Posterior density" not in " ".join(image["alt"] for image in page_three.images)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mvflow.inference import SIR
 from mvflow.metrics import Estimate
 from mvflow.report.verdicts import (
     acceptance,
@@ -108,7 +109,7 @@ def test_numbers_that_are_not_numbers_are_never_good():
 
 
 def test_all_diagnostics_of_an_evaluation_are_judged(two):
-    found = checks(two[0][0].metrics, 2, 4)
+    found = checks(two[0][0].metrics, two[0][0].estimator.config.sampler)
     assert [c.name for c in found] == [
         "Acceptance",
         "Divergences",
@@ -129,10 +130,10 @@ def test_importance_resampling_is_judged_by_its_weights(two):
         metrics = known.model_copy(
             update={
                 "sampler": known.sampler.model_copy(update=sampler),
-                "latent": known.latent.model_copy(update={"redrawn": {}}),
+                "latent": known.latent.model_copy(update={"radius": None}),
             }
         )
-        (found,) = checks(metrics, 4, 200)
+        (found,) = checks(metrics, SIR())
         return found.name, found.verdict
 
     assert verdict() == ("Importance weights", GOOD)

@@ -42,9 +42,9 @@ def _card(entry: Entry) -> HTML:
 def _trust(entry: Entry) -> HTML:
     """The worst verdict on the sampler, with a link to the details."""
     assert entry.metrics is not None
-    sampler = entry.estimator.config.sampler
-    chains, draws = (getattr(sampler, key, 0) for key in ("chains", "draws"))
-    found = checks(entry.metrics, chains, draws)
+    found = checks(entry.metrics, entry.estimator.config.sampler)
+    if not found:
+        return tag("p", "All draws are exact.")
     label = "Sampler of subsets: "
     if len(entry.names) < 3:  # it is never needed there
         found, label = found[-1:], "Draws given one modality: "

@@ -63,15 +63,14 @@ def _scope(context: Context) -> HTML:
 
 def _verdicts(entry: Entry) -> HTML:
     assert entry.metrics is not None
-    settings = entry.estimator.config.sampler
-    rows = [_row(check) for check in checks(entry.metrics, settings.chains, settings.draws)]
-    found = entry.metrics.sampler
-    effort = (
-        f"{settings.chains} chains of {settings.draws} steps after {settings.warmup} of warm-up"
-    )
-    if found.method == "sir":
-        effort = f"{settings.candidates} candidates of each expert"
-    caption = f"{found.name}, {found.rows} rows, {effort}."
+    found, settings = entry.metrics.sampler, entry.estimator.config.sampler
+    rows = [_row(check) for check in checks(entry.metrics, settings)]
+    if not rows:
+        return tag("p", "Exact draws, none of which are redrawn: there is nothing to check.")
+    caption = "Exact draws."
+    if found.method != "exact":
+        words = [f"{k.replace('_', ' ')} {v}".lower() for k, v in settings.to_dict().items()]
+        caption = f"{found.name}, {found.rows} rows; {', '.join(words)}."
     return table(["check", "value", "verdict", "what to do"], rows, caption, "words")
 
 
