@@ -7,7 +7,7 @@ OUT ?= mvflow-demo
 # One OpenMP thread: two threads on a busy machine can be many times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs build bench clean
+.PHONY: demo test test-slow lint docs build bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -20,9 +20,12 @@ demo: $(VENV)/.installed
 	$(BIN)/mvflow demo $(OUT)
 
 test: $(VENV)/.installed
-	$(BIN)/pytest --numprocesses 2 --quiet
+	$(BIN)/pytest --numprocesses 2 --quiet -m "not slow"
 	$(BIN)/pytest --quiet --jaxtyping-packages=mvflow.functional,mvflow.samplers,beartype.beartype \
 		-m "not bad_input" tests/functional tests/samplers
+
+test-slow: $(VENV)/.installed
+	$(BIN)/pytest --numprocesses 2 --quiet -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
