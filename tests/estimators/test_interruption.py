@@ -272,6 +272,7 @@ def test_a_second_process_may_not_train_there(run, train):
         train()  # the one that holds the lock may
 
 
+@pytest.mark.slow
 def test_sigkill_at_random_moments_loses_nothing(tmp_path, monkeypatch):
     """A short run of the benchmark, which raises SystemExit where something is lost."""
     monkeypatch.syspath_prepend(BENCHMARKS.parent)

@@ -55,6 +55,7 @@ def quality(precision, toy):
     return float(np.mean(elbos)), float(np.mean(right))
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_as_well_as_float32(toy):
     """ELBO within 7 %, coherence within 0.08: four standard deviations of what was measured.
 

@@ -163,6 +163,7 @@ def test_an_absent_modality_is_as_if_not_given_and_is_never_read():
     assert all(p.grad.isfinite().all() for p in system.parameters())
 
 
+@pytest.mark.slow
 def test_what_is_shared_is_kept_and_what_is_private_is_drawn_anew():
     """Each modality has the bit that both share, and a number of its own from -1 to 1."""
 
@@ -191,6 +192,7 @@ def test_what_is_shared_is_kept_and_what_is_private_is_drawn_anew():
     assert agree.mean() > 0.85  # u is continuous, the bit is not: .93 to .99 over seeds
 
 
+@pytest.mark.slow
 def test_a_trained_one_is_near_the_exact_likelihoods():
     known = LinearGaussian.drawn(modalities=3, latent=2, seed=0)
     rng = np.random.default_rng(1)

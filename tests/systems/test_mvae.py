@@ -188,6 +188,7 @@ def test_random_subsets_have_two_modalities_or_more_and_any_number_alike():
     assert (abs(shares - 0.6) < 4 * np.sqrt(0.25 / 8000)).all()
 
 
+@pytest.mark.slow
 def test_a_trained_one_is_near_the_exact_likelihoods():
     """A prototype reached .26 nats; 3 seconds of training of the same linear networks."""
     known = LinearGaussian.drawn(modalities=3, latent=2, seed=0)
