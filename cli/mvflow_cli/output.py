@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from rich.console import Console, RenderableType
 
-__all__ = ["finite", "say", "show", "show_json"]
+__all__ = ["console_width", "finite", "say", "show", "show_json"]
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -21,6 +21,11 @@ def say(line: str, *, err: bool = False) -> None:
 def show(content: RenderableType) -> None:
     """Print a table."""
     Console().print(content)
+
+
+def console_width() -> int:
+    """Number of characters in a line of what `show` prints."""
+    return Console().width
 
 
 def show_json(value: Mapping[str, Any]) -> None:
