@@ -116,7 +116,7 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
     sampler = result.sampler
     for key in ("acceptance", "rhat_worst", "divergences", "ess_median", "ball_contacts"):
         number = getattr(sampler, key)
-        if number is not None:
+        if number is not None and sampler.method != "exact":
             yield f"sampler {sampler.name}", key, f"{number:.4g}"
 
 

@@ -21,7 +21,16 @@ from rich.text import Text
 
 from mvflow.core.errors import DataError
 
-__all__ = ["console", "finite", "plain", "say", "show", "show_json", "tolerate_encodings"]
+__all__ = [
+    "console",
+    "console_width",
+    "finite",
+    "plain",
+    "say",
+    "show",
+    "show_json",
+    "tolerate_encodings",
+]
 
 _TOLERANT = {"replace", "backslashreplace", "namereplace", "xmlcharrefreplace", "ignore"}
 _STEERING = {"Cc", "Cf", "Cs", "Co", "Cn"}  # controls, marks of direction, what is no character
@@ -39,6 +48,11 @@ def show(content: RenderableType) -> None:
     """Print a table. Texts in it are no markup: a coloured cell is a `rich.text.Text`."""
     with _writable():
         console().print(content)
+
+
+def console_width() -> int:
+    """Number of characters in a line of what `show` prints."""
+    return console().width
 
 
 def show_json(value: Mapping[str, Any]) -> None:
