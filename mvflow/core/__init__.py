@@ -37,6 +37,7 @@ from mvflow.core.types import (
 )
 
 __all__ = [
+    "REGISTRIES",
     "Array",
     "ArraySource",
     "Batch",
@@ -52,7 +53,6 @@ __all__ = [
     "NotFittedError",
     "NumericsError",
     "Observed",
-    "REGISTRIES",
     "Registry",
     "Source",
     "StageError",
