@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mvflow_cli.distributed import ClusterOptions, joined
-from mvflow_cli.opening import open_store
+from mvflow_cli.opening import move_store, open_store
 from mvflow_cli.output import say, show_json
 from mvflow_cli.progress import Progress
 from mvflow_cli.stage_commands import provider
@@ -88,7 +88,7 @@ def train_stages(
         config = _configured(run, stages, options)
         with open_store(run, config, options.store) as store:
             if options.store is not None:
-                _moved(run, config, store.path)
+                move_store(run, config, store.path)
             train = store[config.data.train]
             if options.again:  # before weights are read: a file may be another's
                 untrained = estimator_class(config.system).from_config(config)
@@ -231,12 +231,6 @@ def _wanted(run: RunDirectory, model: Estimator, stages: Sequence[str] | None) -
         before = [n for n in model.plan_.spec(stage).needs if n not in stages]
         run.require(before, model.plan_)
     return tuple(name for name in names if name in stages)
-
-
-def _moved(run: RunDirectory, config: Config, store: Path) -> None:
-    """Keep the new place of the store in `config.toml`; no stage depends on it."""
-    data = config.data.model_copy(update={"store": str(store)})
-    run.write_config(config.model_copy(update={"data": data}))
 
 
 def _todo(
