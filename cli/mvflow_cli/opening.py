@@ -20,6 +20,9 @@ __all__ = [
 ]
 
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
 def set_up(device: str = "cpu", threads: int | None = None) -> None:
     """Set the number of threads and check that the device can be used.
 
@@ -30,6 +33,9 @@ def set_up(device: str = "cpu", threads: int | None = None) -> None:
 
     from mvflow.core import UsageError
 
+    if device.partition(":")[0] not in DEVICES:  # torch has some that compute nothing
+        msg = f"device {device!r} cannot be used here: expected cpu, cuda, cuda:1 and the like"
+        raise UsageError(msg)
     if threads is not None:
         torch.set_num_threads(threads)
     try:

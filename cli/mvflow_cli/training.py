@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import typer
 
 from mvflow_cli.distributed import ClusterOptions, joined
 from mvflow_cli.opening import move_store, open_store
-from mvflow_cli.output import say, show_json
+from mvflow_cli.output import LogLines, say, show_json
 from mvflow_cli.progress import Progress
 from mvflow_cli.stage_commands import provider
 
@@ -201,12 +202,7 @@ def _flat(raw: dict[str, Any], before: str = "") -> dict[str, Any]:
 @contextmanager
 def _log_lines(*, err: bool) -> Iterator[None]:
     """Show what the library logs of training."""
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage(), err=err)
-
-    logger, lines = logging.getLogger("mvflow.training"), Lines()
+    logger, lines = logging.getLogger("mvflow.training"), LogLines(logging.INFO, err=err)
     before = logger.level
     logger.addHandler(lines)
     logger.setLevel(logging.INFO)
@@ -225,8 +221,10 @@ def _wanted(run: RunDirectory, model: Estimator, stages: Sequence[str] | None) -
         return names
     for stage in stages:
         if stage not in names:
-            has = ", ".join(names)
-            msg = f"{run.path} has no stage {stage!r}: system {model.config.system!r} has {has}"
+            close = difflib.get_close_matches(stage.lower(), names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            has = f"system {model.config.system!r} has {', '.join(names)}"
+            msg = f"{run.path} has no stage {stage!r}: {hint}{has}"
             raise UsageError(msg)
         before = [n for n in model.plan_.spec(stage).needs if n not in stages]
         run.require(before, model.plan_)

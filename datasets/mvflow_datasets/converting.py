@@ -73,7 +73,7 @@ class _Old:
             key: parse_json(self._texts[key], f"its attribute {key!r}", shape)
             for key, shape in _JSON.items()
         }
-        self._words = {key: str(file.attrs[key]) for key in ("name", "note")}
+        self._name, self._note = str(file.attrs["name"]), str(file.attrs["note"])
         self._datasets = dict(_datasets(file))
 
     def write(self, path: Path) -> Path:
@@ -94,7 +94,8 @@ class _Old:
             builder=header["builder"],
             sources=header["sources"],
             about=about,
-            **self._words,
+            name=self._name,
+            note=self._note,
         )
 
     def _split(self, split: str) -> SplitData:

@@ -195,10 +195,11 @@ class RunDirectory:
             UsageError: if there is none; the message says how to make one.
         """
         run = cls(Path(path))
-        with reading(run.path):
-            is_run, exists = (run.path / "config.toml").is_file(), run.path.exists()
-        if not is_run:
-            what = "is not a run directory" if exists else "does not exist"
+        file = run.path / "config.toml"
+        with reading(file), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            file.stat()  # a loop of links, or a folder that cannot be read, is an error of its own
+        if not file.is_file():
+            what = "is not a run directory" if run.path.exists() else "does not exist"
             msg = (
                 f"{path} {what}: make one with 'mvflow new {path} --recipe NAME --store STORE.h5'"
             )
