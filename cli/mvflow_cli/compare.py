@@ -81,11 +81,12 @@ def _evaluated(path: Path) -> EvaluatedRun:
     if not file.is_file():
         msg = f"{path} has not been evaluated: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
-    metrics, entries = Evaluation.from_dict(read_json(file), str(file)), run.manifest()["stages"]
-    if any(entries.get(name, {}).get("key") != key for name, key in metrics.stages.items()):
+    metrics, entries = Evaluation.from_dict(read_json(file), str(file)), run.records()
+    keys = {name: record.key for name, record in entries.items()}
+    if any(keys.get(name) != key for name, key in metrics.stages.items()):
         msg = f"{path} was trained anew since its evaluation: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
-    data = next((e["fingerprint"] for e in entries.values() if e.get("fingerprint")), "")
+    data = next((e.fingerprint for e in entries.values() if e.fingerprint), "")
     return EvaluatedRun(str(path), run.config(), metrics, data)
 
 

@@ -43,7 +43,10 @@ def evaluate(
     subset: SubsetKind = None,
     seed: Seed = 0,
     split: Annotated[
-        str | None, typer.Option(help="Split to evaluate on [test].", show_default=False)
+        str | None,
+        typer.Option(
+            help="Split to evaluate on; by default the one for testing.", show_default=False
+        ),
     ] = None,
     store: StorePath = None,
     device: Device = "cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
@@ -20,7 +21,7 @@ from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
 from mvflow_cli.list import list_kinds
 from mvflow_cli.new import new
-from mvflow_cli.output import say, tolerate_encodings
+from mvflow_cli.output import LogLines, say, tolerate_encodings
 from mvflow_cli.report import report
 from mvflow_cli.sample import sample
 from mvflow_cli.stage_commands import CommandGroup
@@ -33,7 +34,7 @@ __all__ = ["app", "main", "run"]
 app = typer.Typer(
     name="mvflow",
     cls=CommandGroup,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -115,6 +116,14 @@ def run(arguments: Sequence[str]) -> int:
     except MvflowError as error:
         _trace(state)
         return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        _trace(state)
+        reason = (error.strerror or str(error)).lower()
+        name = error.filename
+        return _fail(f"cannot use {name}: {reason}" if name else f"cannot go on: {reason}", 1)
+    except RecursionError:
+        _trace(state)
+        return _fail("a file or a setting is nested too deeply to be read", 1)
     except MemoryError as error:
         _trace(state)
         reason = f" ({' '.join(str(error).lower().split())})" if str(error) else ""
@@ -135,7 +144,8 @@ def _fail(sentence: str, code: int) -> int:
 
 def _trace(state: dict[str, Any]) -> None:
     if state["debug"]:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            say(line, err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -146,6 +156,7 @@ def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _interrupt)
     tolerate_encodings()
+    logging.lastResort = LogLines(logging.WARNING)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import sys
 import unicodedata
@@ -22,6 +23,7 @@ from rich.text import Text
 from mvflow.core.errors import DataError
 
 __all__ = [
+    "LogLines",
     "console",
     "console_width",
     "finite",
@@ -42,6 +44,23 @@ def say(line: str, *, err: bool = False) -> None:
     if stream is not None:  # as it is where there is no terminal at all
         with _writable():
             print(plain(line).replace("\n", "\\n"), file=stream, flush=True)
+
+
+class LogLines(logging.Handler):
+    """Shows what the library logs, as it shows all else.
+
+    Args:
+        level: of the least that is shown.
+        err: show it on stderr.
+    """
+
+    def __init__(self, level: int, *, err: bool = True) -> None:
+        super().__init__(level)
+        self._err = err
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        say(record.getMessage(), err=self._err)
 
 
 def show(content: RenderableType) -> None:

@@ -125,6 +125,16 @@ class _Loop:
                 peak = peak_memory(self.device) / 2**20
                 _log.info("%s: peak memory %.0f MiB after one epoch", stage.name, peak)
             self.callback.on_epoch(record, state.checkpoint)
+        if state.epoch < stage.settings.epochs:
+            _log.info(
+                "%s: ended early, for the validation loss has not fallen for %d epochs; kept are "
+                "the weights of epoch %d of %d, validation loss %.4g",
+                stage.name,
+                state.epoch - state.best_epoch,
+                state.best_epoch,
+                stage.settings.epochs,
+                state.best_loss,
+            )
         state.load_best()
 
     def shuffled(self, epoch: int) -> Tensor:
