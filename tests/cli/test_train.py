@@ -176,8 +176,8 @@ def test_stages_are_trained_by_name(mvflow, refused, make):
     ]
     line = refused("train", path, "--stage", "jonit", code=2)
     assert (
-        "has no stage 'jonit': did you mean 'joint'? system 'jnf-shared' has projectors, joint, flows"
-        in line
+        "has no stage 'jonit': did you mean 'joint'? system 'jnf-shared' has projectors, joint, "
+        "flows" in line
     )
 
 
