@@ -60,8 +60,8 @@ def run_stage(
     Raises:
         DataError: if there are no rows.
         LostError: if another process ends or does not answer.
-        NumericsError: if a loss is not finite; the message names epoch, step and rows, and the
-            weights are those of the last good epoch.
+        NumericsError: if a loss is not finite, in training or in validation; the message names
+            epoch, step and rows, and the weights are those of the last good epoch.
         StageError: if memory runs out, or the processes do not train the same stage.
         UsageError: if several processes are to train with a compiled step.
     """
@@ -116,7 +116,7 @@ class _Loop:
             self.train_epoch(step, rows)
             loss, terms = state.sums.means()
             if not math.isfinite(loss):
-                raise NumericsError(self.not_finite(rows))
+                raise NumericsError(self.not_finite(rows, self.first_bad_step(rows)))
             validation = self.validate()
             seconds = time.perf_counter() - state.begun
             record = self.record(loss, terms, validation, seconds)
@@ -162,21 +162,30 @@ class _Loop:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
-        """Mean loss and terms of the held-out rows, with the same noise after every epoch."""
-        table, sums = self.stage.validation, Sums()
+        """Mean loss and terms of the held-out rows, with the same noise after every epoch.
+
+        They are those at the end of the stage, whatever is annealed: epochs can be compared.
+        """
+        table, sums, totals = self.stage.validation, Sums(), []
         if table is None:
             return None
         self.stage.trainable.eval()
         size = min(self.stage.settings.batch_size, len(table))
         rows = torch.arange(len(table) // size * size, device=table.device).view(-1, size)
-        path: tuple[str | int, ...] = (self.stage.name, "validation")
+        shard, path = rows, (self.stage.name, "validation")
         if self.processes is not None:
-            rows, path = self.processes.shard(rows), (*path, self.processes.rank)
+            shard, path = self.processes.shard(rows), (*path, self.processes.rank)
         with seeded(self.seed, *path, device=table.device):
-            for batch in table.each(rows):
-                sums.add(compute_losses(self.stage, batch, 1.0))
+            for batch in table.each(shard):
+                losses = compute_losses(self.stage, batch, 1.0)
+                totals.append(losses.total)
+                sums.add(losses)
                 sums.count += 1
         loss, terms = sums.means()
+        if not math.isfinite(loss):
+            first_bad = int(torch.stack(totals).isfinite().int().argmin())
+            self.state.rewind()
+            raise NumericsError(self.not_finite(rows, first_bad, "validation"))
         return {"loss": loss, **terms}
 
     def record(
@@ -195,21 +204,21 @@ class _Loop:
             *(round(seconds, 4), round(speed, 1), settings.epochs),
         )
 
-    def not_finite(self, rows: Tensor) -> str:
-        """Rewind to the last good weights, and say which step of the epoch they fail in."""
+    def not_finite(self, rows: Tensor, step: int, what: str = "training") -> str:
+        """What is said of a step whose loss is not finite, after `TrainingState.rewind`."""
         state, stage = self.state, self.stage
-        step = self.first_bad_step(rows)
         names = rows[step].tolist()
         kept = "checkpoint resumed from" if state.first_step else "last good epoch"
         shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
+        loss = "loss" if what == "training" else f"{what} loss"
         return (
-            f"the loss of stage {stage.name!r} is not finite at epoch {state.epoch + 1}, "
-            f"step {step + 1} (training rows {shown}); the weights are those of the {kept}. "
+            f"the {loss} of stage {stage.name!r} is not finite at epoch {state.epoch + 1}, "
+            f"step {step + 1} ({what} rows {shown}); the weights are those of the {kept}. "
             f"Try a smaller {stage.name}.learning_rate or {stage.name}.clip=1.0"
         )
 
     def first_bad_step(self, rows: Tensor) -> int:
-        """Repeat the epoch eagerly, looking at the loss of each step."""
+        """Repeat the epoch eagerly, looking at the loss of each step; the state is rewound."""
         state, epoch = self.state, self.state.epoch
         state.rewind()
         try:

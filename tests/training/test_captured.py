@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from mvflow.models import Losses, build_model
 from torch import nn
 
 from mvflow.config import Training, config_from_dict

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mvflow.models import Losses
 from torch import nn
 
 from mvflow.config import Training
