@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mvflow.runs import Inputs, RunDirectory
     from mvflow.training import Processes
 
-__all__ = ["TrainOptions", "train_command", "train_stages"]
+__all__ = ["TrainOptions", "log_lines", "train_command", "train_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def train_stages(
             if processes is not None:
                 processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
-                with Progress(err=options.json) as progress, _log_lines(err=options.json):
+                with Progress(err=options.json) as progress, log_lines(err=options.json):
                     model.distribute(processes).fit(
                         train,
                         stages=todo,
@@ -199,14 +199,14 @@ def _flat(raw: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _log_lines(*, err: bool) -> Iterator[None]:
+def log_lines(of: str = "mvflow.training", *, err: bool) -> Iterator[None]:
     """Show what the library logs of training."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             say(record.getMessage(), err=err)
 
-    logger, lines = logging.getLogger("mvflow.training"), Lines()
+    logger, lines = logging.getLogger(of), Lines()
     before = logger.level
     logger.addHandler(lines)
     logger.setLevel(logging.INFO)
