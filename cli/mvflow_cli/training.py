@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mvflow.runs import Inputs, RunDirectory
     from mvflow.training import Processes
 
-__all__ = ["TrainOptions", "train_command", "train_stages"]
+__all__ = ["TrainOptions", "log_lines", "train_command", "train_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def train_stages(
             if processes is not None:
                 processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
-                with Progress(err=options.json) as progress, _log_lines(err=options.json):
+                with Progress(err=options.json) as progress, log_lines(err=options.json):
                     model.distribute(processes).fit(
                         train,
                         stages=todo,
@@ -200,9 +200,9 @@ def _flat(raw: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _log_lines(*, err: bool) -> Iterator[None]:
+def log_lines(of: str = "mvflow.training", *, err: bool) -> Iterator[None]:
     """Show what the library logs of training."""
-    logger, lines = logging.getLogger("mvflow.training"), LogLines(logging.INFO, err=err)
+    logger, lines = logging.getLogger(of), LogLines(logging.INFO, err=err)
     before = logger.level
     logger.addHandler(lines)
     logger.setLevel(logging.INFO)
