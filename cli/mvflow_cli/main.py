@@ -11,7 +11,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mvflow.core.errors import MvflowError, UsageError
 from mvflow_cli import data
 from mvflow_cli.compare import compare
 from mvflow_cli.convert import convert
@@ -111,11 +110,12 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except MvflowError as error:
-        _trace(state)
-        return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
     except Exception as error:
+        from mvflow.core.errors import MvflowError, UsageError  # here, for the sake of --help
+
         _trace(state)
+        if isinstance(error, MvflowError):
+            return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
         hint = "" if state["debug"] else "; run 'mvflow --debug ...' to see where"
         return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1)
     if code == 130:  # how Typer returns a Ctrl-C that no command has dealt with
