@@ -12,7 +12,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mvflow.core.errors import MvflowError, UsageError
 from mvflow_cli import data
 from mvflow_cli.compare import compare
 from mvflow_cli.convert import convert
@@ -113,28 +112,30 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except MvflowError as error:
-        _trace(state)
-        return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
-    except OSError as error:
-        _trace(state)
-        reason = (error.strerror or str(error)).lower()
-        name = error.filename
-        return _fail(f"cannot use {name}: {reason}" if name else f"cannot go on: {reason}", 1)
-    except RecursionError:
-        _trace(state)
-        return _fail("a file or a setting is nested too deeply to be read", 1)
-    except MemoryError as error:
-        _trace(state)
-        reason = f" ({' '.join(str(error).lower().split())})" if str(error) else ""
-        return _fail(f"there is not enough memory for this{reason}: use fewer rows at once", 1)
     except Exception as error:
         _trace(state)
-        hint = "" if state["debug"] else "; run 'mvflow --debug ...' to see where"
-        return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1)
+        return _fail(*_sentence(error, is_debugged=state["debug"]))
     if code == 130:  # how Typer returns a Ctrl-C that no command has dealt with
         return _fail("interrupted", 1)
     return code if isinstance(code, int) else 0
+
+
+def _sentence(error: Exception, *, is_debugged: bool) -> tuple[str, int]:
+    """What is said of an error, and the exit code."""
+    from mvflow.core.errors import MvflowError, UsageError  # here, for the sake of --help
+
+    if isinstance(error, MvflowError):
+        return str(error), 2 if isinstance(error, UsageError) else 1
+    if isinstance(error, OSError):
+        reason, name = (error.strerror or str(error)).lower(), error.filename
+        return f"cannot use {name}: {reason}" if name else f"cannot go on: {reason}", 1
+    if isinstance(error, RecursionError):
+        return "a file or a setting is nested too deeply to be read", 1
+    if isinstance(error, MemoryError):
+        reason = f" ({' '.join(str(error).lower().split())})" if str(error) else ""
+        return f"there is not enough memory for this{reason}: use fewer rows at once", 1
+    hint = "" if is_debugged else "; run 'mvflow --debug ...' to see where"
+    return f"unexpected {type(error).__name__}: {error}{hint}", 1
 
 
 def _fail(sentence: str, code: int) -> int:

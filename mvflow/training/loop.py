@@ -172,8 +172,8 @@ class _Loop:
         self.stage.trainable.eval()
         size = min(self.stage.settings.batch_size, len(table))
         rows = torch.arange(len(table) // size * size, device=table.device).view(-1, size)
-        path: tuple[str | int, ...] = (self.stage.name, "validation")
         shard = rows
+        path: tuple[str | int, ...] = (self.stage.name, "validation")
         if self.processes is not None:
             shard, path = self.processes.shard(rows), (*path, self.processes.rank)
         with seeded(self.seed, *path, device=table.device):

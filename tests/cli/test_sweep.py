@@ -113,7 +113,7 @@ def test_an_interrupted_sweep_goes_on(started, store, tmp_path):
         assert done[name] == len(run.history()) > 0
     process = started(*words, "--jobs", 2)
     again = first_lines(process, *done)
-    assert all(again[name] > done[name] for name in done)
+    assert all(again[name] >= done[name] for name in done)  # of the history, or the next
     process.terminate()
     process.communicate(timeout=60)
 
