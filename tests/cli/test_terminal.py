@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -173,3 +175,20 @@ def test_warnings_of_the_library_steer_no_terminal(started):
         "main.main()"
     )
     assert started(program=("-c", code)).communicate()[1] == "a\\x1b[31mb\n"
+
+
+def test_networks_beside_a_store_that_cannot_be_written_are_used(
+    mvflow, copied, store, tmp_path, monkeypatch
+):
+    own = shutil.copyfile(store, tmp_path / "own.h5")
+    assert mvflow("evaluate", copied, "--store", own).code == 0
+    kept = sorted(tmp_path.glob("own.*.safetensors"))
+    assert len(kept) == 2
+    shutil.rmtree(copied / "metrics")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    trained = []
+    monkeypatch.setattr("mvflow.evaluation.networks.run_stage", lambda *_, **__: trained.append(1))
+    assert mvflow("evaluate", copied, "--store", own).code == 0
+    assert not trained
+    for path in kept:
+        assert (copied / path.name).read_bytes() == path.read_bytes()
