@@ -13,6 +13,7 @@ from mvflow.functional import effective_sample_size
 from mvflow.inference.diagnostics import diagnose
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Target
+from mvflow.nn import passed_generator
 from mvflow.samplers import SamplingAlgorithm, run
 
 __all__ = ["IndependentChains", "MarkovChains", "TorchRandom", "resample", "spread"]
@@ -23,20 +24,22 @@ SNAPSHOTS = 10
 
 @dataclass(frozen=True)
 class TorchRandom:
-    """Random arrays for samplers from torch's generator (seed it with `mvflow.nn.seeded`).
-
-    Within `mvflow.nn.own_generator` the thread's own is used.
-    """
+    """Random arrays for samplers, from a generator or torch's global one."""
 
     like: Tensor
+    generator: torch.Generator | None = None
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers."""
-        return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
+        return torch.randn(shape, generator=self.generator, **self._about)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers of [0, 1)."""
-        return torch.rand(shape, dtype=self.like.dtype, device=self.like.device)
+        return torch.rand(shape, generator=self.generator, **self._about)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return {"dtype": self.like.dtype, "device": self.like.device}
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,17 @@ class MarkovChains:
         start, ess = resample(pool, log_weights, self.chains)
         start = into_ball(start, target.radius)
         contacts = _Contacts(target.radius, start)
-        chain = run(
-            self.algorithm,
-            start,
-            target.value_and_grad,
-            TorchRandom(start),
-            warmup=self.warmup,
-            draws=max(self.draws, -(-n // self.chains)),
-            inverse_mass=target.variance(pool),
-            on_step=contacts.count,
-        )
+        with passed_generator() as generator:
+            chain = run(
+                self.algorithm,
+                start,
+                target.value_and_grad,
+                TorchRandom(start, generator),
+                warmup=self.warmup,
+                draws=max(self.draws, -(-n // self.chains)),
+                inverse_mass=target.variance(pool),
+                on_step=contacts.count,
+            )
         kept = chain.positions  # (draws, chains, rows, latent_dim)
         found = diagnose(
             kept,
@@ -126,16 +130,17 @@ class IndependentChains:
         start = into_ball(target.mixture_draws(n), target.radius)
         contacts = _Contacts(target.radius, start)
         thin = _thinning(self.steps)
-        chain = run(
-            self.algorithm,
-            start,
-            target.value_and_grad,
-            TorchRandom(start),
-            warmup=self.warmup,
-            draws=self.steps // thin,
-            thin=thin,
-            on_step=contacts.count,
-        )
+        with passed_generator() as generator:
+            chain = run(
+                self.algorithm,
+                start,
+                target.value_and_grad,
+                TorchRandom(start, generator),
+                warmup=self.warmup,
+                draws=self.steps // thin,
+                thin=thin,
+                on_step=contacts.count,
+            )
         kept = chain.positions
         found = diagnose(
             kept,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from mvflow.core import derive_seed
 
-__all__ = ["own_generator", "seeded"]
+__all__ = ["own_generator", "passed_generator", "seeded"]
+
+_thread = threading.local()
 
 
 @contextmanager
@@ -44,8 +47,8 @@ def own_generator(
     """Within this block, what this thread draws depends on `seed` and `path` alone.
 
     Unlike `seeded`, it touches no global generator, so that what other threads draw meanwhile
-    changes nothing here. Covered are the functions and methods of torch that take a generator, and so
-    `torch.distributions`; not what `torch.nn.functional` draws, such as dropout.
+    changes nothing here. Covered are the functions and methods of torch that take a generator, and
+    so `torch.distributions`; not what `torch.nn.functional` draws, such as dropout.
 
     Examples:
         >>> with own_generator(0, "noise"):
@@ -56,8 +59,24 @@ def own_generator(
         True
     """
     generator = torch.Generator(torch.device(device)).manual_seed(derive_seed(seed, *path))
-    with _Drawing(generator):
-        yield generator
+    outer = getattr(_thread, "generator", None)
+    _thread.generator = generator
+    try:
+        with _Drawing(generator):
+            yield generator
+    finally:
+        _thread.generator = outer
+
+
+@contextmanager
+def passed_generator() -> Iterator[torch.Generator | None]:
+    """For loops over small operations: no function is watched, as `own_generator` does at a cost.
+
+    Yields:
+        The generator to pass to all that draws within the block; None for torch's global one.
+    """
+    with torch._C.DisableTorchFunction():
+        yield getattr(_thread, "generator", None)
 
 
 class _Drawing(TorchFunctionMode):
