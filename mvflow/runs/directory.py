@@ -331,12 +331,20 @@ class RunDirectory:
         """Weights of a finished stage, checked against what the manifest records.
 
         Raises:
-            DataError: if the file is missing, damaged, or not the one that was recorded.
+            DataError: if the file is missing, damaged, not the one that was recorded, or holds
+                what is not a number.
         """
         tensors, about = read_tensors(self.weights(stage))
         entry = self.records().get(stage)
         if entry is None or about["sha256"] != entry.weights:
             self._refuse(stage)
+        for name, value in tensors.items():
+            if value.is_floating_point() and value.isnan().any():
+                msg = (
+                    f"{self.weights(stage)} holds NaN in {name!r}: train anew with "
+                    f"'mvflow train {self.path} --stage {stage} --again'"
+                )
+                raise DataError(msg)
         return tensors
 
     def _refuse(self, stage: str) -> NoReturn:
