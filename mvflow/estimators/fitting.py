@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mvflow.core import DataError, LostError, Modality, Source, StageError, generator
+from mvflow.core import DataError, LostError, Modality, Source, StageError, check_source, generator
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
@@ -37,25 +37,12 @@ CHECKPOINT_SHARE = 0.02
 
 
 def check_fits(source: Source, modalities: Iterable[Modality]) -> None:
-    """Compare a source's modalities with those a model expects.
+    """Check that a source can train a model of these modalities.
 
     Raises:
-        DataError: naming what is missing or has another shape.
+        DataError: naming what is missing, has another shape, or cannot be used.
     """
-    found = {m.name: m for m in source.modalities}
-    for modality in modalities:
-        if modality.name not in found:
-            msg = (
-                f"the data have no modality {modality.name!r}: expected "
-                f"{', '.join(m.name for m in modalities)}, found {', '.join(found)}"
-            )
-            raise DataError(msg)
-        if found[modality.name].shape != modality.shape:
-            msg = (
-                f"modality {modality.name!r} of the data has shape "
-                f"{found[modality.name].shape}, but the model expects {modality.shape}"
-            )
-            raise DataError(msg)
+    check_source(source, modalities)
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -478,7 +477,7 @@ class RunDirectory:
         with file:
             try:
                 with writing(self.path):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock(file)
             except DataError as error:
                 if not isinstance(error.__cause__, BlockingIOError):
                     raise
@@ -510,3 +509,12 @@ class RunDirectory:
                 for path in self._checkpoints(stage):
                     if _header(path).get("key") == record.key:
                         _remove(path)
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file until it is closed, where the system can."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
