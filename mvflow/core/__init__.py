@@ -10,6 +10,7 @@ from mvflow.core.errors import (
     NotFittedError,
     NumericsError,
     StageError,
+    UnreliableDrawsWarning,
     UsageError,
     unknown_name,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "Source",
     "StageError",
     "Subset",
+    "UnreliableDrawsWarning",
     "UsageError",
     "as_array",
     "as_source",

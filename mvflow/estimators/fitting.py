@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from mvflow.core import DataError, LostError, Modality, Source, StageError, check_source, generator
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
@@ -18,16 +23,18 @@ from mvflow.training import (
     ColumnCache,
     Compile,
     EpochRecord,
+    MappedColumn,
     NoOpCallback,
     Processes,
     Stage,
     Table,
+    TensorColumn,
     build_stage,
     free_memory,
     run_stage,
 )
 
-__all__ = ["check_fits", "restore_weights", "train_stage"]
+__all__ = ["check_fits", "check_scale", "restore_weights", "train_stage"]
 
 CHECKPOINT_SECONDS = 5.0
 """Least seconds between two checkpoints."""
@@ -46,6 +53,22 @@ def check_fits(source: Source, modalities: Iterable[Modality]) -> None:
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)
+
+
+def check_scale(name: str, values: NDArray[Any], trained_on_bytes: Collection[str]) -> None:
+    """Refuse floats of 0...255 where the model was trained on uint8, which it saw as [0, 1].
+
+    Raises:
+        DataError: if values lie outside [0, 1].
+    """
+    if name in trained_on_bytes and values.dtype != np.uint8 and values.size:
+        worst = values.flat[np.abs(values - np.float32(0.5)).argmax()]
+        if not 0 <= worst <= 1:
+            msg = (
+                f"modality {name!r} contains {worst:g}, but the model was trained on uint8, whose "
+                "floats lie in [0, 1]: give uint8, or divide by 255"
+            )
+            raise DataError(msg)
 
 
 def restore_weights(system: System, plan: Plan, run: RunDirectory) -> dict[str, StageRecord]:
@@ -170,10 +193,15 @@ def train_stage(
             len(rows),
             str(rows.device),
             epochs,
+            [n for n, c in rows.columns.items() if _stored_dtype(c) in (torch.uint8, np.uint8)],
         )
         if run is not None:
             run.finish(spec.name, weights, record)
     return record
+
+
+def _stored_dtype(column: TensorColumn | MappedColumn) -> Any:
+    return column.values.dtype if isinstance(column, TensorColumn) else column.stored.dtype
 
 
 @dataclass
@@ -217,14 +245,14 @@ class _Checkpoints:
             self.save()
         self.callback.on_step(stage, epoch, step, steps, loss, checkpoint)
 
-    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
+    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> bool | None:
         self.epochs += 1
         if self.run is not None:
             self.run.append_history(record._asdict())
             self.newest = record.stage, checkpoint()
             if time.monotonic() >= self.due:
                 self.save()
-        self.callback.on_epoch(record, checkpoint)
+        return self.callback.on_epoch(record, checkpoint)
 
     def save(self) -> None:
         """Write the newest state that has not been written."""

@@ -124,7 +124,9 @@ class _Loop:
             if record.epoch == started:
                 peak = peak_memory(self.device) / 2**20
                 _log.info("%s: peak memory %.0f MiB after one epoch", stage.name, peak)
-            self.callback.on_epoch(record, state.checkpoint)
+            stop = bool(self.callback.on_epoch(record, state.checkpoint))
+            if stop if self.processes is None else self.processes.broadcast(stop):
+                break
         state.load_best()
 
     def shuffled(self, epoch: int) -> Tensor:
