@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mvflow.core import ArraySource as ArraySource
     from mvflow.core import Modality as Modality
+    from mvflow.core import UnreliableDrawsWarning as UnreliableDrawsWarning
     from mvflow.estimators import Estimator as Estimator
     from mvflow.estimators import estimator_class as estimator_class
     from mvflow.estimators import load as load
     from mvflow.evaluation import check_calibration as check_calibration
     from mvflow.evaluation import evaluate as evaluate
+    from mvflow.training import Callback as Callback
+    from mvflow.training import EarlyStopping as EarlyStopping
+    from mvflow.training import ModelCheckpoint as ModelCheckpoint
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ArraySource": "mvflow.core",
+    "Callback": "mvflow.training",
+    "EarlyStopping": "mvflow.training",
     "Estimator": "mvflow.estimators",
     "Modality": "mvflow.core",
+    "ModelCheckpoint": "mvflow.training",
+    "UnreliableDrawsWarning": "mvflow.core",
     "check_calibration": "mvflow.evaluation",
     "estimator_class": "mvflow.estimators",
     "evaluate": "mvflow.evaluation",

@@ -1,6 +1,7 @@
 """Types, errors, seeds and arrays: what every other module relies on. Imports no backend."""
 
 from mvflow.core.arrays import Array, namespace
+from mvflow.core.door import as_array, check_count, check_labels, check_seed
 from mvflow.core.errors import (
     ConfigError,
     DataError,
@@ -9,6 +10,7 @@ from mvflow.core.errors import (
     NotFittedError,
     NumericsError,
     StageError,
+    UnreliableDrawsWarning,
     UsageError,
     unknown_name,
 )
@@ -21,6 +23,7 @@ from mvflow.core.sources import (
     as_source,
     check_batch,
     check_rows,
+    check_source,
     class_name,
     factor_name,
     fingerprint,
@@ -57,10 +60,16 @@ __all__ = [
     "Source",
     "StageError",
     "Subset",
+    "UnreliableDrawsWarning",
     "UsageError",
+    "as_array",
     "as_source",
     "check_batch",
+    "check_count",
+    "check_labels",
     "check_rows",
+    "check_seed",
+    "check_source",
     "class_name",
     "derive_seed",
     "factor_name",

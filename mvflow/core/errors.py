@@ -13,6 +13,7 @@ __all__ = [
     "NotFittedError",
     "NumericsError",
     "StageError",
+    "UnreliableDrawsWarning",
     "UsageError",
     "unknown_name",
 ]
@@ -48,6 +49,10 @@ class NumericsError(MvflowError, FloatingPointError):
 
 class NotFittedError(MvflowError, RuntimeError):
     """A model was used before it was trained."""
+
+
+class UnreliableDrawsWarning(UserWarning):
+    """Draws whose diagnostics say that they do not stand for the posterior."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

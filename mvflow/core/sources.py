@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mvflow.core.door import as_array, check_labels
 from mvflow.core.errors import DataError, UsageError, unknown_name
 from mvflow.core.types import Batch, Column, Described, Modality, Source
 
@@ -17,6 +18,7 @@ __all__ = [
     "as_source",
     "check_batch",
     "check_rows",
+    "check_source",
     "class_name",
     "factor_name",
     "fingerprint",
@@ -60,7 +62,7 @@ class ArraySource:
         if not arrays:
             msg = "no modality was given: expected a mapping from names to arrays"
             raise DataError(msg)
-        arrays = {name: np.asarray(values) for name, values in arrays.items()}
+        arrays = {name: as_array(x, f"modality {name!r}") for name, x in arrays.items()}
         if modalities is None:
             modalities = [Modality(name, x.shape[1:] or (1,)) for name, x in arrays.items()]
         self.modalities = tuple(modalities)
@@ -74,7 +76,7 @@ class ArraySource:
             name: len(c.values if c.index is None else c.index)
             for name, c in self._columns.items()
         }
-        self.labels = None if labels is None else np.asarray(labels, np.int64)
+        self.labels = None if labels is None else check_labels(labels)
         self.factors = {name: np.asarray(f) for name, f in (factors or {}).items()}
         self.class_names, self.factor_names = dict(class_names or {}), dict(factor_names or {})
         if self.labels is not None:
@@ -115,13 +117,51 @@ def as_source(
 ) -> Source:
     """Return `data` as a `Source`; a dict of arrays becomes one.
 
+    Raises:
+        DataError: if the values do not fit the modalities.
+        UsageError: if it is neither.
+
     Examples:
         >>> len(as_source({"a": np.zeros((3, 2), np.float32)}))
         3
     """
     if isinstance(data, Mapping):
         return ArraySource(data, modalities, labels=labels)
+    if not isinstance(data, Source):
+        kind = type(data).__name__
+        msg = f"the data are a {kind}: expected a dict from modality to array, or a Source"
+        raise UsageError(msg)
     return data
+
+
+def check_source(source: Source, modalities: Iterable[Modality]) -> None:
+    """Check all values of a source against the modalities of a model.
+
+    A store was checked when it was written: it is read here only where the model's likelihood is
+    not the store's.
+
+    Raises:
+        DataError: naming what is missing, has another shape, or cannot be used.
+    """
+    specs = {m.name: m for m in modalities}
+    found = {m.name: m for m in source.modalities}
+    for name, modality in specs.items():
+        if name not in found:
+            msg = (
+                f"the data have no modality {name!r}: expected {', '.join(specs)}, "
+                f"found {', '.join(found)}"
+            )
+            raise DataError(msg)
+        if found[name].shape != modality.shape:
+            msg = (
+                f"modality {name!r} of the data has shape {found[name].shape}, "
+                f"but the model expects {modality.shape}"
+            )
+            raise DataError(msg)
+    known = isinstance(source, ArraySource) or hasattr(source, "fingerprint")
+    for name, column in source.columns().items():
+        if name in specs and not (known and found[name].kind == specs[name].kind):
+            _checked(column.values, specs[name])
 
 
 def check_rows(rows: ArrayLike, count: int, of: str) -> NDArray[np.int64]:
@@ -231,7 +271,7 @@ def check_batch(
     """
     specs = tuple(modalities)
     subset_of(batch, specs)
-    out = {m.name: _checked(np.asarray(batch[m.name]), m) for m in specs if m.name in batch}
+    out = {m.name: _checked(batch[m.name], m) for m in specs if m.name in batch}
     counts = {name: len(x) for name, x in out.items()}
     if rows_equal and len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {n}" for name, n in counts.items())
@@ -251,7 +291,8 @@ def _check_names(arrays: Batch, modalities: tuple[Modality, ...]) -> None:
             raise DataError(msg)
 
 
-def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
+def _checked(given: Any, modality: Modality) -> NDArray[Any]:
+    x = as_array(given, f"modality {modality.name!r}")
     likelihood = modality.likelihood_part
     expected = likelihood.row_shape(modality.shape)
     if x.shape[1:] != expected or x.ndim != len(expected) + 1:
@@ -261,7 +302,13 @@ def _checked(x: NDArray[Any], modality: Modality) -> NDArray[Any]:
         )
         raise DataError(msg)
     if x.dtype == np.uint8 and likelihood.takes_bytes:
-        return x
+        if x.size and x.max() == 1:
+            msg = (
+                f"modality {modality.name!r} holds only 0 and 1 as uint8, which means intensities "
+                "of 0...255: give a mask as bool or float32, or multiply it by 255"
+            )
+            raise DataError(msg)
+        return np.ascontiguousarray(x)
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         msg = f"modality {modality.name!r} has values of type {x.dtype}: expected numbers"
         raise DataError(msg)

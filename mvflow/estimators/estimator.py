@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,21 +25,39 @@ from mvflow.core import (
     Observed,
     Source,
     StageError,
+    UnreliableDrawsWarning,
     UsageError,
+    as_array,
     as_source,
     check_batch,
+    check_count,
+    check_seed,
+    check_source,
     fingerprint,
     subset_of,
     unknown_name,
 )
 from mvflow.core.parts import create, dump
-from mvflow.estimators.fitting import check_fits, restore_weights, train_stage
+from mvflow.estimators.devices import check_device
+from mvflow.estimators.fitting import check_fits, check_scale, restore_weights, train_stage
+from mvflow.estimators.plotting import Plots
 from mvflow.estimators.scoring import Chunk, log_likelihood
 from mvflow.inference import Diagnostics, Sampler, Target, draw, refuse
 from mvflow.nn import own_generator
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord
 from mvflow.systems import Bounded, Encodes, Projects, System, build_system, stages_of
-from mvflow.training import Callback, Processes, Table, as_input, check_compile, free_memory
+from mvflow.training import (
+    Callback,
+    Callbacks,
+    History,
+    Processes,
+    Progress,
+    Record,
+    Table,
+    as_input,
+    check_compile,
+    free_memory,
+)
 
 __all__ = ["Estimator", "LatentDraws"]
 
@@ -88,6 +108,8 @@ class Estimator:
         **settings: Any,
     ) -> None:
         specs = list(modalities)
+        self._params = {"modalities": modalities, "latent_dim": latent_dim, "networks": networks}
+        self._params |= settings
         names = [m.name for m in specs]
         if len(set(names)) != len(names):
             msg = f"two modalities have the same name: {', '.join(sorted(names))}"
@@ -155,6 +177,64 @@ class Estimator:
     def _set_config(self, config: Config) -> None:
         self.config = config
         self.records_: dict[str, StageRecord] = {}
+        self.history_ = History()
+
+    # As scikit-learn has it
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Arguments of the constructor, as they were given."""
+        if not hasattr(self, "_params"):
+            own = ("shape", "likelihood", "weight")
+            sections = self.config.modalities
+            self._params = {
+                "modalities": list(self.config.specifications()),
+                "networks": {
+                    name: {k: getattr(m, k) for k in type(m).model_fields if k not in own}
+                    for name, m in sections.items()
+                },
+                **{
+                    name: getattr(self.config, name)
+                    for name in type(self.config).model_fields
+                    if name not in ("format", "system", "modalities")
+                },
+            }
+        return dict(self._params)
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments of the constructor; `joint__epochs=3` changes one setting of a section.
+
+        The estimator is untrained afterwards if anything changes.
+
+        Raises:
+            ConfigError: if there is no such argument, or a value cannot be used.
+        """
+        new = self.get_params()
+        for key, value in params.items():
+            section, _, setting = key.partition("__")
+            if setting:
+                now = self.config.model_dump().get(section)
+                value = {**(now if isinstance(now, Mapping) else {}), setting: value}
+            new[section] = value
+        if params:
+            made = type(self)(**new)
+            self.__dict__ = made.__dict__
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return not any(stage not in self.records_ for stage in self.stage_names)
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        target = TargetTags(required=False)
+        return Tags(estimator_type=None, target_tags=target, input_tags=InputTags())
+
+    def __repr__(self) -> str:
+        changed = self.config.model_dump(mode="json", exclude_defaults=True)
+        shown = {"modalities": list(self.config.modalities), "latent_dim": self.config.latent_dim}
+        skipped = ("format", "system", *shown)
+        shown |= {k: v for k, v in changed.items() if k not in skipped and v not in ({}, None)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     def _build(self) -> None:
         self.system_: System = build_system(self.config)
@@ -214,7 +294,8 @@ class Estimator:
         stages: Sequence[str] | None = None,
         run: RunDirectory | None = None,
         device: str = "cpu",
-        callback: Callback | None = None,
+        callback: Callback | Sequence[Callback] | None = None,
+        progress: bool = False,
         compile: str = "auto",
     ) -> Self:
         """Train all stages, or the named ones, in order.
@@ -227,8 +308,9 @@ class Estimator:
                 need must have been trained. Stages that rest on what is trained anew are dropped.
             run: where to keep checkpoints, history and weights. A stage that was interrupted
                 there goes on where it was, and ends as if it had never been interrupted.
-            device: "cpu", "cuda", "cuda:1"...
-            callback: training callback.
+            device: "cpu", "cuda", "cuda:1"..., or "auto": a GPU where there is one.
+            callback: training callback, or several; see `mvflow.EarlyStopping`.
+            progress: show a bar for each stage, in a terminal or a notebook.
             compile: "graph" captures each training step as a CUDA graph, "auto" does so on CUDA
                 where it can, "torch" lets torch compile the losses, "no" does neither. Results
                 are those of "no", up to rounding.
@@ -244,12 +326,13 @@ class Estimator:
             UsageError: if there is no stage of a given name, no such way to compile, or the run
                 has another configuration.
         """
-        way = check_compile(compile)
+        way, device = check_compile(compile), check_device(device)
+        seed = None if seed is None else check_seed(seed)
         train = as_source(source, self.modalities)
         check_fits(train, self.modalities)
         held = None if validation is None else as_source(validation, self.modalities)
         if held is not None:
-            check_fits(held, self.modalities)
+            check_source(held, self.modalities)
         plan = self._plan()
         wanted = plan.names if stages is None else tuple(stages)
         for stage in wanted:
@@ -257,12 +340,33 @@ class Estimator:
         config = self._seeded(seed, stages)
         if run is not None and self._is_main_process:
             _check_same_config(run, config)
+        before = dict(self.__dict__)
+        try:
+            return self._train(config, wanted, (train, held), run, device, callback, progress, way)
+        except BaseException:
+            if before["records_"] and before.get("system_") is not self.__dict__.get("system_"):
+                self.__dict__ = before  # what was trained before stays as it was
+            raise
+
+    def _train(
+        self,
+        config: Config,
+        wanted: Sequence[str],
+        sources: tuple[Source, Source | None],
+        run: RunDirectory | None,
+        device: str,
+        callback: Callback | Sequence[Callback] | None,
+        progress: bool,
+        way: Any,
+    ) -> Self:
+        train, held = sources
         if config != self.config:
             self._set_config(config)
             self._build()
         self._reset(wanted)
         plan = self.plan_
         self.system_.to(device)
+        self.history_ = History(r for r in self.history_ if r["stage"] in self.records_)
         inputs = Inputs(fingerprint(train), None if held is None else fingerprint(held))
         if self._processes is not None:
             self._processes.assert_same_on_all_ranks(
@@ -271,21 +375,27 @@ class Estimator:
         budget = free_memory(device)
         rows = Table.of(train, device, budget)
         held_rows = None if held is None else Table.of(held, device, budget)
-        for spec in plan.stages:
-            if spec.name in wanted:
-                self.records_[spec.name] = train_stage(
-                    spec,
-                    self.system_,
-                    plan,
-                    rows,
-                    held_rows,
-                    inputs=inputs,
-                    trained=self.records_,
-                    run=run if self._is_main_process else None,
-                    callback=callback if self._is_main_process else None,
-                    processes=self._processes,
-                    compile=way,
-                )
+        several = callback if isinstance(callback, Sequence) else [callback] if callback else []
+        with contextlib.ExitStack() as shown:
+            bars = [shown.enter_context(Progress())] if progress and self._is_main_process else []
+            for spec in plan.stages:
+                if spec.name in wanted:
+                    record = train_stage(
+                        spec,
+                        self.system_,
+                        plan,
+                        rows,
+                        held_rows,
+                        inputs=inputs,
+                        trained=self.records_,
+                        run=run if self._is_main_process else None,
+                        callback=Callbacks([Record(self.history_), *several, *bars])
+                        if self._is_main_process
+                        else None,
+                        processes=self._processes,
+                        compile=way,
+                    )
+                    self.records_[spec.name] = record
         self.system_.eval().requires_grad_(False)
         return self
 
@@ -336,7 +446,7 @@ class Estimator:
         given: Batch | None = None,
         n: int = 1,
         *,
-        seed: int = 0,
+        seed: int | None = 0,
         sampler: Any = None,
         combine: bool = False,
         prior: str | None = None,
@@ -347,7 +457,7 @@ class Estimator:
             given: observed modalities, name -> (rows, *shape). None: draws from the prior, as
                 for one row.
             n: draws per row.
-            seed: of these draws.
+            seed: of these draws; None gives fresh ones.
             sampler: another sampler by name, which keeps the settings that it has too, or as an
                 object; or changes to the configured one, such as {"warmup": 200}.
             combine: even where all modalities are given, do without q(z|X) and combine posteriors
@@ -360,16 +470,19 @@ class Estimator:
             NotFittedError: if a stage has not been trained.
             UsageError: if there is no such prior, or sampler.
         """
-        self._check_fitted()
-        source = self._prior(prior)
+        seed, n = check_seed(seed), check_count(n)
+        _check_mapping(given)
+        source = None if given else self._prior(prior)
         observed = self._checked(given)
+        if observed.x:
+            self._check_fitted()
         algorithm = self._sampler(sampler)
         chunks = list(_chunks(observed))
 
         def chunk(i: int) -> dict[str, NDArray[Any]]:
             rows = chunks[i]
             with own_generator(seed, "draw", i, device=self._device), torch.no_grad():
-                posterior = self._posterior(rows, combine) if rows.x else source()
+                posterior = self._posterior(rows, combine) if source is None else source()
                 drawn = draw(posterior, n, algorithm, self._ball if rows.x else torch.inf)
             numbers = drawn.diagnostics._asdict()
             method = np.frombuffer(numbers.pop("method").encode(), np.uint8)
@@ -394,8 +507,30 @@ class Estimator:
     def sample_latent(
         self, given: Batch | None = None, n: int = 1, **options: Any
     ) -> NDArray[np.float32]:
-        """Draws of z, (n, rows, latent_dim); options as in `draw`."""
-        return self.draw(given, n, **options).z
+        """Draws of z, (n, rows, latent_dim); options as in `draw`.
+
+        Warns:
+            UnreliableDrawsWarning: if their diagnostics are bad.
+        """
+        return _as_given(self._warned(self.draw(given, n, **options)).z, given)
+
+    def transform(self, x: Batch, *, n: int = 100, seed: int | None = 0) -> NDArray[np.float32]:
+        """Posterior mean of z given the modalities of x, (rows, latent_dim).
+
+        With all modalities it is the mean of q(z|X), else that of `n` draws.
+        """
+        _check_mapping(x)
+        if {*x} == {m.name for m in self.modalities} and self.can_encode:
+            return self.encode(x)[0]
+        return _as_given(self._warned(self.draw(x, n, seed=seed)).z.mean(0), x)
+
+    @staticmethod
+    def _warned(drawn: LatentDraws) -> LatentDraws:
+        doubts = drawn.diagnostics.doubts()
+        if doubts:
+            msg = f"these draws are not to be trusted: {doubts}; draw longer chains (sampler=)"
+            warnings.warn(msg, UnreliableDrawsWarning, stacklevel=3)
+        return drawn
 
     def generate(
         self,
@@ -403,23 +538,34 @@ class Estimator:
         n: int = 1,
         *,
         targets: Iterable[str] | None = None,
+        full_output: bool = False,
         **options: Any,
-    ) -> dict[str, NDArray[np.float32]]:
+    ) -> Any:
         """Generate modalities from observed ones: the means of p(x_j|z) at draws of z.
 
         Args:
             given: observed modalities; None generates from the prior, as for one row.
             n: draws per row.
             targets: what to generate; by default all modalities that are not given.
+            full_output: return the draws of z with their diagnostics, too.
             options: as in `draw`.
 
         Returns:
-            name -> (n, rows, *shape).
+            name -> (n, rows, *shape), torch tensors where tensors were given; with `full_output`
+            a pair of these and `LatentDraws`.
+
+        Warns:
+            UnreliableDrawsWarning: if diagnostics are bad and `full_output` does not return them.
         """
+        _check_mapping(given)
         names = [m.name for m in self.modalities]
         rest = [name for name in names if name not in (given or {})]
         wanted = subset_of(targets, self.modalities) if targets is not None else rest or names
-        return self.decode(self.draw(given, n, **options).z, wanted)
+        drawn = self.draw(given, n, **options)
+        found = _as_given(
+            self.decode((drawn if full_output else self._warned(drawn)).z, wanted), given
+        )
+        return (found, drawn) if full_output else found
 
     def encode(self, x: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and standard deviation of q(z|X), (rows, latent_dim) each, given all modalities.
@@ -427,7 +573,7 @@ class Estimator:
         Raises:
             UsageError: if a modality is missing, or the system has no joint encoder.
         """
-        observed, system = self._checked(x), self._fitted_system()
+        observed, system = self._checked(x), self._base_system()
         missing = [m.name for m in self.modalities if m.name not in observed.x]
         if missing:
             msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
@@ -441,7 +587,7 @@ class Estimator:
             loc, scale = (torch.cat([getattr(q, of) for q in found]) for of in ("mean", "stddev"))
             finite = (loc.isfinite() & scale.isfinite()).all(-1)
             refuse(~finite, "mean or deviation of q(z|X) is not a finite number")
-        return loc.cpu().numpy(), scale.cpu().numpy()
+        return _as_given(loc.cpu().numpy(), x), _as_given(scale.cpu().numpy(), x)
 
     @property
     def can_project(self) -> bool:
@@ -460,7 +606,8 @@ class Estimator:
             msg = f"this {type(self).__name__} has no projectors: choose a projector"
             raise UsageError(msg)
         with torch.no_grad():
-            return {n: system.project(n, v).cpu().numpy() for n, v in observed.x.items()}
+            found = {n: system.project(n, v).cpu().numpy() for n, v in observed.x.items()}
+        return _as_given(found, x)
 
     def decode(
         self, z: ArrayLike, targets: Iterable[str] | None = None
@@ -472,8 +619,8 @@ class Estimator:
         Raises:
             DataError: if z is not of that shape.
         """
-        self._check_fitted()
-        z = self._checked_latent(z)
+        self._base_system()
+        handed, z = z, self._checked_latent(z)
         specs = {m.name: m.likelihood_part for m in self.modalities}
         wanted = subset_of(specs if targets is None else targets, self.modalities)
         flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
@@ -490,17 +637,18 @@ class Estimator:
 
         parts = self._map_chunks(chunk, len(chunks))
         found = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
-        return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in found.items()}
+        shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in found.items()}
+        return _as_given(shaped, {"z": handed})
 
-    def simulate(self, z: ArrayLike, *, seed: int = 0) -> dict[str, NDArray[Any]]:
+    def simulate(self, z: ArrayLike, *, seed: int | None = 0) -> dict[str, NDArray[Any]]:
         """Draws of p(x_j|z), with the likelihood's noise, name -> (rows, *shape).
 
         Args:
             z: (rows, latent_dim).
-            seed: of the draws.
+            seed: of the draws; None gives fresh ones.
         """
-        self._check_fitted()
-        parts = []
+        self._base_system()
+        seed, parts = check_seed(seed), []
         for i, some in enumerate(torch.from_numpy(self._checked_latent(z)).split(CHUNK_ROWS)):
             with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
                 decoded = self.system_.decode(some.to(self._device))
@@ -538,7 +686,7 @@ class Estimator:
         return found.cpu().numpy()
 
     def log_likelihood(
-        self, x: Batch, *, given: Batch | None = None, n: int = 1000, seed: int = 0
+        self, x: Batch, *, given: Batch | None = None, n: int = 1000, seed: int | None = 0
     ) -> NDArray[np.float64]:
         """Importance-sampled log p(x), or log p(x | given), of each row in nats, (rows,).
 
@@ -546,33 +694,65 @@ class Estimator:
             x: modalities to score.
             given: observed modalities.
             n: draws of z per row; the estimate is a lower bound on average that tightens with n.
-            seed: of the draws.
+            seed: of the draws; None gives fresh ones.
 
         Raises:
             DataError: if the data do not fit the modalities or are not finite.
             UsageError: if there is nothing to score, or `n` is not positive.
         """
+        for each in (x, given):
+            _check_mapping(each)
         both = sorted(set(x) & set(given or {}))
         if both:
             msg = f"modality {both[0]!r} is both given and to be scored"
             raise UsageError(msg)
         self._check_fitted()
+        seed = check_seed(seed)
         seen = self._checked({**(given or {}), **x})  # together, for equal numbers of rows
         scored = {name: seen.x[name] for name in sorted(x)}
         if not scored:
             msg = "no modality to score: x is empty"
             raise UsageError(msg)
-        if n < 1:
-            msg = f"n={n}: expected at least one draw"
-            raise UsageError(msg)
-        return log_likelihood(
+        found = log_likelihood(
             self.system_,
             scored,
             self._checked(given).x,
-            n=n,
+            n=check_count(n),
             seed=seed,
             map_chunks=self._map_chunks,
         )
+        return _as_given(found, x)
+
+    def evaluate(self, test: Source | Batch, classifiers: Any = None, **options: Any) -> Any:
+        """Measure the model on test rows, as `mvflow.evaluate`."""
+        module = importlib.import_module("mvflow.evaluation")  # a higher layer
+        return module.evaluate(self, self._source(test), classifiers, **options)
+
+    def report(self, path: str | Path, test: Source | Batch, *, seed: int = 0) -> Path:
+        """Write a report on the model as one HTML file, and return its path."""
+        module, rows = importlib.import_module("mvflow.report"), self._source(test)
+        stages = {name: record.to_dict() for name, record in self.records_.items()}
+        entry = module.Entry(
+            type(self).__name__,
+            self,
+            rows,
+            list(self.history_),
+            {"stages": stages, "versions": {}},
+            {},
+            self.evaluate(rows, seed=seed),
+        )
+        written: Path = module.write_report(Path(path), [entry], seed=seed)
+        return written
+
+    @property
+    def plot(self) -> Plots:
+        """Figures: `plot.history()`, `plot.latent(x)`, `plot.samples()`."""
+        return Plots(self)
+
+    def _source(self, data: Source | Batch) -> Source:
+        source = as_source(data, self.modalities)
+        check_source(source, self.modalities)
+        return source
 
     # Keeping
 
@@ -582,15 +762,20 @@ class Estimator:
         Raises:
             UsageError: if something is there already.
         """
-        self._check_fitted()
+        if not self.records_:
+            self._check_fitted()
         run = RunDirectory.create(path, self.config)
         for stage, record in self.records_.items():
             run.finish(stage, self.plan_.spec(stage).module.state_dict(), record)
+        for line in self.history_:
+            run.append_history(line)
 
     def restore(self, run: RunDirectory, device: str = "cpu") -> Self:
         """Take the weights of all finished stages of a run directory."""
+        device = check_device(device)
         self._build()
         self.records_ = restore_weights(self.system_, self.plan_, run)
+        self.history_ = History(run.history())
         self.system_.to(device).eval().requires_grad_(False)
         return self
 
@@ -598,19 +783,19 @@ class Estimator:
 
     def priors(self) -> list[str]:
         """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
-        fitted = [] if self._fitted_system().fitted_prior is None else [self.config.prior.kind]
-        return [STANDARD, *fitted]
+        has_fitted = self._base_system().fitted_prior is not None and "prior" in self.records_
+        return [STANDARD, *([self.config.prior.kind] if has_fitted else [])]
 
     @property
     def radius(self) -> float:
         """Of the ball in which draws given observations lie; infinity where there is none."""
-        self._fitted_system()
+        self._base_system()
         return float(self._ball)
 
     @property
     def can_encode(self) -> bool:
         """Whether the system has a joint encoder q(z|X) besides its subset rule."""
-        return isinstance(self._fitted_system(), Encodes)
+        return isinstance(self._base_system(), Encodes)
 
     # Inner
 
@@ -639,7 +824,7 @@ class Estimator:
 
     def _prior(self, name: str | None) -> Callable[[], Distribution]:
         """The prior of a name; by default the configured one."""
-        system, known = self._fitted_system(), self.priors()
+        system, known = self._base_system(), self.priors()
         chosen = known[-1] if name is None else name
         if chosen not in known:
             raise UsageError(unknown_name("prior", chosen, known))
@@ -651,8 +836,17 @@ class Estimator:
         self._check_fitted()
         return self.system_
 
-    def _check_fitted(self) -> None:
-        missing = [s for s in self.stage_names if s not in self.records_]
+    def _base_system(self) -> System:
+        """The system once it can encode and decode, whatever else is still to be trained."""
+        self._plan()
+        base = self.system_.encoder_stages if isinstance(self.system_, Encodes) else None
+        self._check_fitted(base)
+        return self.system_
+
+    def _check_fitted(self, stages: Iterable[str] | None = None) -> None:
+        """Check that the given stages are trained; by default all but that of the prior."""
+        needed = self.stage_names if stages is None else stages
+        missing = [s for s in needed if s not in self.records_]
         if missing:
             what = f"this {type(self).__name__} is not trained"
             msg = f"{what} (missing: {', '.join(missing)}): call fit"
@@ -669,7 +863,7 @@ class Estimator:
         return sampler
 
     def _checked_latent(self, z: ArrayLike, rows: int | None = None) -> NDArray[np.float32]:
-        values, dim = np.asarray(z, np.float32), self.system_.latent.dim
+        values, dim = as_array(z, "z").astype(np.float32), self.system_.latent.dim
         expected = (dim,) if rows is None else (rows, dim)
         if values.shape[-len(expected) :] != expected:
             shape = ", ".join(map(str, expected))
@@ -681,15 +875,40 @@ class Estimator:
         return values
 
     def _checked(self, given: Batch | None) -> Observed:
-        self._check_fitted()
+        self._base_system()
+        _check_mapping(given)
         batch = check_batch(given or {}, self.modalities)
+        seen_bytes = {n for record in self.records_.values() for n in record.bytes}
         for name, values in batch.items():
             if len(values) == 0:
                 msg = f"modality {name!r} has no rows"
                 raise DataError(msg)
+            check_scale(name, values, seen_bytes)
         return Observed(
-            {k: as_input(torch.from_numpy(v).to(self._device)) for k, v in batch.items()}
+            {k: as_input(torch.from_numpy(_owned(v)).to(self._device)) for k, v in batch.items()}
         )
+
+
+def _check_mapping(given: Any) -> None:
+    if given is not None and not isinstance(given, Mapping):
+        kind = type(given).__name__
+        msg = f"what is given is a {kind}: expected a dict from modality to array"
+        raise UsageError(msg)
+
+
+def _owned(x: NDArray[Any]) -> NDArray[Any]:
+    """An array that torch may take: contiguous and writeable."""
+    return np.require(x, requirements=["C", "W"])
+
+
+def _as_given(found: Any, given: Mapping[str, Any] | None) -> Any:
+    """Results as torch tensors on the device of what was given, if that was tensors."""
+    tensors = [v for v in (given or {}).values() if isinstance(v, Tensor)]
+    if not tensors:
+        return found
+    if isinstance(found, dict):
+        return {name: _as_given(x, given) for name, x in found.items()}
+    return torch.from_numpy(found).to(tensors[0].device)
 
 
 def _chunks(observed: Observed, size: int = CHUNK_ROWS) -> Iterator[Observed]:

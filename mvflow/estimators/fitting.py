@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from mvflow.core import DataError, LostError, Modality, Source, StageError, generator
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mvflow.core import DataError, LostError, Modality, Source, StageError, check_source, generator
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
@@ -18,10 +23,12 @@ from mvflow.training import (
     ColumnCache,
     Compile,
     EpochRecord,
+    MappedColumn,
     NoOpCallback,
     Processes,
     Stage,
     Table,
+    TensorColumn,
     build_stage,
     free_memory,
     run_stage,
@@ -29,6 +36,7 @@ from mvflow.training import (
 
 __all__ = [
     "check_fits",
+    "check_scale",
     "close_stage",
     "held_out",
     "open_stage",
@@ -44,28 +52,31 @@ CHECKPOINT_SHARE = 0.02
 
 
 def check_fits(source: Source, modalities: Iterable[Modality]) -> None:
-    """Compare a source's modalities with those a model expects.
+    """Check that a source can train a model of these modalities.
 
     Raises:
-        DataError: naming what is missing or has another shape.
+        DataError: naming what is missing, has another shape, or cannot be used.
     """
-    found = {m.name: m for m in source.modalities}
-    for modality in modalities:
-        if modality.name not in found:
-            msg = (
-                f"the data have no modality {modality.name!r}: expected "
-                f"{', '.join(m.name for m in modalities)}, found {', '.join(found)}"
-            )
-            raise DataError(msg)
-        if found[modality.name].shape != modality.shape:
-            msg = (
-                f"modality {modality.name!r} of the data has shape "
-                f"{found[modality.name].shape}, but the model expects {modality.shape}"
-            )
-            raise DataError(msg)
+    check_source(source, modalities)
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)
+
+
+def check_scale(name: str, values: NDArray[Any], trained_on_bytes: Collection[str]) -> None:
+    """Refuse floats of 0...255 where the model was trained on uint8, which it saw as [0, 1].
+
+    Raises:
+        DataError: if values lie outside [0, 1].
+    """
+    if name in trained_on_bytes and values.dtype != np.uint8 and values.size:
+        worst = values.flat[np.abs(values - np.float32(0.5)).argmax()]
+        if not 0 <= worst <= 1:
+            msg = (
+                f"modality {name!r} contains {worst:g}, but the model was trained on uint8, whose "
+                "floats lie in [0, 1]: give uint8, or divide by 255"
+            )
+            raise DataError(msg)
 
 
 def restore_weights(system: System, plan: Plan, run: RunDirectory) -> dict[str, StageRecord]:
@@ -262,10 +273,15 @@ def close_stage(
         len(rows),
         str(rows.device),
         epochs,
+        [n for n, c in rows.columns.items() if _stored_dtype(c) in (torch.uint8, np.uint8)],
     )
     if run is not None:
         run.finish(spec.name, weights, record)
     return record
+
+
+def _stored_dtype(column: TensorColumn | MappedColumn) -> Any:
+    return column.values.dtype if isinstance(column, TensorColumn) else column.stored.dtype
 
 
 @dataclass
@@ -309,14 +325,14 @@ class _Checkpoints:
             self.save()
         self.callback.on_step(stage, epoch, step, steps, loss, checkpoint)
 
-    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
+    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> bool | None:
         self.epochs += 1
         if self.run is not None:
             self.run.append_history(record._asdict())
             self.newest = record.stage, checkpoint()
             if time.monotonic() >= self.due:
                 self.save()
-        self.callback.on_epoch(record, checkpoint)
+        return self.callback.on_epoch(record, checkpoint)
 
     def save(self) -> None:
         """Write the newest state that has not been written."""

@@ -174,7 +174,7 @@ def _simulated(
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
     """Latents of the prior, and rows of all modalities drawn from the decoders."""
     seeds = [derive_seed(seed, "calibration", what) for what in ("z", "x")]
-    z = estimator.sample_latent(None, rows, seed=seeds[0])[:, 0]
+    z = estimator.draw(None, rows, seed=seeds[0]).z[:, 0]
     return z, estimator.simulate(z, seed=seeds[1])
 
 
@@ -186,7 +186,7 @@ def _real(
         msg = f"the data have {len(data)} rows: calibration needs at least {MIN_ROWS}"
         raise UsageError(msg)
     x = data.take(generator(seed, "calibration rows").permutation(len(data))[:rows])
-    return estimator.sample_latent(x, 1, seed=derive_seed(seed, "calibration", "z"))[0], x
+    return estimator.draw(x, 1, seed=derive_seed(seed, "calibration", "z")).z[0], x
 
 
 def _subset(

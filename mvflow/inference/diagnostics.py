@@ -56,6 +56,17 @@ class Diagnostics(NamedTuple):
     """Share of draws that lay outside the ball time and again, and were moved to its surface: what
     was observed is unlike all training rows (exact)."""
 
+    def doubts(self) -> str:
+        """Why the draws are not to be trusted, in a few words; empty where nothing is wrong."""
+        found = {
+            f"R-hat of chains up to {np.max(self.rhat, initial=0):.2f}, expected at most 1.05": (
+                self.rhat > 1.05
+            ),
+            "Pareto k of weights from 0.7": self.khat > 0.7,
+            "mass outside the region of training": self.improper,
+        }
+        return "; ".join(f"{why} ({int(b.sum())} rows)" for why, b in found.items() if b.any())
+
     def summary(self) -> dict[str, float | int | str]:
         """Worst and typical values, for files and reports."""
         out: dict[str, float | int | str] = {"method": self.method}

@@ -101,7 +101,7 @@ class _Drawing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_LIKE = {
+_LIKE: dict[Any, Any] = {
     torch.rand_like: torch.rand,
     torch.randn_like: torch.randn,
     torch.randint_like: torch.randint,

@@ -53,6 +53,8 @@ class StageRecord:
     rows: int = 0
     device: str = ""
     epochs: int = 0
+    bytes: list[str] = field(default_factory=list)
+    """Modalities whose training rows were uint8 intensities."""
 
     @property
     def inputs(self) -> Inputs:

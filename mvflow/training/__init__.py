@@ -1,6 +1,14 @@
 """Stages and the loop that trains them."""
 
 from mvflow.training.caching import ColumnCache
+from mvflow.training.callbacks import (
+    Callbacks,
+    EarlyStopping,
+    History,
+    ModelCheckpoint,
+    Progress,
+    Record,
+)
 from mvflow.training.captured import Compile, check_compile
 from mvflow.training.compiling import compiled
 from mvflow.training.distributed import Processes
@@ -13,13 +21,19 @@ from mvflow.training.table import MappedColumn, Table, TensorColumn, as_input
 
 __all__ = [
     "Callback",
+    "Callbacks",
     "Checkpoint",
     "ColumnCache",
     "Compile",
+    "EarlyStopping",
     "EpochRecord",
+    "History",
     "MappedColumn",
+    "ModelCheckpoint",
     "NoOpCallback",
     "Processes",
+    "Progress",
+    "Record",
     "Stage",
     "Table",
     "TensorColumn",

@@ -122,8 +122,10 @@ class _Loop:
             if record.epoch == started:
                 peak = peak_memory(self.device) / 2**20
                 _log.info("%s: peak memory %.0f MiB after one epoch", stage.name, peak)
-            self.callback.on_epoch(record, state.checkpoint)
-        if state.epoch < stage.settings.epochs:
+            stop = bool(self.callback.on_epoch(record, state.checkpoint))
+            if stop if self.processes is None else self.processes.broadcast(stop):
+                break
+        if state.is_stalled() and state.epoch < stage.settings.epochs:
             _log.info(
                 "%s: ended early, for the validation loss has not fallen for %d epochs; kept are "
                 "the weights of epoch %d of %d, validation loss %.4g",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,9 @@ __all__ = ["free_memory", "peak_memory", "watched_memory"]
 SHARE = 0.5
 """Part of the free memory that rows may take; the rest is for weights and activations."""
 
+UNKNOWN = 2**31
+"""Bytes that rows may take where the system does not say what is free."""
+
 SHORTAGES = ("can't allocate memory", "not enough memory")
 """What torch's allocator on the CPU says in a RuntimeError."""
 
@@ -32,13 +34,22 @@ def free_memory(device: torch.device | str) -> int:
     if lines.is_file():
         words = dict(line.split(":") for line in lines.read_text().splitlines())
         return int(SHARE * 1024 * int(words["MemAvailable"].split()[0]))
+    if not hasattr(os, "sysconf"):
+        return UNKNOWN
     return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest number of bytes allocated on a GPU, or resident of this process on the CPU."""
+    """Largest number of bytes allocated on a GPU, or resident of this process on the CPU.
+
+    0 where the system does not say.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

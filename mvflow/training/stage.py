@@ -89,9 +89,13 @@ class Callback(Protocol):
         """
         return
 
-    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
-        """Called at the end of each epoch; `checkpoint()` copies the current training state."""
-        return
+    def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> bool | None:
+        """Called at the end of each epoch; `checkpoint()` copies the current training state.
+
+        Returns:
+            True to end the stage here, as if it had had no more epochs.
+        """
+        return None
 
 
 class NoOpCallback(Callback):

@@ -145,7 +145,8 @@ def test_values_far_from_training_give_numbers_or_a_sentence(model, size):
             try:
                 found = ask()
             except NumericsError as error:
-                assert "too far from those of training" in str(error)
+                if "too far from those of training" not in str(error):
+                    raise
             else:
                 assert not np.isnan(found).any()
 

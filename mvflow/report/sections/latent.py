@@ -178,7 +178,8 @@ def _panel(
         return None
     density = np.where(np.hypot(*np.meshgrid(across, up)) <= scatter.radius, density, -np.inf)
     seed = derive_seed(context.seed, "report", "panel")
-    draws = entry.estimator.generate({given: x}, DRAWS, targets=[target], seed=seed)[target]
+    z = entry.estimator.draw({given: x}, DRAWS, seed=seed).z
+    draws = entry.estimator.decode(z, [target])[target]
     labels = None if entry.test.labels is None else entry.test.labels[[row]]
     wrong = context.wrong(target, draws, labels)
     return Panel(

@@ -80,7 +80,8 @@ def _direction(context: Context, i: int, given: tuple[str, ...], target: str) ->
     x = entry.test.take(rows)
     observed = {name: x[name] for name in given}
     seed = derive_seed(context.seed, "report", *given)
-    draws = entry.estimator.generate(observed, DRAWS, targets=[target], seed=seed)[target]
+    z = entry.estimator.draw(observed, DRAWS, seed=seed).z
+    draws = entry.estimator.decode(z, [target])[target]
     labels = None if entry.test.labels is None else entry.test.labels[rows]
     wrong = context.wrong(target, draws, labels)
     parts = [Given(name, context.spec(entry, name), x[name]) for name in given]
@@ -103,7 +104,7 @@ def _reconstructed(entry: Entry, context: Context) -> list[Row]:
     x: dict[str, Any] = entry.test.take(choose_rows(entry.test, ROWS, context.seed))
     estimator, seed = entry.estimator, derive_seed(context.seed, "report", "rebuilt")
     every = {name: x[name] for name in entry.names}
-    made = estimator.decode(estimator.sample_latent(every, seed=seed)[0])
+    made = estimator.decode(estimator.draw(every, seed=seed).z[0])
     return [
         Row(f"{n}{suffix}", context.spec(entry, n), values[n])
         for n in entry.names

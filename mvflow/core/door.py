@@ -1,0 +1,109 @@
+"""The door: whatever a user hands over becomes a plain NumPy array here, or one clear sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mvflow.core.errors import DataError, UsageError
+
+__all__ = ["as_array", "check_count", "check_labels", "check_seed"]
+
+
+def as_array(values: Any, what: str) -> NDArray[Any]:
+    """A plain array of arrays, lists, data frames or torch tensors of any device.
+
+    Args:
+        values: what was handed over.
+        what: names it in messages, such as "modality 'a'".
+
+    Raises:
+        DataError: if values are masked, complex, or no rectangular array.
+
+    Examples:
+        >>> as_array([[1, 2]], "modality 'a'").shape
+        (1, 2)
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        at = np.argwhere(np.ma.getmaskarray(values))
+        if len(at):
+            msg = f"{what}, row {at[0][0]} has a masked value: impute or remove such rows first"
+            raise DataError(msg)
+        values = values.data
+    for step in ("detach", "cpu"):  # a torch tensor, whose module is not imported here
+        values = getattr(values, step)() if hasattr(values, step) else values
+    try:
+        x = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        msg = f"{what} is no array of numbers ({error}): expected an array with one row each"
+        raise DataError(msg) from error
+    if x.dtype.kind == "c":
+        msg = f"{what} is complex: give real and imaginary parts as two features, or the modulus"
+        raise DataError(msg)
+    return x
+
+
+def check_labels(labels: ArrayLike) -> NDArray[np.int64]:
+    """Class of each row, as whole numbers from 0.
+
+    Raises:
+        DataError: if there are texts, fractions, missing or negative numbers.
+
+    Examples:
+        >>> check_labels([0, 2.0, 1])
+        array([0, 2, 1])
+    """
+    x = as_array(labels, "labels")
+    if x.ndim != 1:
+        msg = f"labels have shape {x.shape}: expected one class for each row, (rows,)"
+        raise DataError(msg)
+    if x.dtype.kind not in "biuf":
+        msg = (
+            f"labels are of type {x.dtype}: expected whole numbers from 0; "
+            "np.unique(labels, return_inverse=True) makes them of names"
+        )
+        raise DataError(msg)
+    with np.errstate(invalid="ignore"):
+        bad = ~((x >= 0) & (x < 2**31) & (x == np.floor(x)))
+    if bad.any():
+        row = int(np.argmax(bad))
+        msg = (
+            f"label of row {row} is {x[row]}: expected a whole number from 0; "
+            "leave out rows without a class, or give no labels"
+        )
+        raise DataError(msg)
+    return x.astype(np.int64)
+
+
+def check_seed(seed: Any) -> int:
+    """A seed as a number; None is one that nobody has seen before.
+
+    Raises:
+        UsageError: if it is not a whole number from 0.
+
+    Examples:
+        >>> check_seed(3), check_seed(None) == check_seed(None)
+        (3, False)
+    """
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint32)[0])
+    return _whole(seed, "seed", 0, "a whole number from 0, or None for fresh draws")
+
+
+def check_count(n: Any) -> int:
+    """How many draws there are to be.
+
+    Raises:
+        UsageError: if it is not a whole number from 1.
+    """
+    return _whole(n, "n", 1, "a whole number: at least one draw")
+
+
+def _whole(value: Any, name: str, least: int, expected: str) -> int:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        msg = f"{name}={value!r}: expected {expected}"
+        raise UsageError(msg)
+    return int(value)
