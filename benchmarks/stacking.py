@@ -26,6 +26,7 @@ from mvflow.core import ArraySource
 from mvflow.stacking import Variant, run_stack
 from mvflow.systems import build_system, stages_of
 from mvflow.training import (
+    Checkpoint,
     Compile,
     EpochRecord,
     NoOpCallback,
