@@ -578,8 +578,7 @@ class Estimator:
                 msg = f"system {self.config.system!r} has no q(z|X) with moments: use draw"
                 raise UsageError(msg)
             loc, scale = (torch.cat([getattr(q, of) for q in found]) for of in ("mean", "stddev"))
-        found = loc.cpu().numpy(), scale.cpu().numpy()
-        return _as_given(found[0], x), _as_given(found[1], x)
+        return _as_given(loc.cpu().numpy(), x), _as_given(scale.cpu().numpy(), x)
 
     @property
     def can_project(self) -> bool:
@@ -810,6 +809,8 @@ class Estimator:
     def _prior(self, name: str | None) -> Callable[[], Distribution]:
         """The prior of a name; by default the configured one."""
         system, known = self._base_system(), self.priors()
+        if name is None and system.fitted_prior is not None:
+            self._check_fitted(["prior"])
         chosen = known[-1] if name is None else name
         if chosen not in known:
             raise UsageError(unknown_name("prior", chosen, known))
