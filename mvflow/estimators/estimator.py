@@ -473,9 +473,9 @@ class Estimator:
         seed, n = check_seed(seed), check_count(n)
         _check_mapping(given)
         source = None if given else self._prior(prior)
-        observed = self._checked(given)
-        if observed.x:
+        if given:
             self._check_fitted()
+        observed = self._checked(given)
         algorithm = self._sampler(sampler)
         chunks = list(_chunks(observed))
 

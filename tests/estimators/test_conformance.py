@@ -125,7 +125,7 @@ def test_training_a_stage_anew_drops_what_rests_on_it_and_nothing_else(small, pa
         assert set(made.trained_) == set(names) - after
         if after:
             with pytest.raises(NotFittedError, match="missing: "):
-                made.generate()
+                made.generate({"m0": small.data(2)[0]["m0"]})
 
 
 def test_shapes_for_each_subset(estimator, x, count):
