@@ -98,7 +98,7 @@ def check_count(n: Any) -> int:
     Raises:
         UsageError: if it is not a whole number from 1.
     """
-    return _whole(n, "n", 1, "a whole number: at least one draw")
+    return _whole(n, "n", 1, "at least one draw, as a whole number")
 
 
 def _whole(value: Any, name: str, least: int, expected: str) -> int:

@@ -473,9 +473,9 @@ class Estimator:
         seed, n = check_seed(seed), check_count(n)
         _check_mapping(given)
         source = None if given else self._prior(prior)
-        observed = self._checked(given)
-        if observed.x:
+        if given:
             self._check_fitted()
+        observed = self._checked(given)
         algorithm = self._sampler(sampler)
         chunks = list(_chunks(observed))
 
@@ -825,6 +825,8 @@ class Estimator:
     def _prior(self, name: str | None) -> Callable[[], Distribution]:
         """The prior of a name; by default the configured one."""
         system, known = self._base_system(), self.priors()
+        if name is None and system.fitted_prior is not None:
+            self._check_fitted(["prior"])
         chosen = known[-1] if name is None else name
         if chosen not in known:
             raise UsageError(unknown_name("prior", chosen, known))

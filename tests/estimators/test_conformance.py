@@ -100,7 +100,7 @@ def test_a_partly_trained_estimator_names_what_is_missing(small, kind):
         pytest.skip("it has one stage")
     made.fit(small.data(2)[0], stages=made.stage_names[:1])
     with pytest.raises(NotFittedError, match=f"missing: .*{made.stage_names[-1]}"):
-        made.generate()
+        made.generate({"m0": small.data(2)[0]["m0"]})
 
 
 def test_stages_one_by_one_equal_all_at_once(small, kind, pair):
@@ -125,7 +125,7 @@ def test_training_a_stage_anew_drops_what_rests_on_it_and_nothing_else(small, pa
         assert set(made.trained_) == set(names) - after
         if after:
             with pytest.raises(NotFittedError, match="missing: "):
-                made.generate()
+                made.generate({"m0": small.data(2)[0]["m0"]})
 
 
 def test_shapes_for_each_subset(estimator, x, count):

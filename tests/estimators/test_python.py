@@ -120,7 +120,7 @@ def test_words_for_devices_and_counts(small, model):
     for word in ("gpu", "CPU", "cuda:99", 1.5):
         with pytest.raises(UsageError, match="cannot be used: expected 'auto' or one of cpu"):
             fresh(small).fit(small.data(2)[0], device=word)
-    with pytest.raises(UsageError, match=r"n=2.0: expected a whole number"):
+    with pytest.raises(UsageError, match="n=2.0: expected at least one draw"):
         model.generate(n=2.0)
 
 
@@ -218,6 +218,14 @@ def test_a_joint_stage_alone_encodes_decodes_generates_and_saves(small, tmp_path
         made.generate({"m0": data["m0"][:2]})
     made.save(tmp_path / "run")
     np.testing.assert_array_equal(mvflow.load(tmp_path / "run").encode(data)[0], z)
+
+
+@pytest.mark.bad_input
+def test_a_configured_prior_is_not_replaced_in_silence(small):
+    made = fresh(small, prior="mixture").fit(small.data(2)[0], seed=0, stages=["joint"])
+    with pytest.raises(NotFittedError, match="missing: prior"):
+        made.generate()
+    assert {*made.decode(made.draw(prior="standard").z[0])} == {"m0", "m1"}
 
 
 def test_tensors_come_back_as_tensors(model, small):
