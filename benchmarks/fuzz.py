@@ -249,7 +249,8 @@ def _differs(raw: Any, found: Any, key: str = "") -> str:
         return next((inner for inner, _ in pairs if inner), "")
     if isinstance(raw, dict | list) or isinstance(found, dict | list):
         return ""
-    return "" if raw == found or raw != raw else key or "it"
+    same = raw == found or raw != raw or (isinstance(found, float) and found == float(raw))
+    return "" if same else key or "it"
 
 
 def history(rng: random.Random, run: Path) -> str:

@@ -125,6 +125,10 @@ class Kind:
 
     def _validate(self, value: Any) -> Any:
         if self.optional and (value is None or _kind_of(value) == "none"):
+            extra = sorted(set(value) - {"kind"}) if isinstance(value, Mapping) else []
+            if extra:
+                sentence = f"kind 'none' has no setting {extra[0]!r}"
+                raise PydanticCustomError("part", "{sentence}", {"sentence": sentence})
             return None
         try:
             return create(self.group, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 Verdict = Literal["good", "look closer", "do not trust"]
+
+Direction = Annotated[str, Field(pattern="^[^>]+->[^>]+$")]
+"""Given modalities and target, as in `a+b->c`."""
 
 
 class _Values(BaseModel):
@@ -97,7 +100,7 @@ class Coherence(_Values):
 
     joint: Estimate
     joint_fitted: Estimate | None = None
-    conditional: dict[str, Estimate]
+    conditional: dict[Direction, Estimate]
     conditional_by_observed: dict[int, Estimate]
     conditional_by_class: dict[int, Estimate]
     conditional_mean: Estimate | None = None
@@ -134,7 +137,7 @@ class Frechet(_Values):
     rows: int
     joint: dict[str, Distance]
     joint_fitted: dict[str, Distance] | None = None
-    conditional: dict[str, Distance]
+    conditional: dict[Direction, Distance]
     conditional_by_observed: dict[int, Distance]
     mean: FrechetMeans
     real: dict[str, Distance] = {}
@@ -143,7 +146,7 @@ class Frechet(_Values):
 class Diversity(_Values):
     """Distances between draws given the same row, by direction; between real rows alike."""
 
-    conditional: dict[str, Estimate]
+    conditional: dict[Direction, Estimate]
     real: dict[str, Estimate]
 
 

@@ -175,3 +175,10 @@ def test_a_module_is_a_network_of_its_own_kind(encoder):
     assert isinstance(part, Part)
     assert part.raw is encoder
     assert create("networks", part) is part
+
+
+def test_nothing_has_no_settings():
+    raw = {"latent_dim": 2, "modalities": {"a": {"shape": [3]}}, "system": "jnf"}
+    with pytest.raises(ConfigError, match="kind 'none' has no setting 'dim'"):
+        config_from_dict({**raw, "projector": {"kind": "none", "dim": 3}})
+    assert config_from_dict({**raw, "projector": {"kind": "none"}}).projector is None
