@@ -16,6 +16,8 @@ from mvflow.runs import RunDirectory
 from mvflow_cli import main
 from mvflow_datasets import find_builder
 
+pytestmark = pytest.mark.slow
+
 MEASURING = (
     "evaluation.rows=24",
     "evaluation.prior_draws=24",
