@@ -2,6 +2,7 @@
 
     python -m benchmarks.coherence toy --store toy.h5 --runs runs --seeds 0 1 2
     python -m benchmarks.coherence mnist-svhn --store ms.h5 --runs runs --seeds 0
+    python -m benchmarks.coherence toy --quick
 
 Systems that share the joint stage take it from one another. What is finished is not trained
 again, so an interrupted call goes on; what is evaluated is not evaluated again.
@@ -10,30 +11,28 @@ again, so an interrupted call goes on; what is evaluated is not evaluated again.
 from __future__ import annotations
 
 import argparse
-import platform
-import subprocess
-from datetime import date
-from importlib.metadata import version
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mvflow.config import config_from_dict, recipe, stage_names
+from benchmarks.common import about, add_options, parsed, save
+from mvflow.config import config_from_dict, recipe
 from mvflow.core import fingerprint
-from mvflow.estimators import CLASSES
+from mvflow.estimators import load
 from mvflow.evaluation import ModalityClassifiers, evaluate
-from mvflow.runs import RunDirectory, read_json, write_json
-from mvflow_datasets import Store
+from mvflow.runs import Inputs, RunDirectory, read_json, write_json
+from mvflow_datasets import Store, find_builder
 
 SYSTEMS = {
-    "gaussian": ["model=jnf", "flows.posterior=gaussian"],
-    "maf": ["model=jnf", "flows.posterior=maf"],
-    "conditional-maf": ["model=jnf", "flows.posterior=conditional-maf"],
-    "nsf": ["model=jnf", "flows.posterior=nsf"],
-    "shared-contrastive": ["model=jnf-shared", "projectors.kind=contrastive"],
-    "shared-dcca": ["model=jnf-shared", "projectors.kind=dcca"],
+    "gaussian": ["system=jnf", "posterior=gaussian"],
+    "maf": ["system=jnf", "posterior=maf"],
+    "conditional-maf": ["system=jnf", "posterior=conditional-maf"],
+    "nsf": ["system=jnf", "posterior=nsf"],
+    "shared-contrastive": ["system=jnf-shared", "projector=contrastive"],
+    "shared-dcca": ["system=jnf-shared", "projector=dcca"],
 }
 DEFAULT = {
     "toy": ["maf", "gaussian", "conditional-maf", "nsf", "shared-dcca"],
@@ -41,9 +40,28 @@ DEFAULT = {
 }
 
 
+QUICK_SETTINGS = (
+    *(f"{stage}.epochs=1" for stage in ("projectors", "joint", "flows", "classifiers")),
+    *(f"{stage}.steps_per_epoch=2" for stage in ("projectors", "joint", "flows")),
+    *(f"evaluation.{k}={n}" for k, n in (("rows", 64), ("prior_draws", 64), ("sampler_rows", 2))),
+    *(f"evaluation.importance_{k}={n}" for k, n in (("rows", 2), ("draws", 10))),
+    *(f"sampler.{k}={n}" for k, n in (("warmup", 4), ("draws", 4))),
+)
+
+
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    if not arguments.quick:
+        _measure_all(arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.store = find_builder("toy").build(Path(folder, "toy.h5"), rows=600, test_rows=64)
+        arguments.runs = Path(folder)
+        _measure_all(arguments)
+
+
+def _measure_all(arguments: argparse.Namespace) -> None:
     store = Store.open(arguments.store)
     rows = []
     for seed in arguments.seeds:
@@ -56,9 +74,8 @@ def main() -> None:
     table = _table(rows)
     print("\n" + table)
     data = {key: value for key, value in store.info().items() if key != "path"}
-    out = {"about": _about(arguments), "data": data, "runs": rows}
-    write_json(arguments.out / f"coherence-{arguments.recipe}.json", out)
-    (arguments.out / f"coherence-{arguments.recipe}.md").write_text(table + "\n", "utf-8")
+    out = {"about": about("zuko", device=arguments.device), "data": data, "runs": rows}
+    save(arguments.out, out, table)
 
 
 def _measured(
@@ -73,14 +90,11 @@ def _measured(
     settings = [*SYSTEMS[system], f"seed={seed}", f"data.store={arguments.store.resolve()}"]
     config = config_from_dict(recipe(arguments.recipe, [*settings, *arguments.set]))
     train, test = store[config.data.train], store[config.data.test]
-    if path.exists():
-        run = RunDirectory.open(path)
-    else:
-        run = RunDirectory.create(path, config)
-        if first is not None:
-            run.adopt(first, fingerprint(train))
-    estimator = CLASSES[config.model].from_config(config).restore(run, arguments.device)
-    rest = [s for s in stage_names(config) if s not in estimator.trained_]
+    run = RunDirectory.open(path) if path.exists() else RunDirectory.create(path, config)
+    estimator = load(path, arguments.device)
+    if first is not None and run.adopt(first, estimator.plan_, Inputs(fingerprint(train))):
+        estimator = load(path, arguments.device)
+    rest = [s for s in estimator.stage_names if s not in estimator.trained_]
     if rest:
         estimator.fit(train, run=run, stages=rest, device=arguments.device)
     metrics = path / "metrics" / "evaluation.json"
@@ -90,8 +104,7 @@ def _measured(
             train, test, config.classifiers, cache=cache, device=arguments.device
         )
         write_json(metrics, evaluate(estimator, test, classifiers, seed=0).to_dict())
-    stages = run.manifest()["stages"]
-    seconds = {name: entry["seconds"] for name, entry in stages.items()}
+    seconds = {name: record.seconds for name, record in run.records().items()}
     return run, {**read_json(metrics), "seconds": seconds}
 
 
@@ -124,35 +137,22 @@ def _cell(values: list[float], digits: int = 3) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f})"
 
 
-def _about(arguments: argparse.Namespace) -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "commit": commit,
-        "date": date.today().isoformat(),
-        "device": arguments.device,
-        "threads": arguments.threads,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("mvflow", "torch", "zuko", "numpy")},
-    }
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.coherence", description=__doc__.splitlines()[0]
     )
     parser.add_argument("recipe", choices=DEFAULT)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    return parser.parse_args()
+    add_options(parser)
+    quick = {"set": list(QUICK_SETTINGS), "systems": ["maf", "shared-dcca"]}
+    arguments = parsed(parser, f"coherence-{parser.parse_args().recipe}", quick)
+    if arguments.store is None and not arguments.quick:
+        parser.error("name the --store, or use --quick")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +20,8 @@ import numpy as np
 import torch
 
 from mvflow.runs import write_atomically, write_json
+from mvflow_cli.main import run as command
+from mvflow_datasets import find_builder
 
 Rows = list[dict[str, Any]]
 
@@ -94,10 +99,14 @@ def about(*packages: str, device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def add_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> None:
-    """`--quick`, `--device`, `--out` and, unless the script has its own, `--threads`."""
+def add_options(
+    parser: argparse.ArgumentParser, *, threads: bool = True, device: bool = True
+) -> None:
+    """`--quick`, `--out` and, unless the script has none or its own, `--device`, `--threads`."""
     parser.add_argument("--quick", action="store_true", help="a smoke test: no figure counts")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.set_defaults(device="cpu")
+    if device:
+        parser.add_argument("--device", default="cpu", help="cpu or cuda")
     if threads:
         parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument(
@@ -131,6 +140,39 @@ def parsed(
     arguments.out = (arguments.out or folder / file).with_suffix(".json")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     return arguments
+
+
+def save(out: Path, found: Mapping[str, Any], text: str) -> None:
+    """Write what was found as JSON, and its tables beside it."""
+    write_json(out, found)
+    write_atomically(out.with_suffix(".md"), lambda path: path.write_text(f"{text}\n", "utf-8"))
+
+
+@contextmanager
+def quick_run() -> Iterator[Path]:
+    """A run of the toy recipe, hardly trained, with product and amortised posterior."""
+    settings = ("joint.epochs=1", "flows.epochs=1", "classifiers.epochs=2", "prior=standard")
+    steps = [f"{stage}.steps_per_epoch=3" for stage in ("joint", "flows")]
+    with tempfile.TemporaryDirectory() as folder:
+        store, run = Path(folder, "toy.h5"), Path(folder, "run")
+        find_builder("toy").build(store, rows=600, test_rows=64)
+        words = [f"--set={assignment}" for assignment in (*settings, *steps)]
+        quietly(["new", str(run), "--recipe=toy", f"--store={store}", *words])
+        quietly(["train", str(run)])
+        quietly(["train-amortised", str(run)])
+        yield run
+
+
+def quietly(words: Sequence[str]) -> None:
+    """A command, of which only errors are shown.
+
+    Raises:
+        SystemExit: if it fails.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = command(list(words))
+    if code:
+        raise SystemExit(code)
 
 
 def device_name(device: str) -> str:
@@ -172,13 +214,11 @@ class Report:
         self._text.append(f"{caption}\n\n{markdown(rows)}")
         took = "" if began is None else f"\n\n{time.perf_counter() - began:.0f} s"
         print(f"\n{self._text[-1]}{took}", flush=True)
-        write_json(self.out, self.found)
-        text = "\n\n".join([*self._text, self._footer()])
-        write_atomically(self.out.with_suffix(".md"), lambda path: path.write_text(text))
+        save(self.out, self.found, "\n\n".join([*self._text, self._footer()]))
 
     def _footer(self) -> str:
         made = self.found["about"]
         versions = ", ".join(f"{name} {v}" for name, v in made["versions"].items() if v)
         run = f"Commit {made['commit']}, {made['date']}, {made['device']}"
         threads = f"{made['threads']} thread{'s' if made['threads'] > 1 else ''}"
-        return f"{run}, {threads}, {versions}.\n\nColumns: see `benchmarks/README.md`.\n"
+        return f"{run}, {threads}, {versions}.\n\nColumns: see `benchmarks/README.md`."

@@ -1,6 +1,7 @@
 """What to divide a product of experts by: density of q(z|X) under products of trained ones.
 
     python -m benchmarks.divisor RUN... --rows 32
+    python -m benchmarks.divisor --quick
 
 For runs whose latent space has two dimensions and data two modalities: the product of both
 experts is normalised on a grid, and scored by the mean log-density of z ~ q(z|X), at which the
@@ -12,6 +13,7 @@ power-law tail from different edges on.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,12 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from benchmarks.common import about, markdown
+from benchmarks.common import Rows, about, add_options, markdown, parsed, quick_run, save
+from mvflow.core import Observed
 from mvflow.estimators import load
 from mvflow.functional import inside_ball
-from mvflow.inference import Aggregate, Prior
+from mvflow.inference import AggregateDivisor, PriorDivisor
 from mvflow.nn import seeded
-from mvflow.runs import write_json
 from mvflow.training import as_input
 from mvflow_datasets import Store
 
@@ -35,47 +37,55 @@ EDGES = (0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.divisor", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--points", type=int, default=201, help="of the grid, along each axis")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    arguments = parser.parse_args()
+    add_options(parser, threads=False, device=False)
+    arguments = parsed(parser, "divisor", {"rows": 4, "points": 21})
     torch.set_num_threads(1)
-    lines = []
-    for run in arguments.runs:
+    with quick_run() if arguments.quick else contextlib.nullcontext() as made:
+        runs = arguments.runs if made is None else [made]
+        if not runs:
+            parser.error("name the runs, or use --quick")
+        lines = _lines(runs, arguments)
+    out = {"about": about("zuko"), "rows": arguments.rows, "table": lines}
+    save(arguments.out, out, markdown(lines))
+
+
+def _lines(runs: list[Path], arguments: argparse.Namespace) -> Rows:
+    lines: Rows = []
+    for run in runs:
         found = scores(run, arguments.rows, arguments.points)
         lines.append({"run": run.name, **{k: f"{v['score']:.2f}" for k, v in found.items()}})
         lines.append(
             {"run": "mass beyond the ball", **{k: f"{v['beyond']:.3f}" for k, v in found.items()}}
         )
         print(markdown(lines[-2:]), flush=True)
-    out = {"about": about("zuko"), "rows": arguments.rows, "table": lines}
-    write_json(arguments.out / "divisor.json", out)
-    (arguments.out / "divisor.md").write_text(markdown(lines) + "\n", "utf-8")
+    return lines
 
 
 @torch.no_grad()
 def scores(run: Path, rows: int, points: int) -> dict[str, dict[str, float]]:
-    estimator = load(run)
-    model, radius = estimator.model_, float(estimator.model_.joint.radius)
+    estimator = load(run, subset="product")
+    system, radius = estimator.system_, estimator.radius
     store = Store.open(run / estimator.config.data.store)
     taken = store[estimator.config.data.test].take(np.arange(rows))
     x = {name: as_input(torch.as_tensor(values)) for name, values in taken.items()}
     axis = torch.linspace(-3 * radius, 3 * radius, points)
     grid, cell = torch.cartesian_prod(axis, axis)[:, None], 2 * math.log(axis[1] - axis[0])
-    experts = [model.unimodal(name, x[name]) for name in sorted(x)]
+    experts = [system.expert(name, x[name]) for name in sorted(x)]
     with seeded(0, "divisor"):
-        z = model.joint.posterior(x).sample((100,))
+        z = system.encode(Observed(x)).sample((100,))
 
     def density(at: Tensor) -> Tensor:
         parts = [part.expand(-1, rows, -1) for part in at.split(4096)]
         return sum(torch.cat([e.log_prob(part) for part in parts]) for e in experts).double()
 
     on_grid, at_z = density(grid), density(z)
-    moments = model.joint.latent_mean, model.joint.latent_std
-    divided: dict[str, Any] = {"prior": Prior(), "prior in the ball": Prior()}
+    moments = system.latent_mean, system.latent_std
+    divided: dict[str, Any] = {"prior": PriorDivisor(), "prior in the ball": PriorDivisor()}
     for share in EDGES:
-        divided[f"aggregate, edge {share}"] = aggregate = Aggregate(*moments)
+        divided[f"aggregate, edge {share}"] = aggregate = AggregateDivisor(*moments)
         aggregate.edge = float(chi2.ppf(share, 2)) ** 0.5
     found = {}
     for name, shared in divided.items():

@@ -1,6 +1,7 @@
 """Kills training at random moments and shows that nothing is lost; prints Markdown.
 
     python -m benchmarks.kill --kills 50
+    python -m benchmarks.kill --quick
 
 A tiny JNF-Shared run is trained on a toy store with all its stages, flows and then amortised,
 in processes that are ended by SIGKILL at random moments and started again until the run is done;
@@ -30,10 +31,10 @@ from typing import Any
 import torch
 
 import mvflow.runs.directory as directory
-from benchmarks.common import Rows, about, markdown
-from mvflow.config import with_part
+from benchmarks.common import Rows, about, add_options, markdown, parsed, save
+from mvflow.config import config_from_dict
 from mvflow.estimators import fitting
-from mvflow.runs import RunDirectory, write_atomically, write_json
+from mvflow.runs import RunDirectory
 from mvflow.training import loop
 from mvflow_cli.main import run as command
 from mvflow_datasets import find_builder
@@ -48,6 +49,10 @@ SETTINGS = (
     "flows.epochs=4",
     "flows.steps_per_epoch=10",
     "flows.patience=2",
+)
+SUBSETS: tuple[dict[str, Any], ...] = (
+    {"kind": "product"},
+    {"kind": "amortised", "epochs": 4, "steps_per_epoch": 10, "schedule": "one-cycle"},
 )
 PER_RUN = 12
 """About how often a run is killed; the mean time up to a kill follows from it."""
@@ -72,8 +77,7 @@ def main() -> None:
     text = f"{markdown(_table(kills))}\n\n{markdown([summary])}"
     print(text)
     found = {"about": about("safetensors"), "summary": summary, "kills": kills}
-    write_json(arguments.out.with_suffix(".json"), found)
-    write_atomically(arguments.out.with_suffix(".md"), lambda p: p.write_text(text + "\n"))
+    save(arguments.out, found, text)
 
 
 def measured(scratch: Path, *, kills: int, seed: int, delay: float) -> tuple[Rows, int, float]:
@@ -97,7 +101,7 @@ def measured(scratch: Path, *, kills: int, seed: int, delay: float) -> tuple[Row
 
 
 def _new(path: Path, store: Path) -> RunDirectory:
-    words = ["new", path, "--recipe", "toy", "--model", "jnf-shared", "--store", store]
+    words = ["new", path, "--recipe", "toy", "--system", "jnf-shared", "--store", store]
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     if _quietly([*map(str, words), *settings]) != 0:
         raise SystemExit("the run could not be made")
@@ -106,8 +110,8 @@ def _new(path: Path, store: Path) -> RunDirectory:
 
 def _trained(run: RunDirectory, delay: float, meet: Callable[..., None]) -> None:
     """Train all stages; `meet` gets each process and may kill it."""
-    for subset in ("product", "amortised"):
-        run.write_config(with_part(run.config(), "subset", subset))
+    for subset in SUBSETS:
+        run.write_config(config_from_dict({**run.config().model_dump(), "subset": subset}))
         code = None
         while code != 0:
             phase = CONTEXT.RawArray("c", 120)
@@ -201,8 +205,11 @@ def _measured(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(path: Path, phase: Phase, delay: float) -> None:
-    fitting.CHECKPOINT_SECONDS, fitting.CHECKPOINT_SHARE = 3 * delay, 1.0
-    loop.REPORT_INTERVAL = 0.0
+    fitting.CHECKPOINT_SECONDS, fitting.CHECKPOINT_SHARE, loop.REPORT_INTERVAL = (
+        3 * delay,
+        1.0,
+        0.0,
+    )
     phase.value = b"opening"
     _slow(phase, delay)
     sys.exit(_quietly(["train", str(path)]))
@@ -281,8 +288,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--delay", type=float, default=0.02, help="seconds, twice in each write")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kill"))
-    return parser.parse_args()
+    add_options(parser, threads=False, device=False)
+    return parsed(parser, "kill", {"kills": 3, "delay": 0.004})
 
 
 if __name__ == "__main__":

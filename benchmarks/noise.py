@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from mvflow.models import build_model
 
 from mvflow.config import Config
 from mvflow.core import ArraySource, Modality
+from mvflow.systems import build_system, stages_of
 from mvflow.training import Compile, Stage, Table, build_stage, compiled
 from mvflow.training.captured import training_step
 from mvflow.training.step import Step, Sums, new_optimizer
@@ -20,7 +20,7 @@ STAGES = (
     ("projectors", "jnf-shared"),
     ("flows", "jnf-shared"),
 )
-"""Stage and model: all that the recipes train."""
+"""Stage and system: all that the recipes train."""
 
 
 def noise(modalities: Iterable[Modality], rows: int) -> ArraySource:
@@ -28,7 +28,7 @@ def noise(modalities: Iterable[Modality], rows: int) -> ArraySource:
     rng, arrays, modalities = np.random.default_rng(0), {}, tuple(modalities)
     for m in modalities:
         shape = (rows, *m.shape)
-        if m.likelihood == "bernoulli":
+        if m.kind == "bernoulli":
             arrays[m.name] = 255 * rng.integers(0, 2, shape, np.uint8)
         elif len(m.shape) == 3 and m.shape[1] == m.shape[2]:
             arrays[m.name] = rng.integers(0, 256, shape, np.uint8)
@@ -39,10 +39,10 @@ def noise(modalities: Iterable[Modality], rows: int) -> ArraySource:
 
 def stage_on(source: ArraySource, name: str, config: Config, device: str) -> Stage:
     """The stage `name`, new and ready for `run_stage`, with no rows held out."""
-    model = build_model(config).to(device).eval().requires_grad_(False)
-    model.stage_module(name).requires_grad_(True)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"validation": 0.0})})
-    return build_stage(name, model, config, Table.of(source, device))
+    system = build_system(config).to(device).eval().requires_grad_(False)
+    (spec,) = (spec for spec in stages_of(system) if spec.name == name)
+    spec.module.requires_grad_(True)
+    return build_stage(spec, system, Table.of(source, device))
 
 
 class Epochs:

@@ -30,26 +30,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from mvflow.models import build_model
-from mvflow.posteriors.inverse import OrderedInverse
-from mvflow.posteriors.levels import levels
 from torch import Tensor, nn
 
 from benchmarks.common import Report, Rows, add_options, parsed, turn_by_turn
-from mvflow.config import Flows, SamplerConfig, config_from_dict, recipe
+from mvflow.config import config_from_dict, recipe
 from mvflow.functional import normal_poe
-from mvflow.inference import PAPER, ProductOfExperts, build_sampler
-from mvflow.inference.product import Draws
+from mvflow.inference import SIR, Draws, HMCSampler, ProductOfExperts, Sampler
+from mvflow.inference.hamiltorch import Hamiltorch
 from mvflow.nn import seeded
-from mvflow.posteriors import build_posterior
+from mvflow.posteriors import MAF, build_posterior
+from mvflow.posteriors.fast.inverse import OrderedInverse
+from mvflow.posteriors.fast.levels import levels
 from mvflow.samplers import HMC, Noise
 from mvflow.samplers.hmc import init, step
+from mvflow.systems import build_system
+from mvflow.systems.subsets import PAPER_PROTOCOL
 
-OURS = {
-    "mvflow hmc": SamplerConfig(),
-    "mvflow hmc, 10 leapfrogs": SamplerConfig(num_steps=10),
-    "mvflow hmc, paper": SamplerConfig(**PAPER),
-    "mvflow sir": SamplerConfig(name="sir"),
+PAPER = {k: v for k, v in PAPER_PROTOCOL["sampler"].items() if k != "kind"}
+OURS: dict[str, Sampler] = {
+    "mvflow hmc": HMCSampler(),
+    "mvflow hmc, 10 leapfrogs": HMCSampler(num_steps=10),
+    "mvflow hmc, paper": HMCSampler(**PAPER),
+    "mvflow sir": SIR(),
 }
 PUBLISHED = {"mnist-svhn": (2,), "mhd": (2, 3), "polymnist": (2, 3, 4)}
 """Recipe -> numbers of experts in part d."""
@@ -73,21 +75,21 @@ def main() -> None:
 def schedule(arguments: argparse.Namespace) -> Rows:
     """The paper's schedule, MAF with two transforms, d = 20: CPU seconds per 1,000 draws."""
     n, steps = arguments.draws, arguments.steps
-    model = build_model(config_from_dict(recipe("mnist-svhn"))).eval().requires_grad_(False)
+    system = build_system(config_from_dict(recipe("mnist-svhn"))).eval().requires_grad_(False)
     x = {"mnist": torch.rand(1, 1, 28, 28), "svhn": torch.rand(1, 3, 32, 32)}
-    settings = SamplerConfig(**{**PAPER, "draws": steps})
+    paper = HMCSampler(**{**PAPER, "draws": steps})
 
     def ours() -> None:
-        product = ProductOfExperts([model.unimodal(name, x[name]) for name in x])
-        build_sampler(settings).sample(product, n)
+        product = ProductOfExperts([system.expert(name, x[name]) for name in x])
+        paper.sample(product, n)
 
     def default() -> None:
-        product = ProductOfExperts([model.unimodal(name, x[name]) for name in x])
-        build_sampler(SamplerConfig()).sample(product, n)
+        product = ProductOfExperts([system.expert(name, x[name]) for name in x])
+        HMCSampler().sample(product, n)
 
     timed: dict[str, Callable[[], Any]] = {"mvflow, paper": ours, "mvflow, default": default}
     if find_spec("multivae"):
-        encoders = {name: model.flows[name].encoder for name in x}
+        encoders = {name: system.flows[name].encoder for name in x}
         theirs = _multivae(encoders, 20, {name: tuple(v.shape[1:]) for name, v in x.items()})
         repeated = {name: v.expand(1, *v.shape[1:]) for name, v in x.items()}
         timed["MultiVae"] = lambda: _their_draws(theirs, repeated, n, steps)
@@ -128,7 +130,7 @@ def inverse(arguments: argparse.Namespace) -> Rows:
     out = []
     for d in (20, 64, 190):
         with seeded(0, "inverse"):
-            flow = build_posterior(Flows(), d, lambda n: nn.Linear(2, n)).requires_grad_(False)
+            flow = build_posterior(MAF(), d, lambda n: nn.Linear(2, n)).requires_grad_(False)
         q = flow(torch.zeros(1, 2))
         lazy = [part for part in flow.modules() if isinstance(part, OrderedInverse)]
         ordered, plain = [t() for t in lazy], [t.transform() for t in lazy]
@@ -174,7 +176,7 @@ def published(arguments: argparse.Namespace) -> Rows:
         experts = _experts(name, max(counts))
         for count in counts:
             product = ProductOfExperts([q(torch.zeros(1, 2)) for q in experts[:count]])
-            sampler = build_sampler(SamplerConfig(**{**PAPER, "draws": steps}))
+            sampler = HMCSampler(**{**PAPER, "draws": steps})
             timed = {"": lambda s=sampler, p=product: s.sample(p, n)}
             (seconds,) = turn_by_turn(timed, arguments.repeats).values()
             each = min(seconds) / (steps * PAPER["num_steps"] + 1)
@@ -286,7 +288,7 @@ def _experts(name: str, count: int) -> list[Any]:
     config = config_from_dict(recipe(name))
     with seeded(0, name):
         made = [
-            build_posterior(config.flows, config.latent_dim, lambda n: nn.Linear(2, n))
+            build_posterior(config.posterior, config.latent_dim, lambda n: nn.Linear(2, n))
             for _ in range(count)
         ]
     return [q.eval().requires_grad_(False) for q in made]
@@ -295,8 +297,8 @@ def _experts(name: str, count: int) -> list[Any]:
 def _samplers(arguments: argparse.Namespace) -> dict[str, Callable[[ProductOfExperts, int], Any]]:
     settings = dict(OURS)
     if find_spec("hamiltorch"):
-        settings["hamiltorch"] = SamplerConfig(name="hamiltorch")
-    made: dict[str, Any] = {name: build_sampler(s).sample for name, s in settings.items()}
+        settings["hamiltorch"] = Hamiltorch()
+    made: dict[str, Any] = {name: each.sample for name, each in settings.items()}
     if find_spec("multivae"):
         made["MultiVae"] = _their_known_draws
     return {k: v for k, v in made.items() if not arguments.samplers or k in arguments.samplers}
@@ -367,7 +369,7 @@ def _still_expert(loc: Tensor, scale: Tensor) -> Any:
     # models bound log scales by 7 tanh(./7)
     outputs = torch.cat([loc, 7 * torch.atanh(scale.log() / 7)], -1)
     with seeded(0, "still"):
-        q = build_posterior(Flows(), loc.shape[-1], lambda _: _Constant(outputs))
+        q = build_posterior(MAF(), loc.shape[-1], lambda _: _Constant(outputs))
     for part in q.modules():
         if isinstance(part, OrderedInverse):
             _silence(part.transform.hyper[-1])

@@ -1,6 +1,7 @@
 """Product of experts or one amortised posterior? Densities, coherence and cost by subset size.
 
     python -m benchmarks.subset RUN... --rows 64
+    python -m benchmarks.subset --quick
 
 For runs in which both kinds are trained (`mvflow train RUN`, then `mvflow train-amortised RUN`).
 By number of observed modalities, over at most six subsets of each size:
@@ -15,6 +16,7 @@ By number of observed modalities, over at most six subsets of each size:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -26,20 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import about, markdown
-from mvflow.core import derive_seed
+from benchmarks.common import about, add_options, markdown, parsed, quick_run, save
+from mvflow.core import Observed, derive_seed
 from mvflow.estimators import Estimator, load
 from mvflow.evaluation import ModalityClassifiers
-from mvflow.inference import subset_posterior
-from mvflow.runs import write_json
 from mvflow.training import as_input
 from mvflow_datasets import Store
 
-KINDS: dict[str, dict[str, Any]] = {
-    "product over the prior": {"subset": "product", "sampler": {"divide_by": "prior"}},
-    "product over the aggregate": {"subset": "product", "sampler": {"divide_by": "aggregate"}},
-    "amortised": {"subset": "amortised"},
-}
 MOST_SUBSETS = 6
 
 
@@ -47,23 +42,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.subset", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=64, help="for densities")
     parser.add_argument("--coherence-rows", type=int, default=256)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--name", default="subset")
-    arguments = parser.parse_args()
+    add_options(parser, threads=False, device=False)
+    arguments = parsed(parser, "subset", {"rows": 4, "coherence_rows": 16})
     torch.set_num_threads(1)
     lines = []
-    for path in arguments.runs:
-        for line in compare(path, arguments.rows, arguments.coherence_rows):
-            lines.append({"run": path.name, **line})
-            print(lines[-1], flush=True)
+    with quick_run() if arguments.quick else contextlib.nullcontext() as made:
+        runs = arguments.runs if made is None else [made]
+        if not runs:
+            parser.error("name the runs, or use --quick")
+        for path in runs:
+            for line in compare(path, arguments.rows, arguments.coherence_rows):
+                lines.append({"run": path.name, **line})
+                print(lines[-1], flush=True)
     shown = [{**line, **{k: form(k, v) for k, v in line.items()}} for line in lines]
     print(markdown(shown))
     out = {"about": about("zuko"), "rows": arguments.rows, "table": lines}
-    write_json(arguments.out / f"{arguments.name}.json", out)
-    (arguments.out / f"{arguments.name}.md").write_text(markdown(shown) + "\n", "utf-8")
+    save(arguments.out, out, markdown(shown))
 
 
 def form(key: str, value: Any) -> str:
@@ -74,9 +71,19 @@ def form(key: str, value: Any) -> str:
     return str(value)
 
 
+def posteriors(path: Path) -> dict[str, Estimator]:
+    """The run with each kind of posterior; all share the joint stage."""
+    found, product = {}, load(path, subset="product")
+    for divisor in ("prior", "aggregate"):
+        rule = {"kind": "product", "divisor": divisor}
+        found[f"product over the {divisor}"] = product.with_settings(subset=rule)
+    return {**found, "amortised": load(path, subset="amortised")}
+
+
 def compare(path: Path, rows: int, coherence_rows: int) -> Any:
     """One line for each number of observed modalities and each kind of posterior."""
-    estimator = load(path)
+    kinds = posteriors(path)
+    estimator = kinds["amortised"]
     store = Store.open(path / estimator.config.data.store)
     test = store[estimator.config.data.test]
     classifiers = None
@@ -95,11 +102,11 @@ def compare(path: Path, rows: int, coherence_rows: int) -> Any:
     for size in range(1, len(names) + 1):
         chosen = list(combinations(names, size))
         chosen = [chosen[i] for i in np.random.default_rng(size).permutation(len(chosen))]
-        for kind, options in KINDS.items():
+        for kind, each in kinds.items():
             if size == 1 and "prior" in kind:
                 continue  # the flow itself, for both products
             found = [
-                one(estimator, {n: x[n] for n in s}, z, labels, classifiers, rows, options)
+                one(each, estimator, {n: x[n] for n in s}, z, labels, classifiers, rows)
                 for s in chosen[:MOST_SUBSETS]
             ]
             means = {k: mean([f[k] for f in found]) for k in found[0]}
@@ -113,19 +120,19 @@ def mean(values: list[float | None]) -> float | None:
 
 def one(
     estimator: Estimator,
+    amortised: Estimator,
     given: Mapping[str, np.ndarray],
     z: np.ndarray,
     labels: np.ndarray | None,
     classifiers: ModalityClassifiers | None,
     rows: int,
-    options: Mapping[str, Any],
 ) -> dict[str, float | None]:
     """All that is measured of one kind of posterior given one subset."""
     seed = derive_seed(0, *given)
     few = {n: v[:rows] for n, v in given.items()}
-    densities, at = log_density(estimator, few, z[:rows], options, seed)
+    densities, at = log_density(estimator, amortised, few, z[:rows], seed)
     begun = time.process_time()
-    draws = estimator.draw(given, 1, seed=seed, combine=True, **options)
+    draws = estimator.draw(given, 1, seed=seed, combine=True)
     seconds = time.process_time() - begun
     rhat = draws.diagnostics.rhat
     targets = [m.name for m in estimator.modalities if m.name not in given]
@@ -146,22 +153,18 @@ def one(
 
 def log_density(
     estimator: Estimator,
+    amortised: Estimator,
     given: Mapping[str, np.ndarray],
     z: np.ndarray,
-    options: Mapping[str, Any],
     seed: int,
 ) -> tuple[float, float | None]:
     """Mean log-density at z; for a product also the error of the bridge where it is known."""
-    amortised = estimator.posterior_log_prob(z, given, combine=True, subset="amortised")
-    if options["subset"] == "amortised":
-        return float(amortised.mean()), None
-    model = estimator.model_
-    divide_by = options["sampler"]["divide_by"]
-    x = {n: as_input(torch.as_tensor(v)) for n, v in given.items()}
+    if estimator is amortised:
+        return float(amortised.posterior_log_prob(z, given, combine=True).mean()), None
+    x = Observed({n: as_input(torch.as_tensor(v)) for n, v in given.items()})
     with torch.no_grad():
-        product = subset_posterior(model, x, product=True, divide_by=divide_by)
-        rival = subset_posterior(model, x, product=True, subset="amortised")
-        own = torch.from_numpy(estimator.draw(given, 400, seed=seed, combine=True, **options).z)
+        product, rival = (each.system_.combine(x) for each in (estimator, amortised))
+        own = torch.from_numpy(estimator.draw(given, 400, seed=seed, combine=True).z)
         others = rival.sample((400,))
         constant = bridge(
             product.log_prob(own),

@@ -94,7 +94,7 @@ def table_e6(arguments: argparse.Namespace) -> Rows:
                 source = noise(_config(kind, "float32").specifications(), arguments.steps * BATCH)
                 timed["MultiVae"] = their_epoch(name, kind, source, BATCH, arguments.device)
                 timed["MultiVae"]()
-            case = {"stage": name, "model": kind, "threads": threads}
+            case = {"stage": name, "system": kind, "threads": threads}
             out += [case | row for row in _compared(timed, cost, arguments)]
             print(markdown(out[-len(timed) :]), flush=True)
     return out
@@ -157,7 +157,7 @@ def _config(kind: str, precision: str, changes: tuple[str, ...] = ()) -> Config:
         for section in ("projectors", "joint", "flows")
         for key, value in (("batch_size", BATCH), ("epochs", 1), ("precision", precision))
     ]
-    return config_from_dict(recipe("mnist-svhn", [f"model={kind}", *sections, *changes]))
+    return config_from_dict(recipe("mnist-svhn", [f"system={kind}", *sections, *changes]))
 
 
 def _stage(name: str, kind: str, precision: str, arguments: argparse.Namespace) -> Stage:
@@ -189,7 +189,7 @@ def growth(arguments: argparse.Namespace) -> Rows:
 
 
 def _alike(name: str, count: int, rows: int, device: str) -> Callable[[], Any]:
-    base = _config("jnf", "float32").model_dump(mode="json")
+    base = _config("jnf", "float32").to_dict()
     mnist = base["modalities"]["mnist"]
     config = config_from_dict({**base, "modalities": {f"m{i}": mnist for i in range(count)}})
     stage = stage_on(noise(config.specifications(), rows), name, config, device)
@@ -229,7 +229,7 @@ def recipes(arguments: argparse.Namespace) -> Rows:
     for name in arguments.recipes:
         for stage, kind in STAGES:
             for precision in arguments.precisions:
-                case = {"recipe": name, "stage": stage, "model": kind, "precision": precision}
+                case = {"recipe": name, "stage": stage, "system": kind, "precision": precision}
                 out.append(case | _of_recipe(name, stage, kind, precision, arguments))
                 show_last(out)
     return out
@@ -240,7 +240,7 @@ def _of_recipe(
 ) -> dict[str, Any]:
     changes = {"epochs": 1, "precision": precision}
     config = config_from_dict(
-        recipe(name, [f"model={kind}", *(f"{stage}.{k}={v}" for k, v in changes.items())])
+        recipe(name, [f"system={kind}", *(f"{stage}.{k}={v}" for k, v in changes.items())])
     )
     batch: int = getattr(config, stage).batch_size
     made = stage_on(noise(config.specifications(), 2 * batch), stage, config, arguments.device)
@@ -286,7 +286,7 @@ def profile(arguments: argparse.Namespace) -> Rows:
     for name, kind in PROFILED:
         for precision in PRECISIONS:
             stage = _stage(name, kind, precision, arguments)
-            case = {"stage": name, "model": kind, "precision": precision}
+            case = {"stage": name, "system": kind, "precision": precision}
             out.append(case | profiled(stage, arguments.compile))
     return out
 

@@ -1,6 +1,7 @@
 """How far are posteriors from the truth? KL(true || approximation) on a grid, for every subset.
 
     python -m benchmarks.truth
+    python -m benchmarks.truth --quick
 
 z ~ N(0, I) in two dimensions, three modalities of one noisy number each: a bent one (banana), a
 linear one and the distance from the origin (a ring). Every posterior p(z|x_S) is known on a grid.
@@ -15,20 +16,26 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mvflow.models import Losses
 from torch import Tensor
 
-from benchmarks.common import about, markdown
-from mvflow.config import Amortised, Flows
-from mvflow.inference import Aggregate, Prior, ProductOfExperts
+from benchmarks.common import about, add_options, markdown, parsed, save
+from mvflow.config import Training
+from mvflow.inference import AggregateDivisor, PriorDivisor, ProductOfExperts
 from mvflow.nn import MLP, seeded
-from mvflow.posteriors import AmortisedPosterior, build_posterior
-from mvflow.runs import write_json
+from mvflow.posteriors import (
+    MAF,
+    NSF,
+    AmortisedPosterior,
+    ConditionalMAF,
+    Family,
+    Gaussian,
+    build_posterior,
+)
+from mvflow.stages import Losses
 from mvflow.training import Stage, Table, TensorColumn, run_stage
 
 AXIS = torch.linspace(-6, 6, 241)
@@ -40,7 +47,18 @@ MEANS: dict[str, Callable[[Tensor], Tensor]] = {
     "ring": lambda z: z.norm(dim=-1),
 }
 NOISE = {"banana": 0.3, "linear": 0.5, "ring": 0.3}
-FAMILIES = ("gaussian", "maf", "conditional-maf", "nsf")
+SIZE: dict[str, Any] = {"transforms": 3, "hidden": (64, 64)}
+FAMILIES: dict[str, Family] = {
+    "gaussian": Gaussian(),
+    "maf": MAF(**SIZE),
+    "conditional-maf": ConditionalMAF(**SIZE),
+    "nsf": NSF(**SIZE),
+}
+AMORTISED: dict[str, Family] = {
+    "conditional-maf": ConditionalMAF(**SIZE, context=32),
+    "nsf": NSF(**SIZE, context=32),
+}
+QUICK = {"rows": 1, "steps": 4}
 Posterior = Callable[[Mapping[str, Tensor]], Any]
 
 
@@ -48,10 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
     parser.add_argument("--rows", type=int, default=64, help="observations to judge")
     parser.add_argument("--steps", type=int, default=3000, help="of each fit")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    arguments = parser.parse_args()
+    add_options(parser, threads=False, device=False)
+    arguments = parsed(parser, "truth", QUICK)
     torch.set_num_threads(1)
-    train, test = sample(200 * 256, 0), sample(arguments.rows, 1)
+    train, test = sample(min(200, arguments.steps) * 256, 0), sample(arguments.rows, 1)
     truth = {s: true_posterior({n: test[n] for n in s}) for s in subsets()}
     table, seconds = [], {}
     for name, posterior in systems(train, arguments.steps, seconds):
@@ -72,8 +90,7 @@ def main() -> None:
     )
     print("\n" + text)
     out = {"about": about("zuko"), "rows": arguments.rows, "steps": arguments.steps}
-    write_json(arguments.out / "truth.json", {**out, "seconds": seconds, "divergences": table})
-    (arguments.out / "truth.md").write_text(text + "\n", "utf-8")
+    save(arguments.out, {**out, "seconds": seconds, "divergences": table}, text)
 
 
 def cell(line: Mapping[str, Any]) -> str:
@@ -111,51 +128,36 @@ def divergence(known: Tensor, posterior: Any) -> Tensor:
 
 def systems(train: Mapping[str, Tensor], steps: int, seconds: dict[str, float]) -> Any:
     """Name and posterior of each family's experts and products, and of the amortised rivals."""
-    shared = Aggregate(train["z"].mean(0), train["z"].std(0))
-    for family in FAMILIES:
+    aggregate = AggregateDivisor(train["z"].mean(0), train["z"].std(0))
+    for kind, family in FAMILIES.items():
         begun = time.process_time()
         experts = {name: expert(train, name, family, steps) for name in MEANS}
-        seconds[family] = time.process_time() - begun
-        for kind, divided in (("prior", Prior()), ("aggregate", shared)):
-            yield f"{family}, product over the {kind}", product_of(experts, divided)
-    for family in ("conditional-maf", "nsf"):
+        seconds[kind] = time.process_time() - begun
+        for divided, divisor in (("prior", PriorDivisor()), ("aggregate", aggregate)):
+            yield f"{kind}, product over the {divided}", product_of(experts, divisor)
+    for kind, family in AMORTISED.items():
         begun = time.process_time()
         made = amortised(train, family, 2 * steps)
-        seconds[f"amortised {family}"] = time.process_time() - begun
-        yield f"{family}, amortised", made
+        seconds[f"amortised {kind}"] = time.process_time() - begun
+        yield f"{kind}, amortised", made
 
 
-def product_of(experts: Mapping[str, Any], shared: Any) -> Posterior:
-    return lambda x: ProductOfExperts([experts[n](x[n]) for n in x], shared=shared)
+def product_of(experts: Mapping[str, Any], divisor: Any) -> Posterior:
+    return lambda x: ProductOfExperts([experts[n](x[n]) for n in x], divisor=divisor)
 
 
-def settings(kind: type[Flows], family: str, steps: int) -> dict[str, Any]:
-    epochs = max(1, steps // 200)
-    return {
-        "posterior": family,
-        "transforms": 3,
-        "hidden": (64, 64),
-        "epochs": epochs,
-        "batch_size": 256,
-        "learning_rate": 3e-3,
-        "schedule": "one-cycle",
-    }
-
-
-def expert(train: Mapping[str, Tensor], name: str, family: str, steps: int) -> Any:
-    chosen = Flows(**settings(Flows, family, steps))
-    with seeded(0, name, family):
-        q = build_posterior(chosen, 2, lambda out: MLP(1, 64, 64, out))
-    fit(q, chosen, train, lambda b: q(b[name]).log_prob(b["z"]).mean())
+def expert(train: Mapping[str, Tensor], name: str, family: Family, steps: int) -> Any:
+    with seeded(0, name, family.kind):
+        q = build_posterior(family, 2, lambda out: MLP(1, 64, 64, out))
+    fit(q, steps, train, lambda b: q(b[name]).log_prob(b["z"]).mean())
     return q
 
 
-def amortised(train: Mapping[str, Tensor], family: str, steps: int) -> Any:
-    chosen = Amortised(**settings(Amortised, family, steps))
-    with seeded(0, "amortised", family):
+def amortised(train: Mapping[str, Tensor], family: Family, steps: int) -> Any:
+    with seeded(0, "amortised", family.kind):
         q = AmortisedPosterior(
             {n: MLP(1, 64, 32) for n in MEANS},
-            build_posterior(chosen, 2, lambda out: MLP(33 * len(MEANS), 128, 128, out)),
+            build_posterior(family, 2, lambda out: MLP(33 * len(MEANS), 128, 128, out)),
             32,
         )
 
@@ -163,11 +165,14 @@ def amortised(train: Mapping[str, Tensor], family: str, steps: int) -> Any:
         observed = torch.rand(len(batch["z"]), len(MEANS)) < 0.5
         return q({n: batch[n] for n in MEANS}, observed).log_prob(batch["z"]).mean()
 
-    fit(q, chosen, train, fitness)
+    fit(q, steps, train, fitness)
     return q
 
 
-def fit(module: Any, chosen: Flows, train: Mapping[str, Tensor], fitness: Any) -> None:
+def fit(module: Any, steps: int, train: Mapping[str, Tensor], fitness: Any) -> None:
+    chosen = Training(
+        epochs=max(1, steps // 200), batch_size=256, learning_rate=3e-3, schedule="one-cycle"
+    )
     table = Table({n: TensorColumn(v, None) for n, v in train.items()}, len(train["z"]))
     stage = Stage("flows", module, lambda b, _: Losses(-fitness(b), {}), chosen, table)
     run_stage(stage)

@@ -27,4 +27,4 @@ def test_help_answers_without_torch():
     )
     found = loaded(code)
     assert "mvflow_cli.main" in found
-    assert not {"torch", "h5py", "scipy", *HEAVY}.intersection(found)
+    assert not {"numpy", "torch", "h5py", "scipy", *HEAVY}.intersection(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mvflow_cli.options import Json
-from mvflow_cli.output import finite, say, show, show_json
+from mvflow_cli.output import console_width, finite, say, show, show_json
 
 if TYPE_CHECKING:
     from mvflow.evaluation.compare import Comparison, EvaluatedRun
 
 __all__ = ["compare"]
 
+NUMBER_WIDTH = 15
+"""Of a mean with its error, such as 123.45 ± 67.89."""
 SUFFIXES = (".md", ".tex", ".csv", ".json", ".png", ".svg")
 
 
@@ -51,7 +54,8 @@ def compare(
     if json:
         show_json({**as_json(found), "written": written})
         return
-    show(_table(found))
+    for table in _tables(found, console_width()):
+        show(table)
     for note in found.notes:
         say(note)
     others = ", ".join(s.label for s in found.systems if not s.seeds)
@@ -77,16 +81,20 @@ def _evaluated(path: Path) -> EvaluatedRun:
     if not file.is_file():
         msg = f"{path} has not been evaluated: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
-    metrics, entries = Evaluation.from_dict(read_json(file), str(file)), run.manifest()["stages"]
-    if any(entries.get(name, {}).get("key") != key for name, key in metrics.stages.items()):
+    metrics, entries = Evaluation.from_dict(read_json(file), str(file)), run.records()
+    keys = {name: record.key for name, record in entries.items()}
+    if any(keys.get(name) != key for name, key in metrics.stages.items()):
         msg = f"{path} was trained anew since its evaluation: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
-    data = next((e["fingerprint"] for e in entries.values() if e.get("fingerprint")), "")
+    data = next((e.fingerprint for e in entries.values() if e.fingerprint), "")
     return EvaluatedRun(str(path), run.config(), metrics, data)
 
 
-def _table(found: Comparison) -> Table:
-    """Measures as rows, since a terminal is narrow; systems that were not run are left out."""
+def _tables(found: Comparison, width: int) -> Iterator[Table]:
+    """Measures as rows, since a terminal is narrow, and as many systems in a table as it holds.
+
+    Systems that were not run are left out.
+    """
     from mvflow.evaluation.tables import cells, headings
 
     def mark(number: str, place: str) -> str:
@@ -94,13 +102,16 @@ def _table(found: Comparison) -> Table:
         return f"[{styles[place]}]{number}[/]" if place else number
 
     columns = [cells(found, system, mark) for system in found.measured]
-    table = Table()
-    table.add_column("measure", no_wrap=True)
-    for column in columns:
-        table.add_column(column[0], justify="right")
-    for i, heading in enumerate(headings(found)[1:], 1):
-        table.add_row(heading, *(Text.from_markup(column[i]) for column in columns))
-    return table
+    names = headings(found)
+    most = max(1, (width - max(map(len, names)) - 4) // (NUMBER_WIDTH + 3))
+    for start in range(0, len(columns), most):
+        some, table = columns[start : start + most], Table()
+        table.add_column("measure", no_wrap=True)
+        for column in some:
+            table.add_column(column[0], justify="right")
+        for i, heading in enumerate(names[1:], 1):
+            table.add_row(heading, *(Text.from_markup(column[i]) for column in some))
+        yield table
 
 
 def _write(found: Comparison, out: Path) -> list[str]:

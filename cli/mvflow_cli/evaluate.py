@@ -43,7 +43,10 @@ def evaluate(
     subset: SubsetKind = None,
     seed: Seed = 0,
     split: Annotated[
-        str | None, typer.Option(help="Split to evaluate on [test].", show_default=False)
+        str | None,
+        typer.Option(
+            help="Split to evaluate on; by default the one for testing.", show_default=False
+        ),
     ] = None,
     store: StorePath = None,
     device: Device = "cpu",
@@ -116,7 +119,7 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
     sampler = result.sampler
     for key in ("acceptance", "rhat_worst", "divergences", "ess_median", "ball_contacts"):
         number = getattr(sampler, key)
-        if number is not None:
+        if number is not None and sampler.method != "exact":
             yield f"sampler {sampler.name}", key, f"{number:.4g}"
 
 

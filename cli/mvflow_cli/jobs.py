@@ -40,6 +40,7 @@ class Job:
         error: why it failed.
         stages: what `mvflow train --json` reports of each stage.
         evaluation: what `mvflow evaluate --json` reports.
+        stacked: stages that were trained before by this process.
     """
 
     def __init__(self, name: str, path: Path, evaluate: bool) -> None:
@@ -58,6 +59,7 @@ class Job:
         self.error: str | None = None
         self.stages: dict[str, dict[str, Any]] = {}
         self.evaluation: dict[str, Any] | None = None
+        self.stacked: set[str] = set()
         self._adopted: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
@@ -80,7 +82,7 @@ class Job:
 
     def how(self, stage: str) -> str:
         """How a stage came about: "trained", "shared" with another run, or "done" before."""
-        is_trained = self.stages[stage]["trained"]
+        is_trained = self.stages[stage]["trained"] or stage in self.stacked
         return "trained" if is_trained else "shared" if stage in self._adopted else "done"
 
     def epoch(self) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
@@ -11,7 +12,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mvflow.core.errors import MvflowError, UsageError
 from mvflow_cli import data
 from mvflow_cli.compare import compare
 from mvflow_cli.convert import convert
@@ -20,7 +20,7 @@ from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
 from mvflow_cli.list import list_kinds
 from mvflow_cli.new import new
-from mvflow_cli.output import say, tolerate_encodings
+from mvflow_cli.output import LogLines, say, tolerate_encodings
 from mvflow_cli.report import report
 from mvflow_cli.sample import sample
 from mvflow_cli.stage_commands import CommandGroup
@@ -33,7 +33,7 @@ __all__ = ["app", "main", "run"]
 app = typer.Typer(
     name="mvflow",
     cls=CommandGroup,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -112,20 +112,30 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except MvflowError as error:
-        _trace(state)
-        return _fail(str(error), 2 if isinstance(error, UsageError) else 1)
-    except MemoryError as error:
-        _trace(state)
-        reason = f" ({' '.join(str(error).lower().split())})" if str(error) else ""
-        return _fail(f"there is not enough memory for this{reason}: use fewer rows at once", 1)
     except Exception as error:
         _trace(state)
-        hint = "" if state["debug"] else "; run 'mvflow --debug ...' to see where"
-        return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1)
+        return _fail(*_sentence(error, is_debugged=state["debug"]))
     if code == 130:  # how Typer returns a Ctrl-C that no command has dealt with
         return _fail("interrupted", 1)
     return code if isinstance(code, int) else 0
+
+
+def _sentence(error: Exception, *, is_debugged: bool) -> tuple[str, int]:
+    """What is said of an error, and the exit code."""
+    from mvflow.core.errors import MvflowError, UsageError  # here, for the sake of --help
+
+    if isinstance(error, MvflowError):
+        return str(error), 2 if isinstance(error, UsageError) else 1
+    if isinstance(error, OSError):
+        reason, name = (error.strerror or str(error)).lower(), error.filename
+        return f"cannot use {name}: {reason}" if name else f"cannot go on: {reason}", 1
+    if isinstance(error, RecursionError):
+        return "a file or a setting is nested too deeply to be read", 1
+    if isinstance(error, MemoryError):
+        reason = f" ({' '.join(str(error).lower().split())})" if str(error) else ""
+        return f"there is not enough memory for this{reason}: use fewer rows at once", 1
+    hint = "" if is_debugged else "; run 'mvflow --debug ...' to see where"
+    return f"unexpected {type(error).__name__}: {error}{hint}", 1
 
 
 def _fail(sentence: str, code: int) -> int:
@@ -135,7 +145,8 @@ def _fail(sentence: str, code: int) -> int:
 
 def _trace(state: dict[str, Any]) -> None:
     if state["debug"]:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            say(line, err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -146,6 +157,7 @@ def main() -> NoReturn:
     """Entry point of the console script."""
     signal.signal(signal.SIGTERM, _interrupt)
     tolerate_encodings()
+    logging.lastResort = LogLines(logging.WARNING)
     sys.exit(run(sys.argv[1:]))
 
 

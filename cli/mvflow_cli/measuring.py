@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -99,13 +101,22 @@ def load_networks(
     device: str = "cpu",
     callback: Callback | None = None,
 ) -> Networks:
-    """Networks of one kind, kept beside the store; trained if there are none yet."""
+    """Networks of one kind, kept beside the store; trained if there are none yet.
+
+    Where the store's folder cannot be written, those that lie there are copied into the run.
+    """
+    from mvflow.runs import write_atomically
+
+    cache = network_path(store.path, kind, run.path)
+    shared = store.path.parent / cache.name
+    if shared.is_file() and not cache.is_file():
+        write_atomically(cache, partial(shutil.copyfile, shared))
     train, test = (store[split] for split in _splits(model))
     return kind.train(
         train,
         test,
         model.config.classifiers,
-        cache=network_path(store.path, kind, run.path),
+        cache=cache,
         device=device,
         callback=callback,
     )

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mvflow_cli.opening import open_store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
@@ -65,6 +65,8 @@ def read_observed(
 
 
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
+    import numpy as np
+
     from mvflow.core import DataError, UsageError
 
     split, start, stop = _parsed(rows or f"{config.data.test}:0:")
@@ -99,6 +101,8 @@ def _parsed(rows: str) -> tuple[str, int, int | None]:
 
 
 def _array(name: str, path: Path) -> NDArray[Any]:
+    import numpy as np
+
     from mvflow.core import DataError
     from mvflow.core.files import MissingFileError, open_regular
 

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from mvflow_datasets import Store
 
 __all__ = [
+    "move_store",
     "open_store",
     "open_trained",
     "set_up",
     "store_path",
 ]
+
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def set_up(device: str = "cpu", threads: int | None = None) -> None:
@@ -29,6 +33,9 @@ def set_up(device: str = "cpu", threads: int | None = None) -> None:
 
     from mvflow.core import UsageError
 
+    if device.partition(":")[0] not in DEVICES:  # torch has some that compute nothing
+        msg = f"device {device!r} cannot be used here: expected cpu, cuda, cuda:1 and the like"
+        raise UsageError(msg)
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -47,12 +54,15 @@ def store_path(run: RunDirectory, config: Config, override: Path | None = None) 
         DataError: if nothing is there; the message says how to name another place.
     """
     from mvflow.core import DataError, UsageError
+    from mvflow.core.files import reading
 
     if override is None and not config.data.store:
         msg = f"{run.path}/config.toml names no store: add --store STORE.h5"
         raise UsageError(msg)
     path = run.path / config.data.store if override is None else override
-    if not path.exists():
+    with reading(path):
+        exists = path.exists()
+    if not exists:
         msg = f"there is no store at {path}: if it has moved, add --store and its new place"
         raise DataError(msg)
     return path.resolve()
@@ -77,6 +87,12 @@ def open_store(run: RunDirectory, config: Config, override: Path | None = None) 
         )
         raise DataError(msg)
     return store
+
+
+def move_store(run: RunDirectory, config: Config, store: Path) -> None:
+    """Keep the new place of the store in `config.toml`; no stage depends on it."""
+    data = config.data.model_copy(update={"store": str(store)})
+    run.write_config(config.model_copy(update={"data": data}))
 
 
 def open_trained(

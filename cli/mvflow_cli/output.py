@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import sys
 import unicodedata
@@ -21,7 +22,17 @@ from rich.text import Text
 
 from mvflow.core.errors import DataError
 
-__all__ = ["console", "finite", "plain", "say", "show", "show_json", "tolerate_encodings"]
+__all__ = [
+    "LogLines",
+    "console",
+    "console_width",
+    "finite",
+    "plain",
+    "say",
+    "show",
+    "show_json",
+    "tolerate_encodings",
+]
 
 _TOLERANT = {"replace", "backslashreplace", "namereplace", "xmlcharrefreplace", "ignore"}
 _STEERING = {"Cc", "Cf", "Cs", "Co", "Cn"}  # controls, marks of direction, what is no character
@@ -35,10 +46,32 @@ def say(line: str, *, err: bool = False) -> None:
             print(plain(line).replace("\n", "\\n"), file=stream, flush=True)
 
 
+class LogLines(logging.Handler):
+    """Shows what the library logs, as it shows all else.
+
+    Args:
+        level: of the least that is shown.
+        err: show it on stderr.
+    """
+
+    def __init__(self, level: int, *, err: bool = True) -> None:
+        super().__init__(level)
+        self._err = err
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        say(record.getMessage(), err=self._err)
+
+
 def show(content: RenderableType) -> None:
     """Print a table. Texts in it are no markup: a coloured cell is a `rich.text.Text`."""
     with _writable():
         console().print(content)
+
+
+def console_width() -> int:
+    """Number of characters in a line of what `show` prints."""
+    return console().width
 
 
 def show_json(value: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Progress of training: a bar on a terminal, one line per epoch elsewhere."""
+"""Progress of training: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -161,9 +161,11 @@ def _bars(terminal: Console) -> Bars:
 
 
 def _terms(record: EpochRecord) -> str:
-    """The terms of the loss, unless the only one is the loss itself."""
-    terms = record.terms.items()
-    return ", ".join(f"{name} {value:.4g}" for name, value in terms if value != record.loss)
+    """The loss of held-out rows, and the terms of the loss unless the only one is itself."""
+    terms = {name: value for name, value in record.terms.items() if value != record.loss}
+    if record.validation is not None:
+        terms = {"validation loss": record.validation["loss"], **terms}
+    return ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
 
 
 def _clock(seconds: float) -> str:

@@ -26,7 +26,8 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="HTML file to write [report.html in the first run].", show_default=False
+            help="HTML file to write; by default report.html in the first run.",
+            show_default=False,
         ),
     ] = None,
     figures: Annotated[

@@ -77,7 +77,9 @@ def sample(
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="HDF5 file to write [RUN/samples/GIVEN.h5].", show_default=False),
+        typer.Option(
+            help="HDF5 file to write; by default RUN/samples/GIVEN.h5.", show_default=False
+        ),
     ] = None,
     store: StorePath = None,
     device: Device = "cpu",

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mvflow_cli.observed import GivenRows
 from mvflow_cli.output import finite
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mvflow.estimators import Estimator
 
 __all__ = ["Samples", "check_replaceable", "draw_samples", "write_samples"]
@@ -56,6 +56,8 @@ def draw_samples(
         NumericsError: if a value is not finite.
         UsageError: if a target is unknown.
     """
+    import numpy as np
+
     from mvflow.core import NumericsError, subset_of
 
     names = [m.name for m in model.modalities]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shlex
 import tempfile
 import tomllib
@@ -15,9 +16,10 @@ import typer
 from rich.table import Column, Table
 
 from mvflow_cli.jobs import Job, run_jobs
-from mvflow_cli.opening import set_up
+from mvflow_cli.opening import open_store, set_up
 from mvflow_cli.options import Device, Json, Threads
 from mvflow_cli.output import say, show, show_json
+from mvflow_cli.training import log_lines
 from mvflow_cli.variants import combinations
 
 __all__ = ["sweep"]
@@ -68,6 +70,14 @@ def sweep(
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Evaluate each run once it is trained.")
     ] = False,
+    stacked: Annotated[
+        bool,
+        typer.Option(
+            "--stacked",
+            help="Train runs that are alike as one program, with noise that depends on all of "
+            "them; for many small runs on one GPU.",
+        ),
+    ] = False,
     device: Device = "cpu",
     threads: Threads = None,
     json: Json = False,
@@ -86,9 +96,12 @@ def sweep(
     say(f"{len(variants)} runs in {place}, {jobs} at once", err=json)
     todo = [Job(name, place / name, evaluate) for name in variants]
     try:
+        if stacked:
+            _stack(todo, device, err=json)
         run_jobs(todo, jobs, device, threads, err=json)
     except KeyboardInterrupt:
-        again = "all full epochs are kept: run the same command again to go on"
+        kept = "finished stages" if stacked else "all full epochs"
+        again = f"{kept} are kept: run the same command again to go on"
         say(f"mvflow: interrupted; {again}", err=True)
         raise typer.Exit(1) from None
     if json:
@@ -121,6 +134,31 @@ def _make(variants: Mapping[str, Sequence[str]], out: Path, store: Path, recipe:
         out.mkdir(exist_ok=True)
         for new, path in missing.items():
             new.rename(path)
+
+
+def _stack(jobs: Sequence[Job], device: str, *, err: bool) -> None:
+    """Train what is missing of all runs in this process, alike ones as one program.
+
+    Raises:
+        UsageError: if there are several processes, or data sets.
+    """
+    from mvflow.core import UsageError
+    from mvflow.stacking import train_stacked
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        msg = "--stacked trains on one device: start one process, without torchrun"
+        raise UsageError(msg)
+    if len({(job.inputs, job.config.data.train) for job in jobs}) > 1:
+        msg = "--stacked needs the same rows for all runs: do not set data, or leave it out"
+        raise UsageError(msg)
+    before, first = [job.missing() for job in jobs], jobs[0]
+    with open_store(first.run, first.config) as store, log_lines("mvflow.stacking", err=err):
+        rows = store[first.config.data.train]
+        failed = train_stacked([job.path for job in jobs], rows, device=device)
+    for job, missing in zip(jobs, before, strict=True):
+        job.stacked = set(missing) - set(job.missing())
+        if job.path in failed:
+            job.fail(failed[job.path])
 
 
 def _is_there(path: Path, new: Path) -> bool:

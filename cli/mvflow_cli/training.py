@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mvflow_cli.distributed import ClusterOptions, joined
-from mvflow_cli.opening import open_store
-from mvflow_cli.output import say, show_json
+from mvflow_cli.opening import move_store, open_store
+from mvflow_cli.output import LogLines, say, show_json
 from mvflow_cli.progress import Progress
 from mvflow_cli.stage_commands import provider
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mvflow.runs import Inputs, RunDirectory
     from mvflow.training import Processes
 
-__all__ = ["TrainOptions", "train_command", "train_stages"]
+__all__ = ["TrainOptions", "log_lines", "train_command", "train_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def train_stages(
         config = _configured(run, stages, options)
         with open_store(run, config, options.store) as store:
             if options.store is not None:
-                _moved(run, config, store.path)
+                move_store(run, config, store.path)
             train = store[config.data.train]
             if options.again:  # before weights are read: a file may be another's
                 untrained = estimator_class(config.system).from_config(config)
@@ -100,7 +101,7 @@ def train_stages(
             if processes is not None:
                 processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
-                with Progress(err=options.json) as progress, _log_lines(err=options.json):
+                with Progress(err=options.json) as progress, log_lines(err=options.json):
                     model.distribute(processes).fit(
                         train,
                         stages=todo,
@@ -199,14 +200,9 @@ def _flat(raw: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _log_lines(*, err: bool) -> Iterator[None]:
+def log_lines(of: str = "mvflow.training", *, err: bool) -> Iterator[None]:
     """Show what the library logs of training."""
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage(), err=err)
-
-    logger, lines = logging.getLogger("mvflow.training"), Lines()
+    logger, lines = logging.getLogger(of), LogLines(logging.INFO, err=err)
     before = logger.level
     logger.addHandler(lines)
     logger.setLevel(logging.INFO)
@@ -225,18 +221,14 @@ def _wanted(run: RunDirectory, model: Estimator, stages: Sequence[str] | None) -
         return names
     for stage in stages:
         if stage not in names:
-            has = ", ".join(names)
-            msg = f"{run.path} has no stage {stage!r}: system {model.config.system!r} has {has}"
+            close = difflib.get_close_matches(stage.lower(), names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            has = f"system {model.config.system!r} has {', '.join(names)}"
+            msg = f"{run.path} has no stage {stage!r}: {hint}{has}"
             raise UsageError(msg)
         before = [n for n in model.plan_.spec(stage).needs if n not in stages]
         run.require(before, model.plan_)
     return tuple(name for name in names if name in stages)
-
-
-def _moved(run: RunDirectory, config: Config, store: Path) -> None:
-    """Keep the new place of the store in `config.toml`; no stage depends on it."""
-    data = config.data.model_copy(update={"store": str(store)})
-    run.write_config(config.model_copy(update={"data": data}))
 
 
 def _todo(

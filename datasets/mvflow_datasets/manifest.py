@@ -281,7 +281,8 @@ def _header(file: OpenedFile) -> tuple[int, str]:
         if head.startswith(_HDF5):
             msg = (
                 f"{file.path} is an HDF5 file but not an mvflow store of format {FORMAT_VERSION}: "
-                "build it anew with 'mvflow data build' or 'mvflow data import'"
+                f"if mvflow 0.1 wrote it, run 'mvflow data convert {file.path} NEW.h5', "
+                "else build one with 'mvflow data build' or 'mvflow data import'"
             )
         else:
             msg = (

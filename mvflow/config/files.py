@@ -13,13 +13,15 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from mvflow.config.schema import FORMAT, Config
-from mvflow.core import ConfigError, registry, unknown_name
+from mvflow.core import ConfigError, DataError, registry, unknown_name
+from mvflow.core.files import check_depth, read_bytes
 from mvflow.core.parts import Kind, create, problem
 
 __all__ = [
     "assign",
     "config_from_dict",
     "parse_toml",
+    "read_toml",
     "recipe",
     "recipe_names",
     "resolved",
@@ -29,6 +31,9 @@ __all__ = [
 ]
 
 NETWORKS = ("encoder", "decoder", "projector")
+
+MAX_BYTES = 1 << 24
+"""Bytes that a configuration may have."""
 
 
 def settings_of(system: str) -> type[Config]:
@@ -99,6 +104,25 @@ def resolved(raw: Mapping[str, Any], assignments: Iterable[str] = ()) -> dict[st
     return assign(_known_sections(raw, schema), assignments)
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        DataError: if it cannot be read, or is larger than a configuration can be.
+        ConfigError: if it is not TOML.
+    """
+    try:
+        raw = tomllib.loads(read_bytes(path, MAX_BYTES).decode())
+        check_depth(raw)
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, too
+        deep = isinstance(error, RecursionError)
+        msg = f"{path} is not valid TOML: {'it is nested too deeply' if deep else error}"
+        raise ConfigError(msg) from error
+    return raw
+
+
 def parse_toml(path: Path, objects: Mapping[str, Any] | None = None) -> Config:
     """Read and check a `config.toml`.
 
@@ -109,11 +133,7 @@ def parse_toml(path: Path, objects: Mapping[str, Any] | None = None) -> Config:
     Raises:
         ConfigError: if the file is not TOML, is of another format, or does not fit the schema.
     """
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path} is not valid TOML: {error}"
-        raise ConfigError(msg) from error
+    raw = read_toml(path)
     for key, value in (objects or {}).items():
         *sections, last = key.split(".")
         node = raw
@@ -296,9 +316,11 @@ def _copied(node: Any) -> Any:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = tomllib.loads(f"value = {text}")["value"]
+        check_depth(value)
+    except (ValueError, RecursionError):
         return text
+    return value
 
 
 def _first_problem(error: ValidationError, schema: type[Config]) -> str:

@@ -40,6 +40,7 @@ from mvflow.core.types import (
 )
 
 __all__ = [
+    "REGISTRIES",
     "Array",
     "ArraySource",
     "Batch",
@@ -55,7 +56,6 @@ __all__ = [
     "NotFittedError",
     "NumericsError",
     "Observed",
-    "REGISTRIES",
     "Registry",
     "Source",
     "StageError",

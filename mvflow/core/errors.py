@@ -61,8 +61,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     Examples:
         >>> unknown_name("modality", "mnsit", ["mnist", "svhn"])
         "unknown modality 'mnsit': did you mean 'mnist'? Known: mnist, svhn"
+        >>> unknown_name("system", "JNF", ["jnf", "mvae"])
+        "unknown system 'JNF': did you mean 'jnf'? Known: jnf, mvae"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" did you mean {close[0]!r}?" if close else ""
+    folded = {known_name.lower(): known_name for known_name in reversed(names)}
+    close = difflib.get_close_matches(name.lower(), folded, n=1)
+    hint = f" did you mean {folded[close[0]]!r}?" if close else ""
     return f"unknown {kind} {name!r}:{hint} Known: {', '.join(names) or 'none'}"

@@ -23,6 +23,7 @@ from mvflow.core.errors import DataError
 __all__ = [
     "MissingFileError",
     "append_line",
+    "check_depth",
     "check_shape",
     "open_append",
     "open_regular",
@@ -39,6 +40,9 @@ __all__ = [
 
 MAX_TEXT = 1 << 26
 """Bytes that a JSON file of ours may have: 64 MiB are far more than any has."""
+
+MAX_DEPTH = 64
+"""Levels that objects and lists in a file of ours may have; Python's recursion ends at 1000."""
 
 _TEMPORARY = tempfile.gettempprefix()  # hidden names of ours begin with a dot, then this
 _KINDS = (
@@ -248,12 +252,28 @@ def parse_json(data: bytes | str, what: str, shape: Any = dict) -> Any:
     """
     try:
         value = json.loads(data)
+        check_depth(value)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         msg = f"{what} is damaged and cannot be read ({reason})"
         raise DataError(msg) from error
     check_shape(value, shape, what)
     return value
+
+
+def check_depth(value: Any) -> None:
+    """Check that objects and lists lie in each other no deeper than in any file of ours.
+
+    Raises:
+        RecursionError: if they do, as the parsers raise for what is deeper still.
+    """
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        nodes = (x.values() if isinstance(x, dict) else x for x in level)
+        if not (level := [x for node in nodes for x in node if isinstance(x, dict | list)]):
+            return
+    msg = "it is nested too deeply"
+    raise RecursionError(msg)
 
 
 def check_shape(value: Any, shape: Any, what: str, key: str = "") -> None:

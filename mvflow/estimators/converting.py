@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
-import tomllib
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mvflow.config import Config, config_from_dict
-from mvflow.core import ConfigError, DataError, UsageError
+from mvflow.config import Config, config_from_dict, read_toml
+from mvflow.core import DataError, Source, UsageError, fingerprint
+from mvflow.core.files import check_shape
 from mvflow.runs import (
     Inputs,
     Plan,
@@ -28,28 +32,32 @@ from mvflow.runs import (
 )
 from mvflow.systems import build_system, stages_of
 
-__all__ = ["convert_config", "convert_run"]
+__all__ = ["convert_config", "convert_run", "renew_fingerprints"]
+
+BLOCK_BYTES = 1 << 24
+"""Bytes of a source that are hashed at a time."""
 
 
-def convert_run(path: Path) -> list[str]:
+def convert_run(path: Path, splits: Mapping[str, Source] | None = None) -> list[str]:
     """Convert a run directory in place; files of format 1 are kept in `format-1/`.
+
+    Args:
+        path: the run directory.
+        splits: of the converted store that it was trained on, whose fingerprint is recorded in
+            place of the one that mvflow 0.1 computed of the same rows.
 
     Returns:
         Names of the stages whose weights were taken over.
 
     Raises:
-        DataError: if a file is damaged.
+        DataError: if a file is damaged, or the run was trained on other rows.
         UsageError: if it is not a run directory of format 1.
     """
     file = path / "config.toml"
     if not file.is_file():
         msg = f"{path} is not a run directory: it has no config.toml"
         raise UsageError(msg)
-    try:
-        raw = tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{file} is not valid TOML: {error}"
-        raise ConfigError(msg) from error
+    raw = read_toml(file)
     if raw.get("format") != 1:
         msg = f"{path} has format {raw.get('format')}: only runs of format 1 are converted"
         raise UsageError(msg)
@@ -58,8 +66,11 @@ def convert_run(path: Path) -> list[str]:
     source = old if (old / file.name).is_file() else path  # a conversion may have been killed
     manifest = source / "manifest.json"
     entries = read_json(manifest).get("stages", {}) if manifest.is_file() else {}
+    check_shape(entries, {str: {"key": str}}, f"stages of {manifest}")
     found = {name: _read(source / f"{name}.safetensors", entries[name]) for name in entries}
     records = _records(path, config, entries, found)
+    if splits is not None:
+        records = _renewed(path, config, records, splits[config.data.train])
     if source is path:
         old.mkdir(exist_ok=True)
         for name in (*(f"{stage}.safetensors" for stage in found), manifest.name, file.name):
@@ -73,6 +84,66 @@ def convert_run(path: Path) -> list[str]:
             run.finish(stage, tensors, records[stage])
     run.write_config(config)  # the last, so that a conversion that was killed is made again
     return list(records)
+
+
+def renew_fingerprints(path: Path, splits: Mapping[str, Source]) -> list[str]:
+    """Record the fingerprint of a converted store in a run that was trained on the old one.
+
+    Returns:
+        Names of the stages whose records were renewed.
+
+    Raises:
+        DataError: if the run was trained on other rows; nothing is changed then.
+    """
+    run = RunDirectory.open(path)
+    with run.lock():
+        config, before = run.config(), run.records()
+        records = _renewed(path, config, before, splits[config.data.train])
+        changed = [name for name in records if records[name] != before[name]]
+        for name in changed:
+            run.finish(name, run.read_weights(name), records[name])
+    return changed
+
+
+def _renewed(
+    path: Path, config: Config, records: Mapping[str, StageRecord], train: Source
+) -> dict[str, StageRecord]:
+    """Records with the present fingerprint of rows, where they have that of mvflow 0.1."""
+    old, new = _old_fingerprint(train), fingerprint(train)
+    plan = Plan(config, stages_of(build_system(config)))
+    renewed: dict[str, StageRecord] = {}
+    for spec in plan.stages:
+        if spec.name not in records:
+            continue
+        record = records[spec.name]
+        if record.fingerprint not in (old, new):
+            msg = (
+                f"stage {spec.name!r} of {path} was trained on other rows than split "
+                f"{config.data.train!r} of this store has: name the converted copy of its own"
+            )
+            raise DataError(msg)
+        key = record.key
+        if all(name in renewed for name in spec.needs):
+            was = {name: records[name].key for name in spec.needs}
+            if key == plan.key(spec.name, record.inputs, was):  # else it is stale, and stays so
+                now = {name: renewed[name].key for name in spec.needs}
+                key = plan.key(spec.name, Inputs(new, record.validation), now)
+        renewed[spec.name] = replace(record, key=key, fingerprint=new)
+    return renewed
+
+
+def _old_fingerprint(source: Source) -> str:
+    """Hash of all values of a source as mvflow 0.1 computed it."""
+    digest = hashlib.sha256()
+    for name, column in sorted(source.columns().items()):
+        for array in (column.values, column.index):
+            if array is None:
+                continue
+            digest.update(f"{name}{array.dtype}{array.shape}".encode())
+            step = max(1, BLOCK_BYTES // max(1, array.dtype.itemsize * math.prod(array.shape[1:])))
+            for start in range(0, len(array), step):
+                digest.update(np.ascontiguousarray(array[start : start + step]).data)
+    return digest.hexdigest()
 
 
 def convert_config(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ from mvflow.estimators.devices import check_device
 from mvflow.estimators.fitting import check_fits, check_scale, restore_weights, train_stage
 from mvflow.estimators.plotting import Plots
 from mvflow.estimators.scoring import Chunk, log_likelihood
-from mvflow.inference import Diagnostics, Sampler, Target, draw
-from mvflow.nn import seeded
+from mvflow.inference import Diagnostics, Sampler, Target, draw, refuse
+from mvflow.nn import own_generator
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord
 from mvflow.systems import Bounded, Encodes, Projects, System, build_system, stages_of
 from mvflow.training import (
@@ -481,7 +481,7 @@ class Estimator:
 
         def chunk(i: int) -> dict[str, NDArray[Any]]:
             rows = chunks[i]
-            with seeded(seed, "draw", i, device=self._device), torch.no_grad():
+            with own_generator(seed, "draw", i, device=self._device), torch.no_grad():
                 posterior = self._posterior(rows, combine) if source is None else source()
                 drawn = draw(posterior, n, algorithm, self._ball if rows.x else torch.inf)
             numbers = drawn.diagnostics._asdict()
@@ -495,7 +495,14 @@ class Estimator:
             if k != "method"
         }
         z, method = joined.pop("z"), parts[0]["method"].tobytes().decode()
-        return LatentDraws(z, Diagnostics(method, **joined))
+        found = Diagnostics(method, **joined)
+        if moved := int(np.sum(found.moved > 0)):
+            msg = (
+                f"{moved} of {len(found.moved)} rows are unlike the training rows: their "
+                "posterior lies outside the ball of all latents, to whose surface draws were moved"
+            )
+            warnings.warn(msg, stacklevel=2)
+        return LatentDraws(z, found)
 
     def sample_latent(
         self, given: Batch | None = None, n: int = 1, **options: Any
@@ -578,6 +585,8 @@ class Estimator:
                 msg = f"system {self.config.system!r} has no q(z|X) with moments: use draw"
                 raise UsageError(msg)
             loc, scale = (torch.cat([getattr(q, of) for q in found]) for of in ("mean", "stddev"))
+            finite = (loc.isfinite() & scale.isfinite()).all(-1)
+            refuse(~finite, "mean or deviation of q(z|X) is not a finite number")
         return _as_given(loc.cpu().numpy(), x), _as_given(scale.cpu().numpy(), x)
 
     @property
@@ -620,7 +629,11 @@ class Estimator:
         @torch.no_grad()
         def chunk(i: int) -> dict[str, NDArray[Any]]:
             decoded = self.system_.decode(chunks[i].to(self._device), wanted)
-            return {n: specs[n].mean(decoded[n]).cpu().numpy() for n in wanted}
+            means = {n: specs[n].mean(decoded[n]) for n in wanted}
+            for name, mean in means.items():
+                bad = ~mean.isfinite().flatten(1).all(1)
+                refuse(bad, f"the decoded modality {name!r} is not finite")
+            return {name: mean.cpu().numpy() for name, mean in means.items()}
 
         parts = self._map_chunks(chunk, len(chunks))
         found = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
@@ -637,7 +650,7 @@ class Estimator:
         self._base_system()
         seed, parts = check_seed(seed), []
         for i, some in enumerate(torch.from_numpy(self._checked_latent(z)).split(CHUNK_ROWS)):
-            with seeded(seed, "simulate", i, device=self._device), torch.no_grad():
+            with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
                 decoded = self.system_.decode(some.to(self._device))
                 parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -667,7 +680,10 @@ class Estimator:
                 self._posterior(rows, combine).log_prob(part)
                 for rows, part in zip(_chunks(observed), values.split(CHUNK_ROWS, -2), strict=True)
             ]
-        return torch.cat(parts, -1).double().cpu().numpy()
+        found = torch.cat(parts, -1).double()
+        bad = found.isnan()
+        refuse(bad.reshape(-1, observed.rows).any(0), "log q(z|x_S) is not a number")
+        return found.cpu().numpy()
 
     def log_likelihood(
         self, x: Batch, *, given: Batch | None = None, n: int = 1000, seed: int | None = 0
@@ -854,6 +870,9 @@ class Estimator:
         if values.shape[-len(expected) :] != expected:
             shape = ", ".join(map(str, expected))
             msg = f"z has shape {values.shape}: expected (..., {shape})"
+            raise DataError(msg)
+        if not np.isfinite(values).all():
+            msg = "z holds values that are not finite: expected numbers"
             raise DataError(msg)
         return values
 

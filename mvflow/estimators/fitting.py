@@ -34,7 +34,15 @@ from mvflow.training import (
     run_stage,
 )
 
-__all__ = ["check_fits", "check_scale", "restore_weights", "train_stage"]
+__all__ = [
+    "check_fits",
+    "check_scale",
+    "close_stage",
+    "held_out",
+    "open_stage",
+    "restore_weights",
+    "train_stage",
+]
 
 CHECKPOINT_SECONDS = 5.0
 """Least seconds between two checkpoints."""
@@ -146,23 +154,24 @@ def train_stage(
         msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
-    system.eval().requires_grad_(False)
-    spec.module.requires_grad_(True)
-    if validation is None:
-        rows, validation = rows.split(
-            plan.config.data.validation, generator(plan.config.seed, "validation")
-        )
+    rows, validation = held_out(plan, rows, validation)
     began, before, epochs = time.perf_counter(), 0.0, 0
     with contextlib.nullcontext() if run is None else run.lock():
         if spec.fit is not None:
+            _freeze_others(spec, system)
             spec.fit(rows, generator(plan.config.seed, spec.name))
         else:
-            cache = None
-            if run is not None:
-                keys = {name: record.key for name, record in trained.items()}
-                most = free_memory(rows.device) if budget is None else budget
-                cache = ColumnCache(run, keys, inputs.train, most)
-            stage = build_stage(spec, system, rows, validation, cache)
+            budget = free_memory(rows.device) if budget is None else budget
+            stage = open_stage(
+                spec,
+                system,
+                rows,
+                validation,
+                inputs=inputs,
+                trained=trained,
+                run=run,
+                most=budget,
+            )
             checkpoints = _Checkpoints(run, key, callback or NoOpCallback())
             resume = checkpoints.restore(spec.name)
             try:
@@ -178,25 +187,96 @@ def train_stage(
                 checkpoints.save()
                 raise
             before, epochs = checkpoints.seconds_before, checkpoints.epochs
-        spec.module.eval()
-        if spec.finish is not None:
-            spec.finish(rows)
-        weights = spec.module.state_dict()
-        record = StageRecord(
-            key,
-            weights_hash(weights),
-            {name: trained[name].weights for name in spec.needs},
-            inputs.train,
-            inputs.validation,
-            plan.config.seed,
-            round(before + time.perf_counter() - began, 2),
-            len(rows),
-            str(rows.device),
-            epochs,
-            [n for n, c in rows.columns.items() if _stored_dtype(c) in (torch.uint8, np.uint8)],
+        seconds = before + time.perf_counter() - began
+        return close_stage(
+            spec,
+            plan,
+            rows,
+            inputs=inputs,
+            trained=trained,
+            run=run,
+            seconds=seconds,
+            epochs=epochs,
         )
-        if run is not None:
-            run.finish(spec.name, weights, record)
+
+
+def held_out(plan: Plan, rows: Table, validation: Table | None) -> tuple[Table, Table | None]:
+    """Rows to train on and held-out ones: those given, or the configured share of `rows`."""
+    if validation is not None:
+        return rows, validation
+    return rows.split(plan.config.data.validation, generator(plan.config.seed, "validation"))
+
+
+def _freeze_others(spec: StageSpec, system: System) -> None:
+    system.eval().requires_grad_(False)
+    spec.module.requires_grad_(True)
+
+
+def open_stage(
+    spec: StageSpec,
+    system: System,
+    rows: Table,
+    validation: Table | None,
+    *,
+    inputs: Inputs,
+    trained: Mapping[str, StageRecord],
+    run: RunDirectory | None,
+    most: int,
+) -> Stage:
+    """The stage, ready for `run_stage`: all but its module frozen, frozen outputs computed.
+
+    Args:
+        spec: of the stage.
+        system: that its module is part of.
+        rows: training rows.
+        validation: held-out rows.
+        inputs: fingerprints of the rows.
+        trained: what is recorded of the stages trained so far.
+        run: where frozen outputs of more than `most` bytes are kept.
+        most: see `run`.
+    """
+    _freeze_others(spec, system)
+    keys = {name: record.key for name, record in trained.items()}
+    cache = None if run is None else ColumnCache(run, keys, inputs.train, most)
+    return build_stage(spec, system, rows, validation, cache)
+
+
+def close_stage(
+    spec: StageSpec,
+    plan: Plan,
+    rows: Table,
+    *,
+    inputs: Inputs,
+    trained: Mapping[str, StageRecord],
+    run: RunDirectory | None,
+    seconds: float,
+    epochs: int,
+) -> StageRecord:
+    """Finish a stage whose module is trained: keep its weights in the run.
+
+    Returns:
+        What is to be recorded of it.
+    """
+    began = time.perf_counter()
+    spec.module.eval()
+    if spec.finish is not None:
+        spec.finish(rows)
+    weights = spec.module.state_dict()
+    record = StageRecord(
+        plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs}),
+        weights_hash(weights),
+        {name: trained[name].weights for name in spec.needs},
+        inputs.train,
+        inputs.validation,
+        plan.config.seed,
+        round(seconds + time.perf_counter() - began, 2),
+        len(rows),
+        str(rows.device),
+        epochs,
+        [n for n, c in rows.columns.items() if _stored_dtype(c) in (torch.uint8, np.uint8)],
+    )
+    if run is not None:
+        run.finish(spec.name, weights, record)
     return record
 
 

@@ -13,7 +13,8 @@ from torch.distributions import Distribution
 
 from mvflow.core import Observed
 from mvflow.functional import log_mean_exp, mixture_log_prob
-from mvflow.nn import seeded
+from mvflow.inference import refuse
+from mvflow.nn import own_generator
 from mvflow.systems import System
 
 __all__ = ["Chunk", "MapChunks", "log_likelihood"]
@@ -50,6 +51,9 @@ def log_likelihood(
         n: draws per row.
         seed: of the draws.
         map_chunks: calls a function with 0, 1, ... and gives the results of all.
+
+    Raises:
+        NumericsError: if no weight of a row is a number.
     """
     largest = max(m.size for m in system.modalities)
     size = max(1, MAX_DECODED_VALUES // (n * largest))
@@ -58,7 +62,7 @@ def log_likelihood(
     def chunk(i: int) -> dict[str, NDArray[Any]]:
         at = slice(i * size, (i + 1) * size)
         scored, seen = (Observed({k: v[at] for k, v in each.items()}) for each in (x, given))
-        with torch.no_grad(), seeded(seed, "likelihood", i, device=device):
+        with torch.no_grad(), own_generator(seed, "likelihood", i, device=device):
             return {"": _log_likelihood(system, scored, seen, n).double().cpu().numpy()}
 
     return np.concatenate([p[""] for p in map_chunks(chunk, -(-rows // size))])
@@ -73,11 +77,26 @@ def _log_likelihood(system: System, x: Observed, given: Observed, n: int) -> Ten
         proposals.append(target if given.x else target.expand(torch.Size([x.rows])))
     share = -(-n // len(proposals))
     z = torch.cat([q.sample((share,)) for q in proposals])
-    log_proposal = mixture_log_prob(torch.stack([q.log_prob(z) for q in proposals]))
-    log_target = target.log_prob(z) - log_proposal
+    finite = z.isfinite().all(-1)
+    z = torch.where(finite[..., None], z, 0.0)
+    # a proposal without a density, as those far from all training rows, proposes nothing
+    terms = torch.stack(
+        [q.log_prob(z).nan_to_num(-torch.inf, posinf=torch.inf) for q in proposals]
+    )
+    log_target = target.log_prob(z) - mixture_log_prob(terms)
     decoded = system.decode(z, x.x.keys())
     log_joint = log_target + sum(decoded[name].log_prob(value) for name, value in x.x.items())
-    value: Tensor = log_mean_exp(log_joint.double(), axis=0)
+    value: Tensor = _log_mean(log_joint, finite, "the weights of a likelihood are not numbers")
     if not isinstance(target, Distribution):  # its constant, from the same draws
-        value = value - log_mean_exp(log_target.double(), axis=0)
+        constant = _log_mean(log_target, finite, "the density of what is given is not a number")
+        refuse(constant.isneginf(), "no draw has a density under what is given")
+        value = value - constant
     return value
+
+
+def _log_mean(log_weights: Tensor, finite: Tensor, what: str) -> Tensor:
+    """Log of the mean weight of each row; those that are not numbers count as 0, but not all."""
+    bad = ~finite | log_weights.isnan()
+    refuse(bad.all(0), what)
+    found: Tensor = log_mean_exp(log_weights.masked_fill(bad, -torch.inf).double(), axis=0)
+    return found

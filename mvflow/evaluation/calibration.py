@@ -64,10 +64,12 @@ ADVICE = {
     "all": "train the encoder of all modalities longer, or give it wider networks",
     "one": "train the posteriors of single modalities longer, or choose a richer family",
     "sampler": "mend the sampler first, whose draws are not to be trusted here",
+    "one stage": "train longer, or give it wider networks; what then remains is of its method",
     "singles": "calibrate the posteriors of its single modalities first, whose errors it repeats",
     "subset": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
 }
-"""What to do about a posterior of all modalities, of one, of several for one reason or another."""
+"""What to do about a posterior of all modalities, of one, of several for one reason or another;
+or of any of a system without q(z|X) of its own."""
 VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
 
 
@@ -209,7 +211,9 @@ def _subset(
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
     verdict = _verdict(fit, worst, p_value)
-    if len(given) == len(estimator.modalities) > 1:
+    if not estimator.can_encode:  # one training makes the posteriors of all subsets
+        cause = "one stage"
+    elif len(given) == len(estimator.modalities) > 1:
         cause = "all"
     elif not is_several:
         cause = "one"

@@ -155,7 +155,8 @@ def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:
         systems.append(ComparedSystem(label, seeds, values, dict(figures)))
     measures = _measures(systems, runs[0].metrics)
     notes = _notes(runs, with_distances)
-    if any(len(s.known(m.key)) < len(s.seeds) for s in systems for m in measures):
+    needed = [m.key for m in measures if not m.key.endswith("/joint_fitted")]
+    if any(len(s.known(key)) < len(s.seeds) for s in systems for key in needed):
         notes.append("some runs lack some measures: evaluate them again for all")
     if report is not None:
         systems += [
@@ -248,8 +249,8 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     keys = sorted({key for each in settings for key in each})
     differ = [k for k in keys if any(s.get(k) != settings[0].get(k) for s in settings)]
-    parts = tuple(k.removesuffix("kind") for k in differ if k.endswith(".kind"))
-    return [k for k in differ if k.endswith(".kind") or not k.startswith(parts)]
+    parts = [k.removesuffix("kind") for k in differ if k.endswith(".kind")]
+    return [k for k in differ if not any(k.startswith(p) and k != f"{p}kind" for p in parts)]
 
 
 def _short(key: str, among: Sequence[str]) -> str:

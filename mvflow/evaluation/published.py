@@ -42,7 +42,9 @@ class Published(NamedTuple):
         for name, wanted in self.settings.items():
             values = {k: v for k, v in wanted.items() if k not in ("beta", "transforms")}
             if all(settings.get(key) == value for key, value in values.items()):
-                beta, transforms = (settings.get(wanted.get(k), 0) for k in ("beta", "transforms"))
+                beta, transforms = (
+                    settings.get(wanted.get(k, ""), 0) for k in ("beta", "transforms")
+                )
                 exact = self.systems.get((name, beta, transforms), {})
                 return name, exact or self.systems.get((name, beta, 0), {})
         return "", {}

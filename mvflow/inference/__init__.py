@@ -3,6 +3,7 @@
 from mvflow.inference.chains import IndependentChains, MarkovChains, TorchRandom
 from mvflow.inference.diagnostics import Diagnostics
 from mvflow.inference.draws import draw
+from mvflow.inference.finite import finite_draws, refuse
 from mvflow.inference.hmc import ChainSampler, HMCSampler
 from mvflow.inference.product import (
     AggregateDivisor,
@@ -30,5 +31,7 @@ __all__ = [
     "Target",
     "TorchRandom",
     "draw",
+    "finite_draws",
     "into_ball",
+    "refuse",
 ]

@@ -13,9 +13,10 @@ from mvflow.functional import effective_sample_size
 from mvflow.inference.diagnostics import diagnose
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Target
+from mvflow.nn import passed_generator
 from mvflow.samplers import SamplingAlgorithm, run
 
-__all__ = ["IndependentChains", "MarkovChains", "TorchRandom", "resample"]
+__all__ = ["IndependentChains", "MarkovChains", "TorchRandom", "resample", "spread"]
 
 SNAPSHOTS = 10
 """States of each independent chain that R-hat compares."""
@@ -23,17 +24,22 @@ SNAPSHOTS = 10
 
 @dataclass(frozen=True)
 class TorchRandom:
-    """Random arrays for samplers from torch's generator (seed it with `mvflow.nn.seeded`)."""
+    """Random arrays for samplers, from a generator or torch's global one."""
 
     like: Tensor
+    generator: torch.Generator | None = None
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers."""
-        return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
+        return torch.randn(shape, generator=self.generator, **self._about)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Uniform numbers of [0, 1)."""
-        return torch.rand(shape, dtype=self.like.dtype, device=self.like.device)
+        return torch.rand(shape, generator=self.generator, **self._about)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        return {"dtype": self.like.dtype, "device": self.like.device}
 
 
 @dataclass(frozen=True)
@@ -65,23 +71,23 @@ class MarkovChains:
 
     @torch.no_grad()
     def sample(self, target: Target, n: int) -> Draws:
-        """`n` draws per row, evenly spaced over all chains (see `Sampler`)."""
+        """`n` draws per row, spread over all chains and their length (see `Sampler`)."""
         pool, log_weights = target.candidates(self.candidates)
         start, ess = resample(pool, log_weights, self.chains)
         start = into_ball(start, target.radius)
         contacts = _Contacts(target.radius, start)
-        chain = run(
-            self.algorithm,
-            start,
-            target.value_and_grad,
-            TorchRandom(start),
-            warmup=self.warmup,
-            draws=max(self.draws, -(-n // self.chains)),
-            inverse_mass=target.variance(pool),
-            on_step=contacts.count,
-        )
+        with passed_generator() as generator:
+            chain = run(
+                self.algorithm,
+                start,
+                target.value_and_grad,
+                TorchRandom(start, generator),
+                warmup=self.warmup,
+                draws=max(self.draws, -(-n // self.chains)),
+                inverse_mass=target.variance(pool),
+                on_step=contacts.count,
+            )
         kept = chain.positions  # (draws, chains, rows, latent_dim)
-        at = torch.linspace(0, len(kept) * self.chains - 1, n, device=kept.device).long()
         found = diagnose(
             kept,
             acceptance=chain.acceptance,
@@ -90,7 +96,7 @@ class MarkovChains:
             start_ess=ess / len(pool),
             improper=target.is_improper(pool),
         )
-        return Draws(kept.flatten(0, 1)[at], found)
+        return Draws(kept[spread(n, *kept.shape[:2])], found)
 
 
 @dataclass(frozen=True)
@@ -124,16 +130,17 @@ class IndependentChains:
         start = into_ball(target.mixture_draws(n), target.radius)
         contacts = _Contacts(target.radius, start)
         thin = _thinning(self.steps)
-        chain = run(
-            self.algorithm,
-            start,
-            target.value_and_grad,
-            TorchRandom(start),
-            warmup=self.warmup,
-            draws=self.steps // thin,
-            thin=thin,
-            on_step=contacts.count,
-        )
+        with passed_generator() as generator:
+            chain = run(
+                self.algorithm,
+                start,
+                target.value_and_grad,
+                TorchRandom(start, generator),
+                warmup=self.warmup,
+                draws=self.steps // thin,
+                thin=thin,
+                on_step=contacts.count,
+            )
         kept = chain.positions
         found = diagnose(
             kept,
@@ -166,6 +173,21 @@ def _thinning(steps: int) -> int:
     """Largest divisor of `steps` that leaves `SNAPSHOTS` states, or 1 where none does."""
     fits = [d for d in range(1, steps // SNAPSHOTS + 1) if steps % d == 0]
     return fits[-1] if fits else 1
+
+
+def spread(n: int, steps: int, chains: int) -> tuple[Tensor, Tensor]:
+    """Step and chain of each of `n` draws: of all chains in turn, evenly over their whole length.
+
+    No state is taken twice where there are as many, and the last draw is the last state.
+
+    Examples:
+        >>> [at.tolist() for at in spread(4, 6, 2)]
+        [[1, 2, 4, 5], [0, 1, 0, 1]]
+        >>> [at.tolist() for at in spread(1, 200, 4)]
+        [[199], [0]]
+    """
+    k = torch.arange(n)
+    return -(-(k + 1) * steps // n) - 1, k % chains
 
 
 def resample(pool: Tensor, log_weights: Tensor, count: int) -> tuple[Tensor, Tensor]:

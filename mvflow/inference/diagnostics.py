@@ -52,6 +52,9 @@ class Diagnostics(NamedTuple):
     """Share of all weight that one candidate has (sir)."""
     improper: NDArray[np.bool_] = np.zeros(0, np.bool_)
     """Whether the product's mass lies outside the ball, which alone holds its draws (products)."""
+    moved: NDArray[np.float64] = _NONE
+    """Share of draws that lay outside the ball time and again, and were moved to its surface: what
+    was observed is unlike all training rows (exact)."""
 
     def doubts(self) -> str:
         """Why the draws are not to be trusted, in a few words; empty where nothing is wrong."""
@@ -71,6 +74,8 @@ class Diagnostics(NamedTuple):
             out["ball_contacts"] = float(self.contacts.mean())
         if self.improper.size:
             out["rows_improper"] = int(self.improper.sum())
+        if self.moved.size:
+            out["rows_moved"] = int(np.sum(self.moved > 0))
         if self.method == "mcmc":
             out |= {
                 "acceptance": float(self.acceptance.mean()),
@@ -97,10 +102,13 @@ class Diagnostics(NamedTuple):
         return out
 
 
-def exact(contacts: Tensor | None = None) -> Diagnostics:
+def exact(contacts: Tensor | None = None, moved: Tensor | None = None) -> Diagnostics:
     """Diagnostics of draws that need no Markov chain."""
-    shares = _NONE if contacts is None else contacts.double().cpu().numpy()
-    return Diagnostics("exact", _NONE, np.zeros(0, np.int64), shares, _NONE, _NONE, _NONE)
+    shares, at_surface = (
+        _NONE if each is None else each.double().cpu().numpy() for each in (contacts, moved)
+    )
+    none = np.zeros(0, np.int64)
+    return Diagnostics("exact", _NONE, none, shares, _NONE, _NONE, _NONE, moved=at_surface)
 
 
 def diagnose(

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from mvflow.core import UsageError
 from mvflow.inference.diagnostics import exact
+from mvflow.inference.finite import refuse
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Sampler, Target
 
@@ -29,9 +30,11 @@ def draw(
     """Draw `n` values of z per row, (n, rows, latent_dim), none outside the ball.
 
     Distributions that can be sampled are; those of their draws that fall outside the ball are
-    drawn again, and the share that did is reported.
+    drawn again, and the share that did is reported. What is still outside after that is moved to
+    the surface of the ball, and its share reported.
 
     Raises:
+        NumericsError: if a row has draws that are not finite numbers.
         UsageError: if `n` is not positive.
     """
     if n < 1:
@@ -47,9 +50,10 @@ def draw(
             break
         z = torch.where(outside[..., None], posterior.sample((n,)), z)
         outside = _outside(z, radius)
+    refuse(~z.isfinite().all(-1).all(0), "draws of a posterior are not finite numbers")
     if outside.any():
         z = into_ball(z, radius)
-    return Draws(z, exact(contacts))
+    return Draws(z, exact(contacts, outside.double().mean(0)))
 
 
 def _outside(z: Tensor, radius: Tensor | float) -> Tensor:

@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from mvflow.core import UsageError
-from mvflow.inference.chains import resample
+from mvflow.inference.chains import resample, spread
 from mvflow.inference.diagnostics import diagnose
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Sampler, Target
@@ -55,7 +55,7 @@ class Hamiltorch(Sampler):
 
     @torch.no_grad()
     def sample(self, target: Target, n: int) -> Draws:
-        """`n` draws per row, evenly spaced over all chains (see `ProductSampler`).
+        """`n` draws per row, spread over all chains and their length (see `Sampler`).
 
         Raises:
             UsageError: if hamiltorch is not installed.
@@ -76,7 +76,6 @@ class Hamiltorch(Sampler):
             ]
         states = torch.stack([torch.stack(rows, 1) for rows in chains], 1)
         kept, moved = states[1:], (states[1:] != states[:-1]).any(-1)
-        at = torch.linspace(0, steps * self.chains - 1, n, device=kept.device).long()
         found = diagnose(
             kept,
             acceptance=moved.double().mean((0, 1)),
@@ -85,7 +84,7 @@ class Hamiltorch(Sampler):
             start_ess=ess / len(pool),
             improper=target.is_improper(pool),
         )
-        return Draws(kept.flatten(0, 1)[at], found)
+        return Draws(kept[spread(n, steps, self.chains)], found)
 
     def _chain(
         self, package: Any, target: _Row, z: Tensor, inverse_mass: Tensor, steps: int

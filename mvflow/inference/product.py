@@ -18,6 +18,7 @@ from mvflow.functional import (
     power_tail_log_density,
     standard_normal_log_prob,
 )
+from mvflow.inference.finite import finite_draws, refuse
 
 __all__ = ["AggregateDivisor", "Divisor", "PriorDivisor", "ProductOfExperts", "into_ball"]
 
@@ -149,15 +150,19 @@ class ProductOfExperts:
 
         Returns:
             Draws (|S| count, rows, latent_dim), each expert's in turn, and their log weights
-            (|S| count, rows); the weight of a draw that is not finite or outside the ball is 0.
+            (|S| count, rows). A draw that is not finite has the weight 0, and another of the same
+            expert in its place; so has one outside the ball.
+
+        Raises:
+            NumericsError: if an expert has no finite draw in a row, or no density is a number.
         """
-        pool = torch.cat([expert.sample((count,)) for expert in self.experts])
-        pool = torch.where(pool.isfinite(), pool, 0.0)
+        drawn = [finite_draws(expert, count) for expert in self.experts]
+        pool, finite = (torch.cat(each) for each in zip(*drawn, strict=True))
         terms = torch.stack([expert.log_prob(pool) for expert in self.experts])
         target = poe_log_density(terms, self.divisor.log_prob(pool))
         log_weights = inside_ball(target, pool, self.radius) - mixture_log_prob(terms)
-        bad = ~torch.isfinite(log_weights)
-        return pool, log_weights.masked_fill(bad, -math.inf)
+        refuse(target.isnan().all(0), "the density of a product of experts is not a number")
+        return pool, log_weights.masked_fill(~(finite & log_weights.isfinite()), -math.inf)
 
     @torch.no_grad()
     def is_improper(self, pool: Tensor) -> Tensor:
@@ -201,7 +206,7 @@ class ProductOfExperts:
 
     def mixture_draws(self, n: int) -> Tensor:
         """`n` draws per row, (n, rows, latent_dim), each of an expert chosen at random."""
-        each = torch.stack([expert.sample((n,)) for expert in self.experts])
+        each = torch.stack([finite_draws(expert, n)[0] for expert in self.experts])
         chosen = torch.randint(len(each), each.shape[1:-1], device=each.device)
         return torch.gather(each, 0, chosen[None, ..., None].expand(1, *each.shape[1:]))[0]
 
@@ -222,7 +227,7 @@ def _value_and_grad(expert: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:
-    """Values of z (..., latent_dim), those outside the ball moved to its surface; NaN becomes 0.
+    """Values of z (..., latent_dim), those outside the ball moved to its surface; NaN stays NaN.
 
     Examples:
         >>> into_ball(torch.tensor([[3.0, 4.0], [0.5, 0.0]]), 1.0)
@@ -230,5 +235,6 @@ def into_ball(z: Tensor, radius: Tensor | float) -> Tensor:
                 [0.5000, 0.0000]])
     """
     norm = z.norm(dim=-1, keepdim=True)
-    surface = 0.999 * radius * z / norm
-    return torch.where(norm <= radius, z, surface.nan_to_num())
+    unit = z / z.abs().amax(-1, keepdim=True)  # whose norm does not overflow
+    surface = 0.999 * radius * unit / unit.norm(dim=-1, keepdim=True)
+    return torch.where(norm <= radius, z, surface)

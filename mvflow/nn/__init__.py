@@ -9,7 +9,7 @@ from mvflow.nn.inputs import OneHot, Standardise, flat
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
 from mvflow.nn.mlp import MLP, MLPNetwork
 from mvflow.nn.precision import upcast_to_float32
-from mvflow.nn.random import seeded
+from mvflow.nn.random import own_generator, passed_generator, seeded
 from mvflow.nn.resnet import ResidualBlock, ResidualDecoder, ResidualEncoder, ResNetwork
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
     "all_gather",
     "build_classifier",
     "flat",
+    "own_generator",
+    "passed_generator",
     "seeded",
     "sharded",
     "upcast_to_float32",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from mvflow.core import derive_seed
 
-__all__ = ["seeded"]
+__all__ = ["own_generator", "passed_generator", "seeded"]
+
+_thread = threading.local()
 
 
 @contextmanager
@@ -17,6 +22,8 @@ def seeded(seed: int, *path: str | int, device: torch.device | str = "cpu") -> I
     """Within this block, torch's random numbers depend on `seed` and `path` alone.
 
     Everything torch draws is covered: initial weights, noise, dropout, other people's modules.
+    torch's global generator is used: of several threads, only one may be in such a block (see
+    `own_generator`).
 
     Examples:
         >>> with seeded(0, "noise"):
@@ -31,3 +38,92 @@ def seeded(seed: int, *path: str | int, device: torch.device | str = "cpu") -> I
     with torch.random.fork_rng(devices, device_type=place.type if devices else "cuda"):
         torch.manual_seed(derive_seed(seed, *path))
         yield
+
+
+@contextmanager
+def own_generator(
+    seed: int, *path: str | int, device: torch.device | str = "cpu"
+) -> Iterator[torch.Generator]:
+    """Within this block, what this thread draws depends on `seed` and `path` alone.
+
+    Unlike `seeded`, it touches no global generator, so that what other threads draw meanwhile
+    changes nothing here. Covered are the functions and methods of torch that take a generator, and
+    so `torch.distributions`; not what `torch.nn.functional` draws, such as dropout.
+
+    Examples:
+        >>> with own_generator(0, "noise"):
+        ...     a = torch.randn(3)
+        >>> with own_generator(0, "noise"):
+        ...     b = torch.distributions.Normal(0.0, 1.0).sample((3,))
+        >>> bool((a == b).all())
+        True
+    """
+    generator = torch.Generator(torch.device(device)).manual_seed(derive_seed(seed, *path))
+    outer = getattr(_thread, "generator", None)
+    _thread.generator = generator
+    try:
+        with _Drawing(generator):
+            yield generator
+    finally:
+        _thread.generator = outer
+
+
+@contextmanager
+def passed_generator() -> Iterator[torch.Generator | None]:
+    """For loops over small operations: no function is watched, as `own_generator` does at a cost.
+
+    Yields:
+        The generator to pass to all that draws within the block; None for torch's global one.
+    """
+    with torch._C.DisableTorchFunction():
+        yield getattr(_thread, "generator", None)
+
+
+class _Drawing(TorchFunctionMode):
+    """Hands a generator to every function of torch that draws, in this thread alone."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS and kwargs.get("generator") is None:
+            kwargs = {**kwargs, "generator": self.generator}
+            if func in _LIKE:
+                return _drawn_like(func, args[0], args[1:], kwargs)
+        return func(*args, **kwargs)
+
+
+_LIKE: dict[Any, Any] = {
+    torch.rand_like: torch.rand,
+    torch.randn_like: torch.randn,
+    torch.randint_like: torch.randint,
+}
+_DRAWS = {
+    *_LIKE,
+    *_LIKE.values(),
+    *(
+        getattr(owner, name)
+        for name in (
+            *("bernoulli", "bernoulli_", "binomial", "cauchy_", "exponential_", "geometric_"),
+            *("log_normal_", "multinomial", "normal", "normal_", "poisson", "random_", "randperm"),
+            *("uniform_", "_sample_dirichlet", "_standard_gamma"),
+        )
+        for owner in (torch, torch.Tensor)
+        if hasattr(owner, name)
+    ),
+}
+"""What draws in torch; `_LIKE` do not take a generator in all versions of torch."""
+
+
+def _drawn_like(func: Any, x: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    kwargs.pop("memory_format", None)
+    about = {"dtype": x.dtype, "device": x.device}
+    return _LIKE[func](*args, x.shape, **(about | kwargs))

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mvflow.config import Config, parse_toml, to_toml
 from mvflow.core import DataError, StageError, UsageError
+from mvflow.core.files import check_shape, open_append, open_regular, parse_json, reading
 from mvflow.runs.files import (
     append_line,
     fsync,
@@ -44,6 +45,16 @@ __all__ = ["RunDirectory", "read_tensors", "weights_hash", "write_tensors"]
 Status = Literal["done", "stale", "unfinished", "missing", "replaced"]
 
 logger = logging.getLogger(__name__)
+
+RECORD = {
+    "stage": str,
+    "epoch": int,
+    "loss": float,
+    "terms": {str: float},
+    "validation": ({str: float}, type(None)),
+    "seconds": float,
+}
+"""What a line of `history.jsonl` has, and perhaps more."""
 
 _HELD: dict[Path, tuple[int, int]] = {}
 """Who holds the lock of a directory, as process and thread: a forked process does not."""
@@ -95,6 +106,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         DataError: if the file is missing, damaged, or was altered after it was written.
     """
     try:
+        open_regular(path).close()  # a pipe would be waited for
         with safe_open(path, "pt") as file:
             about = _about(file)
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
@@ -118,10 +130,11 @@ def _header(path: Path) -> dict[str, Any]:
 
 def _about(file: Any) -> dict[str, Any]:
     """The JSON object of an open file, and as `sha256` the hash of its tensors."""
-    header = json.loads((file.metadata() or {}).get("mvflow", "null"))
-    if not isinstance(header, dict) or "about" not in header:
+    text = (file.metadata() or {}).get("mvflow")
+    if text is None:
         msg = "it has no header of mvflow"
         raise ValueError(msg)
+    header = parse_json(text, "its header", {"about": dict, "sha256": str})
     if header.pop("header_sha256", None) != _hash(header):
         msg = "its header is not what was written: it does not fit its hash"
         raise ValueError(msg)
@@ -130,6 +143,15 @@ def _about(file: Any) -> dict[str, Any]:
 
 def _hash(header: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock a file, or fail at once; where the system has no such locks, nothing is done."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove(path: Path) -> None:
@@ -155,7 +177,10 @@ class RunDirectory:
             UsageError: if something is there already; nothing is touched.
         """
         run = cls(Path(path))
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        with reading(run.path):
+            exists = os.path.lexists(run.path)
+            is_free = not exists or (run.path.is_dir() and not any(run.path.iterdir()))
+        if not is_free:
             msg = f"{path} exists already: choose another name, or remove it first"
             raise UsageError(msg)
         run.write_config(config)
@@ -170,7 +195,10 @@ class RunDirectory:
             UsageError: if there is none; the message says how to make one.
         """
         run = cls(Path(path))
-        if not (run.path / "config.toml").is_file():
+        file = run.path / "config.toml"
+        with reading(file), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            file.stat()  # a loop of links, or a folder that cannot be read, is an error of its own
+        if not file.is_file():
             what = "is not a run directory" if run.path.exists() else "does not exist"
             msg = (
                 f"{path} {what}: make one with 'mvflow new {path} --recipe NAME --store STORE.h5'"
@@ -303,12 +331,20 @@ class RunDirectory:
         """Weights of a finished stage, checked against what the manifest records.
 
         Raises:
-            DataError: if the file is missing, damaged, or not the one that was recorded.
+            DataError: if the file is missing, damaged, not the one that was recorded, or holds
+                what is not a number.
         """
         tensors, about = read_tensors(self.weights(stage))
         entry = self.records().get(stage)
         if entry is None or about["sha256"] != entry.weights:
             self._refuse(stage)
+        for name, value in tensors.items():
+            if value.is_floating_point() and value.isnan().any():
+                msg = (
+                    f"{self.weights(stage)} holds NaN in {name!r}: train anew with "
+                    f"'mvflow train {self.path} --stage {stage} --again'"
+                )
+                raise DataError(msg)
         return tensors
 
     def _refuse(self, stage: str) -> NoReturn:
@@ -412,12 +448,9 @@ class RunDirectory:
         return {name: StageRecord.from_dict(e, path, name) for name, e in self._entries().items()}
 
     def _entries(self) -> dict[str, Any]:
-        entries = self.manifest().get("stages", {})
-        if not isinstance(entries, dict):
-            msg = (
-                f"{self.path / 'manifest.json'}: stages is not a table: expected one entry a stage"
-            )
-            raise DataError(msg)
+        found = {"stages": {}} | self.manifest()
+        check_shape(found, {"stages": dict}, str(self.path / "manifest.json"))
+        entries: dict[str, Any] = found["stages"]
         return entries
 
     def _write_manifest(self, update: Mapping[str, Any]) -> None:
@@ -430,14 +463,24 @@ class RunDirectory:
         write_json(self.path / "manifest.json", {**self.manifest(), **made, **update})
 
     def history(self) -> list[dict[str, Any]]:
-        """Records of all epochs, oldest first; a line cut off by a crash is left out."""
+        """Records of all epochs, oldest first; a line cut off by a crash is left out.
+
+        Raises:
+            DataError: if the file cannot be read, or a line is JSON of another shape.
+        """
         path = self.path / "history.jsonl"
         if not path.is_file():
             return []
         records = []
-        for line in path.read_text("utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
+        with open_regular(path) as file, reading(path):
+            for number, line in enumerate(file, 1):
+                what = f"line {number} of {path}"
+                try:
+                    record = parse_json(line, what, object)
+                except DataError:
+                    continue
+                check_shape(record, RECORD, what)
+                records.append(record)
         return records
 
     def append_history(self, record: Mapping[str, Any]) -> None:
@@ -473,7 +516,7 @@ class RunDirectory:
             yield
             return
         with writing(self.path):
-            file = (self.path / ".lock").open("a")
+            file = open_append(self.path / ".lock")
         with file:
             try:
                 with writing(self.path):
@@ -509,12 +552,3 @@ class RunDirectory:
                 for path in self._checkpoints(stage):
                     if _header(path).get("key") == record.key:
                         _remove(path)
-
-
-def _lock(file: IO[str]) -> None:
-    """Lock a file until it is closed, where the system can."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -55,6 +55,7 @@ def write_array(path: Path, blocks: Iterable[NDArray[Any]], rows: int) -> None:
         DataError: if the disk is full or the directory cannot be written.
 
     Examples:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.npy"
         >>> write_array(path, [np.zeros((2, 3)), np.ones((1, 3))], 3)
         >>> read_array(path).shape

@@ -24,7 +24,7 @@ from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallbac
 from mvflow.training.step import Batch, Step, Sums, compute_losses, new_optimizer
 from mvflow.training.table import Table
 
-__all__ = ["run_stage"]
+__all__ = ["batching", "epoch_record", "not_finite", "run_stage", "shuffled_rows"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def run_stage(
     Raises:
         DataError: if there are no rows.
         LostError: if another process ends or does not answer.
-        NumericsError: if a loss is not finite; the message names epoch, step and rows, and the
-            weights are those of the last good epoch.
+        NumericsError: if a loss is not finite, in training or in validation; the message names
+            epoch, step and rows, and the weights are those of the last good epoch.
         StageError: if memory runs out, or the processes do not train the same stage.
         UsageError: if several processes are to train with a compiled step.
     """
@@ -96,10 +96,8 @@ class _Loop:
         self, stage: Stage, seed: int, callback: Callback, processes: Processes | None
     ) -> None:
         self.stage, self.seed, self.callback, self.processes = stage, seed, callback, processes
-        self.device, rows = stage.train.device, len(stage.train)
-        self.batch_size = max(1, min(stage.settings.batch_size, rows))
-        full = rows // self.batch_size
-        self.steps = min(stage.settings.steps_per_epoch or full, full)
+        self.device = stage.train.device
+        self.steps, _ = batching(stage)
         optimizer = new_optimizer(stage)
         self.state = TrainingState(stage.trainable, optimizer, stage.settings.patience)
         self.eager = Step(stage, optimizer, self.state.sums)
@@ -112,14 +110,14 @@ class _Loop:
         step = training_step(self.eager, compile)
         started = state.epoch
         while state.epoch < stage.settings.epochs and not state.is_stalled():
-            rows = self.shuffled(state.epoch)
+            rows = shuffled_rows(stage, self.seed, state.epoch)
             self.train_epoch(step, rows)
             loss, terms = state.sums.means()
             if not math.isfinite(loss):
-                raise NumericsError(self.not_finite(rows))
+                raise NumericsError(self.not_finite(rows, self.first_bad_step(rows)))
             validation = self.validate()
             seconds = time.perf_counter() - state.begun
-            record = self.record(loss, terms, validation, seconds)
+            record = epoch_record(stage, state.epoch, loss, terms, validation, seconds)
             state.end_epoch(None if validation is None else validation["loss"])
             if record.epoch == started:
                 peak = peak_memory(self.device) / 2**20
@@ -127,15 +125,17 @@ class _Loop:
             stop = bool(self.callback.on_epoch(record, state.checkpoint))
             if stop if self.processes is None else self.processes.broadcast(stop):
                 break
+        if state.is_stalled() and state.epoch < stage.settings.epochs:
+            _log.info(
+                "%s: ended early, for the validation loss has not fallen for %d epochs; kept are "
+                "the weights of epoch %d of %d, validation loss %.4g",
+                stage.name,
+                state.epoch - state.best_epoch,
+                state.best_epoch,
+                stage.settings.epochs,
+                state.best_loss,
+            )
         state.load_best()
-
-    def shuffled(self, epoch: int) -> Tensor:
-        """Row indices of each step of an epoch, (steps, rows of a step)."""
-        order = generator(self.seed, self.stage.name, "order", epoch).permutation(
-            len(self.stage.train)
-        )
-        rows = torch.from_numpy(order[: self.steps * self.batch_size]).to(self.device)
-        return rows.view(self.steps, self.batch_size)
 
     def train_epoch(self, step: TrainingStep, rows: Tensor) -> None:
         """Train from `state.first_step` to the end of the epoch."""
@@ -164,54 +164,40 @@ class _Loop:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
-        """Mean loss and terms of the held-out rows, with the same noise after every epoch."""
-        table, sums = self.stage.validation, Sums()
+        """Mean loss and terms of the held-out rows, with the same noise after every epoch.
+
+        They are those at the end of the stage, whatever is annealed: epochs can be compared.
+        """
+        table, sums, totals = self.stage.validation, Sums(), []
         if table is None:
             return None
         self.stage.trainable.eval()
         size = min(self.stage.settings.batch_size, len(table))
         rows = torch.arange(len(table) // size * size, device=table.device).view(-1, size)
+        shard = rows
         path: tuple[str | int, ...] = (self.stage.name, "validation")
         if self.processes is not None:
-            rows, path = self.processes.shard(rows), (*path, self.processes.rank)
+            shard, path = self.processes.shard(rows), (*path, self.processes.rank)
         with seeded(self.seed, *path, device=table.device):
-            for batch in table.each(rows):
-                sums.add(compute_losses(self.stage, batch, 1.0))
+            for batch in table.each(shard):
+                losses = compute_losses(self.stage, batch, 1.0)
+                totals.append(losses.total)
+                sums.add(losses)
                 sums.count += 1
         loss, terms = sums.means()
+        if not math.isfinite(loss):
+            first_bad = int(torch.stack(totals).isfinite().int().argmin())
+            self.state.rewind()
+            raise NumericsError(self.not_finite(rows, first_bad, "validation"))
         return {"loss": loss, **terms}
 
-    def record(
-        self,
-        loss: float,
-        terms: dict[str, float],
-        validation: dict[str, float] | None,
-        seconds: float,
-    ) -> EpochRecord:
-        """The line of the history for this epoch."""
-        settings, epoch = self.stage.settings, self.state.epoch
-        last = (epoch + (self.steps - 1) / self.steps) / settings.epochs
-        speed = self.steps * self.batch_size / seconds
-        return EpochRecord(
-            *(self.stage.name, epoch, loss, terms, validation, rate_at(settings, last)),
-            *(round(seconds, 4), round(speed, 1), settings.epochs),
-        )
-
-    def not_finite(self, rows: Tensor) -> str:
-        """Rewind to the last good weights, and say which step of the epoch they fail in."""
-        state, stage = self.state, self.stage
-        step = self.first_bad_step(rows)
-        names = rows[step].tolist()
-        kept = "checkpoint resumed from" if state.first_step else "last good epoch"
-        shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
-        return (
-            f"the loss of stage {stage.name!r} is not finite at epoch {state.epoch + 1}, "
-            f"step {step + 1} (training rows {shown}); the weights are those of the {kept}. "
-            f"Try a smaller {stage.name}.learning_rate or {stage.name}.clip=1.0"
-        )
+    def not_finite(self, rows: Tensor, step: int, what: str = "training") -> str:
+        """What is said of a step whose loss is not finite, after `TrainingState.rewind`."""
+        kept = "checkpoint resumed from" if self.state.first_step else "last good epoch"
+        return not_finite(self.stage, self.state.epoch, step, rows[step], kept, what)
 
     def first_bad_step(self, rows: Tensor) -> int:
-        """Repeat the epoch eagerly, looking at the loss of each step."""
+        """Repeat the epoch eagerly, looking at the loss of each step; the state is rewound."""
         state, epoch = self.state, self.state.epoch
         state.rewind()
         try:
@@ -226,3 +212,48 @@ class _Loop:
             return self.steps - 1
         finally:
             state.rewind()
+
+
+def batching(stage: Stage) -> tuple[int, int]:
+    """Steps of an epoch, and rows of a step."""
+    rows = len(stage.train)
+    size = max(1, min(stage.settings.batch_size, rows))
+    return min(stage.settings.steps_per_epoch or rows // size, rows // size), size
+
+
+def shuffled_rows(stage: Stage, seed: int, epoch: int) -> Tensor:
+    """Row indices of each step of an epoch, (steps, rows of a step)."""
+    steps, size = batching(stage)
+    order = generator(seed, stage.name, "order", epoch).permutation(len(stage.train))
+    return torch.from_numpy(order[: steps * size]).to(stage.train.device).view(steps, size)
+
+
+def epoch_record(
+    stage: Stage,
+    epoch: int,
+    loss: float,
+    terms: dict[str, float],
+    validation: dict[str, float] | None,
+    seconds: float,
+) -> EpochRecord:
+    """The line of the history for an epoch."""
+    settings, (steps, size) = stage.settings, batching(stage)
+    last = (epoch + (steps - 1) / steps) / settings.epochs
+    return EpochRecord(
+        *(stage.name, epoch, loss, terms, validation, rate_at(settings, last)),
+        *(round(seconds, 4), round(steps * size / seconds, 1), settings.epochs),
+    )
+
+
+def not_finite(
+    stage: Stage, epoch: int, step: int, rows: Tensor, kept: str, what: str = "training"
+) -> str:
+    """What is said of a loss that is not finite at a step, counted from 0, on these rows."""
+    names = rows.tolist()
+    shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
+    loss = "loss" if what == "training" else f"{what} loss"
+    return (
+        f"the {loss} of stage {stage.name!r} is not finite at epoch {epoch + 1}, "
+        f"step {step + 1} ({what} rows {shown}); the weights are those of the {kept}. "
+        f"Try a smaller {stage.name}.learning_rate or {stage.name}.clip=1.0"
+    )

@@ -46,6 +46,21 @@ def test_tables_and_plots(mvflow, evaluated, other_seed, tmp_path):
     assert result["systems"]["JNF"]["seeds"] == [0, 1]
 
 
+def test_a_narrow_terminal_shows_all_numbers(mvflow, evaluated, tmp_path, monkeypatch):
+    paths = [evaluated]
+    for beta in ("2.0", "3.0", "4.0"):
+        path = shutil.copytree(evaluated, tmp_path / beta)
+        config = path / "config.toml"
+        config.write_text(config.read_text().replace("beta = 1.0", f"beta = {beta}"))
+        paths.append(path)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = mvflow("compare", *paths).out
+    assert "…" not in out
+    mean = read_json(evaluated / "metrics" / "evaluation.json")["coherence"]["joint"]["mean"]
+    (*lines,) = (line for line in out.splitlines() if "coherence, joint" in line)
+    assert sum(line.count(f"{mean:.3f}") for line in lines) == 4
+
+
 def test_wrong_use(refused, evaluated, make, tmp_path):
     path = make("new")
     line = refused("compare", evaluated, path, code=1)

@@ -10,8 +10,9 @@ from mvflow.runs import RunDirectory, read_tensors
 
 DRIVER = (  # imports torch before the command can set its log level
     "import os; os.environ['TORCH_CPP_LOG_LEVEL'] = 'ERROR'; "
-    "import mvflow.estimators.fitting as fitting; fitting.CHECKPOINT_EVERY = 0.0; "
-    "fitting.WRITING_SHARE = 1e9; from mvflow_cli.main import main; main()"
+    "import mvflow.estimators.fitting as fitting; fitting.CHECKPOINT_SECONDS = 0.0; "
+    "fitting.CHECKPOINT_SHARE = 1e9; import mvflow_cli.progress as progress; "
+    "progress.LINE_INTERVAL = -1.0; from mvflow_cli.main import main; main()"
 )
 
 
@@ -21,6 +22,7 @@ def children(process):
     return [int(pid) for pid in path.read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(mvflow, make, started):
     pytest.importorskip("lightning_fabric", reason="needs mvflow[distributed]")
     path = make("run", settings=["joint.epochs=5000", "joint.steps_per_epoch=2"])
@@ -42,7 +44,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(mvflow, make, starte
     _, about = read_tensors(run.checkpoint("joint"))
     assert about["state"]["epoch"] >= 2
     done = len(run.history())
-    process = started("train", path)
+    process = started("train", path, program=("-c", DRIVER))
     for line in process.stdout:
         if line.startswith("joint epoch"):
             break

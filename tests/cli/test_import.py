@@ -90,7 +90,8 @@ def test_from_files_to_samples(mvflow, here):
     )
     assert found.code == 0, found
     config = RunDirectory.open(here / "run").config()
-    assert (config.recipe, config.model, config.joint.epochs) == ("auto", "jnf-shared", 2)
+    assert (config.recipe, config.system, config.joint.epochs) == ("auto", "jnf", 2)
+    assert type(config.projector).__name__ == "Contrastive"
     assert config.modalities["image"].decoder.output == "sigmoid"
     assert mvflow("train", "run").code == 0
     found = mvflow("sample", "run", "--given", "image", "--n", "2")

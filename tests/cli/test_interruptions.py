@@ -11,9 +11,11 @@ import pytest
 from mvflow.runs import RunDirectory, read_tensors
 
 DRIVER = (
-    "import mvflow.estimators.fitting as fitting; fitting.CHECKPOINT_EVERY = 0.0; "
-    "fitting.WRITING_SHARE = 1e9; from mvflow_cli.main import main; main()"
+    "import mvflow.estimators.fitting as fitting; fitting.CHECKPOINT_SECONDS = 0.0; "
+    "fitting.CHECKPOINT_SHARE = 1e9; import mvflow_cli.progress as progress; "
+    "progress.LINE_INTERVAL = -1.0; from mvflow_cli.main import main; main()"
 )
+"""The command, with a checkpoint and a line after every epoch."""
 
 
 def wait_for(process, text):
@@ -24,10 +26,11 @@ def wait_for(process, text):
     pytest.fail(f"no line {text!r}; stderr: {process.stderr.read()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_the_last_epoch(mvflow, refused, make, started, number):
     path = make("run", settings=["joint.epochs=5000"])
-    process = started("train", path)
+    process = started("train", path, program=("-c", DRIVER))
     wait_for(process, "joint epoch 2/5000")
     assert "another process is training" in refused("train", path, code=1)
     process.send_signal(number)
@@ -44,6 +47,7 @@ def test_a_signal_keeps_the_last_epoch(mvflow, refused, make, started, number):
     assert "is not finished" in refused("sample", path, code=1)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been(mvflow, make, started):
     settings = ["joint.epochs=9", "flows.epochs=9", "flows.patience=4"]
     whole, killed = make("whole", settings=settings), make("killed", settings=settings)

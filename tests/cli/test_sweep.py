@@ -13,7 +13,7 @@ SHORT = (
     *("--set", "flows.epochs=1", "--set", "flows.steps_per_epoch=1"),
 )
 EVALUATION = ("rows=64", "prior_draws=64", "importance_rows=4", "importance_draws=20")
-GROUPS = ("--variant", "model=jnf", "--variant", "model=jnf-shared,projectors.kind=dcca")
+GROUPS = ("--variant", "system=jnf", "--variant", "system=jnf-shared,projector.kind=dcca")
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def weights(path, stage):
     return {name: value.numpy().tobytes() for name, value in tensors.items()}
 
 
+@pytest.mark.slow
 def test_equal_stages_are_trained_once_and_all_is_kept(swept, mvflow):
     words = ("--seeds", "0,3", *GROUPS)
     out, found = swept("a", *words, "--json")
@@ -42,12 +43,12 @@ def test_equal_stages_are_trained_once_and_all_is_kept(swept, mvflow):
     runs = json.loads(found.out)["runs"]
     names = sorted(path.name for path in out.iterdir())
     assert names == sorted(run["name"] for run in runs)
-    assert names[0] == "model=jnf,seed=0"
-    assert names[-1] == "model=jnf-shared,kind=dcca,seed=3"
+    assert names[0] == "system=jnf,seed=0"
+    assert names[-1] == "system=jnf-shared,kind=dcca,seed=3"
     assert [run["stages"]["joint"]["how"] for run in runs] == 2 * ["trained"] + 2 * ["shared"]
     assert weights(out / names[0], "joint") == weights(out / runs[2]["name"], "joint")
     config = RunDirectory.open(out / names[-1]).config()
-    assert (config.seed, config.model) == (3, "jnf-shared")
+    assert (config.seed, config.system) == (3, "jnf-shared")
     trained = mvflow("train", out / names[-1])
     assert trained.out.count("done already") == 3
     again = swept("a", *words)[1]
@@ -56,17 +57,19 @@ def test_equal_stages_are_trained_once_and_all_is_kept(swept, mvflow):
     assert "4 of 4 runs are trained" in again.out
 
 
+@pytest.mark.slow
 def test_a_variant_is_what_mvflow_new_and_train_make(swept, make, mvflow):
-    out, found = swept("a", "--seeds", "7", "--set", "flows.hidden=[8, 8],[4]")
+    out, found = swept("a", "--seeds", "7", "--set", "posterior.hidden=[8, 8],[4]")
     assert found.code == 0, found
     assert sorted(p.name for p in out.iterdir()) == ["hidden=[4],seed=7", "hidden=[8,_8],seed=7"]
     settings = [w for w in SHORT if w != "--set"]
-    path = make("alone", "--seed", "7", settings=(*settings, "flows.hidden=[4]"))
+    path = make("alone", "--seed", "7", settings=(*settings, "posterior.hidden=[4]"))
     assert mvflow("train", path).code == 0
     for stage in ("joint", "flows"):
         assert weights(out / "hidden=[4],seed=7", stage) == weights(path, stage)
 
 
+@pytest.mark.slow
 def test_runs_are_evaluated_if_asked_for(swept):
     words = [w for text in EVALUATION for w in ("--set", f"evaluation.{text}")]
     words += ["--set", "sampler.warmup=2", "--set", "sampler.draws=2"]
@@ -76,37 +79,49 @@ def test_runs_are_evaluated_if_asked_for(swept):
     assert f"go on with 'mvflow compare {out / 'run'}'" in found.out
 
 
+def first_lines(process, *names):
+    """Epoch of the first line that is printed of each of these runs."""
+    found = {}
+    for line in process.stdout:
+        name, _, rest = line.partition(": joint epoch ")
+        if rest:
+            found.setdefault(name, int(rest.split(",")[0].split("/")[0]))
+        if found.keys() == set(names):
+            return found
+    pytest.fail(f"the sweep ended with {found}: {process.stderr.read()}")
+
+
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on(started, store, tmp_path):
     out = tmp_path / "a"
     words = ("sweep", store, "--recipe", "toy", *SHORT[4:], "--seeds", "0,1", "--out", out)
     words += ("--set", "joint.epochs=5000", "--set", "joint.steps_per_epoch=1")
     process = started(*words, "--jobs", 2)
-    for line in process.stdout:
-        if line.startswith("seed=1: joint epoch"):
-            break
+    first_lines(process, "seed=0", "seed=1")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.splitlines() == [
         "mvflow: interrupted; all full epochs are kept: run the same command again to go on"
     ]
-    for seed in (0, 1):
-        run = RunDirectory.open(out / f"seed={seed}")
+    done = {}
+    for name in ("seed=0", "seed=1"):
+        run = RunDirectory.open(out / name)
         with run.lock():  # no process trains there any more
             _, about = read_tensors(run.checkpoint("joint"))
-        assert about["state"]["epoch"] == len(run.history()) > 0
+        done[name] = about["state"]["epoch"]
+        assert done[name] == len(run.history()) > 0
     process = started(*words, "--jobs", 2)
-    for line in process.stdout:
-        if line.startswith("seed=1: joint epoch"):
-            break
-    assert int(line.split()[3].rstrip(",")) >= len(run.history())
+    again = first_lines(process, *done)
+    assert all(again[name] >= done[name] for name in done)  # of the history, or the next
     process.terminate()
     process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_one_that_fails_is_said_and_the_others_are_trained(swept):
-    words = ("--set", "joint.learning_rate=0.001,1e30", "--set", "flows.hidden=[4],[8]", "--json")
-    _, found = swept("a", *words)
+    words = ("--set", "joint.learning_rate=0.001,1e30", "--set", "posterior.hidden=[4],[8]")
+    _, found = swept("a", *words, "--json")
     assert found.code == 1
     errors = [run["error"] for run in json.loads(found.out)["runs"]]
     assert errors[:2] == [None, None]
@@ -131,9 +146,9 @@ def test_one_that_fails_is_said_and_the_others_are_trained(swept):
         (("--set", "joint.beta=1,many"), "joint.beta"),
         (("--set", "joint.beta=1", "--set", "joint.beta=2,3"), "joint.beta is set twice"),
         (("--variant", "jnf"), "cannot read --variant 'jnf'"),
-        (("--variant", "model=jnf-share"), "model"),
-        (("--variant", "model=jnf", "--set", "model=jnf"), "model is set twice"),
-        (("--variant", "model=jnf", "--variant", "model=jnf"), "would both be called"),
+        (("--variant", "system=jnf-share"), "did you mean 'jnf-shared'?"),
+        (("--variant", "system=jnf", "--set", "system=jnf"), "system is set twice"),
+        (("--variant", "system=jnf", "--variant", "system=jnf"), "would both be called"),
         (("--jobs", "0"), "--jobs"),
         (("--device", "cuda:99"), "cannot be used here"),
     ],
@@ -144,6 +159,7 @@ def test_wrong_use_is_one_sentence(refused, store, tmp_path, words, hint):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_settings_is_refused(swept, refused, store, tmp_path):
     short = ("--set", "joint.epochs=0", "--set", "flows.epochs=0", "--seeds", "0")
     out = tmp_path / "a"

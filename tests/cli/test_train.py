@@ -175,7 +175,7 @@ def test_stages_are_trained_by_name(mvflow, refused, make):
         ("flows", True),
     ]
     line = refused("train", path, "--stage", "jonit", code=2)
-    assert "has no stage 'jonit': system 'jnf-shared' has projectors, joint, flows" in line
+    assert "has no stage 'jonit': did you mean 'joint'? system 'jnf-shared' has" in line
 
 
 def test_settings_are_changed_said_and_written_down(mvflow, refused, copied):

@@ -102,6 +102,21 @@ def test_exact_posteriors_of_another_system_are_calibrated():
     assert {one.sampler.method for one in found.subsets.values()} == {"exact"}
 
 
+def test_what_to_do_is_said_without_parts_that_it_does_not_have():
+    class Narrow(FactorModel):
+        def draw(self, given=None, n=1, **options):
+            found = super().draw(given, n, **options)
+            mean = found.z.mean(0) if given else 0
+            found.z = found.z if not given else mean + 0.5 * (found.z - mean)
+            return found
+
+    found = check_calibration(Narrow(), rows=200)
+    assert found.failed == ["a", "b", "a+b"]
+    for one in found.subsets.values():
+        assert one.kind == "too narrow"
+        assert "train longer, or give it wider networks" in one.advice
+
+
 def test_it_has_a_report(rows, measured, tmp_path):
     result, classifiers = measured
     history = [

@@ -117,6 +117,16 @@ def test_how_much_was_drawn_to_measure_makes_no_other_system(runs):
     assert compare([*runs, more]).systems[0].seeds == (0, 1, 2)
 
 
+def test_of_parts_of_different_kinds_a_label_has_the_kinds():
+    kinds = ("product", "amortised")
+    sets = [[f"subset={kind}", *extra] for kind in kinds for extra in ([], ["joint.beta=9"])]
+    found = compare([run("jnf", 0, (0, 0, 0, 0), sets=each) for each in sets])
+    assert [s.label for s in found.systems] == [
+        *("JNF, beta 2.5, subset product", "JNF, beta 9.0, subset product"),
+        *("JNF, beta 2.5, subset amortised", "JNF, beta 9.0, subset amortised"),
+    ]
+
+
 def test_best_and_second_are_marked_only_beyond_noise(runs):
     found = compare(runs)
     by_key = {m.key: m for m in found.measures}
@@ -278,6 +288,10 @@ def test_runs_measured_otherwise_or_in_part_are_noted(runs):
     assert any("measured by different classifiers" in n for n in compare([*runs, other]).notes)
     bare = run("cl", 1, (0.4, 0.8, 0.7, 5.0), frechet={})
     assert any("lack some measures" in n for n in compare([*runs, bare]).notes)
+    raw = evaluation(0, 0, 0, 0)
+    raw["coherence"]["joint_fitted"] = of(0.9)  # which others need not have
+    fitted = run("gaussian", 1, (0, 0, 0, 0), coherence=raw["coherence"])
+    assert not any("lack some measures" in n for n in compare([runs[0], fitted]).notes)
     raw = evaluation(0, 0, 0, 0) | {"classifiers": {}}
     del raw["coherence"]
     found = compare([runs[0]._replace(metrics=Evaluation.from_dict(raw))])

@@ -22,7 +22,7 @@ from mvflow.inference import (
     Target,
     draw,
 )
-from mvflow.inference.chains import SNAPSHOTS, _thinning
+from mvflow.inference.chains import SNAPSHOTS, _thinning, spread
 from mvflow.nn import seeded
 from mvflow.samplers import HMC, run
 from mvflow.systems.subsets import PAPER_PROTOCOL
@@ -198,3 +198,25 @@ def test_every_registered_sampler_has_been_tried():
     """A new one adds a line to SAMPLERS; hamiltorch, which may be absent, has tests of its own."""
     tried = {REGISTRIES["samplers"].name_of(type(s)) for s in SAMPLERS.values()}
     assert tried == set(REGISTRIES["samplers"].names()) - {"hamiltorch"}
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 8, 33, 119, 120])
+def test_draws_are_spread_over_all_chains_and_their_whole_length(n):
+    steps, chains = (at.tolist() for at in spread(n, 30, 4))
+    counts = [chains.count(k) for k in range(4)]
+    assert sum(counts) == n
+    assert max(counts) - min(counts) <= 1
+    assert len(set(zip(steps, chains, strict=True))) == n  # no state twice
+    assert steps[-1] == 29
+    gaps = np.diff([-1, *steps])
+    assert gaps.min() >= 30 // n
+    assert gaps.max() <= -(-30 // n)
+
+
+def test_chains_draw_as_spread_says():
+    """Chains that stand still tell which of them a draw is of."""
+    algorithm = HMC(step_size=1e-12, num_steps=1, adaptive=False)
+    with seeded(0, "chains"):
+        found = MarkovChains(algorithm, warmup=0, draws=6).sample(product(), 8).z
+    assert torch.equal(found[:4].round(decimals=6), found[4:].round(decimals=6))
+    assert len(found.round(decimals=6).unique(dim=0)) == 4

@@ -9,9 +9,10 @@ from arviz_stats.base.array import array_stats
 from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
 
-from mvflow.core import UsageError
+from mvflow.core import NumericsError, UsageError
 from mvflow.functional import effective_sample_size, normal_poe
 from mvflow.inference import (
+    SIR,
     AggregateDivisor,
     HMCSampler,
     MarkovChains,
@@ -243,26 +244,71 @@ class Broken(Distribution):
         return torch.where(bad, z + self.draws, z)
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-@pytest.mark.parametrize("draws", [0.0, math.nan, math.inf])
-def test_a_broken_row_is_finite_and_known_and_leaves_the_others_alone(value, draws):
+def test_a_row_without_mass_is_finite_and_known_and_leaves_the_others_alone():
     good = DiagNormal(torch.ones(4, 2), torch.full((4, 2), 0.5))
     with seeded(0, "hmc"):
-        broken = draw(ProductOfExperts([Broken(2, value, draws), good], 3.0), 100, SHORT)
+        broken = draw(ProductOfExperts([Broken(2, -math.inf), good], 3.0), 100, SHORT)
     with seeded(0, "hmc"):
-        whole = draw(ProductOfExperts([Broken(9, value), good], 3.0), 100, SHORT)
+        whole = draw(ProductOfExperts([Broken(9, -math.inf), good], 3.0), 100, SHORT)
     assert torch.isfinite(broken.z).all()
     assert (broken.z.norm(dim=-1) <= 3.0).all()
     found = broken.diagnostics
     assert found.acceptance[2] == 0
     assert found.start_ess[2] == 0
     assert found.rhat[2] >= 1e3
-    if math.isnan(value):
-        assert found.divergences[2] == SHORT.chains * SHORT.draws
     others = [0, 1, 3]
     assert torch.equal(broken.z[:, others], whole.z[:, others])
     assert (found.rhat[others] < 1.2).all()
     assert found.divergences[others].sum() == 0
+
+
+@pytest.mark.parametrize("draws", [math.nan, math.inf])
+@pytest.mark.parametrize("sampler", [SHORT, HMCSampler(independent=True, draws=4), SIR()])
+def test_an_expert_that_draws_no_numbers_stops(draws, sampler):
+    """Its draws are not moved to zero or to the sphere."""
+    good = DiagNormal(torch.ones(4, 2), torch.full((4, 2), 0.5))
+    with pytest.raises(NumericsError, match=r"in 1 of 4 rows \(the first is row 2\)"):
+        draw(ProductOfExperts([Broken(2, 0.0, draws), good], 3.0), 5, sampler)
+
+
+@pytest.mark.parametrize("sampler", [SHORT, SIR()])
+def test_a_density_that_is_not_a_number_stops(sampler):
+    good = DiagNormal(torch.ones(4, 2), torch.full((4, 2), 0.5))
+    with pytest.raises(NumericsError, match="density of a product"):
+        draw(ProductOfExperts([Broken(2, math.nan), good], 3.0), 5, sampler)
+
+
+class EverySecond(DiagNormal):
+    """A Gaussian of which every second draw is not a number."""
+
+    def sample(self, shape=()):
+        z = super().sample(shape)
+        z[::2] = math.nan
+        return z
+
+
+def test_a_candidate_that_is_not_a_number_has_no_weight_and_is_not_moved():
+    law = torch.full((3, 2), 0.5), torch.full((3, 2), 0.5)
+    pool, log_weights = ProductOfExperts([EverySecond(*law), DiagNormal(*law)]).candidates(100)
+    assert pool.isfinite().all()
+    assert not (pool == 0).any()
+    assert torch.isneginf(log_weights[:100:2]).all()
+    assert log_weights[1:100:2].isfinite().all()
+    assert log_weights[100:].isfinite().all()
+
+
+@pytest.mark.parametrize("draws", [math.nan, math.inf])
+def test_draws_of_one_posterior_that_are_not_numbers_stop(draws):
+    with pytest.raises(NumericsError, match=r"in 1 of 4 rows \(the first is row 2\)"):
+        draw(Broken(2, 0.0, draws), 5, SHORT, radius=3.0)
+
+
+def test_draws_moved_to_the_surface_are_counted():
+    far = DiagNormal(torch.tensor([[0.0, 0.0], [99.0, 0.0]]), torch.full((2, 2), 0.1))
+    found = draw(far, 6, SHORT, radius=3.0)
+    assert found.diagnostics.moved.tolist() == [0, 1]
+    assert found.diagnostics.summary()["rows_moved"] == 1
+    assert (found.z[:, 1].norm(dim=-1) <= 3.0).all()
 
 
 def test_rows_drawn_alone_follow_the_same_distribution():
@@ -335,7 +381,9 @@ def test_into_ball_keeps_what_is_inside_and_directions():
     found = into_ball(z, 1.0)
     assert torch.equal(found[[0, 3]], z[[0, 3]])
     torch.testing.assert_close(found[1], 0.999 * torch.tensor([0.6, 0.8]))
-    assert torch.equal(found[2], torch.zeros(2))
+    assert found[2].isnan().any()
+    far = into_ball(torch.tensor([[3e30, 4e30]]), 1.0)  # whose norm overflows
+    torch.testing.assert_close(far, 0.999 * torch.tensor([[0.6, 0.8]]))
     assert torch.equal(into_ball(z[:2], math.inf), z[:2])
 
 

@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import queue
 import shutil
+import sys
 import tempfile
 import threading
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from mvflow import JNF, JNFShared, load
 from mvflow.core import ConfigError, DataError, StageError, UsageError
@@ -49,6 +51,11 @@ def plan(config):
 
 def plan_of(config):
     return Plan(config, stages_of(build_system(config)))
+
+
+def epoch_record(stage, epoch):
+    values = {"loss": 1.0, "terms": {}, "validation": None, "seconds": 1}
+    return {"stage": stage, "epoch": epoch, **values}
 
 
 def finish(run, plan, *stages, data="data", value=0.0):
@@ -231,7 +238,7 @@ def test_what_is_required_names_the_command(run, config, plan):
 def test_a_run_adopts_what_has_the_same_inputs(tmp_path, run, config, plan):
     finish(run, plan, *STAGES)
     for stage in ("joint", "flows"):
-        run.append_history({"stage": stage, "epoch": 0})
+        run.append_history(epoch_record(stage, 0))
     other = changed(config, "projector", dim=3)
     new = RunDirectory.create(tmp_path / "new", other)
     assert new.adopt(run, plan_of(other), Inputs("data")) == ["joint"]
@@ -260,21 +267,21 @@ def test_damaged_weights_are_not_adopted(tmp_path, run, config, plan):
 def test_history_is_appended_and_rewound_for_one_stage(run):
     for stage in ("joint", "flows"):
         for epoch in range(3):
-            run.append_history({"stage": stage, "epoch": epoch})
+            run.append_history(epoch_record(stage, epoch))
     run.rewind_history("joint", 1)
     kept = [(r["stage"], r["epoch"]) for r in run.history()]
     assert kept == [("joint", 0), ("flows", 0), ("flows", 1), ("flows", 2)]
 
 
 def test_a_line_cut_off_by_a_crash_is_left_out(run):
-    run.append_history({"stage": "joint", "epoch": 0})
+    run.append_history(epoch_record("joint", 0))
     with (run.path / "history.jsonl").open("a") as file:
         file.write('{"stage": "joint", "ep')
     assert len(run.history()) == 1
 
 
 def test_bytes_that_are_no_text_are_left_out_of_the_history(run):
-    run.append_history({"stage": "joint", "epoch": 0})
+    run.append_history(epoch_record("joint", 0))
     with (run.path / "history.jsonl").open("ab") as file:
         file.write(b"\0\0\xff{")
     assert len(run.history()) == 1
@@ -391,7 +398,7 @@ def test_places_that_are_no_run_or_taken_are_named(tmp_path, run, config):
     with pytest.raises(DataError, match="manifest.json is damaged"):
         run.records()
     (run.path / "manifest.json").write_text('{"stages": []}')
-    with pytest.raises(DataError, match="manifest.json: stages is not a table"):
+    with pytest.raises(DataError, match="manifest.json is damaged: 'stages' is a list"):
         run.records()
 
 
@@ -482,3 +489,39 @@ def test_a_saved_estimator_is_done_throughout(fitted, tmp_path):
         fitted(kind, 2).save(tmp_path / kind.__name__)
         run = RunDirectory.open(tmp_path / kind.__name__)
         assert set(statuses(run, plan_of(run.config()))) == {"done"}
+
+
+@pytest.mark.parametrize(
+    "header", ["[]", "5", "{}", '{"about": [], "sha256": ""}', "[" * 9000, '{"about": {}}']
+)
+def test_weights_whose_header_has_another_shape_are_refused(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save({"w": torch.zeros(2)}, {"mvflow": header}))
+    with pytest.raises(DataError, match=r"a.safetensors is missing or damaged .its header"):
+        read_tensors(path)
+
+
+def test_a_lock_is_not_taken_through_a_link(run, tmp_path):
+    other = tmp_path / "other"
+    (run.path / ".lock").symlink_to(other)
+    with pytest.raises(DataError, match="cannot write"), run.lock():
+        pass
+    assert not other.exists()
+
+
+def test_a_run_is_locked_where_there_are_no_file_locks(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with run.lock():
+        assert (run.path / ".lock").is_file()
+
+
+def test_a_line_that_a_crash_cut_off_is_left_out_and_one_of_another_shape_is_refused(run):
+    run.append_history(epoch_record("a", 0))
+    with (run.path / "history.jsonl").open("a") as file:
+        file.write('{"stage": "a", "ep')
+    assert [r["epoch"] for r in run.history()] == [0]
+    (run.path / "history.jsonl").write_text(
+        json.dumps({**epoch_record("a", 0), "seconds": "x"}) + "\n"
+    )
+    with pytest.raises(DataError, match=r"line 1 of .*history.jsonl is damaged: 'seconds' is 'x'"):
+        run.history()

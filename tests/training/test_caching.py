@@ -6,16 +6,19 @@ import os
 import numpy as np
 import pytest
 import torch
-from mvflow.models import build_model
 
 from mvflow import JNF, JNFShared, load
-from mvflow.config import stage_names
+from mvflow.config import with_part
 from mvflow.core import ArraySource, DataError
 from mvflow.estimators import fitting
 from mvflow.nn import seeded
-from mvflow.runs import RunDirectory
-from mvflow.training import MappedColumn, NoOpCallback, Table, TensorColumn, caching
-from mvflow.training.caching import LATENTS, Cache, conditioned, latents
+from mvflow.runs import Inputs, Plan, RunDirectory
+from mvflow.systems import build_system, stages_of
+from mvflow.training import ColumnCache, MappedColumn, NoOpCallback, Table, TensorColumn, caching
+from mvflow.training.caching import with_cached_columns
+
+LATENTS = "joint_posterior"
+HELD = f"{LATENTS}.validation", "projections0.validation", "projections1.validation"
 
 
 @pytest.fixture
@@ -45,14 +48,14 @@ def no_memory(monkeypatch):
 @pytest.mark.parametrize("kind", [JNF, JNFShared])
 @pytest.mark.parametrize("subset", ["product", "amortised"])
 def test_training_from_files_gives_equal_bits(small, tmp_path, no_memory, computed, kind, subset):
-    config = small.estimator(kind, 2).config.model_copy(update={"subset": subset})
-    data = small.data(2)[0]
-    expected = kind.from_config(config).fit(data).model_.state_dict()
+    rule = {"product": "product", "amortised": small.amortised}[subset]
+    config, data = small.estimator(kind, 2, subset=rule).config, small.data(2)[0]
+    expected = kind.from_config(config).fit(data).system_.state_dict()
     run = RunDirectory.create(tmp_path / "run", config)
-    found = kind.from_config(config).fit(data, run=run).model_.state_dict()
+    found = kind.from_config(config).fit(data, run=run).system_.state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
     projections = ["projections0", "projections1"] if kind is JNFShared else []
-    assert computed == ["latents", "latents.held", *projections]  # those of joint serve the flows
+    assert computed == [LATENTS, *projections, f"{LATENTS}.validation"]
     assert sorted(p.name.partition("-")[0] for p in run.arrays.iterdir()) == sorted(computed)
 
 
@@ -77,10 +80,10 @@ def test_files_serve_a_resumed_stage_and_the_other_posterior(
     with pytest.raises(Killed):
         load(run.path).fit(data, run=run, callback=KillIn("flows"))
     assert len(computed) == 4
-    found = load(run.path).fit(data, stages=["flows"], run=run).model_.state_dict()
-    expected = fitted(JNFShared, 2).model_.state_dict()
+    found = load(run.path).fit(data, stages=["flows"], run=run).system_.state_dict()
+    expected = fitted(JNFShared, 2).system_.state_dict()
     assert all(torch.equal(found[k], expected[k]) for k in expected)
-    run.write_config(config.model_copy(update={"subset": "amortised"}))
+    run.write_config(with_part(config, "subset", "amortised"))
     load(run.path).fit(data, stages=["amortised"], run=run)
     assert len(computed) == 4
 
@@ -92,49 +95,65 @@ def test_rows_held_out_from_another_source_have_files_of_their_own(
     data, other = small.data(2)[0], {n: x[:40] + 1 for n, x in small.data(2)[0].items()}
     run = RunDirectory.create(tmp_path / "run", config)
     load(run.path).fit(data, validation=other, run=run)
-    held = ["latents.held", "projections0.held", "projections1.held"]
-    assert sorted(computed) == sorted(["latents", "projections0", "projections1", *held])
+    assert sorted(computed) == sorted([LATENTS, "projections0", "projections1", *HELD])
     computed.clear()
     load(run.path).fit(data, validation=other, stages=["flows"], run=run)
     assert computed == []
     other["m0"] = other["m0"] + 1
     load(run.path).fit(data, validation=other, stages=["flows"], run=run)
-    assert sorted(computed) == ["latents.held", "projections0.held", "projections1.held"]
+    assert sorted(computed) == sorted(HELD)
 
 
 def test_without_room_on_the_disk_the_stage_says_so(small, tmp_path, no_memory, monkeypatch):
-    def full(*_):
+    blocks = caching._blocks
+
+    def full(*args):
+        yield next(blocks(*args))[:50]
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield
 
     config, data = small.estimator(JNF, 2).config, small.data(2)[0]
     run = RunDirectory.create(tmp_path / "run", config)
     with monkeypatch.context() as patch:
-        patch.setattr(caching, "_posterior", full)
-        with pytest.raises(DataError, match=r"cannot write .*latents-.*: the disk is full"):
+        patch.setattr(caching, "_blocks", full)
+        with pytest.raises(DataError, match=r"cannot write .*posterior-.*: the disk is full"):
             load(run.path).fit(data, run=run)
     assert list(run.arrays.iterdir()) == []
     load(run.path).fit(data, run=run)
-    assert all(run.status(s, config) == "done" for s in stage_names(config))
+    plan = load(run.path).plan_
+    assert all(run.status(s, plan) == "done" for s in plan.names)
 
 
 # Keys
 
 
 class Case:
-    """A model with random weights, rows, and a run to keep what its frozen parts give."""
+    """A system with random weights, rows, and a run to keep what its frozen parts give."""
 
     def __init__(self, small, path, rows=100):
         self.config = small.estimator(JNFShared, 2).config
-        with seeded(0, "model"):
-            self.model = build_model(self.config).eval().requires_grad_(False)
+        with seeded(0, "system"):
+            self.system = build_system(self.config).eval().requires_grad_(False)
         source = ArraySource(small.data(2, rows)[0])
         self.held = Table.of(source)
         self.streamed = Table.of(source, budget=0)
         self.run = RunDirectory.create(path, self.config)
 
+    @property
+    def columns(self):
+        (flows,) = (spec for spec in stages_of(self.system) if spec.name == "flows")
+        return flows.columns
+
     def cache(self, *, data="data", budget=0, **changes):
-        return Cache(self.run, self.config.model_copy(update=changes), data, budget)
+        plan = Plan(self.config.model_copy(update=changes), self.stages(**changes))
+        return ColumnCache(self.run, plan.keys(Inputs(data)), data, budget)
+
+    def stages(self, **changes):
+        return stages_of(build_system(self.config.model_copy(update=changes)))
+
+    def latents(self, rows, cache=None):
+        (column,) = (c for c in self.columns if c.name == LATENTS)
+        (found,) = with_cached_columns([column], [rows], cache)
+        return found.gather(torch.arange(len(rows)))[f"cached/{LATENTS}"]
 
 
 @pytest.fixture
@@ -153,49 +172,52 @@ def assert_alike(first, second):
 def test_small_ones_stay_in_memory_and_large_ones_equal_them(case, source):
     table = getattr(case, source)
     tables = [table.subset(np.arange(70)), table.subset(np.arange(70, 100))]
-    size = 4 * (2 * case.model.latent_dim * 100 + 2 * case.config.projectors.dim * 100)
-    expected = conditioned(case.model, tables, case.cache(budget=size))
+    size = 4 * (2 * case.system.latent.dim * 100 + 2 * case.config.projector.dim * 100)
+    expected = with_cached_columns(case.columns, tables, case.cache(budget=size))
     assert not case.run.arrays.exists()
     assert all(isinstance(c, TensorColumn) for t in expected for c in t.columns.values())
-    found = conditioned(case.model, tables, case.cache(budget=size - 1))
+    found = with_cached_columns(case.columns, tables, case.cache(budget=size - 1))
     assert all(isinstance(c, MappedColumn) for t in found for c in t.columns.values())
     for first, second in zip(found, expected, strict=True):
         assert_alike(first, second)
         assert first.is_streamed
         batches = zip(first.batches(16), second.batches(16), strict=True)
-        assert all(torch.equal(a[LATENTS], b[LATENTS]) for a, b in batches)
+        name = f"cached/{LATENTS}"
+        assert all(torch.equal(a[name], b[name]) for a, b in batches)
 
 
 def test_any_change_of_what_values_depend_on_computes_them_anew(case, computed):
     def is_new(rows=case.held, **settings):
         computed.clear()
-        found = latents(case.model, rows, case.cache(**settings))
-        expected = latents(case.model, rows)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        found = case.latents(rows, case.cache(**settings))
+        assert torch.equal(found, case.latents(rows))
         assert len(list(case.run.arrays.iterdir())) == 1  # what was there made room
-        return computed == ["latents"]
+        return computed == [LATENTS]
 
+    other_beta = {"joint": case.config.joint.model_copy(update={"beta": 9.0})}
     assert is_new()
     assert not is_new()
     assert not is_new(case.streamed)
     assert is_new(data="other")
     assert is_new(seed=5)
-    assert is_new(joint=case.config.joint.model_copy(update={"beta": 9.0}))
-    assert not is_new(joint=case.config.joint.model_copy(update={"beta": 9.0}), data="data")
-    assert is_new(case.held.subset(np.arange(50)))
-    assert is_new(case.held.subset(np.arange(50)[::-1].copy()))
-    next(case.model.joint.heads["m0"].parameters()).add_(1)
-    assert is_new(case.held.subset(np.arange(50)[::-1].copy()))
-    case.model.joint.latent_mean.add_(1)  # is not what q(z|X) rests on
-    next(case.model.joint.decoders["m0"].parameters()).add_(1)
-    assert not is_new(case.held.subset(np.arange(50)[::-1].copy()))
+    assert is_new(**other_beta)
+    assert not is_new(**other_beta, data="data")
+    some = case.held.subset(np.arange(50))
+    backwards = case.held.subset(np.arange(50)[::-1].copy())
+    assert is_new(some)
+    assert is_new(backwards)
+    next(case.system.joint.heads["m0"].parameters()).add_(1)
+    assert is_new(backwards)
+    case.system.joint.latent_mean.add_(1)  # is not what q(z|X) rests on
+    next(case.system.joint.decoders.parameters()).add_(1)
+    assert not is_new(backwards)
 
 
 def test_other_projectors_leave_the_latents(case, computed):
-    conditioned(case.model, [case.held], case.cache())
+    with_cached_columns(case.columns, [case.held], case.cache())
     computed.clear()
-    next(case.model.projectors["m1"].parameters()).add_(1)
-    conditioned(case.model, [case.held], case.cache())
+    next(case.system.projectors["m1"].parameters()).add_(1)
+    with_cached_columns(case.columns, [case.held], case.cache())
     assert computed == ["projections1"]
 
 
@@ -218,35 +240,34 @@ def empty(path):
 
 @pytest.mark.parametrize("damage", [cut, flip, empty])
 def test_a_damaged_file_is_said_and_computed_anew(case, computed, caplog, damage):
-    expected = [t.clone() for t in latents(case.model, case.held, case.cache())]
+    expected = case.latents(case.held, case.cache()).clone()
     (path,) = case.run.arrays.iterdir()
     damage(path)
-    found = latents(case.model, case.held, case.cache())
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert computed == ["latents", "latents"]
+    assert torch.equal(case.latents(case.held, case.cache()), expected)
+    assert computed == [LATENTS, LATENTS]
     (line,) = caplog.messages
     assert line.startswith(f"{path} is missing or damaged (")
     assert line.endswith("): computed anew")
 
 
 def test_an_interrupted_write_leaves_nothing_that_is_trusted(case, computed, monkeypatch):
-    blocks = caching._posterior
+    blocks = caching._blocks
 
-    def interrupted(model, rows):
-        yield from (block[:50] for block in blocks(model, rows))
+    def interrupted(*args):
+        yield from (block[:50] for block in blocks(*args))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(caching, "_posterior", interrupted)
+        patch.setattr(caching, "_blocks", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            latents(case.model, case.held, case.cache())
+            case.latents(case.held, case.cache())
     assert list(case.run.arrays.iterdir()) == []
-    latents(case.model, case.held, case.cache())
-    assert computed == ["latents", "latents"]
+    case.latents(case.held, case.cache())
+    assert computed == [LATENTS, LATENTS]
 
 
 def test_what_a_killed_process_left_is_removed(case):
-    latents(case.model, case.held, case.cache())
+    case.latents(case.held, case.cache())
     (path,) = case.run.arrays.iterdir()
     (case.run.arrays / f".{path.name}.a1").write_bytes(path.read_bytes()[:200])
     with case.run.lock():
@@ -258,6 +279,6 @@ def test_a_read_only_directory_is_named(case):
     case.run.path.chmod(0o500)
     try:
         with pytest.raises(DataError, match=r"cannot write .*: permission denied"):
-            latents(case.model, case.held, case.cache())
+            case.latents(case.held, case.cache())
     finally:
         case.run.path.chmod(0o700)

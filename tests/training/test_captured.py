@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from mvflow.models import Losses, build_model
 from torch import nn
 
 from mvflow.config import Training, config_from_dict
 from mvflow.core import ArraySource, Modality, NumericsError, StageError, UsageError
 from mvflow.nn import seeded
+from mvflow.stages import Losses
+from mvflow.systems import build_system, stages_of
+from mvflow.systems.annealing import annealed
 from mvflow.training import (
     NoOpCallback,
     Stage,
@@ -23,7 +25,6 @@ from mvflow.training import (
     run_stage,
 )
 from mvflow.training.captured import training_step
-from mvflow.training.schedules import annealed
 from mvflow.training.step import Step, Sums, new_optimizer
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -207,39 +208,40 @@ def test_a_shortage_of_memory_is_one_sentence():
         train(stage(PLAIN, greedy))
 
 
-# The stages of the models
+# The stages of the systems
 
 TRAIN = {"epochs": 2, "batch_size": 16}
-FLOWS = {**TRAIN, "hidden": [8], "summary_hidden": [8], "context": 2}
+FLOWS = {**TRAIN, "summary_hidden": [8]}
 MLP = {"kind": "mlp", "hidden": [8]}
 CONV = {"kind": "conv", "channels": [4]}
+SMALL = {"hidden": [8]}
 KINDS = {
     "joint": ("joint", {"joint": {**TRAIN, "merge": [8], "beta_start": 9.0, "clip": 1.0}}),
     "joint, bfloat16": ("joint", {"joint": {**TRAIN, "merge": [8], "precision": "bfloat16"}}),
     "flows": ("flows", {}),
-    "splines": ("flows", {"flows": {**FLOWS, "posterior": "nsf"}}),
-    "conditional": ("flows", {"flows": {**FLOWS, "posterior": "conditional-maf"}}),
-    "contrastive": ("projectors", {"projectors": {**TRAIN, "dim": 2, "dropout": 0.3}}),
-    "amortised": ("amortised", {"subset": "amortised"}),
+    "splines": ("flows", {"posterior": {"kind": "nsf", **SMALL}}),
+    "conditional": ("flows", {"posterior": {"kind": "conditional-maf", "context": 2, **SMALL}}),
+    "contrastive": ("projectors", {"projector": {"kind": "contrastive", "dropout": 0.3}}),
+    "amortised": ("amortised", {"subset": {"kind": "amortised", "embedding": 4, **FLOWS}}),
 }
 
 
-def model_stage(kind):
+def stage_of_a_system(kind):
     name, sections = KINDS[kind]
     image = {"shape": [1, 8, 8], "likelihood": "laplace", "encoder": CONV, "decoder": CONV}
     config = config_from_dict(
         {
-            "model": "jnf-shared",
+            "system": "jnf-shared",
             "latent_dim": 2,
             "modalities": {
                 "a": {**image, "projector": CONV},
                 "b": {"shape": [3], "encoder": MLP, "decoder": MLP, "projector": MLP},
             },
             "joint": {**TRAIN, "merge": [8]},
+            "posterior": {"kind": "maf", **SMALL},
             "flows": FLOWS,
-            "amortised": {**FLOWS, "embedding": 4},
-            "projectors": {**TRAIN, "dim": 2},
-            "data": {"validation": 0.3},
+            "projector": {"kind": "contrastive", "dim": 2},
+            "projectors": TRAIN,
             **sections,
         }
     )
@@ -250,18 +252,19 @@ def model_stage(kind):
     }
     pairs = {"a": rng.integers(40, size=120), "b": rng.integers(50, size=120)}
     source = ArraySource(arrays, config.specifications(), pairs=pairs)
-    model = build_model(config).cuda().eval().requires_grad_(False)
-    model.stage_module(name).requires_grad_(True)
-    return build_stage(name, model, config, Table.of(source, "cuda"))
+    system = build_system(config).cuda().eval().requires_grad_(False)
+    (spec,) = (spec for spec in stages_of(system) if spec.name == name)
+    spec.module.requires_grad_(True)
+    return build_stage(spec, system, *Table.of(source, "cuda").split(0.3, rng))
 
 
 @on_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_stage_of_a_model_is_captured(kind, said):
+def test_each_stage_of_a_system_is_captured(kind, said):
     """Convolutions sum in an order of their own each time, hence the tolerance."""
-    expected, eager = train(model_stage(kind), "no")
-    found, captured = train(model_stage(kind))
+    expected, eager = train(stage_of_a_system(kind), "no")
+    found, captured = train(stage_of_a_system(kind))
     assert said() == [f"{KINDS[kind][0]}: each step is one CUDA graph"]
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)

@@ -14,21 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mvflow.models import Losses
 from torch import nn
 
+from mvflow import JNF
 from mvflow.config import Training
 from mvflow.core import Modality, NumericsError, StageError, UsageError
-from mvflow.estimators import JNF, load
+from mvflow.estimators import load
 from mvflow.functional import pairwise_info_nce, pairwise_total_correlation
-from mvflow.nn import seeded
+from mvflow.nn import all_gather, seeded
 from mvflow.runs import RunDirectory
+from mvflow.stages import Losses
 from mvflow.training import (
     NoOpCallback,
     Stage,
     Table,
     TensorColumn,
-    all_gather,
     check_devices,
     connect,
     launch,
@@ -118,8 +118,12 @@ def train(made, processes=None, **options):
 def estimator():
     sections = {
         "joint": {"epochs": 2, "batch_size": 32, "merge": [8]},
-        "flows": {"epochs": 2, "batch_size": 32, "hidden": [8], "summary_hidden": [8]},
-        "sampler": {"warmup": 4, "draws": 2, "chains": 2, "candidates": 8, "num_steps": 2},
+        "posterior": {"kind": "maf", "hidden": [8]},
+        "flows": {"epochs": 2, "batch_size": 32, "summary_hidden": [8]},
+        "sampler": {
+            **{"kind": "hmc", "warmup": 4, "draws": 2},
+            **{"chains": 2, "candidates": 8, "num_steps": 2},
+        },
     }
     return JNF(MODALITIES, 2, **sections)
 
@@ -128,7 +132,7 @@ def results(trained, folder):
     """Draws from a product over two chunks of rows, decoded, and log-likelihoods."""
     data = dict(np.load(folder / "data.npz"))
     given = {name: np.concatenate([x] * 5) for name, x in data.items()}
-    drawn = trained.draw(given, 2, product=True, seed=3)
+    drawn = trained.draw(given, 2, combine=True, seed=3)
     exact = trained.draw({"vector": given["vector"]}, 2).z
     scores = trained.log_likelihood({"vector": data["vector"]}, n=5)
     acceptance = drawn.diagnostics.acceptance
@@ -202,6 +206,7 @@ def found(folder):
     return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_without_noise_the_weights_are_those_of_one_process(found, name):
     """Gradients of means over rows, and of objectives of all rows, are those of the whole batch.
@@ -218,32 +223,38 @@ def test_without_noise_the_weights_are_those_of_one_process(found, name):
         np.testing.assert_allclose(found[0][name][key], value, tolerance, tolerance, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EXACT, "normalised", "noisy"])
 def test_all_processes_end_with_the_same_weights_and_buffers(found, name):
     for key, value in found[0][name].items():
         np.testing.assert_array_equal(found[1][name][key], value, key)
 
 
+@pytest.mark.slow
 def test_each_process_draws_noise_of_its_own(found):
     assert all(terms["equal"] == 0.0 for _, _, _, terms, _, _ in found[0]["records"])
 
 
+@pytest.mark.slow
 def test_the_history_is_the_same_in_all_processes(found):
     assert found[0]["records"] == found[1]["records"]
 
 
+@pytest.mark.slow
 def test_resuming_with_as_many_processes_is_exact(found):
     for key, value in found[0]["noisy"].items():
         np.testing.assert_array_equal(found[0]["resumed"][key], value, key)
     assert found[0]["rest"] == found[0]["records"][1:]
 
 
+@pytest.mark.slow
 def test_a_nan_in_one_process_is_named_by_all(found):
     with pytest.raises(NumericsError) as alone:
         train(stage(spoiled))
     assert found[0]["spoiled"] == found[1]["spoiled"] == str(alone.value)
 
 
+@pytest.mark.slow
 def test_draws_and_scores_are_those_of_one_process_to_the_bit(found, folder):
     expected = results(load(folder / "run"), folder)
     for each in found:

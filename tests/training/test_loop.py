@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from mvflow.models import Losses
 from torch import nn
 
 from mvflow.config import Training
 from mvflow.core import DataError, NumericsError
 from mvflow.nn import seeded
+from mvflow.stages import Losses
 from mvflow.training import NoOpCallback, Stage, Table, TensorColumn, loop, run_stage
 
 ROWS = 48
@@ -23,7 +23,7 @@ def table(rows=ROWS, seed=0):
     return Table({k: TensorColumn(v, None) for k, v in columns.items()}, rows)
 
 
-def stage(settings, *, validation=True, train=None, spoil=None, seen=None):
+def stage(settings, *, validation=True, train=None, spoil=None, spoil_held=None, seen=None):
     """A small network with dropout and batch normalisation, trained with further noise."""
     with seeded(0, "network"):
         module = nn.Sequential(
@@ -34,10 +34,11 @@ def stage(settings, *, validation=True, train=None, spoil=None, seen=None):
         if seen is not None and module.training:
             seen.append((batch["row"].tolist(), progress))
         noise = 0.1 * torch.randn_like(batch["x"])
-        total = (module(batch["x"] + noise) - batch["y"]).square().mean()
-        if spoil is not None and module.training:
-            total = spoil(total, batch, progress)
-        return Losses(total, {"double": 2 * total})
+        total = error = (module(batch["x"] + noise) - batch["y"]).square().mean()
+        change = spoil if module.training else spoil_held
+        if change is not None:
+            total = change(total, batch, progress)
+        return Losses(total, {"double": 2 * error})
 
     held = table(16, seed=1) if validation else None
     return Stage("joint", module, loss, settings, table() if train is None else train, held)
@@ -231,6 +232,41 @@ def test_a_nan_in_the_first_epoch_leaves_the_initial_weights():
     with pytest.raises(NumericsError, match="at epoch 1, step 1 "):
         run_stage(made)
     assert_equal(made.trainable.state_dict(), before)
+
+
+def test_a_nan_in_validation_stops_the_stage_and_the_last_good_weights_stay():
+    """Row 13 of the 16 that are held out is in the second batch of 8, from the third epoch on."""
+    recorder = Recorder()
+
+    def spoil_held(total, batch, progress):
+        return total * (math.nan if 13 in batch["row"] and len(recorder.records) == 2 else 1.0)
+
+    made = stage(Training(epochs=5, batch_size=8, patience=2), spoil_held=spoil_held)
+    with pytest.raises(NumericsError) as caught:
+        run_stage(made, callback=recorder)
+    assert (
+        "the validation loss of stage 'joint' is not finite at epoch 3, step 2 (validation rows "
+        "8, 9, 10, 11, 12, 13, 14, 15); the weights are those of the last good epoch"
+    ) in str(caught.value)
+    assert len(recorder.records) == 2
+    expected = recorder.checkpoints[-1].tensors
+    found = made.trainable.state_dict()
+    assert_equal(found, {k: expected[f"weights/{k}"] for k in found})
+
+
+def test_validation_is_that_of_the_end_of_the_stage_after_every_epoch():
+    """With weights that stay, a loss with an annealed weight has one value in all epochs."""
+    made = stage(
+        Training(epochs=3, batch_size=8, learning_rate=1e-30),
+        spoil_held=lambda total, batch, progress: total * (10.0 - progress),
+    )
+    made.trainable[1].momentum = 0.0  # so that running moments stay too
+    recorder = Recorder()
+    run_stage(made, callback=recorder)
+    for record in recorder.records:
+        assert record.validation == recorder.records[0].validation
+        plain = record.validation["double"] / 2
+        assert record.validation["loss"] == pytest.approx(9 * plain, rel=1e-6)  # float32
 
 
 @pytest.mark.bad_input

@@ -5,22 +5,22 @@ import logging
 import numpy as np
 import pytest
 import torch
-from mvflow.models import build_model
 from torch._dynamo.exc import BackendCompilerFailed
 
 from mvflow.config import config_from_dict, recipe
-from mvflow.core import ArraySource
+from mvflow.core import ArraySource, Observed
+from mvflow.nn import seeded
+from mvflow.systems import build_system, stages_of
 from mvflow.training import Table, build_stage, compiled, free_memory, run_stage
 
 CHANGES = [
-    *(f"{s}.{k}={v}" for s in ("projectors", "joint", "flows") for k, v in (("epochs", 2),)),
+    *(f"{s}.epochs=2" for s in ("projectors", "joint", "flows")),
     *(f"{s}.batch_size=16" for s in ("projectors", "joint", "flows")),
     "latent_dim=3",
     "joint.merge=[8]",
-    "flows.hidden=[8]",
+    "posterior.hidden=[8]",
     "flows.summary_hidden=[8]",
-    "data.validation=0.2",
-    "model=jnf-shared",
+    "system=jnf-shared",
 ]
 NETWORKS = {
     "encoder": {"kind": "conv", "channels": [4, 8]},
@@ -31,9 +31,9 @@ NETWORKS = {
 
 def config(precision="float32"):
     raw = recipe("mnist-svhn", CHANGES)
-    raw["projectors"]["dim"] = 2
+    raw["projector"]["dim"] = 2
     raw["modalities"] = {
-        "a": {"shape": [3, 8, 8], "likelihood": "laplace", "scale": 0.75, **NETWORKS},
+        "a": {"shape": [3, 8, 8], "likelihood": {"kind": "laplace", "scale": 0.75}, **NETWORKS},
         "b": {"shape": [5]},
     }
     for section in ("projectors", "joint", "flows"):
@@ -52,13 +52,13 @@ def source():
 
 
 def trained(table, *, precision="float32", change=lambda stage: stage):
-    chosen = config(precision)
-    model = build_model(chosen)
-    for name in ("projectors", "joint", "flows"):
-        model.eval().requires_grad_(False)
-        model.stage_module(name).requires_grad_(True)
-        run_stage(change(build_stage(name, model, chosen, table)), seed=0)
-    return model
+    system = build_system(config(precision))
+    rows, held = table.split(0.2, np.random.default_rng(0))
+    for spec in stages_of(system):
+        system.eval().requires_grad_(False)
+        spec.module.requires_grad_(True)
+        run_stage(change(build_stage(spec, system, rows, held)), seed=0)
+    return system
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def reference():
     return trained(Table.of(source()))
 
 
-def assert_same_bits(model, reference):
+def assert_same_bits(system, reference):
     expected = reference.state_dict()
-    for name, value in model.state_dict().items():
+    for name, value in system.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 
@@ -95,23 +95,24 @@ def test_bfloat16_agrees_with_float32():
     """The ELBO of the same rows within 1 %: bfloat16 has 8 bits, sums are in float32."""
     elbos, table = [], Table.of(source())
     for precision in ("float32", "bfloat16"):
-        model = trained(table, precision=precision)
-        with torch.no_grad():
-            torch.manual_seed(0)
-            elbos.append(float(model.joint.losses(next(table.batches(80))).terms["elbo"]))
+        system, batch = trained(table, precision=precision), Observed(next(table.batches(80)))
+        with torch.no_grad(), seeded(0, "elbo"):
+            elbos.append(float(system.joint.losses(batch).terms["elbo"]))
     assert elbos[1] == pytest.approx(elbos[0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_compiled_stage_trains_to_the_same_bits(reference):
-    model = trained(Table.of(source()), change=lambda s: compiled(s, backend="eager"))
-    assert_same_bits(model, reference)
+    system = trained(Table.of(source()), change=lambda s: compiled(s, backend="eager"))
+    assert_same_bits(system, reference)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_stage_runs_and_says_so(reference, caplog):
     def broken(graph, inputs):
         raise BackendCompilerFailed(broken, RuntimeError("no compiler here"), None)
 
     with caplog.at_level(logging.WARNING, "mvflow.training"):
-        model = trained(Table.of(source()), change=lambda s: compiled(s, backend=broken))
-    assert_same_bits(model, reference)
+        system = trained(Table.of(source()), change=lambda s: compiled(s, backend=broken))
+    assert_same_bits(system, reference)
     assert "is not compiled" in caplog.text

@@ -6,11 +6,11 @@ import resource
 
 import pytest
 import torch
-from mvflow.models import Losses
 from torch import nn
 
 from mvflow.config import Training
 from mvflow.core import StageError
+from mvflow.stages import Losses
 from mvflow.training import Stage, Table, TensorColumn, run_stage
 
 

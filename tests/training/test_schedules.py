@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvflow.training.schedules import SCHEDULES, annealed
+from mvflow.systems.annealing import annealed
+from mvflow.training.schedules import SCHEDULES
 
 
 @given(st.sampled_from(sorted(SCHEDULES)), st.floats(0, 1))

@@ -1,35 +1,41 @@
-"""The stages of the models: what each trains, what it freezes, what it may cache."""
+"""The stages of JNF: what each trains, what it freezes, what it caches, what it refuses."""
 
 import numpy as np
 import pytest
 import torch
-from mvflow.models import build_model
 from torch import nn
 
-from mvflow.config import config_from_dict, stage_names
-from mvflow.core import ArraySource, ConfigError, DataError
+from mvflow.config import config_from_dict
+from mvflow.core import ArraySource, ConfigError, DataError, Observed
 from mvflow.nn import ModalityDict, seeded
-from mvflow.training import Table, build_stage, finish_stage, run_stage
-from mvflow.training.caching import LATENTS
+from mvflow.systems import build_system, stages_of
+from mvflow.training import Table, build_stage, run_stage
 
 
-def config(model, **changes):
+def config(system="jnf", **changes):
     modalities = {n: {"shape": [d], "encoder": {"hidden": [6]}} for n, d in (("a", 3), ("b", 4))}
     for m in modalities.values():
         m["encoder"]["kind"] = "mlp"
     train = {"epochs": 2, "batch_size": 32}
     raw = {
-        "model": model,
+        "system": system,
         "latent_dim": 2,
         "modalities": modalities,
         "joint": {**train, "merge": [8]},
-        "projectors": {**train, "dim": 2},
-        "flows": {**train, "hidden": [8], "summary_hidden": [8]},
-        "amortised": {**train, "hidden": [8], "summary_hidden": [8], "embedding": 4},
+        "projectors": train,
+        "posterior": {"kind": "maf", "hidden": [8]},
+        "flows": {**train, "summary_hidden": [8]},
     }
     for section, values in changes.items():
         raw[section] = {**raw.get(section, {}), **values}
     return config_from_dict(raw)
+
+
+def shared(kind="contrastive", dim=2, **changes):
+    return config("jnf-shared", projector={"kind": kind, "dim": dim}, **changes)
+
+
+CONFIGS = {"jnf": config, "jnf-shared": shared}
 
 
 def table(rows=200, paired=False):
@@ -40,88 +46,92 @@ def table(rows=200, paired=False):
     return Table.of(ArraySource(x, pairs=pairs))
 
 
-def with_batch_normalisation(model):
-    """User modules whose buffers would move in training mode."""
-    model.joint.heads = ModalityDict(
-        {
-            n: nn.Sequential(nn.BatchNorm1d(d), nn.Dropout(), nn.Linear(d, 4))
-            for n, d in (("a", 3), ("b", 4))
-        }
-    )
-    if model.projectors is not None:
-        model.projectors = ModalityDict(
-            {n: nn.Sequential(nn.Linear(d, 2), nn.BatchNorm1d(2)) for n, d in (("a", 3), ("b", 4))}
+def built(settings):
+    """With user modules whose buffers would move in training mode."""
+    with seeded(0, "system"):
+        system = build_system(settings)
+        system.joint.heads = ModalityDict(
+            {
+                n: nn.Sequential(nn.BatchNorm1d(d), nn.Dropout(), nn.Linear(d, 4))
+                for n, d in (("a", 3), ("b", 4))
+            }
         )
-    return model
+        if system.projectors is not None:
+            system.projectors = ModalityDict(
+                {
+                    n: nn.Sequential(nn.Linear(d, 2), nn.BatchNorm1d(2))
+                    for n, d in (("a", 3), ("b", 4))
+                }
+            )
+    return system
+
+
+def spec_of(system, name):
+    (found,) = (spec for spec in stages_of(system) if spec.name == name)
+    return found
 
 
 def snapshot(module):
     return {k: v.clone() for k, v in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("model", ["jnf", "jnf-shared"])
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("last", ["flows", "amortised"])
-def test_the_last_stage_leaves_all_else_to_the_bit(model, paired, last):
+def test_the_last_stage_leaves_all_else_to_the_bit(name, paired, last):
     kind = {"flows": "product", "amortised": "amortised"}[last]
-    settings, rows = config(model).model_copy(update={"subset": kind}), table(paired=paired)
-    with seeded(0, "model"):
-        made = with_batch_normalisation(build_model(settings))
-    for name in stage_names(settings)[:-1]:
-        stage = build_stage(name, made, settings, rows)
-        run_stage(stage)
-        finish_stage(name, made, stage.train)
-    frozen = {n: snapshot(made.stage_module(n)) for n in stage_names(settings)[:-1]}
-    before = snapshot(made.stage_module(last))
-    stage = build_stage(last, made, settings, rows)
-    run_stage(stage)
-    for name, expected in frozen.items():
-        found = made.stage_module(name).state_dict()
-        assert all(torch.equal(found[k], expected[k]) for k in expected), name
-    after = made.stage_module(last).state_dict()
-    assert any(not torch.equal(v, before[k]) for k, v in after.items())
+    system, rows = built(CONFIGS[name](subset={"kind": kind})), table(paired=paired)
+    *earlier, spec = stages_of(system)
+    assert spec.name == last
+    for each in earlier:
+        run_stage(build_stage(each, system, rows))
+        if each.finish is not None:
+            each.finish(rows)
+    frozen = {each.name: snapshot(each.module) for each in earlier}
+    before = snapshot(spec.module)
+    run_stage(build_stage(spec, system, rows))
+    for each in earlier:
+        found, expected = each.module.state_dict(), frozen[each.name]
+        assert all(torch.equal(found[k], expected[k]) for k in expected), each.name
+    assert any(not torch.equal(v, before[k]) for k, v in spec.module.state_dict().items())
 
 
-@pytest.mark.parametrize("model", ["jnf", "jnf-shared"])
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("paired", [False, True])
-def test_cached_columns_are_what_the_frozen_parts_give(model, paired):
-    settings, rows = config(model), table(paired=paired)
-    with seeded(0, "model"):
-        made = with_batch_normalisation(build_model(settings)).eval()
-    train, held = rows.split(settings.data.validation, np.random.default_rng(0))
-    stage = build_stage("flows", made, settings, train, held)
+def test_cached_columns_are_what_the_frozen_parts_give(name, paired):
+    system, rows = built(CONFIGS[name]()).eval(), table(paired=paired)
+    train, held = rows.split(0.1, np.random.default_rng(0))
+    stage = build_stage(spec_of(system, "flows"), system, train, held)
     for cached, original in ((stage.train, train), (stage.validation, held)):
         at = torch.tensor([3, 0, 7])
-        found, x = cached.gather(at), original.gather(at)
+        found, x = Observed.from_columns(cached.gather(at)), original.gather(at)
         with torch.no_grad():
-            q = made.joint.posterior(x).base_dist
-            # batches of other sizes round matrix products differently in the last bit
-            torch.testing.assert_close(found[LATENTS][:, 0], q.loc, rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(found[LATENTS][:, 1], q.scale, rtol=1e-5, atol=1e-6)
-            for name in x:
-                expected = made.condition(name, x[name])
-                torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+            q = system.encode(Observed(x)).base_dist
+            expected = {"joint_posterior": torch.stack([q.loc, q.scale], 1)}
+            expected |= {n: system.condition(n, x[n]) for n in x}
+        # batches of other sizes round matrix products differently in the last bit
+        near = {"rtol": 1e-5, "atol": 1e-6}
+        assert found.cached.keys() | found.x.keys() == expected.keys()
+        for column, values in expected.items():
+            torch.testing.assert_close({**found.x, **found.cached}[column], values, **near)
 
 
 def test_the_flows_are_standardised_by_the_recorded_moments():
-    settings, rows = config("jnf"), table()
-    made = build_model(settings)
-    stage = build_stage("joint", made, settings, rows)
-    finish_stage("joint", made, stage.train)
-    build_stage("flows", made, settings, rows)
-    assert made.joint.radius < 1e6
-    for _, q in made.flows.items():
-        assert torch.equal(q.shift, made.joint.latent_mean)
-        assert torch.equal(q.spread, made.joint.latent_std)
+    system, rows = build_system(config()), table()
+    spec_of(system, "joint").finish(rows)
+    build_stage(spec_of(system, "flows"), system, rows)
+    assert system.radius < 1e6
+    for _, q in system.flows.items():
+        assert torch.equal(q.shift, system.latent_mean)
+        assert torch.equal(q.spread, system.latent_std)
 
 
 def test_the_flows_loss_is_the_cross_entropy_with_the_joint_posterior(linear_gaussian):
     """For exact experts: E_q(z|X) log p(z|x_j), a Gaussian cross-entropy in closed form."""
     known = linear_gaussian(2, 2)
-    made, x = known.model(torch.float32), known.sample(4000)
+    system, x = known.system(torch.float32), known.sample(4000)
     rows = Table.of(ArraySource(x, known.specs))
-    settings = config("jnf", data={"validation": 0.0})
-    stage = build_stage("flows", made, settings, rows)
+    stage = build_stage(spec_of(system, "flows"), system, rows)
     with torch.no_grad(), seeded(0, "loss"):
         losses = stage.loss(stage.train.gather(torch.arange(4000)), 0.0)
     loc, scale = known.posterior(x)
@@ -133,12 +143,12 @@ def test_the_flows_loss_is_the_cross_entropy_with_the_joint_posterior(linear_gau
     torch.testing.assert_close(losses.total, -sum(losses.terms.values()), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "dcca"])
+@pytest.mark.parametrize("kind", ["contrastive", "dcca", "barlow-twins"])
 def test_projectors_learn_what_is_shared(kind):
-    settings = config("jnf-shared", projectors={"kind": kind, "batch_size": 64, "epochs": 8})
-    made = build_model(settings)
-    stage = build_stage("projectors", made, settings, table(400))
-    batch = stage.validation.gather(torch.arange(len(stage.validation)))
+    system = build_system(shared(kind, projectors={"batch_size": 64, "epochs": 8}))
+    train, held = table(400).split(0.1, np.random.default_rng(0))
+    stage = build_stage(spec_of(system, "projectors"), system, train, held)
+    batch = held.gather(torch.arange(len(held)))
     with torch.no_grad():
         before = float(stage.loss(batch, 1.0).total)
     run_stage(stage)
@@ -148,26 +158,29 @@ def test_projectors_learn_what_is_shared(kind):
 
 @pytest.mark.bad_input
 def test_a_batch_too_small_for_dcca_is_refused():
-    settings = config("jnf-shared", projectors={"kind": "dcca", "dim": 5, "batch_size": 32})
-    with pytest.raises(ConfigError, match="batch_size=32 is too small for DCCA .*least 50"):
-        build_stage("projectors", build_model(settings), settings, table())
+    system = build_system(shared("dcca", 5))
+    with pytest.raises(ConfigError, match="batch_size=32 is too small for .*least 50"):
+        system.stages()
 
 
 @pytest.mark.bad_input
 def test_too_few_rows_for_dcca_are_refused():
-    settings = config("jnf-shared", projectors={"kind": "dcca", "dim": 5, "batch_size": 64})
+    system = build_system(shared("dcca", 5, projectors={"batch_size": 64}))
+    train, held = table(200).split(0.05, np.random.default_rng(0))
+    spec = spec_of(system, "projectors")
     with pytest.raises(DataError, match="10 validation rows are too few .*at least 50"):
-        build_stage("projectors", build_model(settings), settings, table(200))
+        build_stage(spec, system, train, held)
+    with pytest.raises(DataError, match="10 training rows are too few .*at least 50"):
+        build_stage(spec, system, held, train)
 
 
 def test_beta_follows_its_annealing():
-    settings = config("jnf", joint={"beta": 0.5, "beta_start": 8.0, "anneal": 0.5})
-    made = build_model(settings)
-    stage = build_stage("joint", made, settings, table())
+    system = build_system(config(joint={"beta": 0.5, "beta_start": 8.0, "anneal": 0.5}))
+    stage = build_stage(spec_of(system, "joint"), system, table())
     batch = stage.train.gather(torch.arange(20))
     for progress, beta in ((0.0, 8.0), (0.25, 2.0), (0.5, 0.5), (1.0, 0.5)):
         with torch.no_grad(), seeded(0, "loss"):
             found = stage.loss(batch, progress).total
         with torch.no_grad(), seeded(0, "loss"):
-            expected = made.joint.losses(batch, beta).total
+            expected = system.joint.losses(Observed(batch), beta).total
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mvflow_cli.data.build import build
+from mvflow_cli.data.convert import convert
 from mvflow_cli.data.download import download
 from mvflow_cli.data.import_ import import_
 from mvflow_cli.data.info import info
@@ -16,6 +17,7 @@ __all__ = ["app"]
 app = typer.Typer(rich_markup_mode="rich")
 app.command("list")(list_datasets)
 app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(build)
+app.command()(convert)
 app.command()(download)
 app.command("import")(import_)
 app.command()(info)

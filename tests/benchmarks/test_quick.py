@@ -1,0 +1,35 @@
+"""Each benchmark runs from next to nothing, and writes what it found."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = {"coherence": ["toy"], "gpu": ["--device", "cpu", "--minutes", "5"]}
+HELPERS = {"common", "noise", "profiling", "rival", "roofline"}
+NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem[0] != "_")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in HELPERS])
+def test_a_quick_one_writes_its_tables(name, tmp_path):
+    out = tmp_path / ("out" if name == "gpu" else "out.json")
+    words = [f"benchmarks.{name}", *ARGUMENTS.get(name, []), "--quick", "--out", str(out)]
+    found = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    files = sorted(out.glob("*.json")) if out.is_dir() else [out]
+    assert files
+    for file in files:
+        assert json.loads(file.read_text())["about"]["versions"]["mvflow"]
+        assert out.is_dir() or file.with_suffix(".md").read_text().count("|") > 4
