@@ -159,6 +159,7 @@ class SamplerSummary(_Values):
     method: str
     ball_contacts: float | None = None
     rows_improper: int | None = None
+    rows_moved: int | None = None
     acceptance: float | None = None
     acceptance_worst: float | None = None
     divergences: int | None = None
