@@ -34,7 +34,7 @@ from mvflow.core.parts import create, dump
 from mvflow.estimators.fitting import check_fits, restore_weights, train_stage
 from mvflow.estimators.scoring import Chunk, log_likelihood
 from mvflow.inference import Diagnostics, Sampler, Target, draw, refuse
-from mvflow.nn import own_generator
+from mvflow.nn import own_generator, torch_defaults
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord
 from mvflow.systems import Bounded, Encodes, Projects, System, build_system, stages_of
 from mvflow.training import Callback, Processes, Table, as_input, check_compile, free_memory
@@ -205,6 +205,7 @@ class Estimator:
 
     # Training
 
+    @torch_defaults()
     def fit(
         self,
         source: Source | Batch,

@@ -144,7 +144,7 @@ def test_values_far_from_training_give_numbers_or_a_sentence(model, size):
             warnings.simplefilter("ignore")  # that rows are unlike those of training
             try:
                 found = ask()
-            except NumericsError as error:
+            except NumericsError as error:  # noqa: PT017
                 assert "too far from those of training" in str(error)
             else:
                 assert not np.isnan(found).any()
