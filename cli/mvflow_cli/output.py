@@ -20,8 +20,6 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from mvflow.core.errors import DataError
-
 __all__ = [
     "LogLines",
     "console",
@@ -131,6 +129,8 @@ def _writable() -> Iterator[None]:
     except BrokenPipeError:  # whoever reads has seen enough
         raise
     except OSError as error:
+        from mvflow.core.errors import DataError  # here, for the sake of --help
+
         sys.stdout = None  # else Python tries once more at its end
         msg = f"cannot write the result: {(error.strerror or str(error)).lower()}"
         raise DataError(msg) from error

@@ -43,7 +43,7 @@ from mvflow.estimators.fitting import check_fits, check_scale, restore_weights, 
 from mvflow.estimators.plotting import Plots
 from mvflow.estimators.scoring import Chunk, log_likelihood
 from mvflow.inference import Diagnostics, Sampler, Target, draw, refuse
-from mvflow.nn import own_generator
+from mvflow.nn import own_generator, torch_defaults
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord
 from mvflow.systems import Bounded, Encodes, Projects, System, build_system, stages_of
 from mvflow.training import (
@@ -285,6 +285,7 @@ class Estimator:
 
     # Training
 
+    @torch_defaults()
     def fit(
         self,
         source: Source | Batch,
@@ -495,14 +496,7 @@ class Estimator:
             if k != "method"
         }
         z, method = joined.pop("z"), parts[0]["method"].tobytes().decode()
-        found = Diagnostics(method, **joined)
-        if moved := int(np.sum(found.moved > 0)):
-            msg = (
-                f"{moved} of {len(found.moved)} rows are unlike the training rows: their "
-                "posterior lies outside the ball of all latents, to whose surface draws were moved"
-            )
-            warnings.warn(msg, stacklevel=2)
-        return LatentDraws(z, found)
+        return LatentDraws(z, Diagnostics(method, **joined))
 
     def sample_latent(
         self, given: Batch | None = None, n: int = 1, **options: Any
@@ -526,6 +520,13 @@ class Estimator:
 
     @staticmethod
     def _warned(drawn: LatentDraws) -> LatentDraws:
+        moved = drawn.diagnostics.moved
+        if rows := int(np.sum(moved > 0)):
+            msg = (
+                f"{rows} of {len(moved)} rows are unlike the training rows: their posterior lies "
+                "outside the ball of all latents, to whose surface draws were moved"
+            )
+            warnings.warn(msg, UnreliableDrawsWarning, stacklevel=3)
         doubts = drawn.diagnostics.doubts()
         if doubts:
             msg = f"these draws are not to be trusted: {doubts}; draw longer chains (sampler=)"

@@ -219,8 +219,8 @@ def _value_and_grad(expert: Distribution, z: Tensor) -> tuple[Tensor, Tensor]:
     """Log density at z and its gradient, by the expert's own formula if it has one."""
     if hasattr(expert, "value_and_grad"):
         return expert.value_and_grad(z)
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        z = z.detach().clone().requires_grad_()  # no tensor of inference mode, if z was one
         value = expert.log_prob(z)
         (grad,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), grad

@@ -4,6 +4,7 @@ from mvflow.nn.base import GivenNetwork, Network
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
 from mvflow.nn.conv import ConvDecoder, ConvEncoder, ConvNetwork
+from mvflow.nn.defaults import torch_defaults
 from mvflow.nn.gather import all_gather, sharded
 from mvflow.nn.inputs import OneHot, Standardise, flat
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
@@ -39,5 +40,6 @@ __all__ = [
     "passed_generator",
     "seeded",
     "sharded",
+    "torch_defaults",
     "upcast_to_float32",
 ]

@@ -54,7 +54,7 @@ class AmortisedPosterior(nn.Module):
         # Filled on the device: nothing is copied to it, which a captured step could not do.
         present = torch.stack([torch.full((rows,), name in x, device=device) for name in names], 1)
         seen = present if observed is None else present & observed
-        nothing = torch.zeros(rows, self.embedding, device=device)
+        nothing = torch.zeros(rows, self.embedding, device=device, dtype=torch.float32)
         parts = [
             torch.where(seen[:, i, None], torch.relu(encoder(x[name])).float(), nothing)
             if name in x

@@ -107,6 +107,7 @@ class VampMixture(nn.Module):
         """The distribution of z: batch shape (1,), event shape (latent.dim,)."""
         rows = self.pseudo_rows()
         each = self.encode(Observed(rows))
-        equal = torch.zeros(1, self.components, device=rows[self.names[0]].device)
+        device = rows[self.names[0]].device
+        equal = torch.zeros(1, self.components, device=device, dtype=torch.float32)
         components = each.expand(torch.Size([1, self.components]))
         return MixtureSameFamily(Categorical(logits=equal), components)

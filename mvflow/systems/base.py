@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from mvflow.config import Config
 from mvflow.core import LatentSpace, Modality, Observed, registry
 from mvflow.inference import Target
-from mvflow.nn import seeded
+from mvflow.nn import seeded, torch_defaults
 from mvflow.stages import StageSpec
 
 __all__ = ["Bounded", "Encodes", "Projects", "System", "build_system", "stages_of"]
@@ -73,6 +73,11 @@ class System(nn.Module, ABC):
         """What it is, in a few words each, for reports and tables."""
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return next(self.parameters()).dtype
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device
@@ -116,6 +121,7 @@ class Projects(Protocol):
         ...
 
 
+@torch_defaults()
 def build_system(config: Config) -> System:
     """The untrained system of a configuration, with its fitted prior if one is configured.
 

@@ -134,7 +134,7 @@ class JNF(System):
 
     def prior(self) -> DiagNormal:
         """N(0, I)."""
-        zero = torch.zeros(1, self.latent.dim, device=self.device)
+        zero = torch.zeros(1, self.latent.dim, device=self.device, dtype=self.dtype)
         return DiagNormal(zero, torch.ones_like(zero))
 
     def posterior(self, observed: Observed) -> Distribution | Target:

@@ -62,7 +62,7 @@ class MVAE(System):
 
     def prior(self) -> DiagNormal:
         """N(0, I)."""
-        zero = torch.zeros(1, self.latent.dim, device=self.device)
+        zero = torch.zeros(1, self.latent.dim, device=self.device, dtype=self.dtype)
         return DiagNormal(zero, torch.ones_like(zero))
 
     def posterior(self, observed: Observed) -> DiagNormal:

@@ -9,7 +9,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -36,6 +36,8 @@ def unpaired_splits(draw):
 @settings(deadline=None, max_examples=50)
 @given(data=unpaired_splits())
 def test_what_is_written_is_read(folder, data):
+    bytes_only = [x for x in data.arrays.values() if x.dtype == np.uint8]
+    assume(all(x.max(initial=0) != 1 for x in bytes_only))  # 0 and 1 as bytes are refused
     specs = [Modality(name, x.shape[1:]) for name, x in data.arrays.items()]
     path = write_store(folder / "trip.h5", name="trip", modalities=specs, splits={"only": data})
     with Store.open(path) as store:

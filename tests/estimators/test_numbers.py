@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mvflow import JNF, load
-from mvflow.core import DataError, MvflowError, NumericsError
+from mvflow.core import DataError, MvflowError, NumericsError, UnreliableDrawsWarning
 from mvflow.runs import RunDirectory
 from mvflow.runs.directory import read_tensors, write_tensors
 
@@ -172,8 +172,9 @@ def test_draws_that_had_to_be_moved_are_said(linear_gaussian):
     estimator.system_.joint.radius.fill_(3.0)
     data = {"m0": np.full((2, 3), 1e3, np.float32)}
     data["m0"][0] = known.b["m0"]  # the posterior's centre is then zero
-    with pytest.warns(UserWarning, match="1 of 2 rows are unlike the training rows"):
-        found = estimator.draw(data, 5)
+    with pytest.warns(UnreliableDrawsWarning, match="1 of 2 rows are unlike the training rows"):
+        estimator.sample_latent(data, 5)
+    found = estimator.draw(data, 5)
     assert found.diagnostics.moved.tolist() == [0, 1]
 
 
