@@ -37,7 +37,7 @@ def system(known):
 
 
 def test_the_prior_is_standard_normal(system):
-    z = torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(0)).to(system.dtype)
     expected = -0.5 * (z**2).sum(-1) - np.log(2 * np.pi)
     torch.testing.assert_close(system.prior().log_prob(z), expected)
 
