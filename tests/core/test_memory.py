@@ -36,7 +36,7 @@ def test_what_does_not_fit_is_refused_with_its_name(machine, monkeypatch):
 
 
 def test_a_limit_of_the_process_counts():
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="limits of a process are of Unix")
     code = (
         "import resource; from mvflow.core.memory import available_memory as free\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))\n"

@@ -42,7 +42,7 @@ def test_what_is_written_is_read(tmp_path):
 @pytest.mark.parametrize("options", ["{}", "{'chunks': (100,), 'compression': 'gzip'}"])
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, room, options):
     """HDF5 ends the process with SIGSEGV if it hears of a write that fails as it closes."""
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="limits of a process are of Unix")
     path = tmp_path / "a.h5"
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(path), str(room), options],

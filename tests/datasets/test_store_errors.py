@@ -127,7 +127,7 @@ except DataError as error:
 
 
 def test_a_file_that_may_not_grow_is_one_sentence(tmp_path):
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="limits of a process are of Unix")
     path = tmp_path / "s.h5"
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(path)],

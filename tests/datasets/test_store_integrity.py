@@ -275,8 +275,8 @@ def test_a_store_that_is_replaced_by_another_goes_on_being_itself(small, store_p
 
 def test_rows_that_are_streamed_are_those_that_are_held(small, tmp_path):
     """And a store that is truncated under a stream ends it with a sentence, not the process."""
-    torch = pytest.importorskip("torch")
-    training = pytest.importorskip("mvflow.training")
+    torch = pytest.importorskip("torch", reason="trains a system")
+    training = pytest.importorskip("mvflow.training", reason="trains a system")
     path = small.save(tmp_path / "s.h5", {"a": small.split_data(500, paired=True)})
     order = torch.randperm(500, generator=torch.Generator().manual_seed(0)).split(64)
     with Store.open(path) as store:

@@ -97,7 +97,7 @@ def test_before_fit_everything_is_refused(small, kind, tmp_path):
 def test_a_partly_trained_estimator_names_what_is_missing(small, kind):
     made = small.estimator(kind, 2)
     if len(made.stage_names) == 1:
-        pytest.skip("it has one stage")
+        pytest.skip("has one stage, so is never partly trained")
     made.fit(small.data(2)[0], stages=made.stage_names[:1])
     with pytest.raises(NotFittedError, match=f"missing: .*{made.stage_names[-1]}"):
         made.generate({"m0": small.data(2)[0]["m0"]})

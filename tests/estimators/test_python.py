@@ -186,7 +186,8 @@ def test_the_history_is_a_table(model, small, tmp_path):
     assert [r["epoch"] for r in losses] == [0, 1, 2]
     model.save(tmp_path / "run")
     assert mvflow.load(tmp_path / "run").history_ == model.history_
-    table = pytest.importorskip("pandas") and model.history_.to_pandas()
+    pytest.importorskip("pandas", reason="needs pandas")
+    table = model.history_.to_pandas()
     assert len(table) == len(model.history_)
 
 
