@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -92,15 +93,26 @@ class ArraySource:
             msg = f"all arrays need the same number of rows, but {listed}"
             raise DataError(msg)
         self._rows = next(iter(lengths.values()))
-        self.covariates: dict[str, Covariate] = {}
-        specs = {c.name: c for c in covariate_specs or ()}
-        for name, each in sorted((covariates or {}).items()):
-            covariate = specs.get(name) or Covariate.of(name, each)
-            self.covariates[name] = covariate
-            self._columns[COVARIATES + name] = Column(covariate.encode(each, self._rows), None)
+        self._covariate_values = dict(sorted((covariates or {}).items()))
+        self._encode(covariate_specs or ())
 
     def __len__(self) -> int:
         return self._rows
+
+    def with_covariates(self, specs: Iterable[Covariate]) -> ArraySource:
+        """The same rows, with covariates encoded as a model has them."""
+        new = copy.copy(self)
+        new._columns = dict(self._columns)
+        new._encode(specs)
+        return new
+
+    def _encode(self, specs: Iterable[Covariate]) -> None:
+        known = {c.name: c for c in specs}
+        values = self._covariate_values
+        self.covariates = {n: known.get(n) or Covariate.of(n, x) for n, x in values.items()}
+        for name, covariate in self.covariates.items():
+            encoded = covariate.encode(values[name], self._rows)
+            self._columns[COVARIATES + name] = Column(encoded, None)
 
     def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
         """Arrays of the given rows, in their order; encoded covariates as `covariates/NAME`.
@@ -149,6 +161,8 @@ def as_source(
     if covariates is not None:
         msg = "covariates= goes with a dict of arrays: a source has covariates of its own"
         raise UsageError(msg)
+    if isinstance(data, ArraySource) and data.covariates and covariate_specs is not None:
+        return data.with_covariates(covariate_specs)
     if not isinstance(data, Source):
         kind = type(data).__name__
         msg = f"the data are a {kind}: expected a dict from modality to array, or a Source"
