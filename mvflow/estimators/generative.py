@@ -21,6 +21,7 @@ from mvflow.core import (
     UsageError,
     check_count,
     check_seed,
+    covariate_columns,
     subset_of,
     unknown_name,
 )
@@ -84,10 +85,11 @@ class GenerativeEstimator(EncodingEstimator):
         """
         seed, n = check_seed(seed), check_count(n)
         check_mapping(given)
-        observed = self._checked(given, covariates)
-        source = None if observed.x else self._prior(prior)
-        if observed.x:
+        is_given = len(given or {}) > len(covariate_columns(given or {}))
+        source = None if is_given else self._prior(prior)
+        if is_given:
             self._check_fitted()
+        observed = self._checked(given, covariates)
         algorithm = self._sampler(sampler)
         chunks = list(chunks_of(observed))
 
