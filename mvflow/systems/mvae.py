@@ -147,8 +147,8 @@ def _subsets(present: Tensor, count: int) -> Tensor:
     """
     many, rows, device = *present.shape, present.device
     alone = torch.eye(many, dtype=torch.bool, device=device)[..., None].expand(-1, -1, rows)
-    found = [torch.ones_like(alone[:, :1]), alone[:, : many if many > 1 else 0]]
+    subsets = [torch.ones_like(alone[:, :1]), alone[:, : many if many > 1 else 0]]
     if many > 2 and count:
         order = torch.rand(many, count, rows, device=device).argsort(0).argsort(0)
-        found.append(order < torch.randint(2, many, (count, rows), device=device))
-    return torch.cat(found, 1) & present[:, None]
+        subsets.append(order < torch.randint(2, many, (count, rows), device=device))
+    return torch.cat(subsets, 1) & present[:, None]
