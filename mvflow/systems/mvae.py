@@ -69,10 +69,6 @@ class MVAE(System):
         """q(z|x_S): in a row, the product of the prior and of the experts that are present."""
         return DiagNormal(*_product(*self.joint.experts(observed)))
 
-    def proposals(self, observed: Observed) -> Sequence[Distribution]:
-        """q(z|x_S)."""
-        return [self.posterior(observed)]
-
     def decode(
         self,
         z: Tensor,
