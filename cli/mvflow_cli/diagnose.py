@@ -20,7 +20,8 @@ from mvflow_cli.progress import counting
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Calibration
-    from mvflow.evaluation.result import SubsetCalibration, SubsetSampler
+    from mvflow.evaluation.calibration_result import SubsetCalibration
+    from mvflow.evaluation.result import SubsetSampler
     from mvflow.runs import RunDirectory
 
 __all__ = ["diagnose", "load_calibration"]
@@ -78,7 +79,7 @@ def diagnose(
         show(table)
     for line in _words(result):
         say(line)
-    say_verdict(judge_run(model, None, load_evaluation(opened, model), result))
+    say_verdict(judge_run(model, load_evaluation(opened, model), result))
 
 
 def load_calibration(run: RunDirectory, model: Estimator) -> Calibration | None:

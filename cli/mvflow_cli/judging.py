@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from mvflow_cli.output import say
 
 if TYPE_CHECKING:
-    from mvflow.core import Source
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Calibration, Evaluation
     from mvflow.evaluation.verdicts import Judgement
@@ -17,18 +16,14 @@ __all__ = ["judge_run", "say_verdict", "verdict_lines"]
 
 
 def judge_run(
-    model: Estimator,
-    test: Source | None,
-    evaluation: Evaluation | None,
-    diagnosis: Calibration | None,
+    model: Estimator, evaluation: Evaluation | None, diagnosis: Calibration | None
 ) -> Judgement:
     """The judgement on a trained model by all that is known of it."""
     from mvflow.evaluation.learning import stage_curves
-    from mvflow.evaluation.verdicts import chance_level, judge
+    from mvflow.evaluation.verdicts import judge
 
     curves = stage_curves(model.history_, model.config)
-    level = chance_level(None if test is None else test.labels)
-    return judge(model.config, evaluation, diagnosis, curves, level)
+    return judge(model.config, evaluation, diagnosis, curves)
 
 
 def verdict_lines(judgement: Judgement) -> Iterator[str]:

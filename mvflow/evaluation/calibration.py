@@ -12,18 +12,18 @@ from scipy import stats
 
 from mvflow.core import Batch, Source, Subset, UsageError, derive_seed, generator, subset_of
 from mvflow.estimators import Estimator
-from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
-from mvflow.evaluation.result import (
+from mvflow.evaluation.calibration_result import (
     Calibration,
     CoverageCurve,
     RankECDF,
     RankHistogram,
     RankPValues,
     SubsetCalibration,
-    SubsetSampler,
-    Verdict,
 )
+from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
+from mvflow.evaluation.result import SubsetSampler
 from mvflow.evaluation.sampler_checks import kept_steps, sampler_checks
+from mvflow.evaluation.values import Verdict
 from mvflow.functional import (
     coverage,
     ecdf_band,

@@ -10,9 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike
-
+from mvflow.evaluation.calibration_result import Calibration
 from mvflow.evaluation.checks import (
     LEVELS,
     Check,
@@ -23,7 +21,7 @@ from mvflow.evaluation.checks import (
     worst,
 )
 from mvflow.evaluation.learning import StageCurve, training_advice
-from mvflow.evaluation.result import Calibration, Evaluation
+from mvflow.evaluation.result import Evaluation
 from mvflow.evaluation.sampler_checks import kept_steps, redrawn, sampler_checks
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ __all__ = [
     "Judgement",
     "calibration",
     "chance",
-    "chance_level",
     "evaluation_checks",
     "judge",
     "overfitting",
@@ -160,7 +157,6 @@ def judge(
     evaluation: Evaluation | None = None,
     diagnosis: Calibration | None = None,
     curves: Sequence[StageCurve] = (),
-    chance_level: float | None = None,
 ) -> Judgement:
     """Everything that is known of a model, judged by one set of rules.
 
@@ -169,15 +165,14 @@ def judge(
         evaluation: None before one.
         diagnosis: of its posteriors; None before one.
         curves: of the stages of its training.
-        chance_level: share of the commonest class of the test rows; None without classes.
     """
     checks = [calibration(diagnosis, curves), overfitting(curves)]
     if evaluation is not None:
         checks.append(sample_size(evaluation.rows))
         coherence = evaluation.coherence
-        if coherence is not None and coherence.conditional and chance_level is not None:
+        if coherence is not None and coherence.conditional and coherence.conditional_chance:
             scores = {k: (e.mean, e.standard_error) for k, e in coherence.conditional.items()}
-            checks.append(chance(scores, chance_level))
+            checks.append(chance(scores, coherence.conditional_chance))
         checks.append(_sampler(evaluation, config))
     return Judgement(tuple(checks))
 
@@ -204,15 +199,3 @@ def evaluation_checks(evaluation: Evaluation, config: Config) -> list[Check]:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def chance_level(labels: ArrayLike | None) -> float | None:
-    """Share of the commonest class of some rows; None without classes.
-
-    Examples:
-        >>> chance_level([0, 0, 0, 1])
-        0.75
-    """
-    if labels is None or not len(known := np.asarray(labels)):
-        return None
-    return float(np.unique(known, return_counts=True)[1].max() / len(known))

@@ -26,7 +26,6 @@ from mvflow.evaluation.verdicts import (
     Judgement,
     calibration,
     chance,
-    chance_level,
     judge,
     overfitting,
     sample_size,
@@ -199,12 +198,6 @@ def test_a_diagnosis_and_an_evaluation_judge_a_sampler_alike(changes, verdict):
     names = [c.name for c in checks]
     assert names[:4] == ["Acceptance", "Divergences", "R-hat", "Effective sample size"]
     assert set(names[4:]) == {"Ball contacts", "Proper target"}
-
-
-def test_chance_is_the_commonest_class():
-    assert chance_level([3, 3, 3, 1]) == 0.75
-    assert chance_level(None) is None
-    assert chance_level([]) is None
 
 
 # Loss curves
