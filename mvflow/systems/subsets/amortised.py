@@ -44,8 +44,8 @@ class Amortised(SubsetRule, Training):
         """The flow given what is observed."""
         assert module is not None
         conditions = {n: system.condition(n, x) for n, x in observed.x.items()}
-        found: Distribution = module(conditions, covariates=observed.covariates)
-        return found
+        posterior: Distribution = module(conditions, covariates=observed.covariates)
+        return posterior
 
     def build(self, system: Experts) -> AmortisedPosterior:
         """Encoders of all modalities, and the flow."""
