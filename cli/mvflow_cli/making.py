@@ -61,8 +61,8 @@ def _is_there(path: Path, new: Path) -> bool:
 
 def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested tables as one, with keys like `section.key`."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
         is_table = isinstance(value, dict)
-        found |= _flat(value, f"{before}{key}.") if is_table else {before + key: value}
-    return found
+        flat |= _flat(value, f"{before}{key}.") if is_table else {before + key: value}
+    return flat

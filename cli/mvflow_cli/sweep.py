@@ -144,8 +144,8 @@ def _result(job: Job) -> dict[str, Any]:
         }
         for name, about in job.stages.items()
     }
-    found = {"run": str(job.path), "name": job.name, "error": job.error, "stages": stages}
-    return found | ({"evaluation": job.evaluation} if job.evaluation else {})
+    result = {"run": str(job.path), "name": job.name, "error": job.error, "stages": stages}
+    return result | ({"evaluation": job.evaluation} if job.evaluation else {})
 
 
 def _show(jobs: Sequence[Job], out: Path, evaluate: bool) -> None:
