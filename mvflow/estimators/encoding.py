@@ -50,11 +50,13 @@ class EncodingEstimator(TrainableEstimator):
             raise UsageError(msg)
         with torch.no_grad():
             encode = system.encode if isinstance(system, Encodes) else system.posterior
-            found = [encode(rows) for rows in chunks_of(observed)]
-            if not all(isinstance(q, Distribution) for q in found):
+            posteriors = [encode(rows) for rows in chunks_of(observed)]
+            if not all(isinstance(q, Distribution) for q in posteriors):
                 msg = f"system {self.config.system!r} has no q(z|X) with moments: use draw"
                 raise UsageError(msg)
-            loc, scale = (torch.cat([getattr(q, of) for q in found]) for of in ("mean", "stddev"))
+            loc, scale = (
+                torch.cat([getattr(q, of) for q in posteriors]) for of in ("mean", "stddev")
+            )
             finite = (loc.isfinite() & scale.isfinite()).all(-1)
             refuse(~finite, "mean or deviation of q(z|X) is not a finite number")
         return as_given(loc.cpu().numpy(), x), as_given(scale.cpu().numpy(), x)
@@ -76,8 +78,8 @@ class EncodingEstimator(TrainableEstimator):
             msg = f"this {type(self).__name__} has no projectors: choose a projector"
             raise UsageError(msg)
         with torch.no_grad():
-            found = {n: system.project(n, v).cpu().numpy() for n, v in observed.x.items()}
-        return as_given(found, x)
+            projections = {n: system.project(n, v).cpu().numpy() for n, v in observed.x.items()}
+        return as_given(projections, x)
 
     def decode(
         self, z: ArrayLike, targets: Iterable[str] | None = None
@@ -106,8 +108,8 @@ class EncodingEstimator(TrainableEstimator):
             return {name: mean.cpu().numpy() for name, mean in means.items()}
 
         parts = self._map_chunks(chunk, len(chunks))
-        found = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
-        shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in found.items()}
+        flat_means = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
+        shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in flat_means.items()}
         return as_given(shaped, {"z": handed})
 
     def simulate(self, z: ArrayLike, *, seed: int | None = 0) -> dict[str, NDArray[Any]]:

@@ -67,10 +67,10 @@ class Estimator(GenerativeEstimator):
                     chunks_of(observed), values.split(CHUNK_ROWS, -2), strict=True
                 )
             ]
-        found = torch.cat(parts, -1).double()
-        bad = found.isnan()
+        log_prob = torch.cat(parts, -1).double()
+        bad = log_prob.isnan()
         refuse(bad.reshape(-1, observed.rows).any(0), "log q(z|x_S) is not a number")
-        return found.cpu().numpy()
+        return log_prob.cpu().numpy()
 
     def log_likelihood(
         self, x: Batch, *, given: Batch | None = None, n: int = 1000, seed: int | None = 0
@@ -100,7 +100,7 @@ class Estimator(GenerativeEstimator):
         if not scored:
             msg = "no modality to score: x is empty"
             raise UsageError(msg)
-        found = log_likelihood(
+        values = log_likelihood(
             self.system_,
             scored,
             self._checked(given).x,
@@ -108,7 +108,7 @@ class Estimator(GenerativeEstimator):
             seed=seed,
             map_chunks=self._map_chunks,
         )
-        return as_given(found, x)
+        return as_given(values, x)
 
     def evaluate(self, test: Source | Batch, classifiers: Any = None, **options: Any) -> Any:
         """Measure the model on test rows, as `mvflow.evaluate`."""

@@ -165,13 +165,13 @@ class GenerativeEstimator(EncodingEstimator):
         """
         check_mapping(given)
         names = [m.name for m in self.modalities]
-        rest = [name for name in names if name not in (given or {})]
-        wanted = subset_of(targets, self.modalities) if targets is not None else rest or names
+        missing = [name for name in names if name not in (given or {})]
+        wanted = subset_of(targets, self.modalities) if targets is not None else missing or names
         drawn = self.draw(given, n, **options)
-        found = as_given(
+        generated = as_given(
             self.decode((drawn if full_output else self._warned(drawn)).z, wanted), given
         )
-        return (found, drawn) if full_output else found
+        return (generated, drawn) if full_output else generated
 
     def priors(self) -> list[str]:
         """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""

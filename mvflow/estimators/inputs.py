@@ -45,14 +45,14 @@ def owned(x: NDArray[Any]) -> NDArray[Any]:
     return np.require(x, requirements=["C", "W"])
 
 
-def as_given(found: Any, given: Mapping[str, Any] | None) -> Any:
+def as_given(values: Any, given: Mapping[str, Any] | None) -> Any:
     """Results as torch tensors on the device of what was given, if that was tensors."""
     tensors = [v for v in (given or {}).values() if isinstance(v, Tensor)]
     if not tensors:
-        return found
-    if isinstance(found, dict):
-        return {name: as_given(x, given) for name, x in found.items()}
-    return torch.from_numpy(found).to(tensors[0].device)
+        return values
+    if isinstance(values, dict):
+        return {name: as_given(x, given) for name, x in values.items()}
+    return torch.from_numpy(values).to(tensors[0].device)
 
 
 def chunks_of(observed: Observed, size: int = CHUNK_ROWS) -> Iterator[Observed]:

@@ -80,10 +80,6 @@ class MMVAEPlus(System):
         """q(z|x_S), a mixture whose components differ in u alone."""
         return self.joint.posterior(observed)
 
-    def proposals(self, observed: Observed) -> Sequence[Distribution]:
-        """q(z|x_S)."""
-        return [self.posterior(observed)]
-
     def decode(
         self,
         z: Tensor,

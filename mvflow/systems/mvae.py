@@ -69,10 +69,6 @@ class MVAE(System):
         """q(z|x_S): in a row, the product of the prior and of the experts that are present."""
         return DiagNormal(*_product(*self.joint.experts(observed)))
 
-    def proposals(self, observed: Observed) -> Sequence[Distribution]:
-        """q(z|x_S)."""
-        return [self.posterior(observed)]
-
     def decode(
         self,
         z: Tensor,
@@ -147,8 +143,8 @@ def _subsets(present: Tensor, count: int) -> Tensor:
     """
     many, rows, device = *present.shape, present.device
     alone = torch.eye(many, dtype=torch.bool, device=device)[..., None].expand(-1, -1, rows)
-    found = [torch.ones_like(alone[:, :1]), alone[:, : many if many > 1 else 0]]
+    subsets = [torch.ones_like(alone[:, :1]), alone[:, : many if many > 1 else 0]]
     if many > 2 and count:
         order = torch.rand(many, count, rows, device=device).argsort(0).argsort(0)
-        found.append(order < torch.randint(2, many, (count, rows), device=device))
-    return torch.cat(found, 1) & present[:, None]
+        subsets.append(order < torch.randint(2, many, (count, rows), device=device))
+    return torch.cat(subsets, 1) & present[:, None]
