@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mvflow_cli.measuring import load_result
 from mvflow_cli.options import Json
 from mvflow_cli.output import console_width, finite, say, show, show_json
 
@@ -72,8 +73,10 @@ def _evaluated(path: Path) -> EvaluatedRun:
         StageError: if it has none, or one of other weights.
     """
     from mvflow.core import StageError
-    from mvflow.evaluation import Evaluation
+    from mvflow.evaluation import Calibration, Evaluation
     from mvflow.evaluation.compare import EvaluatedRun
+    from mvflow.evaluation.learning import stage_curves
+    from mvflow.evaluation.verdicts import judge
     from mvflow.runs import RunDirectory, read_json
 
     run = RunDirectory.open(path)
@@ -87,7 +90,13 @@ def _evaluated(path: Path) -> EvaluatedRun:
         msg = f"{path} was trained anew since its evaluation: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
     data = next((e.fingerprint for e in entries.values() if e.fingerprint), "")
-    return EvaluatedRun(str(path), run.config(), metrics, data)
+    config = run.config()
+    diagnosis = load_result(
+        Calibration, run.path / "metrics" / "diagnose.json", {"stages": metrics.stages}
+    )
+    curves = stage_curves(run.history(), config)
+    verdict = judge(config, metrics, diagnosis, curves).headline
+    return EvaluatedRun(str(path), config, metrics, data, verdict)
 
 
 def _tables(found: Comparison, width: int) -> Iterator[Table]:
