@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mvflow.core import Modality
+from mvflow.core import Covariate, Modality
 from mvflow.core.parts import Kind, Section, create, dump
 
 __all__ = [
     "FORMAT",
     "Classifiers",
     "Config",
+    "CovariateConfig",
     "Data",
     "Evaluation",
     "Later",
@@ -54,6 +55,14 @@ class ModalityConfig(Section):
         if len(likelihood) == 1:
             likelihood = likelihood["kind"]
         return Modality(name, self.shape, likelihood, self.weight)
+
+
+class CovariateConfig(Section):
+    """A covariate: its levels, or the moments by which a number is standardised."""
+
+    levels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    mean: float = 0.0
+    scale: PositiveFloat = 1.0
 
 
 class Data(Section):
@@ -138,6 +147,7 @@ class Config(Section):
     latent_dim: PositiveInt
     data: Data = Data()
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
+    covariates: dict[str, CovariateConfig] = {}
     prior: Annotated[Any, Kind("priors")] = _default("priors", "standard")
     sampler: Annotated[Any, Kind("samplers")] = _default("samplers", "hmc")
     classifiers: Classifiers = Classifiers()
@@ -146,3 +156,10 @@ class Config(Section):
     def specifications(self) -> tuple[Modality, ...]:
         """Modalities sorted by name, so that nothing depends on the order they are given in."""
         return tuple(self.modalities[name].modality(name) for name in sorted(self.modalities))
+
+    def covariate_specs(self) -> tuple[Covariate, ...]:
+        """Covariates sorted by name."""
+        return tuple(
+            Covariate(name, c.levels, c.mean, c.scale)
+            for name, c in sorted(self.covariates.items())
+        )

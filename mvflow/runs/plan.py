@@ -167,4 +167,6 @@ class Plan:
             "reads": spec.reads,
             "needs": {name: needs[name] for name in spec.needs},
         }
+        if self.config.covariates:  # absent else: keys of models without any stay as they were
+            parts["covariates"] = {c.name: c.to_dict() for c in self.config.covariate_specs()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
