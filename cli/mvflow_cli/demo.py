@@ -90,17 +90,17 @@ def _run(out: Path, seed: int, options: TrainOptions) -> dict[str, Any]:
         config = configure("toy", store, choices, SETTINGS, seed)
         with _timed(steps, f"{name}: train"):
             _train(out, name, config, options)
-    found = {}
+    evaluations = {}
     for name, _ in MODELS:
         with _timed(steps, f"{name}: sample"):
             _sample(out / name, seed, options)
         with _timed(steps, f"{name}: evaluate"):
-            found[name] = _evaluate(out / name, seed, options)
+            evaluations[name] = _evaluate(out / name, seed, options)
     runs = [out / name for name, _ in MODELS]
     title = "mvflow demo: squares and circles"
     with _timed(steps, "report"):
         make_report(runs, page, title=title, seed=seed, device=options.device, err=options.json)
-    return {"seed": seed, "threads": options.threads, "steps": steps, **found}
+    return {"seed": seed, "threads": options.threads, "steps": steps, **evaluations}
 
 
 @contextmanager
@@ -116,8 +116,8 @@ def _build(out: Path, store: Path, seed: int, options: TrainOptions) -> None:
     from mvflow_datasets import Store, find_builder
 
     if store.exists():
-        with Store.open(store) as found:
-            made_with = found.builder.get("seed")
+        with Store.open(store) as built:
+            made_with = built.builder.get("seed")
         if made_with != seed:
             msg = (
                 f"{out} holds a demo with seed {made_with}: choose another folder for seed {seed}"

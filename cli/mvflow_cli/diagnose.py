@@ -19,7 +19,8 @@ from mvflow_cli.progress import counting
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Calibration
-    from mvflow.evaluation.result import SubsetCalibration, SubsetSampler
+    from mvflow.evaluation.calibration_result import SubsetCalibration
+    from mvflow.evaluation.result import SubsetSampler
     from mvflow.runs import RunDirectory
 
 __all__ = ["diagnose", "load_calibration"]

@@ -30,11 +30,11 @@ def list_kinds(
 
     Example: mvflow list posteriors
     """
-    found = list(_recipes() if group == "recipes" else _kinds(group))
+    kinds = list(_recipes() if group == "recipes" else _kinds(group))
     if json:
-        show_json({"group": group, "kinds": found})
+        show_json({"group": group, "kinds": kinds})
         return
-    for kind in found:
+    for kind in kinds:
         if "error" in kind:
             say(f"{kind['name']}: {kind['error']}")
             continue

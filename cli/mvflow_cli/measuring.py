@@ -69,8 +69,8 @@ def measure(
     )
     if processes is not None and is_main:
         processes.barrier()
-    found = evaluate(model.distribute(processes), test, classifiers, [features], seed=seed)
-    result = found.model_copy(update={"split": test.name, **run_state(run, model, SECTIONS)})
+    evaluation = evaluate(model.distribute(processes), test, classifiers, [features], seed=seed)
+    result = evaluation.model_copy(update={"split": test.name, **run_state(run, model, SECTIONS)})
     if is_main:
         write_json(evaluation_path(run, model), result.to_dict())
     return result
@@ -144,10 +144,10 @@ def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Res
     if not path.is_file():
         return None
     try:
-        found = kind.from_dict(read_json(path), str(path))
+        result = kind.from_dict(read_json(path), str(path))
     except DataError:
         return None
-    return found if {k: getattr(found, k) for k in state} == state else None
+    return result if {k: getattr(result, k) for k in state} == state else None
 
 
 def evaluation_path(run: RunDirectory, model: Estimator) -> Path:

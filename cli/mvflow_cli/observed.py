@@ -108,17 +108,17 @@ def _array(name: str, path: Path) -> NDArray[Any]:
 
     try:
         with open_regular(path) as file:
-            found = np.load(file, allow_pickle=False)
+            values = np.load(file, allow_pickle=False)
     except MissingFileError:
         msg = f"--given {name}={path}: there is no such file"
         raise DataError(msg) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         msg = f"--given {name}={path} is not an array file of NumPy (.npy): {error}"
         raise DataError(msg) from error
-    if not isinstance(found, np.ndarray):
+    if not isinstance(values, np.ndarray):
         msg = f"--given {name}={path} holds several arrays: save one with numpy.save"
         raise DataError(msg)
-    if found.ndim and len(found) == 0:
+    if values.ndim and len(values) == 0:
         msg = f"--given {name}={path} has no rows"
         raise DataError(msg)
-    return found
+    return values

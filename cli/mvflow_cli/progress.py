@@ -153,8 +153,8 @@ def _bars(terminal: Console) -> Bars:
         TextColumn(text, markup=False, table_column=Column(no_wrap=True))
         for text in ("{task.description}", *(f"{{task.fields[{f}]}}" for f in FIELDS))
     )
-    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-    terms = TextColumn("{task.fields[terms]}", markup=False, table_column=rest)
+    shortened = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    terms = TextColumn("{task.fields[terms]}", markup=False, table_column=shortened)
     left = TimeRemainingColumn(table_column=Column(no_wrap=True))
     columns = (name, BarColumn(12), epoch, left, speed, loss, terms)
     return Bars(*columns, console=terminal, expand=True)
@@ -169,6 +169,6 @@ def _terms(record: EpochRecord) -> str:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -61,8 +61,8 @@ def draw_samples(
     from mvflow.core import NumericsError, subset_of
 
     names = [m.name for m in model.modalities]
-    rest = [name for name in names if name not in seen.batch] or names
-    wanted = subset_of(targets or rest, model.modalities)
+    missing = [name for name in names if name not in seen.batch] or names
+    wanted = subset_of(targets or missing, model.modalities)
     draws = model.draw(seen.batch or None, n, seed=seed, sampler=sampler)
     generated = model.decode(draws.z, wanted)
     for name, values in {"latent": draws.z, **generated}.items():

@@ -42,19 +42,19 @@ class CommandGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command by its name."""
-        found = super().get_command(ctx, cmd_name)
+        command = super().get_command(ctx, cmd_name)
         prefix = next((p for p in PREFIXES if cmd_name.startswith(p) and cmd_name != p), None)
-        if found is not None or prefix is None:
-            return found
+        if command is not None or prefix is None:
+            return command
         return _stage_command(cmd_name, cmd_name.removeprefix(prefix))
 
 
 def provider(stage: str) -> Any:
     """The class of parts that brings a stage; None if it is a system's own, or unknown."""
-    found: list[EntryPoint] = [
+    registered: list[EntryPoint] = [
         entry for p in PREFIXES for entry in entry_points(group=GROUP, name=f"{p}{stage}")
     ]
-    return found[0].load() if found else None
+    return registered[0].load() if registered else None
 
 
 def _stage_command(name: str, stage: str) -> Any:

@@ -183,11 +183,11 @@ def _is_there(path: Path, new: Path) -> bool:
 
 def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested tables as one, with keys like `section.key`."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
         is_table = isinstance(value, dict)
-        found |= _flat(value, f"{before}{key}.") if is_table else {before + key: value}
-    return found
+        flat |= _flat(value, f"{before}{key}.") if is_table else {before + key: value}
+    return flat
 
 
 def _result(job: Job) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def _result(job: Job) -> dict[str, Any]:
         }
         for name, about in job.stages.items()
     }
-    found = {"run": str(job.path), "name": job.name, "error": job.error, "stages": stages}
-    return found | ({"evaluation": job.evaluation} if job.evaluation else {})
+    result = {"run": str(job.path), "name": job.name, "error": job.error, "stages": stages}
+    return result | ({"evaluation": job.evaluation} if job.evaluation else {})
 
 
 def _show(jobs: Sequence[Job], out: Path, evaluate: bool) -> None:

@@ -38,22 +38,22 @@ def combinations(
     _check_once([key for key, _ in (*fixed, *(one[0] for one in swept))], groups)
     parts = ([groups] if groups else []) + [[[pair] for pair in one] for one in swept]
     named = {key for group in groups for key, _ in group} | {one[0][0] for one in swept}
-    found: dict[str, list[str]] = {}
+    named_variants: dict[str, list[str]] = {}
     for chosen in itertools.product(*parts):
         pairs = [pair for part in chosen for pair in part]
         name = _name(pairs, named)
-        if name in found:
+        if name in named_variants:
             _fail(f"two variants would both be called {name}: leave one of them out")
-        found[name] = [f"{key}={value}" for key, value in (*fixed, *pairs)]
-    return found
+        named_variants[name] = [f"{key}={value}" for key, value in (*fixed, *pairs)]
+    return named_variants
 
 
 def _values(text: str) -> tuple[str, list[str]]:
     """Key and values of one --set."""
-    key, equals, rest = text.partition("=")
+    key, equals, listed = text.partition("=")
     if not equals or not key.strip():
         _fail(f"cannot read --set {text!r}: expected section.key=value, as in joint.beta=0.5,1")
-    values = _split(rest)
+    values = _split(listed)
     if not all(values):
         _fail(f"--set {text!r} has an empty value: expected a list as in joint.beta=0.5,1,2.5")
     twice = next((v for i, v in enumerate(values) if v in values[:i]), None)

@@ -46,8 +46,8 @@ def settings_of(system: str) -> type[Config]:
         >>> "joint" in settings_of("jnf").model_fields
         True
     """
-    found: type[Config] = registry("systems").load(system).Settings
-    return found
+    settings: type[Config] = registry("systems").load(system).Settings
+    return settings
 
 
 def recipe_names() -> list[str]:
@@ -265,14 +265,14 @@ def _group_at(raw: Mapping[str, Any], path: list[str]) -> str | None:
         return None
     models: list[Any] = [settings_of(system)]
     for depth, part in enumerate(path):
-        found: list[Any] = []
+        annotations: list[Any] = []
         for model in models:
             if isinstance(model, type) and issubclass(model, BaseModel):
                 field = model.model_fields.get(part)
-                found += [] if field is None else [field.annotation, *field.metadata]
+                annotations += [] if field is None else [field.annotation, *field.metadata]
             elif get_args(model) and get_args(model)[0] is str:  # dict[str, ...]
-                found += [get_args(model)[1]]
-        models = [m for f in found for m in (f, *getattr(f, "__metadata__", ()))]
+                annotations += [get_args(model)[1]]
+        models = [m for f in annotations for m in (f, *getattr(f, "__metadata__", ()))]
         kinds = [m for m in models if isinstance(m, Kind)]
         if kinds and depth == len(path) - 1:
             return kinds[0].group

@@ -336,10 +336,10 @@ def _fits(value: Any, shape: Any) -> bool:
 def _another(value: Any, shapes: tuple[Any, ...], what: str, key: str) -> DataError:
     kinds = [shape if isinstance(shape, type) else type(shape) for shape in shapes]
     expected = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
-    found = _NAMES[type(value)] if isinstance(value, dict | list) else repr(value)
-    found = found if len(found) <= 40 else f"{found[:40]}..."
+    shown = _NAMES[type(value)] if isinstance(value, dict | list) else repr(value)
+    shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     return DataError(
-        f"{what} is damaged: {repr(key) if key else 'it'} is {found}, expected {expected}"
+        f"{what} is damaged: {repr(key) if key else 'it'} is {shown}, expected {expected}"
     )
 
 

@@ -60,8 +60,10 @@ def _free() -> int | None:
 def _container() -> int | None:
     """What is left of a limit that a container or a batch system has set."""
     try:
-        most = (_GROUP / "memory.max").read_text().strip()
-        return None if most == "max" else int(most) - int((_GROUP / "memory.current").read_text())
+        limit = (_GROUP / "memory.max").read_text().strip()
+        return (
+            None if limit == "max" else int(limit) - int((_GROUP / "memory.current").read_text())
+        )
     except (OSError, ValueError):
         return None
 

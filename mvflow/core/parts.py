@@ -53,10 +53,10 @@ class Section(BaseModel):
 
     def to_dict(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
         """As TOML and JSON can hold it: what is None is absent, parts have a `kind`."""
-        found: dict[str, Any] = _without_none(
+        fields: dict[str, Any] = _without_none(
             self.model_dump(mode="json", exclude_defaults=exclude_defaults)
         )
-        return found
+        return fields
 
 
 class Part(Section, ABC):
@@ -283,15 +283,15 @@ def _without_none(value: Any) -> Any:
 
 def _content(value: Any) -> dict[str, str]:
     """Hash of the weights of the torch modules in an object, so that others are told apart."""
-    found = value if isinstance(value, Mapping) else {"": value}
+    objects = value if isinstance(value, Mapping) else {"": value}
     digest = hashlib.sha256()
-    for name, each in sorted(found.items()):
+    for name, each in sorted(objects.items()):
         weights = each.state_dict() if hasattr(each, "state_dict") else {}
         for key, tensor in sorted(weights.items()):
             values = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"{name} {key} {values.dtype} {values.shape}".encode())
             digest.update(values.tobytes())
-    is_plain = not any(hasattr(each, "state_dict") for each in found.values())
+    is_plain = not any(hasattr(each, "state_dict") for each in objects.values())
     return {} if is_plain else {"sha256": digest.hexdigest()}
 
 

@@ -39,16 +39,16 @@ class Registry:
 
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+        entries: dict[str, EntryPoint] = {}
         for entry in entry_points(group=f"mvflow.{self.group}"):
-            other = found.setdefault(entry.name, entry)
+            other = entries.setdefault(entry.name, entry)
             if other.value != entry.value:
                 msg = (
                     f"{self.noun} {entry.name!r} is registered twice, as {other.value} and as "
                     f"{entry.value}: uninstall one of the two packages"
                 )
                 raise UsageError(msg)
-        return found
+        return entries
 
     def names(self) -> list[str]:
         """Sorted names of all registered kinds, loaded or not.
@@ -72,19 +72,19 @@ class Registry:
             'MAF'
         """
         if ":" in name:
-            found = self._by_path(name)
+            registered = self._by_path(name)
         elif name in self._entries:
-            found = self._imported(self._entries[name])
+            registered = self._imported(self._entries[name])
         else:
             raise UsageError(unknown_name(self.noun, name, self.names()))
-        missing = self.missing(found)
+        missing = self.missing(registered)
         if missing:
             msg = (
                 f"{self.noun} {name!r} does not fulfil its contract "
                 f"({self.contract.replace(':', '.')}): it has no {', '.join(missing)}"
             )
             raise UsageError(msg)
-        return found
+        return registered
 
     def name_of(self, kind: type) -> str:
         """The name under which a class is registered, or else its import path `module:class`."""
@@ -119,8 +119,8 @@ class Registry:
     def base(self) -> type:
         """The abstract class of the contract."""
         module, _, name = self.contract.partition(":")
-        found: type = getattr(importlib.import_module(module), name)
-        return found
+        contract: type = getattr(importlib.import_module(module), name)
+        return contract
 
     def _imported(self, entry: EntryPoint) -> Any:
         try:
@@ -141,13 +141,13 @@ class Registry:
                 f"{module} first, or on the command line name it with 'mvflow --plugin {module}'"
             )
             raise ConfigError(msg)
-        found = importlib.import_module(module)
+        value = importlib.import_module(module)
         for part in name.split("."):
-            if not hasattr(found, part):
+            if not hasattr(value, part):
                 msg = f"{self.noun} {path!r}: module {module} has no {name}"
                 raise ConfigError(msg)
-            found = getattr(found, part)
-        return found
+            value = getattr(value, part)
+        return value
 
 
 REGISTRIES: Mapping[str, Registry] = MappingProxyType(

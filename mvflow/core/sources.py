@@ -144,23 +144,23 @@ def check_source(source: Source, modalities: Iterable[Modality]) -> None:
         DataError: naming what is missing, has another shape, or cannot be used.
     """
     specs = {m.name: m for m in modalities}
-    found = {m.name: m for m in source.modalities}
+    present = {m.name: m for m in source.modalities}
     for name, modality in specs.items():
-        if name not in found:
+        if name not in present:
             msg = (
                 f"the data have no modality {name!r}: expected {', '.join(specs)}, "
-                f"found {', '.join(found)}"
+                f"found {', '.join(present)}"
             )
             raise DataError(msg)
-        if found[name].shape != modality.shape:
+        if present[name].shape != modality.shape:
             msg = (
-                f"modality {name!r} of the data has shape {found[name].shape}, "
+                f"modality {name!r} of the data has shape {present[name].shape}, "
                 f"but the model expects {modality.shape}"
             )
             raise DataError(msg)
     known = isinstance(source, ArraySource) or hasattr(source, "fingerprint")
     for name, column in source.columns().items():
-        if name in specs and not (known and found[name].kind == specs[name].kind):
+        if name in specs and not (known and present[name].kind == specs[name].kind):
             _checked(column.values, specs[name])
 
 

@@ -1,8 +1,9 @@
 """NumPy-facing objects: fit, sample, generate, score, save."""
 
-from mvflow.estimators.estimator import Estimator, LatentDraws
+from mvflow.estimators.estimator import Estimator
 from mvflow.estimators.faces import estimator_class, load
 from mvflow.estimators.fitting import check_fits
+from mvflow.estimators.generative import LatentDraws
 
 __all__ = [
     "Estimator",

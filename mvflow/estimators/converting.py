@@ -67,18 +67,18 @@ def convert_run(path: Path, splits: Mapping[str, Source] | None = None) -> list[
     manifest = source / "manifest.json"
     entries = read_json(manifest).get("stages", {}) if manifest.is_file() else {}
     check_shape(entries, {str: {"key": str}}, f"stages of {manifest}")
-    found = {name: _read(source / f"{name}.safetensors", entries[name]) for name in entries}
-    records = _records(path, config, entries, found)
+    weights = {name: _read(source / f"{name}.safetensors", entries[name]) for name in entries}
+    records = _records(path, config, entries, weights)
     if splits is not None:
         records = _renewed(path, config, records, splits[config.data.train])
     if source is path:
         old.mkdir(exist_ok=True)
-        for name in (*(f"{stage}.safetensors" for stage in found), manifest.name, file.name):
+        for name in (*(f"{stage}.safetensors" for stage in weights), manifest.name, file.name):
             if (path / name).is_file():
                 write_atomically(old / name, partial(shutil.copyfile, path / name))
     run = RunDirectory(path)
     (path / manifest.name).unlink(missing_ok=True)
-    for stage, tensors in found.items():
+    for stage, tensors in weights.items():
         run.forget(stage)
         if stage in records:
             run.finish(stage, tensors, records[stage])
@@ -208,12 +208,12 @@ def _family(section: dict[str, Any], default: str) -> dict[str, Any]:
         "conditional-maf": ("transforms", "hidden", "context"),
         "nsf": ("transforms", "hidden", "context", "bins"),
     }
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key in ("transforms", "hidden", "context", "bins"):
         value = section.pop(key, None)
         if value is not None and key in fields.get(kind, ()):
-            found[key] = value
-    return {"kind": kind, **found}
+            settings[key] = value
+    return {"kind": kind, **settings}
 
 
 def _modality(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,11 +230,11 @@ def _read(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             metadata = {"about": "{}"} | (file.metadata() or {})
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        found = zlib.crc32(metadata["about"].encode())
+        checksum = zlib.crc32(metadata["about"].encode())
         for name, value in sorted(tensors.items()):
-            found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), found)
-            found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
-        if metadata.get("crc32") != f"{found:08x}":
+            checksum = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), checksum)
+            checksum = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, checksum)
+        if metadata.get("crc32") != f"{checksum:08x}":
             msg = "its content does not fit its checksum"
             raise ValueError(msg)
         if json.loads(metadata["about"]).get("key") != entry.get("key"):
@@ -250,18 +250,18 @@ def _records(
     path: Path,
     config: Config,
     entries: Mapping[str, Any],
-    found: Mapping[str, dict[str, Tensor]],
+    weights: Mapping[str, dict[str, Tensor]],
 ) -> dict[str, StageRecord]:
     """Records of the stages that the configuration has, once their weights are seen to fit."""
     plan = Plan(config, stages_of(build_system(config)))
     records: dict[str, StageRecord] = {}
     for spec in plan.stages:
         name = spec.name
-        if name not in found or any(n not in records for n in spec.needs):
+        if name not in weights or any(n not in records for n in spec.needs):
             continue
-        weights = found[name]
+        own = weights[name]
         try:
-            spec.module.load_state_dict(weights)
+            spec.module.load_state_dict(own)
         except RuntimeError as error:
             file, reason = path / f"{name}.safetensors", str(error).splitlines()[-1].strip()
             msg = f"{file} does not fit its config.toml: {reason}"
@@ -274,7 +274,7 @@ def _records(
         }
         records[name] = StageRecord(
             plan.key(name, inputs, {n: records[n].key for n in spec.needs}),
-            weights_hash(weights),
+            weights_hash(own),
             {n: records[n].weights for n in spec.needs},
             inputs.train,
             seed=config.seed,

@@ -89,7 +89,7 @@ def restore_weights(system: System, plan: Plan, run: RunDirectory) -> dict[str, 
         DataError: if a file of weights is damaged, does not fit the networks, or is not the one
             that the manifest records.
     """
-    found, records = {}, run.records()
+    records, recorded = {}, run.records()
     for spec in plan.stages:
         status = run.status(spec.name, plan)
         if status == "replaced":
@@ -102,8 +102,8 @@ def restore_weights(system: System, plan: Plan, run: RunDirectory) -> dict[str, 
             path, reason = run.weights(spec.name), str(error).splitlines()[-1].strip()
             msg = f"{path} does not fit the networks of config.toml: {reason}"
             raise DataError(msg) from error
-        found[spec.name] = records[spec.name]
-    return found
+        records[spec.name] = recorded[spec.name]
+    return records
 
 
 def train_stage(
@@ -170,7 +170,7 @@ def train_stage(
                 inputs=inputs,
                 trained=trained,
                 run=run,
-                most=budget,
+                budget=budget,
             )
             checkpoints = _Checkpoints(run, key, callback or NoOpCallback())
             resume = checkpoints.restore(spec.name)
@@ -221,7 +221,7 @@ def open_stage(
     inputs: Inputs,
     trained: Mapping[str, StageRecord],
     run: RunDirectory | None,
-    most: int,
+    budget: int,
 ) -> Stage:
     """The stage, ready for `run_stage`: all but its module frozen, frozen outputs computed.
 
@@ -232,12 +232,12 @@ def open_stage(
         validation: held-out rows.
         inputs: fingerprints of the rows.
         trained: what is recorded of the stages trained so far.
-        run: where frozen outputs of more than `most` bytes are kept.
-        most: see `run`.
+        run: where frozen outputs of more than `budget` bytes are kept.
+        budget: see `run`.
     """
     _freeze_others(spec, system)
     keys = {name: record.key for name, record in trained.items()}
-    cache = None if run is None else ColumnCache(run, keys, inputs.train, most)
+    cache = None if run is None else ColumnCache(run, keys, inputs.train, budget)
     return build_stage(spec, system, rows, validation, cache)
 
 
@@ -303,8 +303,8 @@ class _Checkpoints:
         """The checkpoint to go on from, if there is one made under the same key."""
         if self.run is None:
             return None
-        found = self.run.newest_checkpoint(stage, self.key)
-        resume = None if found is None else Checkpoint(found[0], found[1]["state"])
+        newest = self.run.newest_checkpoint(stage, self.key)
+        resume = None if newest is None else Checkpoint(newest[0], newest[1]["state"])
         state = {"epoch": 0} if resume is None else resume.state
         self.run.rewind_history(stage, state["epoch"])
         done = [r["seconds"] for r in self.run.history() if r["stage"] == stage]

@@ -46,9 +46,9 @@ class Plots:
     def samples(self, given: Batch | None = None, n: int = 8, *, seed: int | None = 0) -> Any:
         """Generated rows: pictures for images, lines for all else; of the first given row."""
         first = None if given is None else {name: x[:1] for name, x in given.items()}
-        found = self._estimator.generate(first, n, seed=seed)
-        figure, panels = _panels(n * len(found), n)
-        for i, (name, x) in enumerate(found.items()):
+        generated = self._estimator.generate(first, n, seed=seed)
+        figure, panels = _panels(n * len(generated), n)
+        for i, (name, x) in enumerate(generated.items()):
             for j, panel in enumerate(panels[i * n : (i + 1) * n]):
                 value = np.asarray(x)[j, 0]
                 if value.ndim == 3 and value.shape[0] in (1, 3):

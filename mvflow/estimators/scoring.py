@@ -98,5 +98,5 @@ def _log_mean(log_weights: Tensor, finite: Tensor, what: str) -> Tensor:
     """Log of the mean weight of each row; those that are not numbers count as 0, but not all."""
     bad = ~finite | log_weights.isnan()
     refuse(bad.all(0), what)
-    found: Tensor = log_mean_exp(log_weights.masked_fill(bad, -torch.inf).double(), axis=0)
-    return found
+    log_mean: Tensor = log_mean_exp(log_weights.masked_fill(bad, -torch.inf).double(), axis=0)
+    return log_mean

@@ -12,16 +12,16 @@ from scipy import stats
 
 from mvflow.core import Batch, Source, Subset, UsageError, derive_seed, generator, subset_of
 from mvflow.estimators import Estimator
-from mvflow.evaluation.result import (
+from mvflow.evaluation.calibration_result import (
     Calibration,
     CoverageCurve,
     RankECDF,
     RankHistogram,
     RankPValues,
     SubsetCalibration,
-    SubsetSampler,
-    Verdict,
 )
+from mvflow.evaluation.result import SubsetSampler
+from mvflow.evaluation.values import Verdict
 from mvflow.functional import (
     coverage,
     ecdf_band,

@@ -50,8 +50,8 @@ def rank_counts(
         (array([2, 4]), array([3., 3.]))
     """
     xp = namespace(ranks)
-    found = ranks * bins // (num_draws + 1)
-    counts = [xp.sum(xp.astype(found == b, xp.int64), axis=0) for b in range(bins)]
+    index = ranks * bins // (num_draws + 1)
+    counts = [xp.sum(xp.astype(index == b, xp.int64), axis=0) for b in range(bins)]
     edges = [-(-b * (num_draws + 1) // bins) for b in range(bins + 1)]
     widths = [high - low for low, high in zip(edges[:-1], edges[1:], strict=True)]
     expected = [ranks.shape[0] * width / (num_draws + 1) for width in widths]
@@ -76,12 +76,12 @@ def coverage(
     xp = namespace(ranks, levels)
     low = xp.astype(ranks, xp.float64) / (num_draws + 1)
     high = low + 1 / (num_draws + 1)
-    found = []
+    shares = []
     for i in range(levels.shape[0]):
         half = float(levels[i]) / 2
         inside = xp.clip(high, 0.5 - half, 0.5 + half) - xp.clip(low, 0.5 - half, 0.5 + half)
-        found.append(xp.mean(inside * (num_draws + 1), axis=0))
-    return xp.stack(found)
+        shares.append(xp.mean(inside * (num_draws + 1), axis=0))
+    return xp.stack(shares)
 
 
 def ecdf_difference(
@@ -97,11 +97,11 @@ def ecdf_difference(
         array([0.  , 0.5 , 0.25, 0.  ])
     """
     xp = namespace(ranks)
-    found = []
+    differences = []
     for rank in range(num_draws + 1):
         below = xp.mean(xp.astype(ranks <= rank, xp.float64), axis=0)
-        found.append(below - (rank + 1) / (num_draws + 1))
-    return xp.stack(found)
+        differences.append(below - (rank + 1) / (num_draws + 1))
+    return xp.stack(differences)
 
 
 def ecdf_band(rows: int, level: float = 0.95) -> float:

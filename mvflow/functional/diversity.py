@@ -28,8 +28,8 @@ def pairwise_distance(
         array([2.])
     """
     xp = namespace(draws)
-    found = [
+    distances = [
         xp.sqrt(xp.mean((draws[i, ...] - draws[j, ...]) ** 2, axis=-1))
         for i, j in combinations(range(draws.shape[0]), 2)
     ]
-    return xp.mean(xp.stack(found), axis=0)
+    return xp.mean(xp.stack(distances), axis=0)

@@ -88,7 +88,7 @@ class MarkovChains:
                 on_step=contacts.count,
             )
         kept = chain.positions  # (draws, chains, rows, latent_dim)
-        found = diagnose(
+        diagnostics = diagnose(
             kept,
             acceptance=chain.acceptance,
             divergences=chain.divergences,
@@ -96,7 +96,7 @@ class MarkovChains:
             start_ess=ess / len(pool),
             improper=target.is_improper(pool),
         )
-        return Draws(kept[spread(n, *kept.shape[:2])], found)
+        return Draws(kept[spread(n, *kept.shape[:2])], diagnostics)
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,14 @@ class IndependentChains:
                 on_step=contacts.count,
             )
         kept = chain.positions
-        found = diagnose(
+        diagnostics = diagnose(
             kept,
             acceptance=chain.acceptance,
             divergences=chain.divergences,
             contacts=contacts.share,
             improper=target.is_improper(start),
         )
-        return Draws(kept[-1], found)
+        return Draws(kept[-1], diagnostics)
 
 
 class _Contacts:

@@ -58,14 +58,14 @@ class Diagnostics(NamedTuple):
 
     def doubts(self) -> str:
         """Why the draws are not to be trusted, in a few words; empty where nothing is wrong."""
-        found = {
+        failed = {
             f"R-hat of chains up to {np.max(self.rhat, initial=0):.2f}, expected at most 1.05": (
                 self.rhat > 1.05
             ),
             "Pareto k of weights from 0.7": self.khat > 0.7,
             "mass outside the region of training": self.improper,
         }
-        return "; ".join(f"{why} ({int(b.sum())} rows)" for why, b in found.items() if b.any())
+        return "; ".join(f"{why} ({int(b.sum())} rows)" for why, b in failed.items() if b.any())
 
     def summary(self) -> dict[str, float | int | str]:
         """Worst and typical values, for files and reports."""

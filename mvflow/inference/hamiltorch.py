@@ -76,7 +76,7 @@ class Hamiltorch(Sampler):
             ]
         states = torch.stack([torch.stack(rows, 1) for rows in chains], 1)
         kept, moved = states[1:], (states[1:] != states[:-1]).any(-1)
-        found = diagnose(
+        diagnostics = diagnose(
             kept,
             acceptance=moved.double().mean((0, 1)),
             divergences=torch.tensor([target.broken for target in targets]),
@@ -84,7 +84,7 @@ class Hamiltorch(Sampler):
             start_ess=ess / len(pool),
             improper=target.is_improper(pool),
         )
-        return Draws(kept[spread(n, steps, self.chains)], found)
+        return Draws(kept[spread(n, steps, self.chains)], diagnostics)
 
     def _chain(
         self, package: Any, target: _Row, z: Tensor, inverse_mass: Tensor, steps: int

@@ -50,12 +50,12 @@ class SIR(Sampler):
             chosen.offer(pool, each)
             log_weights.append(each)
             outside.append((pool.norm(dim=-1) > target.radius).double().mean(0))
-        found = weighted(
+        diagnostics = weighted(
             torch.cat(log_weights),
             contacts=torch.stack(outside).mean(0),
             improper=target.is_improper(pool),
         )
-        return Draws(into_ball(chosen.z, target.radius), found)
+        return Draws(into_ball(chosen.z, target.radius), diagnostics)
 
 
 class _Chosen:

@@ -128,12 +128,12 @@ class LikelihoodModule(nn.Module):
         mask = present.reshape(-1, *([1] * (x.ndim - 1))) if rows else present
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
         if rows:
-            found = self.likelihood.log_prob(raw, x, self.shape, self._learned)
-            return torch.where(present, found, 0.0)
+            log_prob = self.likelihood.log_prob(raw, x, self.shape, self._learned)
+            return torch.where(present, log_prob, 0.0)
         joint = self(raw)
         values = joint.base_dist if isinstance(joint, Independent) else joint
-        found = torch.where(mask, values.log_prob(x), 0.0)
-        return found.flatten(found.ndim - x.ndim + 1).sum(-1) if x.ndim > 1 else found
+        log_prob = torch.where(mask, values.log_prob(x), 0.0)
+        return log_prob.flatten(log_prob.ndim - x.ndim + 1).sum(-1) if x.ndim > 1 else log_prob
 
     def mean(self, distribution: Distribution) -> Tensor:
         """What is generated without noise."""

@@ -84,7 +84,8 @@ def mean_of_means(parts: Sequence[ArrayLike], clusters: ArrayLike | None = None)
 class Jackknife(NamedTuple):
     """A statistic of all rows, and of all but each block of them."""
 
-    whole: float
+    full: float
+    """Of all rows."""
     left_out: NDArray[Any]
     """(blocks,)."""
     sizes: NDArray[Any]
@@ -94,18 +95,18 @@ class Jackknife(NamedTuple):
         """Standard error and limit by leaving out blocks of unequal sizes (Busing et al. 1999)."""
         blocks, rows = len(self.sizes), self.sizes.sum()
         if blocks < 2:
-            return Distance(self.whole, float("nan"), float("nan"))
-        limit = blocks * self.whole - float(((1 - self.sizes / rows) * self.left_out).sum())
+            return Distance(self.full, float("nan"), float("nan"))
+        limit = blocks * self.full - float(((1 - self.sizes / rows) * self.left_out).sum())
         times = rows / self.sizes
-        pseudo = times * self.whole - (times - 1) * self.left_out
+        pseudo = times * self.full - (times - 1) * self.left_out
         variance = float(np.mean((pseudo - limit) ** 2 / (times - 1)))
-        return Distance(self.whole, variance**0.5, limit)
+        return Distance(self.full, variance**0.5, limit)
 
     @classmethod
     def mean(cls, parts: Sequence[Jackknife]) -> Jackknife:
         """Mean of several statistics of the same blocks of rows."""
         return cls(
-            float(np.mean([part.whole for part in parts])),
+            float(np.mean([part.full for part in parts])),
             np.mean([part.left_out for part in parts], axis=0),
             parts[0].sizes,
         )

@@ -131,10 +131,10 @@ class FrechetDistance:
             UsageError: if nothing was added.
         """
         used = [block for block in self.blocks if block.count]
-        whole = self._distance(used)
+        distance = self._distance(used)
         left = [self._distance([b for b in used if b is not block]) for block in used]
         sizes = np.array([block.count for block in used])
-        return Jackknife(whole, np.array(left if len(used) > 1 else [whole]), sizes)
+        return Jackknife(distance, np.array(left if len(used) > 1 else [distance]), sizes)
 
     def compute(self) -> Distance:
         """Distance so far, its standard error, and its limit for many rows.

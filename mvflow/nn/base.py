@@ -78,24 +78,24 @@ class GivenNetwork(Network):
     def encoder(self, modality: Modality, out_features: int, dropout: float = 0.0) -> nn.Module:
         """A copy of the module, and a linear layer if its features are not `out_features`."""
         network = copy.deepcopy(self.value)
-        found = _probed(network, probe_rows(modality), f"encoder of {modality.name!r}")
-        if len(found) != 1:
+        shape = _probed(network, probe_rows(modality), f"encoder of {modality.name!r}")
+        if len(shape) != 1:
             msg = (
-                f"the encoder of {modality.name!r} ({type(network).__name__}) gives {found} for "
+                f"the encoder of {modality.name!r} ({type(network).__name__}) gives {shape} for "
                 "one row: expected a vector of features; end it with torch.nn.Flatten()"
             )
             raise ConfigError(msg)
-        if found[0] == out_features:
+        if shape[0] == out_features:
             return network
-        return nn.Sequential(network, nn.Linear(found[0], out_features))
+        return nn.Sequential(network, nn.Linear(shape[0], out_features))
 
     def decoder(self, in_features: int, modality: Modality) -> nn.Module:
         """A copy of the module."""
         network, expected = copy.deepcopy(self.value), _outputs(modality)
-        found = _probed(network, torch.zeros(1, in_features), f"decoder of {modality.name!r}")
-        if found != expected:
+        shape = _probed(network, torch.zeros(1, in_features), f"decoder of {modality.name!r}")
+        if shape != expected:
             msg = (
-                f"the decoder of {modality.name!r} ({type(network).__name__}) gives {found} for "
+                f"the decoder of {modality.name!r} ({type(network).__name__}) gives {shape} for "
                 f"one latent vector of {in_features}: its likelihood takes {expected}"
             )
             raise ConfigError(msg)
@@ -148,7 +148,7 @@ def _probed(network: nn.Module, x: Tensor, what: str) -> tuple[int, ...]:
     mode = network.training
     try:
         with torch.no_grad():
-            found = network.eval()(x.to(place.device))
+            output = network.eval()(x.to(place.device))
     except Exception as error:
         msg = (
             f"the {what} ({type(network).__name__}) cannot take a row of shape "
@@ -156,8 +156,8 @@ def _probed(network: nn.Module, x: Tensor, what: str) -> tuple[int, ...]:
         )
         raise ConfigError(msg) from error
     network.train(mode)
-    if not isinstance(found, Tensor) or found.ndim < 1 or len(found) != 1:
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(output, Tensor) or output.ndim < 1 or len(output) != 1:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         msg = f"the {what} ({type(network).__name__}) gives {got}, not a tensor (rows, ...)"
         raise ConfigError(msg)
-    return tuple(found.shape[1:])
+    return tuple(output.shape[1:])

@@ -38,12 +38,12 @@ class ConvEncoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        rest = halved(shape, len(channels))
+        kernel = halved(shape, len(channels))
         layers: list[nn.Module] = []
         for n_in, n_out in zip((shape[0], *channels), channels, strict=False):
             layers += [nn.Conv2d(n_in, n_out, 4, 2, 1), nn.ReLU(inplace=True)]
             layers += [nn.Dropout2d(dropout)] if dropout else []
-        self.layers = nn.Sequential(*layers, FullKernelConv2d(channels[-1], out_features, rest))
+        self.layers = nn.Sequential(*layers, FullKernelConv2d(channels[-1], out_features, kernel))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (rows, channels, height, width) to features (rows, out_features)."""
@@ -55,9 +55,9 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, in_features: int, channels: Sequence[int], shape: Sequence[int]) -> None:
         super().__init__()
-        rest = halved(shape, len(channels))
+        kernel = halved(shape, len(channels))
         layers: list[nn.Module] = [
-            FullKernelConvTranspose2d(in_features, channels[0], rest),
+            FullKernelConvTranspose2d(in_features, channels[0], kernel),
             nn.ReLU(),
         ]
         for n_in, n_out in zip(channels, (*channels[1:], shape[0]), strict=True):

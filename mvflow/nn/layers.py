@@ -225,12 +225,12 @@ def sides_before(layers: Sequence[Layer], sides: Sequence[int]) -> list[tuple[in
         >>> sides_before([Layer(channels=8, kernel=(3, 3))] * 3, (28, 28))
         [(4, 4), (7, 7), (14, 14), (28, 28)]
     """
-    found = [tuple(sides)]
+    sizes = [tuple(sides)]
     for layer in reversed(layers):
-        found.append(sides_after([layer], found[-1]))
-        if min(found[-1]) < 1:
+        sizes.append(sides_after([layer], sizes[-1]))
+        if min(sizes[-1]) < 1:
             break
-    return found[::-1]
+    return sizes[::-1]
 
 
 def _spans(layer: Layer, sides: Sequence[int]) -> list[int]:

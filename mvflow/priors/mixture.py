@@ -108,13 +108,13 @@ class MixturePrior(nn.Module):
             centres,
             np.repeat(np.linalg.cholesky(covariance)[None], components, 0),
         )
-        found: list[float] = []
+        log_likelihoods: list[float] = []
         for _ in range(STEPS):
             mixture, value = gaussian_mixture_step(z, mixture, covariance, float(latent))
-            found.append(float(value) / rows)
-            if len(found) > 1 and found[-1] - found[-2] < GAIN:
+            log_likelihoods.append(float(value) / rows)
+            if len(log_likelihoods) > 1 and log_likelihoods[-1] - log_likelihoods[-2] < GAIN:
                 break
         for name, value in mixture._asdict().items():
             getattr(self, name)[:components] = torch.from_numpy(value)
         self.log_weights[components:] = -torch.inf
-        return found
+        return log_likelihoods

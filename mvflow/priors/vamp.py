@@ -38,9 +38,9 @@ class VampPrior(Prior, Training):
         encode = getattr(system, "encode", system.posterior)
         system.eval()  # one row is too few for batch normalisation
         with torch.no_grad():
-            found = encode(Observed({m.name: probe_rows(m) for m in system.modalities}))
+            posterior = encode(Observed({m.name: probe_rows(m) for m in system.modalities}))
         system.train()
-        if not isinstance(found, Distribution):
+        if not isinstance(posterior, Distribution):
             msg = (
                 f"prior 'vampprior' needs q(z|X) as a distribution, but system "
                 f"{system.settings.system!r} has an unnormalised density: use prior 'mixture'"
@@ -99,9 +99,9 @@ class VampMixture(nn.Module):
     @torch.no_grad()
     def begin_at(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Set the pseudo-rows to given rows of all modalities."""
-        found = list(batches)
+        batches = list(batches)
         for name, rows in self.pseudo_rows().items():
-            rows.copy_(torch.cat([batch[name] for batch in found]))
+            rows.copy_(torch.cat([batch[name] for batch in batches]))
 
     def forward(self) -> MixtureSameFamily:
         """The distribution of z: batch shape (1,), event shape (latent.dim,)."""

@@ -62,23 +62,23 @@ class _Frozen(nn.Module):
         self.requires_grad_(False).train(False)
         rows = probe_rows(modality)
         rows = rows.to(next(self.parameters(), rows).device)
-        found: Any = None
+        output: Any = None
         for takes_numpy in (False, True):
             self.takes_numpy = takes_numpy
             try:
-                found = self._call(rows)
+                output = self._call(rows)
             except Exception as error:
-                found = found if isinstance(found, Exception) else error
-            if isinstance(found, np.ndarray if takes_numpy else Tensor):
+                output = output if isinstance(output, Exception) else error
+            if isinstance(output, np.ndarray if takes_numpy else Tensor):
                 break
-        if not isinstance(found, np.ndarray | Tensor) or found.ndim != 2 or len(found) != 1:
-            got = repr(found) if isinstance(found, Exception) else _described(found)
+        if not isinstance(output, np.ndarray | Tensor) or output.ndim != 2 or len(output) != 1:
+            got = repr(output) if isinstance(output, Exception) else _described(output)
             msg = (
                 f"the pretrained map of {modality.name!r} cannot be used: for rows of shape "
                 f"{tuple(rows.shape)} expected an array of shape (1, width), got {got}"
             )
             raise ConfigError(msg)
-        self.width = int(found.shape[1])
+        self.width = int(output.shape[1])
 
     def train(self, mode: bool = True) -> _Frozen:
         """Stay in evaluation mode."""

@@ -381,8 +381,8 @@ class RunDirectory:
             if any(n not in ours or entry.needs.get(n) != ours[n].weights for n in needs):
                 continue
             key = plan.key(stage, inputs.like(entry.inputs), {n: ours[n].key for n in needs})
-            whole = _header(other.weights(stage)).get("sha256") == entry.weights
-            if entry.key == key and whole:
+            intact = _header(other.weights(stage)).get("sha256") == entry.weights
+            if entry.key == key and intact:
                 write_atomically(
                     self.weights(stage), partial(shutil.copyfile, other.weights(stage))
                 )
@@ -448,9 +448,9 @@ class RunDirectory:
         return {name: StageRecord.from_dict(e, path, name) for name, e in self._entries().items()}
 
     def _entries(self) -> dict[str, Any]:
-        found = {"stages": {}} | self.manifest()
-        check_shape(found, {"stages": dict}, str(self.path / "manifest.json"))
-        entries: dict[str, Any] = found["stages"]
+        manifest = {"stages": {}} | self.manifest()
+        check_shape(manifest, {"stages": dict}, str(self.path / "manifest.json"))
+        entries: dict[str, Any] = manifest["stages"]
         return entries
 
     def _write_manifest(self, update: Mapping[str, Any]) -> None:

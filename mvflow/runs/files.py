@@ -63,7 +63,7 @@ def write_array(path: Path, blocks: Iterable[NDArray[Any]], rows: int) -> None:
     """
 
     def write(temporary: Path) -> None:
-        found, count = 0, 0
+        checksum, count = 0, 0
         with temporary.open("wb") as file:
             for block in blocks:
                 plain = np.ascontiguousarray(block, "<f4")
@@ -72,12 +72,12 @@ def write_array(path: Path, blocks: Iterable[NDArray[Any]], rows: int) -> None:
                     about = {"descr": "<f4", "fortran_order": False}
                     shape = (rows, *plain.shape[1:])
                     np.lib.format.write_array_header_1_0(head, {**about, "shape": shape})
-                    found = zlib.crc32(head.getvalue())
+                    checksum = zlib.crc32(head.getvalue())
                     file.write(head.getvalue())
-                found = zlib.crc32(plain.data, found)
+                checksum = zlib.crc32(plain.data, checksum)
                 file.write(plain.data)
                 count += len(plain)
-            file.write(found.to_bytes(CHECKSUM, "little"))
+            file.write(checksum.to_bytes(CHECKSUM, "little"))
         assert count == rows
 
     write_atomically(path, write)
@@ -91,10 +91,10 @@ def read_array(path: Path) -> NDArray[np.float32]:
     """
     try:
         with open_regular(path) as file:
-            left, found = path.stat().st_size - CHECKSUM, 0
+            left, checksum = path.stat().st_size - CHECKSUM, 0
             while left > 0 and (block := file.read(min(left, READ))):
-                found, left = zlib.crc32(block, found), left - len(block)
-            if found.to_bytes(CHECKSUM, "little") != file.read():
+                checksum, left = zlib.crc32(block, checksum), left - len(block)
+            if checksum.to_bytes(CHECKSUM, "little") != file.read():
                 msg = "its content does not fit its checksum"
                 raise ValueError(msg)
         # Copy on write, for torch warns of what it may not write; nobody writes.

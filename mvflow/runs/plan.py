@@ -134,18 +134,18 @@ class Plan:
 
     def after(self, names: Iterable[str]) -> tuple[str, ...]:
         """Stages that rest on any of these, directly or not."""
-        found = set(names)
+        changed = set(names)
         for spec in self.stages:
-            if found & set(spec.needs):
-                found.add(spec.name)
-        return tuple(n for n in self.names if n in found and n not in set(names))
+            if changed & set(spec.needs):
+                changed.add(spec.name)
+        return tuple(n for n in self.names if n in changed and n not in set(names))
 
     def keys(self, inputs: Inputs) -> dict[str, str]:
         """Stage -> its key, if all stages are trained on the same data."""
-        found: dict[str, str] = {}
+        keys: dict[str, str] = {}
         for name in self.names:
-            found[name] = self.key(name, inputs, found)
-        return found
+            keys[name] = self.key(name, inputs, keys)
+        return keys
 
     def key(self, stage: str, inputs: Inputs, needs: Mapping[str, str]) -> str:
         """Hash of all that the weights of a stage depend on.

@@ -244,10 +244,10 @@ class HMC:
     def _capped(self, adaptation: DualAveraging) -> DualAveraging:
         if not self.adaptive or self.longest == math.inf:
             return adaptation
-        xp, most = namespace(adaptation.log_step), math.log(self.longest / self.num_steps)
+        xp, limit = namespace(adaptation.log_step), math.log(self.longest / self.num_steps)
         return adaptation._replace(
-            log_step=xp.clip(adaptation.log_step, max=most),
-            log_step_avg=xp.clip(adaptation.log_step_avg, max=most),
+            log_step=xp.clip(adaptation.log_step, max=limit),
+            log_step_avg=xp.clip(adaptation.log_step_avg, max=limit),
         )
 
 

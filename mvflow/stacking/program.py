@@ -69,10 +69,10 @@ class StackedLoss(nn.Module):
         return {name: self.tensors[name].detach() for name in self.changing}
 
     @torch.no_grad()
-    def write(self, found: Mapping[str, Tensor], number: int, stage: Stage) -> None:
+    def write(self, weights: Mapping[str, Tensor], number: int, stage: Stage) -> None:
         """Copy the weights of one variant into its own module."""
         own = _tensors(_Program(stage))
-        for name, value in found.items():
+        for name, value in weights.items():
             own[name].copy_(value[number])
 
 
@@ -101,10 +101,10 @@ class _AsIfAlone(TorchFunctionMode):
             return args[0]  # an order in memory is not a single variant's to choose
         if func is nn.functional.batch_norm and args[0].itemsize < 4:  # alone, torch widens it
             return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
-        found = func(*args, **kwargs)
-        if func in (torch.empty, torch.Tensor.new) and found.is_floating_point():
-            return torch.rand_like(found)  # one for each variant: to be filled with noise in place
-        return found
+        result = func(*args, **kwargs)
+        if func in (torch.empty, torch.Tensor.new) and result.is_floating_point():
+            return torch.rand_like(result)  # one per variant: to be filled with noise in place
+        return result
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

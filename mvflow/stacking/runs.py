@@ -135,8 +135,8 @@ def _train(group: Sequence[_Run], source: Source, device: str, compile: Compile)
 def _stack(
     group: Sequence[_Run], name: str, source: Source, device: str, compile: Compile
 ) -> None:
-    began, most = time.perf_counter(), free_memory(device)
-    table = Table.of(source, device, most)
+    began, budget = time.perf_counter(), free_memory(device)
+    table = Table.of(source, device, budget)
     with ExitStack() as locks:
         opened = []
         for one in group:
@@ -149,7 +149,7 @@ def _stack(
                 inputs=one.inputs,
                 trained=model.records_,
                 run=one.run,
-                most=most // len(group),
+                budget=budget // len(group),
             )
             one.run.rewind_history(name, 0)
             variant = Variant(stage, one.config.seed, one.append)

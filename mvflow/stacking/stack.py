@@ -115,8 +115,8 @@ class _Stack:
         seed, path = self.variants[0].seed, [v.seed for v in self.variants]
         device = self.stage.train.device
         optimizer = new_optimizer(self.stage)
-        if (most := self.settings.clip) is not None:  # each variant by itself
-            optimizer.register_step_pre_hook(lambda *_: clip(self.loss, most))
+        if (max_norm := self.settings.clip) is not None:  # each variant by itself
+            optimizer.register_step_pre_hook(lambda *_: clip(self.loss, max_norm))
         self.first.trainable.train()
         step = training_step(Step(self.stage, optimizer, self.sums), compile)
         kept = {name: value.clone() for name, value in self.loss.now.items()}
@@ -143,8 +143,8 @@ class _Stack:
                 break
         for i, variant in enumerate(self.variants):
             if variant.error is None:
-                found = kept if math.isfinite(self.best[i]) else self.loss.now
-                self.loss.write(found, i, variant.stage)
+                weights = kept if math.isfinite(self.best[i]) else self.loss.now
+                self.loss.write(weights, i, variant.stage)
 
     def rows(self, epoch: int) -> Tensor:
         """Of each step, those of one variant after another's in the joined table."""
@@ -212,13 +212,13 @@ class _Stack:
         steps = [length // size for length in lengths]
         last = torch.tensor(steps, device=table.device) - 1
         within = torch.arange(size, device=table.device)
-        found = []
+        step_losses = []
         for k in range(max(steps)):
             rows = size * last.clamp(max=k)[:, None] + within
             batch = table.gather((rows + _starts(lengths, rows)).flatten())
             losses = compute_losses(self.stage, batch, 1.0)
-            found.append(torch.stack([losses.total, *losses.terms.values()]))
-        every = torch.stack(found).double()  # (steps, loss and terms, variants)
+            step_losses.append(torch.stack([losses.total, *losses.terms.values()]))
+        every = torch.stack(step_losses).double()  # (steps, loss and terms, variants)
         names = ["loss", *losses.terms]
         for i, count in enumerate(steps):
             own = every[:count, :, i]
@@ -231,10 +231,10 @@ def _starts(lengths: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor([0, *lengths[:-1]], device=like.device).cumsum(0)[:, None]
 
 
-def clip(module: nn.Module, most: float) -> None:
+def clip(module: nn.Module, max_norm: float) -> None:
     """Scale down the gradient of each variant whose norm is above `most`."""
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads])
-    factor = (most / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    factor = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
     for grad in grads:
         grad.mul_(factor.view(-1, *[1] * (grad.ndim - 1)))

@@ -51,9 +51,13 @@ class System(nn.Module, ABC):
     def posterior(self, observed: Observed) -> Distribution | Target:
         """q(z|x_S) of any non-empty subset S: batch shape (rows,), event shape (latent.dim,)."""
 
-    @abstractmethod
     def proposals(self, observed: Observed) -> Sequence[Distribution]:
-        """Normalised distributions that together cover p(z|x_S), for importance sampling."""
+        """Normalised distributions that together cover p(z|x_S), for importance sampling.
+
+        By default q(z|x_S), or its experts where it is an unnormalised density.
+        """
+        posterior = self.posterior(observed)
+        return [posterior] if isinstance(posterior, Distribution) else list(posterior.experts)
 
     @abstractmethod
     def decode(

@@ -39,9 +39,9 @@ class Decoders(ModalityDict):
 
     def likelihood(self, name: str) -> LikelihoodModule:
         """The likelihood of a modality."""
-        found = self.get_submodule(f"likelihood_{name}")
-        assert isinstance(found, LikelihoodModule)
-        return found
+        likelihood = self.get_submodule(f"likelihood_{name}")
+        assert isinstance(likelihood, LikelihoodModule)
+        return likelihood
 
     def decode(self, z: Tensor, names: Collection[str] | None = None) -> dict[str, Distribution]:
         """p(x_j|z) for z of shape (..., latent.dim), of each modality or of the named ones."""

@@ -130,12 +130,6 @@ class ExpertSystem(System):
             return DiagNormal(zero, torch.ones_like(zero))
         return td.Independent(FAMILIES[self.family](zero, torch.ones_like(zero)), 1)
 
-    def proposals(self, observed: Observed) -> Sequence[Distribution]:
-        """q(z|x_S)."""
-        found = self.posterior(observed)
-        assert isinstance(found, Distribution)
-        return [found]
-
     def decode(
         self,
         z: Tensor,
@@ -143,8 +137,8 @@ class ExpertSystem(System):
         covariates: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Distribution]:
         """p(x_j|z)."""
-        found: dict[str, Distribution] = self.joint.decoders.decode(z, names)
-        return found
+        decoded: dict[str, Distribution] = self.joint.decoders.decode(z, names)
+        return decoded
 
     def stages(self) -> Sequence[StageSpec]:
         """One stage."""

@@ -154,8 +154,8 @@ class JNF(System):
     def expert(self, name: str, x: Tensor) -> Distribution:
         """q(z|x_j) (Eq. 10)."""
         assert self.flows is not None
-        found: Distribution = self.flows[name](self.condition(name, x))
-        return found
+        expert: Distribution = self.flows[name](self.condition(name, x))
+        return expert
 
     def condition(self, name: str, x: Tensor) -> Tensor:
         """What the posterior of a modality sees of its rows: x_j, or g_j(x_j)."""
@@ -171,8 +171,8 @@ class JNF(System):
         """q(z|X) given all modalities, else the posterior of each alone."""
         if len(observed.x) == len(self.modalities):
             return [self.encode(observed)]
-        found = [self.combine(observed.only((name,))) for name in sorted(observed.x)]
-        return [q for q in found if isinstance(q, Distribution)]
+        experts = [self.combine(observed.only((name,))) for name in sorted(observed.x)]
+        return [q for q in experts if isinstance(q, Distribution)]
 
     def decode(
         self,
@@ -202,12 +202,12 @@ class JNF(System):
 
     def stages(self) -> Sequence[StageSpec]:
         """Projectors if there are any, the joint VAE, then what the subset rule needs."""
-        found = [self._joint_stage()]
+        stages = [self._joint_stage()]
         if isinstance(self.settings.projector, Objective):
-            found.insert(0, self._projector_stage(self.settings.projector))
+            stages.insert(0, self._projector_stage(self.settings.projector))
         if self.flows is not None:
-            found.append(self._flow_stage())
-        return [*found, *self.rule.stages(self, self.subset_module)]
+            stages.append(self._flow_stage())
+        return [*stages, *self.rule.stages(self, self.subset_module)]
 
     def _joint_stage(self) -> StageSpec:
         settings, networks = self.settings.joint, self.settings.modalities
@@ -332,16 +332,16 @@ class JNF(System):
         """System, posterior, subset rule and projector by name."""
         settings, joint = self.settings, self.settings.joint
         projector, family = (type(p).__name__ for p in (settings.projector, settings.posterior))
-        found = {"system": "JNF" if self.projectors is None else f"JNF-Shared ({projector})"}
+        facts = {"system": "JNF" if self.projectors is None else f"JNF-Shared ({projector})"}
         if self.flows is not None:
             transforms = getattr(settings.posterior, "transforms", 0)
-            found["posterior"] = f"{family}, {transforms} transforms" if transforms else family
+            facts["posterior"] = f"{family}, {transforms} transforms" if transforms else family
         if isinstance(settings.projector, Objective):
-            found["projector"] = f"{projector}, dimension {settings.projector.dim}"
-        found |= {"subset": self.rule.kind, "beta": f"{joint.beta:g}"}
+            facts["projector"] = f"{projector}, dimension {settings.projector.dim}"
+        facts |= {"subset": self.rule.kind, "beta": f"{joint.beta:g}"}
         if joint.beta_start not in (None, joint.beta):
-            found["beta"] += f", from {joint.beta_start:g} over the first {joint.anneal:.0%}"
-        return found
+            facts["beta"] += f", from {joint.beta_start:g} over the first {joint.anneal:.0%}"
+        return facts
 
 
 class JNFShared(JNF):
@@ -379,8 +379,8 @@ def _with_training_of_flows(raw: Any) -> Any:
 
 def _encoders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Networks by modality within the module of posteriors."""
-    found = module if isinstance(module, ModalityDict) else getattr(module, "encoders", None)
-    return found.items() if isinstance(found, ModalityDict) else iter(())
+    encoders = module if isinstance(module, ModalityDict) else getattr(module, "encoders", None)
+    return encoders.items() if isinstance(encoders, ModalityDict) else iter(())
 
 
 def _column(rows: Rows, name: str) -> Iterator[Tensor]:

@@ -56,8 +56,8 @@ class Sums:
 
     def set(self, values: Sequence[Tensor], names: Sequence[str], count: int) -> None:
         """Restore the sums of `count` batches from the values of `all()` and the term names."""
-        self.total, *rest = (value.clone() for value in values)
-        self.terms = dict(zip(names, rest, strict=True))
+        self.total, *terms = (value.clone() for value in values)
+        self.terms = dict(zip(names, terms, strict=True))
         self.count = count
 
     def all(self) -> list[Tensor]:
@@ -66,8 +66,8 @@ class Sums:
 
     def means(self) -> tuple[float, dict[str, float]]:
         """Mean total and terms; synchronises with the device."""
-        first, *rest = (torch.stack(self.all()).double() / self.count).tolist()
-        return first, dict(zip(self.terms, rest, strict=True))
+        total, *terms = (torch.stack(self.all()).double() / self.count).tolist()
+        return total, dict(zip(self.terms, terms, strict=True))
 
 
 def new_optimizer(stage: Stage) -> torch.optim.Adam:

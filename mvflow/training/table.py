@@ -66,10 +66,10 @@ class MappedColumn:
     def gather(self, rows: Tensor) -> Tensor:
         """Values of the given rows, as stored."""
         at = rows if self.index is None else self.index.index_select(0, rows)
-        found = torch.from_numpy(self.stored.take(at.cpu().numpy(), 0))
+        gathered = torch.from_numpy(self.stored.take(at.cpu().numpy(), 0))
         if self.device.type == "cpu":
-            return found
-        return found.pin_memory().to(self.device, non_blocking=True)
+            return gathered
+        return gathered.pin_memory().to(self.device, non_blocking=True)
 
 
 AnyColumn = TensorColumn | MappedColumn

@@ -56,10 +56,10 @@ class FrozenFlow(NormalizingFlow):
     @cached_property
     def steps(self) -> list[_Step]:
         """The transforms, sorted at the first evaluation."""
-        found: list[_Step] = []
+        steps: list[_Step] = []
         for part in self.parts:
-            found.append(_Step.of(part, found[-1].order if found else None))
-        return found
+            steps.append(_Step.of(part, steps[-1].order if steps else None))
+        return steps
 
     @cached_property
     def base_moments(self) -> tuple[Tensor, Tensor]:

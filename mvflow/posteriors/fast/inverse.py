@@ -134,13 +134,13 @@ class Solver:
         x = torch.empty_like(target)
         biases = self._biases(y.shape[:-1], features)
         known = [x, *(y.new_empty(len(layer.bias), x.shape[1]) for layer in net.hidden)]
-        found = self.features.begin(target)
+        parameters = self.features.begin(target)
         for start, stop in _blocks(net):
             self._before(known, biases, start, stop)
-            self.features.before(found, known[-1], start, stop)
+            self.features.before(parameters, known[-1], start, stop)
             for level in range(start, stop):
                 self._units(known, start, level)
-                self.features.solve(found, known[-1], start, level, target, x)
+                self.features.solve(parameters, known[-1], start, level, target, x)
         return x[net.back].T.reshape(y.shape)
 
     def _before(
@@ -201,23 +201,23 @@ class _Affine:
 
     def begin(self, target: Tensor) -> Tensor:
         """Parameters, (2 features, rows), as if the hidden units were zero."""
-        found = self.bias.expand(-1, target.shape[1]).contiguous()
-        return found.index_add_(0, self.shifts, target)
+        parameters = self.bias.expand(-1, target.shape[1]).contiguous()
+        return parameters.index_add_(0, self.shifts, target)
 
-    def before(self, found: Tensor, h: Tensor, start: int, stop: int) -> None:
+    def before(self, parameters: Tensor, h: Tensor, start: int, stop: int) -> None:
         """Give levels start...stop what comes from hidden units of levels before `start`."""
         rows = slice(2 * self.net.known[start], 2 * self.net.known[stop])
         ready = self.net.hidden[-1].until[start]
-        found[rows].addmm_(self.weight[rows, :ready], h[:ready])
+        parameters[rows].addmm_(self.weight[rows, :ready], h[:ready])
 
     def solve(
-        self, found: Tensor, h: Tensor, start: int, level: int, target: Tensor, x: Tensor
+        self, parameters: Tensor, h: Tensor, start: int, level: int, target: Tensor, x: Tensor
     ) -> None:
         """Write the features of one level to `x`."""
         until = self.net.hidden[-1].until
         since, ready = until[start], until[level + 1]
         first, last = self.net.known[level], self.net.known[level + 1]
-        mine = found[2 * first : 2 * last]
+        mine = parameters[2 * first : 2 * last]
         if since < ready:
             mine.addmm_(self.weight[2 * first : 2 * last, since:ready], h[since:ready])
         difference, scale = mine[: last - first], mine[last - first :]
@@ -235,22 +235,22 @@ class _Univariate:
         """Parameters, (total features, rows), as if the hidden units were zero."""
         return self.net.last.bias[:, None].expand(-1, target.shape[1]).contiguous()
 
-    def before(self, found: Tensor, h: Tensor, start: int, stop: int) -> None:
+    def before(self, parameters: Tensor, h: Tensor, start: int, stop: int) -> None:
         """Give levels start...stop what comes from hidden units of levels before `start`."""
         last, ready = self.net.last, self.net.hidden[-1].until[start]
         rows = slice(last.until[start], last.until[stop])
-        found[rows].addmm_(last.weight[rows, :ready], h[:ready])
+        parameters[rows].addmm_(last.weight[rows, :ready], h[:ready])
 
     def solve(
-        self, found: Tensor, h: Tensor, start: int, level: int, target: Tensor, x: Tensor
+        self, parameters: Tensor, h: Tensor, start: int, level: int, target: Tensor, x: Tensor
     ) -> None:
         """Write the features of one level to `x`."""
         last, until = self.net.last, self.net.hidden[-1].until
         since, ready = until[start], until[level + 1]
         rows = slice(last.until[level], last.until[level + 1])
-        found[rows].addmm_(last.weight[rows, since:ready], h[since:ready])
+        parameters[rows].addmm_(last.weight[rows, since:ready], h[since:ready])
         mine = slice(self.net.known[level], self.net.known[level + 1])
-        each = _univariate(self.transform, found[rows].T)
+        each = _univariate(self.transform, parameters[rows].T)
         x[mine] = each.inv(target[mine].T).T
 
 

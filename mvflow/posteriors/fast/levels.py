@@ -89,11 +89,11 @@ def levels(transform: MaskedAutoregressiveTransform) -> Levels:
 def _unit_levels(inputs: Tensor, masked: Sequence[MaskedLinear]) -> list[Tensor]:
     """First level of each layer's units, where features are inputs from level `inputs` on."""
     context = masked[0].in_features - len(inputs)
-    at, found = torch.cat([inputs, inputs.new_zeros(context)]), []
+    at, levels = torch.cat([inputs, inputs.new_zeros(context)]), []
     for module in masked:
         at = torch.where(module.mask, at, 0).amax(-1)
-        found.append(at)
-    return found
+        levels.append(at)
+    return levels
 
 
 def _until(level: Tensor, count: int) -> tuple[int, ...]:

@@ -43,8 +43,10 @@ class Amortised(SubsetRule, Training):
     ) -> Distribution:
         """The flow given what is observed."""
         assert module is not None
-        found: Distribution = module({n: system.condition(n, x) for n, x in observed.x.items()})
-        return found
+        posterior: Distribution = module(
+            {n: system.condition(n, x) for n, x in observed.x.items()}
+        )
+        return posterior
 
     def build(self, system: Experts) -> AmortisedPosterior:
         """Encoders of all modalities, and the flow."""

@@ -1,0 +1,224 @@
+"""The configured estimator: constructor, parameters as scikit-learn has them, untrained system."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self
+
+from mvflow.config import Config, config_from_dict, recipe, with_part
+from mvflow.core import Modality, NotFittedError, UsageError, subset_of
+from mvflow.runs import Plan, StageRecord
+from mvflow.systems import Encodes, System, build_system, stages_of
+from mvflow.training import History, Processes
+
+__all__ = ["ConfiguredEstimator"]
+
+
+class ConfiguredEstimator:
+    """An estimator's configuration and the system that it describes."""
+
+    system: ClassVar[str]
+    _processes: Processes | None = None
+
+    def __init__(
+        self,
+        modalities: Iterable[Modality],
+        latent_dim: int,
+        *,
+        networks: Mapping[str, Mapping[str, Any]] | None = None,
+        **settings: Any,
+    ) -> None:
+        specs = list(modalities)
+        self._params = {"modalities": modalities, "latent_dim": latent_dim, "networks": networks}
+        self._params |= settings
+        names = [m.name for m in specs]
+        if len(set(names)) != len(names):
+            msg = f"two modalities have the same name: {', '.join(sorted(names))}"
+            raise UsageError(msg)
+        sections: dict[str, dict[str, Any]] = {
+            m.name: {
+                k: v for k, v in dataclasses.asdict(m).items() if k != "name" and v is not None
+            }
+            for m in specs
+        }
+        for name, own in (networks or {}).items():
+            sections[subset_of([name], specs)[0]].update(own)
+        raw = {"latent_dim": latent_dim, "modalities": sections, **settings}
+        self._set_config(config_from_dict({**raw, "system": self.system}, type(self).__name__))
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """An untrained estimator of a complete configuration of its system."""
+        if config.system != cls.system:
+            msg = f"{cls.__name__} needs system {cls.system!r}, but got {config.system!r}"
+            raise UsageError(msg)
+        new = cls.__new__(cls)
+        new._set_config(config)
+        return new
+
+    @classmethod
+    def from_recipe(cls, name: str, *assignments: str) -> Self:
+        """An untrained estimator of a named recipe, with `section.key=value` changes.
+
+        Raises:
+            ConfigError: if the recipe or a key is unknown.
+        """
+        return cls.from_config(
+            config_from_dict(recipe(name, [f"system={cls.system}", *assignments]))
+        )
+
+    def with_parts(self, **kinds: str) -> Self:
+        """An estimator with other kinds of parts, `subset="amortised"`; it shares what it can.
+
+        Stages that do not depend on the change stay trained.
+
+        Raises:
+            UsageError: if the system has no such part, or there is no such kind.
+        """
+        config = self.config
+        for field, kind in kinds.items():
+            config = with_part(config, field, kind)
+        return self._like(config)
+
+    def with_settings(self, **settings: Any) -> Self:
+        """An estimator with other values of some fields of its configuration, as `with_parts`.
+
+        Raises:
+            ConfigError: if there is no such field or a value cannot be used.
+        """
+        return self._like(config_from_dict({**self.config.model_dump(), **settings}))
+
+    def _like(self, config: Config) -> Self:
+        new = type(self).from_config(config)
+        if self.trained_:
+            new._build()
+            new._adopt(self)
+        return new
+
+    def _set_config(self, config: Config) -> None:
+        self.config = config
+        self.records_: dict[str, StageRecord] = {}
+        self.history_ = History()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Arguments of the constructor, as they were given."""
+        if not hasattr(self, "_params"):
+            own = ("shape", "likelihood", "weight")
+            sections = self.config.modalities
+            self._params = {
+                "modalities": list(self.config.specifications()),
+                "networks": {
+                    name: {k: getattr(m, k) for k in type(m).model_fields if k not in own}
+                    for name, m in sections.items()
+                },
+                **{
+                    name: getattr(self.config, name)
+                    for name in type(self.config).model_fields
+                    if name not in ("format", "system", "modalities")
+                },
+            }
+        return dict(self._params)
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments of the constructor; `joint__epochs=3` changes one setting of a section.
+
+        The estimator is untrained afterwards if anything changes.
+
+        Raises:
+            ConfigError: if there is no such argument, or a value cannot be used.
+        """
+        new = self.get_params()
+        for key, value in params.items():
+            section, _, setting = key.partition("__")
+            if setting:
+                now = self.config.model_dump().get(section)
+                value = {**(now if isinstance(now, Mapping) else {}), setting: value}
+            new[section] = value
+        if params:
+            made = type(self)(**new)
+            self.__dict__ = made.__dict__
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return not any(stage not in self.records_ for stage in self.stage_names)
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        target = TargetTags(required=False)
+        return Tags(estimator_type=None, target_tags=target, input_tags=InputTags())
+
+    def __repr__(self) -> str:
+        changed = self.config.model_dump(mode="json", exclude_defaults=True)
+        shown = {"modalities": list(self.config.modalities), "latent_dim": self.config.latent_dim}
+        skipped = ("format", "system", *shown)
+        shown |= {k: v for k, v in changed.items() if k not in skipped and v not in ({}, None)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    def _build(self) -> None:
+        self.system_: System = build_system(self.config)
+        self.plan_ = Plan(self.config, stages_of(self.system_))
+        self.records_ = {}
+
+    def _adopt(self, other: ConfiguredEstimator) -> None:
+        """Copy the weights of all stages of another estimator whose keys are the same here."""
+        for spec in self.plan_.stages:
+            record = other.records_.get(spec.name)
+            if record is None or any(name not in self.records_ for name in spec.needs):
+                continue
+            needs = {name: self.records_[name].key for name in spec.needs}
+            if record.key == self.plan_.key(spec.name, record.inputs, needs):
+                spec.module.load_state_dict(other.plan_.spec(spec.name).module.state_dict())
+                self.records_[spec.name] = record
+        self.system_.to(other.system_.device).eval().requires_grad_(False)
+
+    @property
+    def trained_(self) -> tuple[str, ...]:
+        """Names of the stages trained so far, in order."""
+        return tuple(self.records_)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Specifications, sorted by name."""
+        return self.config.specifications()
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimension of z, with all its parts."""
+        return self._fitted_system().latent.dim
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the stages of the configured system, in order."""
+        return self._plan().names
+
+    def facts(self) -> dict[str, str]:
+        """What the model is, in a few words each, for reports and tables."""
+        self._plan()
+        return {**self.system_.facts(), "prior": self.config.prior.title}
+
+    def _plan(self) -> Plan:
+        if not hasattr(self, "plan_"):
+            self._build()
+        return self.plan_
+
+    def _fitted_system(self) -> System:
+        self._check_fitted()
+        return self.system_
+
+    def _base_system(self) -> System:
+        """The system once it can encode and decode, whatever else is still to be trained."""
+        self._plan()
+        base = self.system_.encoder_stages if isinstance(self.system_, Encodes) else None
+        self._check_fitted(base)
+        return self.system_
+
+    def _check_fitted(self, stages: Iterable[str] | None = None) -> None:
+        """Check that the given stages are trained; by default all but that of the prior."""
+        needed = self.stage_names if stages is None else stages
+        missing = [s for s in needed if s not in self.records_]
+        if missing:
+            what = f"this {type(self).__name__} is not trained"
+            msg = f"{what} (missing: {', '.join(missing)}): call fit"
+            raise NotFittedError(msg)

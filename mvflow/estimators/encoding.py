@@ -1,0 +1,148 @@
+"""The encoding estimator: latents, projections and decoded modalities of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch.distributions import Distribution
+
+from mvflow.core import Batch, DataError, Observed, UsageError, check_batch, check_seed, subset_of
+from mvflow.estimators.fitting import check_scale
+from mvflow.estimators.inputs import (
+    CHUNK_ROWS,
+    as_given,
+    check_mapping,
+    checked_latent,
+    chunks_of,
+    owned,
+)
+from mvflow.estimators.trainable import TrainableEstimator
+from mvflow.inference import refuse
+from mvflow.nn import own_generator
+from mvflow.systems import Encodes, Projects
+from mvflow.training import as_input
+
+__all__ = ["EncodingEstimator"]
+
+
+class EncodingEstimator(TrainableEstimator):
+    """An estimator that encodes rows to z, and decodes z."""
+
+    @property
+    def can_encode(self) -> bool:
+        """Whether the system has a joint encoder q(z|X) besides its subset rule."""
+        return isinstance(self._base_system(), Encodes)
+
+    def encode(self, x: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and standard deviation of q(z|X), (rows, latent_dim) each, given all modalities.
+
+        Raises:
+            UsageError: if a modality is missing, or the system has no joint encoder.
+        """
+        observed, system = self._checked(x), self._base_system()
+        missing = [m.name for m in self.modalities if m.name not in observed.x]
+        if missing:
+            msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
+            raise UsageError(msg)
+        with torch.no_grad():
+            encode = system.encode if isinstance(system, Encodes) else system.posterior
+            posteriors = [encode(rows) for rows in chunks_of(observed)]
+            if not all(isinstance(q, Distribution) for q in posteriors):
+                msg = f"system {self.config.system!r} has no q(z|X) with moments: use draw"
+                raise UsageError(msg)
+            loc, scale = (
+                torch.cat([getattr(q, of) for q in posteriors]) for of in ("mean", "stddev")
+            )
+            finite = (loc.isfinite() & scale.isfinite()).all(-1)
+            refuse(~finite, "mean or deviation of q(z|X) is not a finite number")
+        return as_given(loc.cpu().numpy(), x), as_given(scale.cpu().numpy(), x)
+
+    @property
+    def can_project(self) -> bool:
+        """Whether the model has projections of each modality."""
+        system = self._fitted_system()
+        return isinstance(system, Projects) and system.projectors is not None
+
+    def project(self, x: Batch) -> dict[str, NDArray[np.float32]]:
+        """Shared information g_j(x_j) of each given modality, name -> (rows, width).
+
+        Raises:
+            UsageError: if the model has no projectors.
+        """
+        observed, system = self._checked(x), self._fitted_system()
+        if not isinstance(system, Projects) or not self.can_project:
+            msg = f"this {type(self).__name__} has no projectors: choose a projector"
+            raise UsageError(msg)
+        with torch.no_grad():
+            projections = {n: system.project(n, v).cpu().numpy() for n, v in observed.x.items()}
+        return as_given(projections, x)
+
+    def decode(
+        self, z: ArrayLike, targets: Iterable[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Means of p(x_j|z), name -> (..., *shape), for z of shape (..., latent_dim).
+
+        A categorical modality gives class probabilities.
+
+        Raises:
+            DataError: if z is not of that shape.
+        """
+        self._base_system()
+        handed, z = z, checked_latent(z, self.system_.latent.dim)
+        specs = {m.name: m.likelihood_part for m in self.modalities}
+        wanted = subset_of(specs if targets is None else targets, self.modalities)
+        flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
+        chunks = flat.split(8 * CHUNK_ROWS)
+
+        @torch.no_grad()
+        def chunk(i: int) -> dict[str, NDArray[Any]]:
+            decoded = self.system_.decode(chunks[i].to(self._device), wanted)
+            means = {n: specs[n].mean(decoded[n]) for n in wanted}
+            for name, mean in means.items():
+                bad = ~mean.isfinite().flatten(1).all(1)
+                refuse(bad, f"the decoded modality {name!r} is not finite")
+            return {name: mean.cpu().numpy() for name, mean in means.items()}
+
+        parts = self._map_chunks(chunk, len(chunks))
+        flat_means = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
+        shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in flat_means.items()}
+        return as_given(shaped, {"z": handed})
+
+    def simulate(self, z: ArrayLike, *, seed: int | None = 0) -> dict[str, NDArray[Any]]:
+        """Draws of p(x_j|z), with the likelihood's noise, name -> (rows, *shape).
+
+        Args:
+            z: (rows, latent_dim).
+            seed: of the draws; None gives fresh ones.
+        """
+        self._base_system()
+        seed, parts = check_seed(seed), []
+        for i, some in enumerate(
+            torch.from_numpy(checked_latent(z, self.system_.latent.dim)).split(CHUNK_ROWS)
+        ):
+            with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
+                decoded = self.system_.decode(some.to(self._device))
+                parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def _device(self) -> torch.device:
+        return self.system_.device
+
+    def _checked(self, given: Batch | None) -> Observed:
+        self._base_system()
+        check_mapping(given)
+        batch = check_batch(given or {}, self.modalities)
+        seen_bytes = {n for record in self.records_.values() for n in record.bytes}
+        for name, values in batch.items():
+            if len(values) == 0:
+                msg = f"modality {name!r} has no rows"
+                raise DataError(msg)
+            check_scale(name, values, seen_bytes)
+        return Observed(
+            {k: as_input(torch.from_numpy(owned(v)).to(self._device)) for k, v in batch.items()}
+        )

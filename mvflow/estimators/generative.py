@@ -1,0 +1,216 @@
+"""The generative estimator: draws of z given any modalities, and what they decode to."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Distribution
+
+from mvflow.config import with_part
+from mvflow.core import (
+    Batch,
+    Observed,
+    UnreliableDrawsWarning,
+    UsageError,
+    check_count,
+    check_seed,
+    subset_of,
+    unknown_name,
+)
+from mvflow.core.parts import create, dump
+from mvflow.estimators.encoding import EncodingEstimator
+from mvflow.estimators.inputs import as_given, check_mapping, chunks_of
+from mvflow.inference import Diagnostics, Sampler, Target, draw
+from mvflow.nn import own_generator
+from mvflow.systems import Bounded, Encodes
+
+__all__ = ["GenerativeEstimator", "LatentDraws"]
+
+STANDARD = "standard"
+"""Name of the prior of the model itself."""
+
+
+class LatentDraws(NamedTuple):
+    """Draws of z given some modalities, as NumPy arrays."""
+
+    z: NDArray[np.float32]
+    """(n, rows, latent_dim)."""
+    diagnostics: Diagnostics
+
+
+class GenerativeEstimator(EncodingEstimator):
+    """An estimator that draws z given some modalities, and generates others."""
+
+    def draw(
+        self,
+        given: Batch | None = None,
+        n: int = 1,
+        *,
+        seed: int | None = 0,
+        sampler: Any = None,
+        combine: bool = False,
+        prior: str | None = None,
+    ) -> LatentDraws:
+        """Draw z from q(z|x_S), with diagnostics.
+
+        Args:
+            given: observed modalities, name -> (rows, *shape). None: draws from the prior, as
+                for one row.
+            n: draws per row.
+            seed: of these draws; None gives fresh ones.
+            sampler: another sampler by name, which keeps the settings that it has too, or as an
+                object; or changes to the configured one, such as {"warmup": 200}.
+            combine: even where all modalities are given, do without q(z|X) and combine posteriors
+                as for other subsets.
+            prior: where nothing is given, one of `priors()`; by default the last of them.
+
+        Raises:
+            ConfigError: if `sampler` has an unknown key or a value that cannot be used.
+            DataError: if the data do not fit the modalities or are not finite.
+            NotFittedError: if a stage has not been trained.
+            UsageError: if there is no such prior, or sampler.
+        """
+        seed, n = check_seed(seed), check_count(n)
+        check_mapping(given)
+        source = None if given else self._prior(prior)
+        if given:
+            self._check_fitted()
+        observed = self._checked(given)
+        algorithm = self._sampler(sampler)
+        chunks = list(chunks_of(observed))
+
+        def chunk(i: int) -> dict[str, NDArray[Any]]:
+            rows = chunks[i]
+            with own_generator(seed, "draw", i, device=self._device), torch.no_grad():
+                posterior = self._posterior(rows, combine) if source is None else source()
+                drawn = draw(posterior, n, algorithm, self._ball if rows.x else torch.inf)
+            numbers = drawn.diagnostics._asdict()
+            method = np.frombuffer(numbers.pop("method").encode(), np.uint8)
+            return {"z": drawn.z.cpu().numpy(), "method": method, **numbers}
+
+        parts = self._map_chunks(chunk, len(chunks))
+        joined = {
+            k: np.concatenate([p[k] for p in parts], int(k == "z"))
+            for k in parts[0]
+            if k != "method"
+        }
+        z, method = joined.pop("z"), parts[0]["method"].tobytes().decode()
+        return LatentDraws(z, Diagnostics(method, **joined))
+
+    def sample_latent(
+        self, given: Batch | None = None, n: int = 1, **options: Any
+    ) -> NDArray[np.float32]:
+        """Draws of z, (n, rows, latent_dim); options as in `draw`.
+
+        Warns:
+            UnreliableDrawsWarning: if their diagnostics are bad.
+        """
+        return as_given(self._warned(self.draw(given, n, **options)).z, given)
+
+    def transform(self, x: Batch, *, n: int = 100, seed: int | None = 0) -> NDArray[np.float32]:
+        """Posterior mean of z given the modalities of x, (rows, latent_dim).
+
+        With all modalities it is the mean of q(z|X), else that of `n` draws.
+        """
+        check_mapping(x)
+        if {*x} == {m.name for m in self.modalities} and self.can_encode:
+            return self.encode(x)[0]
+        return as_given(self._warned(self.draw(x, n, seed=seed)).z.mean(0), x)
+
+    @staticmethod
+    def _warned(drawn: LatentDraws) -> LatentDraws:
+        moved = drawn.diagnostics.moved
+        if rows := int(np.sum(moved > 0)):
+            msg = (
+                f"{rows} of {len(moved)} rows are unlike the training rows: their posterior lies "
+                "outside the ball of all latents, to whose surface draws were moved"
+            )
+            warnings.warn(msg, UnreliableDrawsWarning, stacklevel=3)
+        doubts = drawn.diagnostics.doubts()
+        if doubts:
+            msg = f"these draws are not to be trusted: {doubts}; draw longer chains (sampler=)"
+            warnings.warn(msg, UnreliableDrawsWarning, stacklevel=3)
+        return drawn
+
+    def generate(
+        self,
+        given: Batch | None = None,
+        n: int = 1,
+        *,
+        targets: Iterable[str] | None = None,
+        full_output: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Generate modalities from observed ones: the means of p(x_j|z) at draws of z.
+
+        Args:
+            given: observed modalities; None generates from the prior, as for one row.
+            n: draws per row.
+            targets: what to generate; by default all modalities that are not given.
+            full_output: return the draws of z with their diagnostics, too.
+            options: as in `draw`.
+
+        Returns:
+            name -> (n, rows, *shape), torch tensors where tensors were given; with `full_output`
+            a pair of these and `LatentDraws`.
+
+        Warns:
+            UnreliableDrawsWarning: if diagnostics are bad and `full_output` does not return them.
+        """
+        check_mapping(given)
+        names = [m.name for m in self.modalities]
+        missing = [name for name in names if name not in (given or {})]
+        wanted = subset_of(targets, self.modalities) if targets is not None else missing or names
+        drawn = self.draw(given, n, **options)
+        generated = as_given(
+            self.decode((drawn if full_output else self._warned(drawn)).z, wanted), given
+        )
+        return (generated, drawn) if full_output else generated
+
+    def priors(self) -> list[str]:
+        """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
+        has_fitted = self._base_system().fitted_prior is not None and "prior" in self.records_
+        return [STANDARD, *([self.config.prior.kind] if has_fitted else [])]
+
+    @property
+    def radius(self) -> float:
+        """Of the ball in which draws given observations lie; infinity where there is none."""
+        self._base_system()
+        return float(self._ball)
+
+    @property
+    def _ball(self) -> Tensor | float:
+        return self.system_.radius if isinstance(self.system_, Bounded) else torch.inf
+
+    def _posterior(self, observed: Observed, combine: bool) -> Distribution | Target:
+        if combine and isinstance(self.system_, Encodes):
+            return self.system_.combine(observed)
+        return self.system_.posterior(observed)
+
+    def _prior(self, name: str | None) -> Callable[[], Distribution]:
+        """The prior of a name; by default the configured one."""
+        system, known = self._base_system(), self.priors()
+        if name is None and system.fitted_prior is not None:
+            self._check_fitted(["prior"])
+        chosen = known[-1] if name is None else name
+        if chosen not in known:
+            raise UsageError(unknown_name("prior", chosen, known))
+        if chosen == STANDARD or system.fitted_prior is None:
+            return system.prior
+        return system.fitted_prior
+
+    def _sampler(self, changes: Any) -> Sampler:
+        if changes is None:
+            return self.config.sampler
+        if isinstance(changes, str):
+            return with_part(self.config, "sampler", changes).sampler
+        if isinstance(changes, Mapping) and "kind" not in changes:
+            changes = {**dump(self.config.sampler, "samplers"), **changes}
+        sampler: Sampler = create("samplers", changes)
+        return sampler
