@@ -100,9 +100,8 @@ class MMVAEPlus(ExpertSystem):
         log_prior = joint.distribution(torch.zeros_like(torch.cat([z, z], -1))).log_prob(z)
         each = q_u.log_prob(u[:, :, None])  # (samples, experts drawn from, experts, rows)
         summed = log_sum_exp(torch.where(usable(present), each, -torch.inf), 2)
-        log_ratio = (
-            log_prior - (summed - usable(present).sum(0).to(summed).log()) - q_w.log_prob(w)
-        )
+        log_q = summed - usable(present).sum(0).to(summed).log()
+        log_ratio = log_prior - log_q - q_w.log_prob(w)
         log_weights = beta * log_ratio + sum(joint.weights[n] * fit for n, fit in fits.items())
         bound = importance_log_likelihood(log_weights, axis=0)
         terms = {"kl": -mean_over_present(log_ratio.mean(0), present)}
