@@ -137,7 +137,7 @@ class ExpertSystem(System):
         covariates: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Distribution]:
         """p(x_j|z)."""
-        decoded: dict[str, Distribution] = self.joint.decoders.decode(z, names)
+        decoded: dict[str, Distribution] = self.joint.decoders.decode(z, names, covariates)
         return decoded
 
     def stages(self) -> Sequence[StageSpec]:
