@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ __all__ = [
     "CovariateConfig",
     "Data",
     "Evaluation",
+    "Later",
     "ModalityConfig",
     "Share",
     "Training",
@@ -26,6 +28,11 @@ FORMAT: Literal[2] = 2
 """Version of the run directory's format."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Later:
+    """Marks a setting that is newer than runs in use: at its default their stages stay valid."""
 
 
 def _default(group: str, kind: str) -> Any:
@@ -68,7 +75,12 @@ class Data(Section):
 
 
 class Training(Section):
-    """How one stage is optimised. An epoch is a pass over the rows, or `steps_per_epoch`."""
+    """How one stage is optimised. An epoch is a pass over the rows, or `steps_per_epoch`.
+
+    With `patience` a stage ends when its held-out loss has not fallen for that many epochs, and
+    with it or `keep_best` its weights are those of the best epoch. `weight_decay` is decoupled
+    from the gradient (AdamW; Loshchilov and Hutter 2019).
+    """
 
     epochs: NonNegativeInt = 10
     steps_per_epoch: PositiveInt | None = None
@@ -78,6 +90,22 @@ class Training(Section):
     clip: PositiveFloat | None = None
     patience: PositiveInt | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: Annotated[PositiveFloat | None, Later()] = None
+    keep_best: Annotated[bool, Later()] = False
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch are kept."""
+        return self.keep_best or self.patience is not None
+
+    def dependencies(self) -> dict[str, Any]:
+        """The settings that trained weights depend on, as JSON."""
+        later = {
+            name
+            for name, field in type(self).model_fields.items()
+            if Later() in field.metadata and getattr(self, name) == field.default
+        }
+        return self.model_dump(mode="json", exclude=later)
 
 
 class Classifiers(Training):

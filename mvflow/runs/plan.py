@@ -163,7 +163,7 @@ class Plan:
             "stage": [stage, type(spec.module).__qualname__, spec.version],
             "data": [inputs.train, data.train, held],
             "seed": self.config.seed,
-            "settings": None if spec.settings is None else spec.settings.model_dump(mode="json"),
+            "settings": None if spec.settings is None else spec.settings.dependencies(),
             "reads": spec.reads,
             "needs": {name: needs[name] for name in spec.needs},
         }
