@@ -309,9 +309,6 @@ def _checked(given: Any, modality: Modality) -> NDArray[Any]:
             )
             raise DataError(msg)
         return np.ascontiguousarray(x)
-    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        msg = f"modality {modality.name!r} has values of type {x.dtype}: expected numbers"
-        raise DataError(msg)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, np.float32)
     bad = _first_bad_row(values, lambda chunk: ~np.isfinite(chunk))
