@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from mvflow_cli.diagnose import load_calibration
 from mvflow_cli.distributed import ClusterOptions, joined
+from mvflow_cli.judging import judge_run, say_verdict
 from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
@@ -77,6 +79,8 @@ def evaluate(
                 callback=progress,
                 processes=processes,
             )
+            diagnosis = load_calibration(opened, model)
+            judgement = judge_run(model, result, diagnosis)
     if processes is not None and not processes.is_main_process:
         return
     if json:
@@ -85,6 +89,7 @@ def evaluate(
     if result.coherence is None:
         say("the store has no labels: evaluated without coherence")
     show(_table(str(run), result))
+    say_verdict(judgement)
 
 
 def _table(run: str, result: Evaluation) -> Table:
@@ -124,13 +129,21 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
 
 
 def _coherence_lines(found: Coherence, result: Evaluation) -> Iterator[tuple[str, str, str]]:
-    yield "coherence", "joint", _with_error(found.joint, 3)
+    yield "coherence", "joint", _with_chance(found.joint, found.joint_chance)
     if found.joint_fitted is not None:
-        yield "coherence", "joint, fitted prior", _with_error(found.joint_fitted, 3)
+        shown = _with_chance(found.joint_fitted, found.joint_fitted_chance)
+        yield "coherence", "joint, fitted prior", shown
     for of, value in _by_direction(found, result):
-        yield "coherence", of, _with_error(value, 3)
+        yield "coherence", of, _with_chance(value, found.conditional_chance)
     if len(found.conditional_by_observed) > 1 and found.conditional_mean is not None:
-        yield "coherence", "mean over subsets", _with_error(found.conditional_mean, 3)
+        yield (
+            "coherence",
+            "mean over subsets",
+            _with_chance(found.conditional_mean, found.conditional_chance),
+        )
+    if found.conditional_balanced is not None:
+        chance = 1 / len(found.conditional_by_class)
+        yield "coherence", "mean over classes", _with_chance(found.conditional_balanced, chance)
     for name, value in found.reconstruction.items():
         yield "class survives reconstruction", name, _with_error(value, 3)
 
@@ -176,6 +189,11 @@ def _short(found: Mapping[str, Estimate]) -> Iterator[tuple[str, Estimate]]:
     for of, value in found.items():
         if of not in directions or len(directions) <= MAX_SHOWN:
             yield of, value
+
+
+def _with_chance(found: Estimate, chance: float | None) -> str:
+    shown = _with_error(found, 3)
+    return shown if chance is None else f"{shown} (chance {chance:.3f})"
 
 
 def _with_error(found: Estimate, digits: int) -> str:

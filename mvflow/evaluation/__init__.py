@@ -2,10 +2,12 @@
 
 from mvflow.evaluation.autoencoders import ModalityAutoencoders
 from mvflow.evaluation.calibration import check_calibration
+from mvflow.evaluation.calibration_result import Calibration
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.evaluate import evaluate
 from mvflow.evaluation.generation import FeatureNetwork, direction
-from mvflow.evaluation.result import Calibration, Evaluation
+from mvflow.evaluation.predictions import Prediction, PredictionMeans
+from mvflow.evaluation.result import Evaluation
 
 __all__ = [
     "Calibration",
@@ -13,6 +15,8 @@ __all__ = [
     "FeatureNetwork",
     "ModalityAutoencoders",
     "ModalityClassifiers",
+    "Prediction",
+    "PredictionMeans",
     "check_calibration",
     "direction",
     "evaluate",

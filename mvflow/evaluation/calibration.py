@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -12,16 +12,18 @@ from scipy import stats
 
 from mvflow.core import Batch, Source, Subset, UsageError, derive_seed, generator, subset_of
 from mvflow.estimators import Estimator
-from mvflow.evaluation.result import (
+from mvflow.evaluation.calibration_result import (
     Calibration,
     CoverageCurve,
     RankECDF,
     RankHistogram,
     RankPValues,
     SubsetCalibration,
-    SubsetSampler,
-    Verdict,
 )
+from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
+from mvflow.evaluation.result import SubsetSampler
+from mvflow.evaluation.sampler_checks import kept_steps, sampler_checks
+from mvflow.evaluation.values import Verdict
 from mvflow.functional import (
     coverage,
     ecdf_band,
@@ -61,15 +63,11 @@ MEANING = {
     ),
 }
 ADVICE = {
-    "all": "train the encoder of all modalities longer, or give it wider networks",
-    "one": "train the posteriors of single modalities longer, or choose a richer family",
     "sampler": "mend the sampler first, whose draws are not to be trusted here",
-    "one stage": "train longer, or give it wider networks; what then remains is of its method",
     "singles": "calibrate the posteriors of its single modalities first, whose errors it repeats",
     "subset": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
 }
-"""What to do about a posterior of all modalities, of one, of several for one reason or another;
-or of any of a system without q(z|X) of its own."""
+"""What to do about a posterior of several modalities; else the loss curves tell."""
 VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
 
 
@@ -126,14 +124,14 @@ def check_calibration(
         _simulated(estimator, rows, seed) if data is None else _real(estimator, data, rows, seed)
     )
     tests = 2 * z.shape[1] * len(chosen)
+    curves = stage_curves(getattr(estimator, "history_", ()), estimator.config)
     found: dict[str, SubsetCalibration] = {}
     for i, given in enumerate(sorted(chosen, key=len)):
         if callback is not None:
             callback(i, len(chosen), "+".join(given))
         singles = [found[name].verdict for name in given if name in found]
-        found["+".join(given)] = _subset(
-            estimator, given, z, x, draws=draws, seed=seed, tests=tests, singles=singles
-        )
+        options: dict[str, Any] = {"tests": tests, "singles": singles, "curves": curves}
+        found["+".join(given)] = _subset(estimator, given, z, x, draws=draws, seed=seed, **options)
     verdicts = [v for f in found.values() for v in (f.verdict, f.sampler.verdict)]
     return Calibration(
         against=against,
@@ -199,6 +197,7 @@ def _subset(
     seed: int,
     tests: int,
     singles: list[Verdict],
+    curves: Sequence[StageCurve],
 ) -> SubsetCalibration:
     observed, path = {name: x[name] for name in given}, derive_seed(seed, "calibration", *given)
     is_several = 1 < len(given) < len(estimator.modalities)
@@ -206,28 +205,24 @@ def _subset(
     drawn = estimator.draw(observed, n, seed=path)
     ranks = rank_statistics(z, drawn.z)
     fit = _test_ranks(ranks, n, generator(path, "ties"))
-    sampler = _check_sampler(drawn.diagnostics, len(z), n)
+    sampler = _check_sampler(drawn.diagnostics, len(z), estimator.config.sampler)
     worst = int(fit.p_values.min(0).argmin())
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
     verdict = _verdict(fit, worst, p_value)
-    if not estimator.can_encode:  # one training makes the posteriors of all subsets
-        cause = "one stage"
-    elif len(given) == len(estimator.modalities) > 1:
-        cause = "all"
-    elif not is_several:
-        cause = "one"
+    if not estimator.can_encode or not is_several:
+        what_to_do = training_advice(curves, _stages_of(estimator, given))
     elif sampler.verdict == "do not trust":
-        cause = "sampler"
+        what_to_do = ADVICE["sampler"]
     else:
-        cause = "singles" if {*singles} - {"good"} else "subset"
+        what_to_do = ADVICE["singles" if {*singles} - {"good"} else "subset"]
     return SubsetCalibration(
         given=list(given),
         draws=n,
         p_value=p_value,
         verdict=verdict,
         kind="calibrated" if verdict == "good" else kind,
-        advice=_advice(fit, worst, verdict, kind, ADVICE[cause]),
+        advice=_advice(fit, worst, verdict, kind, what_to_do),
         worst=worst,
         failing=int((fit.p_values.min(0) * tests < ALPHA).sum()),
         coverage={f"{c:g}": _row(fit.coverage[c == LEVELS][0]) for c in SHOWN},
@@ -243,6 +238,16 @@ def _subset(
         ecdf=RankECDF(band=ecdf_band(len(z)), difference=_row(fit.difference[:, worst])),
         sampler=sampler,
     )
+
+
+def _stages_of(estimator: Estimator, given: Subset) -> list[str] | None:
+    """Stages that train the posterior of all modalities, or of a single one; None for all."""
+    if not estimator.can_encode:
+        return None
+    encoder = getattr(estimator.system_, "encoder_stages", ())
+    if len(given) == len(estimator.modalities) > 1:
+        return list(encoder)
+    return [name for name in estimator.stage_names if name not in encoder]
 
 
 def _row(values: NDArray[Any]) -> list[float]:
@@ -299,52 +304,17 @@ def _advice(fit: _RankTests, k: int, verdict: str, kind: str, what_to_do: str) -
     return f"{kind.capitalize()} ({what}): {what_to_do}."
 
 
-def _check_sampler(diagnostics: Diagnostics, rows: int, used: int) -> SubsetSampler:
+def _check_sampler(diagnostics: Diagnostics, rows: int, sampler: Any) -> SubsetSampler:
     """Summary of the draws given one subset; where a sampler made them, its worst diagnostic."""
     summary: dict[str, Any] = diagnostics.summary()
     if diagnostics.method == "exact":
         return SubsetSampler.of(summary)
     if diagnostics.rhat.size:
         summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
-    return SubsetSampler.of({**summary, **_sampler_verdict(summary, rows, used)})
-
-
-def _sampler_verdict(found: Mapping[str, Any], rows: int, used: int) -> dict[str, str]:
-    """A verdict on a sampler's draws given one subset, from its worst diagnostic."""
-    high, bad = found.get("rows_above_1.05", 0.0), found.get("rows_khat_above_0.7", 0.0)
-    apart = high > 0.05 and found["rows_above_1.2"] > 0.05
-    diverged = found.get("divergences", 0) / rows
-    checks = [
-        (
-            (found.get("acceptance_worst", 1) < 0.4) + (found.get("acceptance_worst", 1) < 0.2),
-            "Proposals are seldom accepted in some rows: use a longer warm-up (sampler.warmup).",
-        ),
-        (
-            (diverged > 0) + (diverged > 1),
-            "Steps ran away and were rejected: use a longer warm-up (sampler.warmup).",
-        ),
-        (
-            (high > 0.05) + apart,  # short chains that are sound pass 1.05 in a few rows by chance
-            f"Chains disagree (R-hat above 1.05) in {100 * high:.0f} % of rows: draw longer "
-            "(sampler.draws), and use more chains (sampler.chains).",
-        ),
-        (
-            2 * (found.get("rows_improper", 0) > 0),
-            f"The product is improper in {found.get('rows_improper', 0)} of {rows} rows: divide "
-            "by the aggregated posterior in place of the prior.",
-        ),
-        (
-            (bad > 0) + (bad > 0.05),
-            f"Few candidates carry all weight in {100 * bad:.0f} % of rows: use more of them "
-            "(sampler.candidates), or Markov chains (sampler.kind=hmc).",
-        ),
-        (
-            int(found.get("ess_median", used) < used),
-            f"The typical row has fewer than {used} independent draws, which alone makes "
-            "posteriors look too narrow: draw longer (sampler.draws).",
-        ),
-    ]
-    level, advice = max(checks, key=lambda check: check[0])
-    if level == 0:
-        return {"verdict": "good", "advice": "Nothing to do: the sampler's draws are sound here."}
-    return {"verdict": VERDICTS[level], "advice": advice}
+    found = SubsetSampler.of(summary)
+    checks = sampler_checks(found, rows, kept_steps(sampler), found.rows_above_1_2)
+    poor = max(checks, key=lambda check: VERDICTS.index(check.verdict))
+    advice = poor.advice
+    if poor.verdict != "good":
+        advice = f"{poor.name}, {poor.value}: {advice[0].lower()}{advice[1:]}"
+    return found.model_copy(update={"verdict": poor.verdict, "advice": advice})

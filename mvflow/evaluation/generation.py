@@ -19,7 +19,7 @@ from mvflow.core import Source, derive_seed, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.result import Coherence, Diversity, Frechet, FrechetMeans
-from mvflow.functional import agreement, pairwise_distance
+from mvflow.functional import agreement, chance_agreement, pairwise_distance
 from mvflow.metrics import (
     Distance,
     Estimate,
@@ -154,8 +154,7 @@ class Generation:
             "diversity": self._diversity(),
         }
         if self.classifiers is not None:
-            agreed = {name: mean_and_error(found.agreed) for name, found in joint.items()}
-            result["coherence"] = self._coherence(conditional, agreed, kept)
+            result["coherence"] = self._coherence(conditional, joint, kept)
         result["frechet"] = {
             network.name: self._frechet(network.name, conditional, joint)
             for network in self.networks
@@ -214,18 +213,18 @@ class Generation:
         seed = derive_seed(self.seed, "prior")
         z = self.estimator.draw(None, settings.prior_draws, seed=seed, prior=prior).z
         distances = {name: self._distances_from(name) for name in self.names}
-        agreed = []
+        classes: list[NDArray[np.int64]] = []
         for place, _ in batches(np.arange(len(z))):
             made = self.estimator.decode(z[place, 0])
             found = {name: self._predict(name, made[name]) for name in self.names}
             for name in self.names:
                 for network, values in found[name].features.items():
                     distances[name][network].update(values)
-            classes = [one.classes for one in found.values() if one.classes is not None]
-            if classes:
-                agreed.append(agreement(np.stack(classes)))
+            of_each = [one.classes for one in found.values() if one.classes is not None]
+            if of_each:
+                classes.append(np.stack(of_each))
         return _Joint(
-            np.concatenate(agreed) if agreed else np.zeros(0, np.bool_),
+            np.concatenate(classes, 1) if classes else np.zeros((len(self.names), 0), np.int64),
             {name: _jackknives(found) for name, found in distances.items()},
         )
 
@@ -345,7 +344,7 @@ class Generation:
     def _coherence(
         self,
         subsets: Sequence[_Subset],
-        joint: Mapping[str, Estimate],
+        joint: Mapping[str, _Joint],
         reconstruction: Mapping[str, Estimate],
     ) -> Coherence:
         means = [np.mean([*s.hits.values()], axis=0) for s in subsets]
@@ -357,8 +356,15 @@ class Generation:
             parts = [m[labels[: len(m)] == label] for m in means]
             if min(map(len, parts)):
                 by_class[int(label)] = mean_of_means(parts, self.clusters[labels == label])
+        agreed = {name: mean_and_error(agreement(of.classes)) for name, of in joint.items()}
+        chance = {name: float(chance_agreement(of.classes)) for name, of in joint.items()}
         return Coherence(
-            **joint,
+            joint=agreed["joint"],
+            joint_fitted=agreed.get("joint_fitted"),
+            joint_chance=chance["joint"],
+            joint_fitted_chance=chance.get("joint_fitted"),
+            conditional_chance=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
+            conditional_balanced=_balanced(by_class),
             conditional={
                 key: self.estimate(hits)
                 for s in subsets
@@ -432,14 +438,23 @@ class _Subset(NamedTuple):
 class _Joint(NamedTuple):
     """What was generated from a prior."""
 
-    agreed: NDArray[np.bool_]
-    """(draws,): whether all modalities are of one class."""
+    classes: NDArray[np.int64]
+    """(modalities, draws); no draws without classifiers."""
     distances: dict[str, dict[str, Jackknife]]
 
 
 def _directions(given: tuple[str, ...], found: Mapping[str, T]) -> dict[str, T]:
     """What was found of each target, by direction."""
     return {direction(given, target): value for target, value in found.items()}
+
+
+def _balanced(by_class: Mapping[int, Estimate]) -> Estimate | None:
+    """Mean over classes, whose rows do not depend on each other."""
+    if not by_class:
+        return None
+    errors = np.array([found.standard_error for found in by_class.values()])
+    mean = float(np.mean([found.mean for found in by_class.values()]))
+    return Estimate(mean, float(np.sqrt((errors**2).sum()) / len(errors)))
 
 
 def _jackknives(found: Mapping[str, FrechetDistance]) -> dict[str, Jackknife]:

@@ -1,90 +1,31 @@
-"""Results of an evaluation and of a calibration check: typed values, written as plain JSON."""
+"""The result of an evaluation: typed values, written as plain JSON."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from mvflow.core import DataError
+from mvflow.evaluation.predictions import Prediction, PredictionMeans
+from mvflow.evaluation.values import Direction, Result, Values, Verdict
 from mvflow.metrics import Distance, Estimate
 
 __all__ = [
-    "Calibration",
     "Coherence",
-    "CoverageCurve",
     "Diversity",
     "Evaluation",
     "Frechet",
     "FrechetMeans",
+    "ImportanceCheck",
+    "InferenceGaps",
     "Latent",
     "Projections",
-    "RankECDF",
-    "RankHistogram",
-    "RankPValues",
     "SamplerCheck",
     "SamplerSummary",
-    "SubsetCalibration",
     "SubsetSampler",
-    "Verdict",
 ]
 
-Verdict = Literal["good", "look closer", "do not trust"]
 
-Direction = Annotated[str, Field(pattern="^[^>]+->[^>]+$")]
-"""Given modalities and target, as in `a+b->c`."""
-
-
-class _Values(BaseModel):
-    """Immutable values with known names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Result(_Values):
-    """A result with the state of the run that it belongs to.
-
-    Args:
-        stages: name -> key of the weights that were measured.
-        settings: sections of the configuration that the result depends on.
-    """
-
-    stages: dict[str, str] = {}
-    settings: dict[str, Any] = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON: absent values are left out, NaN and infinity are null."""
-        out: dict[str, Any] = _plain(self)
-        return {**out, "settings": self.settings}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], where: str = "result") -> Self:
-        """The result that `to_dict` wrote.
-
-        Args:
-            raw: its plain values.
-            where: what to call them in a message, such as the path of their file.
-
-        Raises:
-            DataError: naming the first key that is missing, unknown or of another type.
-        """
-        values = {k: v if k == "settings" else _with_nan(v) for k, v in raw.items()}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            words = f"is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-            known = {"missing": "is missing", "extra_forbidden": "is not known"}
-            words = known.get(first["type"], words)
-            msg = f"{where} does not hold what this mvflow writes: {key!r} {words}; make it anew"
-            raise DataError(msg) from None
-
-
-class Coherence(_Values):
+class Coherence(Values):
     """Shares of generated rows of the right class.
 
     Args:
@@ -96,6 +37,12 @@ class Coherence(_Values):
         conditional_mean: mean over all subsets, of each the mean over its targets; None where
             there is but one modality.
         reconstruction: by modality, encoded and decoded rows that keep their class.
+        joint_chance: share of joint draws that would agree if modalities were drawn apart, each
+            with its classes as frequent as in those draws; 1 where all are of one class.
+        joint_fitted_chance: the same of draws from the fitted prior.
+        conditional_chance: share that a model has which always makes the most frequent class.
+        conditional_balanced: mean over classes of the mean over subsets; chance is 1 / classes.
+        unsound: subsets whose chains did not agree, so that their coherences are in doubt.
     """
 
     joint: Estimate
@@ -105,9 +52,14 @@ class Coherence(_Values):
     conditional_by_class: dict[int, Estimate]
     conditional_mean: Estimate | None = None
     reconstruction: dict[str, Estimate]
+    joint_chance: float | None = None
+    joint_fitted_chance: float | None = None
+    conditional_chance: float | None = None
+    conditional_balanced: Estimate | None = None
+    unsound: list[str] = []
 
 
-class FrechetMeans(_Values):
+class FrechetMeans(Values):
     """Means over modalities, or over subsets; those of autoencoder features are the MFD."""
 
     joint: Distance
@@ -116,7 +68,7 @@ class FrechetMeans(_Values):
     real: Distance | None = None
 
 
-class Frechet(_Values):
+class Frechet(Values):
     """Fréchet distances of generated from real rows, in the features of one network.
 
     Args:
@@ -143,14 +95,14 @@ class Frechet(_Values):
     real: dict[str, Distance] = {}
 
 
-class Diversity(_Values):
+class Diversity(Values):
     """Distances between draws given the same row, by direction; between real rows alike."""
 
     conditional: dict[Direction, Estimate]
     real: dict[str, Estimate]
 
 
-class SamplerSummary(_Values):
+class SamplerSummary(Values):
     """Quality of draws over rows, as `mvflow.inference.Diagnostics` summarises it.
 
     What a method does not have is None.
@@ -181,6 +133,14 @@ class SamplerSummary(_Values):
         return cls(**{key.replace(".", "_"): value for key, value in summary.items()}, **more)
 
 
+class SubsetSampler(SamplerSummary):
+    """Diagnostics of the draws given one subset, with a verdict where a sampler was used."""
+
+    rows_above_1_2: float | None = None
+    verdict: Verdict = "good"
+    advice: str = ""
+
+
 class SamplerCheck(SamplerSummary):
     """How the sampler fares on the rule for subsets with all modalities given, on some rows."""
 
@@ -190,7 +150,7 @@ class SamplerCheck(SamplerSummary):
     largest_norm: float
 
 
-class Latent(_Values):
+class Latent(Values):
     """Where draws given one modality lie.
 
     Args:
@@ -204,7 +164,7 @@ class Latent(_Values):
     largest_norm: float
 
 
-class Projections(_Values):
+class Projections(Values):
     """What projections of single modalities hold.
 
     Args:
@@ -217,7 +177,48 @@ class Projections(_Values):
     factors_r2: dict[str, dict[str, float]]
 
 
-class Evaluation(_Result):
+class ImportanceCheck(Values):
+    """Whether importance-sampled likelihoods are to be trusted, over rows.
+
+    Args:
+        ess_median: effective number of draws in the typical row.
+        ess_worst: the smallest.
+        khat_worst: largest shape of the Pareto tail of the weights (Vehtari et al. 2024).
+        rows_khat_above_0_7: share of rows whose average of weights is not to be trusted.
+        verdict: what to think of the likelihood.
+        advice: what to do.
+    """
+
+    ess_median: float
+    ess_worst: float
+    khat_worst: float
+    rows_khat_above_0_7: float
+    verdict: Verdict
+    advice: str
+
+
+class InferenceGaps(Values):
+    """How far approximate posteriors are from what they approximate, in nats per row.
+
+    Args:
+        gap: KL(q(z|X) || p(z|X)) = log p(X) - ELBO (paper, Eq. 4).
+        elbo: the evidence lower bound, unweighted.
+        averaged: given modalities -> averaged gap of q(z|x_S) (Eq. 6).
+        averaged_by_observed: number of observed modalities -> mean over its subsets.
+        variation_of_information: of two modalities (C.14).
+        excess: modality -> KL of its posterior to the average of q(z|X) over rows, beyond the
+            least (C.1).
+    """
+
+    gap: Estimate
+    elbo: Estimate
+    averaged: dict[str, Estimate] = {}
+    averaged_by_observed: dict[int, Estimate] = {}
+    variation_of_information: Estimate | None = None
+    excess: dict[str, Estimate] = {}
+
+
+class Evaluation(Result):
     """Everything that is measured of a trained model on test rows.
 
     Args:
@@ -238,6 +239,14 @@ class Evaluation(_Result):
         sampler: diagnostics of the sampler.
         latent: where draws lie.
         shared: what projections hold; None if the model has none.
+        predictions: direction -> how well tables are predicted, beside ridge regression and
+            nearest neighbours; empty where no modality is a table.
+        predictions_by_observed: number of observed modalities -> means over its directions.
+        prediction_sentence: who predicts best, in one sentence; empty where nothing is predicted.
+        subsets_skipped: number of observed modalities -> subsets that were not measured.
+        sampler_by_subset: subset of two modalities or more -> diagnostics of its draws.
+        likelihood_checks: "joint" and directions -> whether likelihoods are to be trusted.
+        gaps: how far posteriors are from what they approximate; None where that is not known.
     """
 
     facts: dict[str, str]
@@ -257,132 +266,10 @@ class Evaluation(_Result):
     sampler: SamplerCheck
     latent: Latent
     shared: Projections | None = None
-
-
-class SubsetSampler(SamplerSummary):
-    """Diagnostics of the draws given one subset, with a verdict where a sampler was used."""
-
-    rows_above_1_2: float | None = None
-    verdict: Verdict = "good"
-    advice: str = ""
-
-
-class RankPValues(_Values):
-    """Of two tests that ranks are uniform, by coordinate of z."""
-
-    chi_square: list[float]
-    ks: list[float]
-
-
-class RankHistogram(_Values):
-    """Ranks of true values among draws, by coordinate of z, and what is expected."""
-
-    expected: list[float]
-    counts: list[list[int]]
-
-
-class CoverageCurve(_Values):
-    """Share of true values in central intervals of each level, over coordinates of z."""
-
-    levels: list[float]
-    mean: list[float]
-    lowest: list[float]
-    highest: list[float]
-
-
-class RankECDF(_Values):
-    """Distribution function of ranks less the uniform one, and its 95 % band."""
-
-    band: float
-    difference: list[float]
-
-
-class SubsetCalibration(_Values):
-    """How true latents rank among posterior draws given one subset; lists are by coordinate of z.
-
-    Args:
-        given: observed modalities.
-        draws: posterior draws per row.
-        p_value: smallest of all tests, Bonferroni-corrected.
-        verdict: what to think of it.
-        kind: "calibrated", "too narrow", "too wide" or "shifted".
-        advice: what to do.
-        worst: coordinate of z with the smallest p-value.
-        failing: number of coordinates that fail.
-        coverage: level -> share of true values in central intervals of that level.
-        mean_rank: as a probability; 0.5 if all is well.
-        p_values: of each test.
-        histogram: of the ranks.
-        curve: coverage against level, over coordinates.
-        ecdf: distribution function of the worst coordinate's ranks less the uniform one.
-        sampler: diagnostics of the draws.
-    """
-
-    given: list[str]
-    draws: int
-    p_value: float
-    verdict: Verdict
-    kind: str
-    advice: str
-    worst: int
-    failing: int
-    coverage: dict[str, list[float]]
-    mean_rank: list[float]
-    p_values: RankPValues
-    histogram: RankHistogram
-    curve: CoverageCurve
-    ecdf: RankECDF
-    sampler: SubsetSampler
-
-
-class Calibration(_Result):
-    """Simulation-based calibration of the posteriors of a model.
-
-    Args:
-        against: "model" (simulated rows) or "data" (real rows).
-        meaning: in a sentence, what a failure says.
-        rows: latents ranked.
-        draws: posterior draws for each.
-        seed: of all that was drawn.
-        latent_dim: dimension of z.
-        tests: number of tests that p-values are corrected for.
-        alpha: probability that a calibrated model fails any of them.
-        outside_ball: share of true values outside the ball within which z is drawn.
-        verdict: the worst of all.
-        failed: subsets that are not calibrated.
-        subsets: name -> what was found.
-    """
-
-    against: Literal["model", "data"]
-    meaning: str
-    rows: int
-    draws: int
-    seed: int
-    latent_dim: int
-    tests: int
-    alpha: float
-    outside_ball: float
-    verdict: Verdict
-    failed: list[str]
-    subsets: dict[str, SubsetCalibration] = Field(min_length=1)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return {key: _plain(v) for key, v in value if v is not None}
-    if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_nan(value: Any) -> Any:
-    """Null as NaN: what is absent is not written at all."""
-    if isinstance(value, Mapping):
-        return {key: _with_nan(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(v) for v in value]
-    return math.nan if value is None else value
+    predictions: dict[Direction, Prediction] = {}
+    predictions_by_observed: dict[int, PredictionMeans] = {}
+    prediction_sentence: str = ""
+    subsets_skipped: dict[int, int] = {}
+    sampler_by_subset: dict[str, SubsetSampler] = {}
+    likelihood_checks: dict[str, ImportanceCheck] = {}
+    gaps: InferenceGaps | None = None

@@ -12,7 +12,7 @@ from mvflow.functional.cca import (
     pairwise_total_correlation,
     total_correlation,
 )
-from mvflow.functional.coherence import accuracy, agreement
+from mvflow.functional.coherence import accuracy, agreement, chance_agreement
 from mvflow.functional.contrastive import info_nce, pairwise_info_nce
 from mvflow.functional.densities import (
     bernoulli_log_prob,
@@ -50,6 +50,7 @@ __all__ = [
     "bernoulli_log_prob",
     "canonical_correlations",
     "categorical_log_prob",
+    "chance_agreement",
     "coverage",
     "ecdf_band",
     "ecdf_difference",

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float, Int
 
 from mvflow.core import Array, namespace
 
-__all__ = ["accuracy", "agreement"]
+__all__ = ["accuracy", "agreement", "chance_agreement"]
 
 
 def agreement(predictions: Int[Array, "modalities samples"]) -> Bool[Array, " samples"]:
@@ -31,3 +31,22 @@ def accuracy(
     """
     xp = namespace(predictions, labels)
     return xp.mean(xp.astype(predictions == labels, xp.float64))
+
+
+def chance_agreement(predictions: Int[Array, "modalities samples"]) -> Float[Array, ""]:
+    """Share of samples that would agree if modalities were independent of each other.
+
+    Each modality keeps how frequent its classes are (Cohen 1960): a model that makes one class
+    only has all of its coherence by chance.
+
+    Examples:
+        >>> import numpy as np
+        >>> float(chance_agreement(np.array([[0, 0, 1, 1], [0, 1, 0, 1]])))
+        0.5
+        >>> float(chance_agreement(np.array([[3, 3], [3, 3]])))
+        1.0
+    """
+    xp = namespace(predictions)
+    classes = xp.unique_values(predictions)
+    matches = xp.astype(predictions[..., None] == classes[None, None, :], xp.float64)
+    return xp.sum(xp.prod(xp.mean(matches, axis=1), axis=0))

@@ -87,7 +87,7 @@ class MMVAEPlus(System):
         covariates: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Distribution]:
         """p(x_j|u, w_j)."""
-        return self.joint.decoders.decode(z, names)
+        return self.joint.decoders.decode(z, names, covariates)
 
     def stages(self) -> Sequence[StageSpec]:
         """One stage."""

@@ -76,7 +76,7 @@ class MVAE(System):
         covariates: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Distribution]:
         """p(x_j|z)."""
-        return self.joint.decoders.decode(z, names)
+        return self.joint.decoders.decode(z, names, covariates)
 
     def stages(self) -> Sequence[StageSpec]:
         """One stage."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from mvflow.core import ArraySource, DataError
-from mvflow.core.door import as_array, check_labels
+from mvflow.core.door import as_numbers, check_labels
 
 pd = pytest.importorskip("pandas", reason="needs pandas")
 pytest.importorskip("pyarrow", reason="needs pyarrow")
@@ -31,7 +31,7 @@ SAME = {
 
 @pytest.mark.parametrize("values", SAME.values(), ids=SAME.keys())
 def test_all_that_holds_these_numbers_gives_them(values):
-    np.testing.assert_array_equal(as_array(values, "it"), NUMBERS)
+    np.testing.assert_array_equal(as_numbers(values, "it"), NUMBERS)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.floats(0, 1)), min_size=1))
@@ -39,12 +39,12 @@ def test_frames_of_several_types_give_what_their_columns_give(rows):
     frame = pd.DataFrame(rows, columns=["a", "b", "c"])
     for nullable in (frame, frame.convert_dtypes()):
         for j, column in enumerate(zip(*rows, strict=True)):
-            np.testing.assert_array_equal(as_array(nullable, "it")[:, j], np.float64(column))
+            np.testing.assert_array_equal(as_numbers(nullable, "it")[:, j], np.float64(column))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
 def test_frames_of_one_type_keep_it(dtype):
-    assert as_array(FRAME.astype(dtype), "it").dtype == dtype
+    assert as_numbers(FRAME.astype(dtype), "it").dtype == dtype
 
 
 REFUSED = {
@@ -70,7 +70,7 @@ REFUSED = {
 @pytest.mark.parametrize(("values", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_holds_no_numbers_is_refused_in_one_sentence(values, message):
     with pytest.raises(DataError, match=f"^[^\n]*{message}[^\n]*$") as caught:
-        as_array(values, "it")
+        as_numbers(values, "it")
     assert str(caught.value).count("expected") == 1
 
 

@@ -99,6 +99,11 @@ def test_a_perfect_generator_is_coherent_and_a_random_one_by_chance(count, perfe
             v == Estimate(1.0, 0.0) for v in [*values, *found.conditional_by_class.values()]
         )
         assert found.joint == found.joint_fitted == Estimate(1.0, 0.0)
+        assert found.joint_fitted_chance == 1.0  # it makes one class only: nothing is shown
+        # the frequencies of four classes among so many draws are within 4 errors of 1 / 4
+        assert abs(found.joint_chance - classes ** (1 - count)) < 0.01
+        # half of the rows are chosen: shares have a standard error of 0.01
+        assert abs(found.conditional_chance - max(np.bincount(labels)) / rows) < 0.04
         return
     for value, chance in [(v, 1 / classes) for v in values] + [
         (found.joint, classes ** (1 - count))

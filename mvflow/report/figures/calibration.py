@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mvflow.evaluation.result import SubsetCalibration
+    from mvflow.evaluation.calibration_result import SubsetCalibration
 
 __all__ = ["coverage_curves", "rank_histograms"]
 

@@ -11,7 +11,7 @@ from mvflow.report.sections.context import Context, figures
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Calibration
-    from mvflow.evaluation.result import SubsetCalibration
+    from mvflow.evaluation.calibration_result import SubsetCalibration
 
 __all__ = ["calibration"]
 
