@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from mvflow.nn import (
     total_width,
     upcast_to_float32,
 )
+from mvflow.stages import Rows
 
 __all__ = [
     "Decoders",
@@ -28,6 +31,10 @@ __all__ = [
     "build_encoders",
     "network_settings",
 ]
+
+
+BLOCK_ROWS = 2048
+"""Rows that are read at once."""
 
 
 class Decoders(ModalityDict):
@@ -58,6 +65,11 @@ class Decoders(ModalityDict):
         likelihood = self.get_submodule(f"likelihood_{name}")
         assert isinstance(likelihood, LikelihoodModule)
         return likelihood
+
+    def measure(self, rows: Rows) -> None:
+        """Let likelihoods take what they need of all training rows, before training begins."""
+        for name in self:
+            self.likelihood(name).measure(partial(_values, rows, name))
 
     def decode(
         self,
@@ -122,6 +134,19 @@ class Encoders(ModalityDict):
         everywhere = torch.ones_like(features[0, :, 0], dtype=torch.bool)
         masks = [everywhere if (m := observed.is_present(n)) is None else m for n in names]
         return upcast_to_float32(features), torch.stack(masks)
+
+
+def _values(rows: Rows, name: str) -> Iterator[Tensor]:
+    """Rows of a modality, some at a time; NaN where a value is absent."""
+    mask = f"present/{name}"
+    is_complete = all(mask not in batch for batch in itertools.islice(rows.batches(1), 1))
+    for batch in (rows.only(name) if is_complete else rows).batches(BLOCK_ROWS):
+        x = batch[name]
+        if not is_complete:
+            present = batch[mask]
+            wide = present.reshape(*present.shape, *([1] * (x.ndim - present.ndim)))
+            x = torch.where(wide, x, torch.nan)
+        yield x
 
 
 def build_encoder(config: Config, modality: Modality, out_features: int) -> nn.Module:
