@@ -185,12 +185,12 @@ def build_encoder(config: Config, modality: Modality, out_features: int) -> nn.M
     Call it by `mvflow.nn.encode_rows`.
     """
     network, covariates = config.modalities[modality.name].encoder, config.covariate_specs()
-    found: nn.Module = (
+    encoder: nn.Module = (
         network.conditional_encoder(modality, out_features, covariates)
         if covariates
         else network.encoder(modality, out_features)
     )
-    return found
+    return encoder
 
 
 def build_encoders(config: Config, out_features: int) -> Encoders:
@@ -214,9 +214,9 @@ def build_decoders(config: Config, latent: LatentSpace) -> Decoders:
         ConfigError: if a network cannot make the outputs of its modality's likelihood.
     """
     specs, covariates = config.specifications(), config.covariate_specs()
-    beside = total_width(covariates)
+    width = total_width(covariates)
     widths = {
-        m.name: beside + sum(part.dim for part in latent.parts if part.of in (None, m.name))
+        m.name: width + sum(part.dim for part in latent.parts if part.of in (None, m.name))
         for m in specs
     }
     networks = {
