@@ -18,7 +18,7 @@ from mvflow_cli.output import console_width, finite, say, show, show_json
 if TYPE_CHECKING:
     from mvflow.evaluation.compare import Comparison, EvaluatedRun
 
-__all__ = ["compare"]
+__all__ = ["compare", "evaluated", "write_comparison"]
 
 NUMBER_WIDTH = 15
 """Of a mean with its error, such as 123.45 ± 67.89."""
@@ -50,8 +50,8 @@ def compare(
     from mvflow.evaluation.compare import compare as compared
     from mvflow.evaluation.tables import as_json
 
-    found = compared([_evaluated(path) for path in runs], paper=paper)
-    written = [] if out is None else _write(found, out)
+    found = compared([evaluated(path) for path in runs], paper=paper)
+    written = [] if out is None else write_comparison(found, out)
     if json:
         show_json({**as_json(found), "written": written})
         return
@@ -66,7 +66,7 @@ def compare(
         say(f"wrote {', '.join(written)}")
 
 
-def _evaluated(path: Path) -> EvaluatedRun:
+def evaluated(path: Path) -> EvaluatedRun:
     """A run with its evaluation.
 
     Raises:
@@ -123,7 +123,7 @@ def _tables(found: Comparison, width: int) -> Iterator[Table]:
         yield table
 
 
-def _write(found: Comparison, out: Path) -> list[str]:
+def write_comparison(found: Comparison, out: Path) -> list[str]:
     """Write all forms of the table and the plot.
 
     Returns:

@@ -38,7 +38,9 @@ def test_says_what_it_understood(mvflow, here):
     assert lines[1].endswith("standardised; normal, scale 0.5")
     assert lines[2] == "80 rows, paired by position"
     assert lines[3] == "labels: 2 classes (no, yes)"
-    assert lines[4].startswith("wrote out.h5: train 64 rows, validation 8 rows, test 8 rows;")
+    assert lines[4] == "table.csv: cells are separated by ',' (--separator)"
+    assert lines[5].startswith("table.csv: line 1 names the columns (id, a, b, ill)")
+    assert lines[-1].startswith("wrote out.h5: train 64 rows, validation 8 rows, test 8 rows;")
 
 
 def test_json(mvflow, here):
@@ -96,6 +98,19 @@ def test_from_files_to_samples(mvflow, here):
     assert mvflow("train", "run").code == 0
     found = mvflow("sample", "run", "--given", "image", "--n", "2")
     assert found.code == 0, found
+
+
+def test_covariates_go_from_files_to_the_configuration(mvflow, here):
+    words = (*WORDS, "--covariate", "batch=table.csv:ill", "--covariate", "a=table.csv:a")
+    found = mvflow("data", "import", "out.h5", *words)
+    assert "covariate batch: 2 classes (no, yes) (--covariate-kind)" in found.out
+    assert "no, yes" in mvflow("data", "info", "out.h5").out
+    assert mvflow("new", "run", "--recipe", "auto", "--store", "out.h5").code == 0
+    covariates = {c.name: c for c in RunDirectory.open(here / "run").config().covariate_specs()}
+    with Store.open(here / "out.h5") as store:
+        assert covariates == store.covariates
+    assert covariates["batch"].levels == ("no", "yes")
+    assert covariates["a"].levels is None
 
 
 def test_auto_with_splits_of_other_names(refused, mvflow, here):

@@ -10,14 +10,17 @@ from torch import nn
 from torch.distributions import Distribution
 
 from mvflow.core import Observed
-from mvflow.inference import AggregateDivisor, PriorDivisor, ProductOfExperts, Target
+from mvflow.inference import AggregateDivisor, PriorDivisor, Target, product_of
 from mvflow.systems.subsets.base import Experts, SubsetRule
 
 __all__ = ["PAPER_PROTOCOL", "Product"]
 
 
 class Product(SubsetRule):
-    """prod_j q_j(z|x_j) / s(z)^(|S|-1): one expert alone is sampled directly."""
+    """prod_j q_j(z|x_j) / s(z)^(|S|-1): one expert alone is sampled directly.
+
+    So are Gaussian experts, in closed form, in each row where their product is proper.
+    """
 
     divisor: Literal["aggregate", "prior"] = "aggregate"
     """s(z), what the experts share: the aggregated posterior, at which they are trained, or the
@@ -27,7 +30,9 @@ class Product(SubsetRule):
         self, system: Experts, module: nn.Module | None, observed: Observed
     ) -> Distribution | Target:
         """The expert of a single modality, or the product within the system's ball."""
-        experts = [system.expert(name, x) for name, x in sorted(observed.x.items())]
+        experts = [
+            system.expert(name, x, observed.covariates) for name, x in sorted(observed.x.items())
+        ]
         if len(experts) == 1:
             return experts[0]
         divisor = (
@@ -35,7 +40,7 @@ class Product(SubsetRule):
             if self.divisor == "prior"
             else AggregateDivisor(system.latent_mean, system.latent_std)
         )
-        return ProductOfExperts(experts, system.radius, divisor)
+        return product_of(experts, system.radius, divisor)
 
 
 PAPER_PROTOCOL: Mapping[str, Any] = MappingProxyType(
