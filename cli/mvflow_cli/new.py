@@ -22,14 +22,13 @@ def new(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Directory to make.", show_default=False)
     ],
+    store: Annotated[Path, typer.Option(help="Store with the data (.h5).", show_default=False)],
     recipe: Annotated[
         str,
         typer.Option(
-            help="Recipe to begin with, such as toy or mnist-svhn; 'auto' chooses by the store.",
-            show_default=False,
+            help="Recipe to begin with, such as toy or mnist-svhn; 'auto' chooses by the store."
         ),
-    ],
-    store: Annotated[Path, typer.Option(help="Store with the data (.h5).", show_default=False)],
+    ] = "auto",
     system: Annotated[
         str | None,
         typer.Option(
