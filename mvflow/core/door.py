@@ -13,7 +13,7 @@ __all__ = ["as_array", "check_count", "check_labels", "check_seed"]
 
 
 def as_array(values: Any, what: str) -> NDArray[Any]:
-    """A plain array of arrays, lists, data frames or torch tensors of any device.
+    """A plain array of arrays, lists, data frames or torch tensors of any device and precision.
 
     Args:
         values: what was handed over.
@@ -32,8 +32,9 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
             msg = f"{what}, row {at[0][0]} has a masked value: impute or remove such rows first"
             raise DataError(msg)
         values = values.data
-    for step in ("detach", "cpu"):  # a torch tensor, whose module is not imported here
-        values = getattr(values, step)() if hasattr(values, step) else values
+    if hasattr(values, "detach"):  # a torch tensor, whose module is not imported here
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
     try:
         x = np.asarray(values)
     except (TypeError, ValueError) as error:
@@ -42,7 +43,7 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
     if x.dtype.kind == "c":
         msg = f"{what} is complex: give real and imaginary parts as two features, or the modulus"
         raise DataError(msg)
-    return x
+    return x.copy() if min(x.strides, default=0) < 0 else x  # flipped: torch takes no such views
 
 
 def check_labels(labels: ArrayLike) -> NDArray[np.int64]:

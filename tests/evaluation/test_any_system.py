@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvflow.config import Classifiers, Evaluation
-from mvflow.core import ArraySource, Modality, UsageError, generator
+from mvflow.core import ArraySource, Modality, UsageError, as_source, generator
 from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
 from mvflow.inference import Diagnostics, HMCSampler
 from mvflow.report import Entry, write_report
@@ -29,6 +29,9 @@ class FactorModel:
 
     def facts(self):
         return {"system": "factor model"}
+
+    def as_source(self, data):
+        return as_source(data, self.modalities)
 
     def priors(self):
         return ["standard"]

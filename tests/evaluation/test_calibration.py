@@ -21,7 +21,7 @@ def altered(known, scale=1.0, shift=0.0):
     for _, flow in estimator.system_.flows.items():
         forward = flow.forward
 
-        def wrong(x, forward=forward):
+        def wrong(x, _covariates=None, forward=forward):
             base = forward(x).base.base_dist
             return DiagNormal(base.loc + shift * base.scale, base.scale * scale)
 
