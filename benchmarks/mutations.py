@@ -128,8 +128,9 @@ def _places(text: str) -> dict[tuple[int, int], list[tuple[str, Any, int]]]:
                 self.seen += 1
             return node
 
+    tree = get_ast(text)
     for name, operator in _operators():
-        Lister(name, operator).walk(get_ast(text))
+        Lister(name, operator).walk(tree)
     return found
 
 

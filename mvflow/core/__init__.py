@@ -2,7 +2,7 @@
 
 from mvflow.core.arrays import Array, namespace
 from mvflow.core.covariates import COVARIATES, Covariate, check_covariates, covariate_columns
-from mvflow.core.door import as_array, check_count, check_labels, check_seed
+from mvflow.core.door import as_array, as_numbers, check_count, check_labels, check_seed
 from mvflow.core.errors import (
     ConfigError,
     DataError,
@@ -66,6 +66,7 @@ __all__ = [
     "UnreliableDrawsWarning",
     "UsageError",
     "as_array",
+    "as_numbers",
     "as_source",
     "check_batch",
     "check_count",

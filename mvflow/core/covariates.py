@@ -83,14 +83,14 @@ class Covariate:
         if x.dtype.kind == "f":
             scale = float(x.std()) if len(x) else 1.0
             return cls(name, None, float(x.mean()) if len(x) else 0.0, scale or 1.0)
-        found = np.unique(x)
-        if len(found) > MAX_LEVELS:
+        levels = np.unique(x)
+        if len(levels) > MAX_LEVELS:
             msg = (
-                f"covariate {name!r} has {len(found)} different values, more than the "
+                f"covariate {name!r} has {len(levels)} different values, more than the "
                 f"{MAX_LEVELS} that a class can have: give numbers as floats"
             )
             raise DataError(msg)
-        return cls(name, tuple(map(str, found)))
+        return cls(name, tuple(map(str, levels)))
 
     @property
     def width(self) -> int:
@@ -168,17 +168,17 @@ def check_covariates(given: Mapping[str, Covariate], expected: Iterable[Covariat
         DataError: naming the first that is missing or encoded otherwise.
     """
     for wanted in expected:
-        found = given.get(wanted.name)
-        if found is None:
+        own = given.get(wanted.name)
+        if own is None:
             has = f"its covariates are {', '.join(given)}" if given else "it has none"
             msg = (
                 f"the model has the covariate {wanted.name!r}, but the data do not ({has}): "
                 f"give covariates={{{wanted.name!r}: values}}"
             )
             raise DataError(msg)
-        if found != wanted:
+        if own != wanted:
             msg = (
-                f"covariate {wanted.name!r} of the data is {_described(found)}, "
+                f"covariate {wanted.name!r} of the data is {_described(own)}, "
                 f"but of the model {_described(wanted)}"
             )
             raise DataError(msg)

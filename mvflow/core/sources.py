@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core.covariates import COVARIATES, Covariate, check_covariates
-from mvflow.core.door import as_array, check_labels
+from mvflow.core.door import as_numbers, check_labels
 from mvflow.core.errors import DataError, UsageError, unknown_name
 from mvflow.core.types import Batch, Column, Described, Modality, Source
 
@@ -68,7 +68,7 @@ class ArraySource:
         if not arrays:
             msg = "no modality was given: expected a mapping from names to arrays"
             raise DataError(msg)
-        arrays = {name: as_array(x, f"modality {name!r}") for name, x in arrays.items()}
+        arrays = {name: as_numbers(x, f"modality {name!r}") for name, x in arrays.items()}
         if modalities is None:
             modalities = [Modality(name, x.shape[1:] or (1,)) for name, x in arrays.items()]
         self.modalities = tuple(modalities)
@@ -331,7 +331,7 @@ def _check_names(arrays: Batch, modalities: tuple[Modality, ...]) -> None:
 
 
 def _checked(given: Any, modality: Modality) -> NDArray[Any]:
-    x = as_array(given, f"modality {modality.name!r}")
+    x = as_numbers(given, f"modality {modality.name!r}")
     likelihood = modality.likelihood_part
     expected = likelihood.row_shape(modality.shape)
     if x.shape[1:] != expected or x.ndim != len(expected) + 1:
@@ -348,9 +348,6 @@ def _checked(given: Any, modality: Modality) -> NDArray[Any]:
             )
             raise DataError(msg)
         return np.ascontiguousarray(x)
-    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        msg = f"modality {modality.name!r} has values of type {x.dtype}: expected numbers"
-        raise DataError(msg)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, np.float32)
     bad = _first_bad_row(values, lambda chunk: ~np.isfinite(chunk))

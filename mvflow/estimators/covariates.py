@@ -29,17 +29,17 @@ def encoded_covariates(
         UsageError: if the model has no such covariate.
     """
     known = {c.name: c for c in specs}
-    found: dict[str, NDArray[np.float32]] = {}
+    encoded: dict[str, NDArray[np.float32]] = {}
     for key, values in (given or {}).items():
         name = key.removeprefix(COVARIATES)
         if key == name and name not in known:
             hint = "" if known else "; this model has no covariates: train it with some"
             raise UsageError(unknown_name("covariate", name, known) + hint)
         if key == name:
-            found[name] = known[name].encode(values, rows)
+            encoded[name] = known[name].encode(values, rows)
         elif name in known:
-            found.setdefault(name, _checked(as_array(values, key), known[name], rows))
-    return found
+            encoded.setdefault(name, _checked(as_array(values, key), known[name], rows))
+    return encoded
 
 
 def spread_covariates(
@@ -57,7 +57,7 @@ def spread_covariates(
         DataError: if there are not as many values as latents.
         UsageError: if a covariate of the model is missing.
     """
-    found: dict[str, NDArray[np.float32]] = {}
+    spread: dict[str, NDArray[np.float32]] = {}
     for covariate in specs:
         if covariate.name not in encoded:
             what = "a number" if covariate.levels is None else ", ".join(covariate.levels)
@@ -77,8 +77,8 @@ def spread_covariates(
                 f"{shape}: give one for each row, or one for all"
             )
             raise DataError(msg) from error
-        found[covariate.name] = np.ascontiguousarray(x.reshape(-1, covariate.width))
-    return found
+        spread[covariate.name] = np.ascontiguousarray(x.reshape(-1, covariate.width))
+    return spread
 
 
 def _checked(x: NDArray[Any], covariate: Covariate, rows: int | None) -> NDArray[np.float32]:

@@ -125,11 +125,11 @@ class EncodingEstimator(TrainableEstimator):
         wanted = subset_of(specs if targets is None else targets, self.modalities)
         flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
         chunks = flat.split(8 * CHUNK_ROWS)
-        beside = self._beside(covariates, z.shape[:-1], 8 * CHUNK_ROWS)
+        covariates_of = self._covariate_chunks(covariates, z.shape[:-1], 8 * CHUNK_ROWS)
 
         @torch.no_grad()
         def chunk(i: int) -> dict[str, NDArray[Any]]:
-            decoded = self.system_.decode(chunks[i].to(self._device), wanted, beside(i))
+            decoded = self.system_.decode(chunks[i].to(self._device), wanted, covariates_of(i))
             means = {n: specs[n].mean(decoded[n]) for n in wanted}
             for name, mean in means.items():
                 bad = ~mean.isfinite().flatten(1).all(1)
@@ -157,12 +157,12 @@ class EncodingEstimator(TrainableEstimator):
         """
         self._base_system()
         seed, parts = check_seed(seed), []
-        beside = self._beside(covariates, np.shape(z)[:-1], CHUNK_ROWS)
+        covariates_of = self._covariate_chunks(covariates, np.shape(z)[:-1], CHUNK_ROWS)
         for i, some in enumerate(
             torch.from_numpy(checked_latent(z, self.system_.latent.dim)).split(CHUNK_ROWS)
         ):
             with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
-                decoded = self.system_.decode(some.to(self._device), None, beside(i))
+                decoded = self.system_.decode(some.to(self._device), None, covariates_of(i))
                 parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -170,7 +170,7 @@ class EncodingEstimator(TrainableEstimator):
     def _device(self) -> torch.device:
         return self.system_.device
 
-    def _beside(
+    def _covariate_chunks(
         self, covariates: Mapping[str, Any] | None, shape: tuple[int, ...], size: int
     ) -> Callable[[int], dict[str, Tensor] | None]:
         """Number of a chunk of so many latents -> their encoded covariates."""

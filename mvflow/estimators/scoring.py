@@ -63,9 +63,9 @@ def log_likelihood(
 
     def chunk(i: int) -> dict[str, NDArray[Any]]:
         at = slice(i * size, (i + 1) * size)
-        beside = covariates and {k: v[at] for k, v in covariates.items()}
+        own = covariates and {k: v[at] for k, v in covariates.items()}
         scored, seen = (
-            Observed({k: v[at] for k, v in each.items()}, None, beside) for each in (x, given)
+            Observed({k: v[at] for k, v in each.items()}, None, own) for each in (x, given)
         )
         with torch.no_grad(), own_generator(seed, "likelihood", i, device=device):
             return {"": _log_likelihood(system, scored, seen, n).double().cpu().numpy()}

@@ -42,7 +42,7 @@ class ConditionalNetwork(nn.Module):
 
     Args:
         first: from rows to vectors (rows, width).
-        rest: from vectors and covariates side by side to features.
+        last: from vectors and covariates side by side to features.
         covariates: their names, in the order in which they stand.
 
     Examples:
@@ -51,15 +51,15 @@ class ConditionalNetwork(nn.Module):
         torch.Size([5, 2])
     """
 
-    def __init__(self, first: nn.Module, rest: nn.Module, covariates: Sequence[str]) -> None:
+    def __init__(self, first: nn.Module, last: nn.Module, covariates: Sequence[str]) -> None:
         super().__init__()
-        self.first, self.rest, self.covariates = first, rest, tuple(covariates)
+        self.first, self.last, self.covariates = first, last, tuple(covariates)
 
     def forward(self, x: Tensor, covariates: Mapping[str, Tensor] | None) -> Tensor:
         """Features (rows, width)."""
         joined = join_covariates(self.covariates, covariates)
-        found: Tensor = self.rest(torch.cat([self.first(x), joined], -1))
-        return found
+        output: Tensor = self.last(torch.cat([self.first(x), joined], -1))
+        return output
 
 
 class SummedNetwork(nn.Module):
@@ -80,12 +80,14 @@ class SummedNetwork(nn.Module):
 
     def forward(self, x: Tensor, covariates: Mapping[str, Tensor] | None) -> Tensor:
         """Features (rows, width)."""
-        found: Tensor = self.network(x) + self.linear(join_covariates(self.covariates, covariates))
-        return found
+        output: Tensor = self.network(x) + self.linear(
+            join_covariates(self.covariates, covariates)
+        )
+        return output
 
 
 def encode_rows(network: nn.Module, x: Tensor, covariates: Mapping[str, Tensor] | None) -> Tensor:
     """Features of rows by a network that may see covariates, or not."""
     sees = isinstance(network, ConditionalNetwork | SummedNetwork)
-    found: Tensor = network(x, covariates) if sees else network(x)
-    return found
+    features: Tensor = network(x, covariates) if sees else network(x)
+    return features

@@ -82,15 +82,15 @@ class LayersNetwork(Network):
             check_encoder(self.output, modality)
             network = LayersEncoder((modality.size + width,), self, out_features, dropout)
             return ConditionalNetwork(flat(modality), network, names)
-        whole = self.encoder(modality, out_features, dropout)
-        assert isinstance(whole, LayersEncoder)
-        parts = list(whole)
+        encoder = self.encoder(modality, out_features, dropout)
+        assert isinstance(encoder, LayersEncoder)
+        parts = list(encoder)
         at = 1 + next(i for i, part in enumerate(parts) if isinstance(part, nn.Flatten))
         old = parts[at]
         assert isinstance(old, nn.Linear)
         new = nn.Linear(old.in_features + width, old.out_features, bias=old.bias is not None)
-        rest = nn.Sequential(new, *parts[at + 1 :])
-        return ConditionalNetwork(nn.Sequential(*parts[:at]), rest, names)
+        after = nn.Sequential(new, *parts[at + 1 :])
+        return ConditionalNetwork(nn.Sequential(*parts[:at]), after, names)
 
     def decoder(self, in_features: int, modality: Modality) -> nn.Module:
         """A `LayersDecoder`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from mvflow.nn import (
     total_width,
     upcast_to_float32,
 )
+from mvflow.stages import Rows
 
 __all__ = [
     "Decoders",
@@ -28,6 +31,10 @@ __all__ = [
     "build_encoders",
     "network_settings",
 ]
+
+
+BLOCK_ROWS = 2048
+"""Rows that are read at once."""
 
 
 class Decoders(ModalityDict):
@@ -58,6 +65,11 @@ class Decoders(ModalityDict):
         likelihood = self.get_submodule(f"likelihood_{name}")
         assert isinstance(likelihood, LikelihoodModule)
         return likelihood
+
+    def measure(self, rows: Rows) -> None:
+        """Let likelihoods take what they need of all training rows, before training begins."""
+        for name in self:
+            self.likelihood(name).measure(partial(_values, rows, name))
 
     def decode(
         self,
@@ -124,18 +136,31 @@ class Encoders(ModalityDict):
         return upcast_to_float32(features), torch.stack(masks)
 
 
+def _values(rows: Rows, name: str) -> Iterator[Tensor]:
+    """Rows of a modality, some at a time; NaN where a value is absent."""
+    mask = f"present/{name}"
+    is_complete = all(mask not in batch for batch in itertools.islice(rows.batches(1), 1))
+    for batch in (rows.only(name) if is_complete else rows).batches(BLOCK_ROWS):
+        x = batch[name]
+        if not is_complete:
+            present = batch[mask]
+            wide = present.reshape(*present.shape, *([1] * (x.ndim - present.ndim)))
+            x = torch.where(wide, x, torch.nan)
+        yield x
+
+
 def build_encoder(config: Config, modality: Modality, out_features: int) -> nn.Module:
     """The configured encoder of a modality, which sees the covariates if there are any.
 
     Call it by `mvflow.nn.encode_rows`.
     """
     network, covariates = config.modalities[modality.name].encoder, config.covariate_specs()
-    found: nn.Module = (
+    encoder: nn.Module = (
         network.conditional_encoder(modality, out_features, covariates)
         if covariates
         else network.encoder(modality, out_features)
     )
-    return found
+    return encoder
 
 
 def build_encoders(config: Config, out_features: int) -> Encoders:
@@ -159,9 +184,9 @@ def build_decoders(config: Config, latent: LatentSpace) -> Decoders:
         ConfigError: if a network cannot make the outputs of its modality's likelihood.
     """
     specs, covariates = config.specifications(), config.covariate_specs()
-    beside = total_width(covariates)
+    width = total_width(covariates)
     widths = {
-        m.name: beside + sum(part.dim for part in latent.parts if part.of in (None, m.name))
+        m.name: width + sum(part.dim for part in latent.parts if part.of in (None, m.name))
         for m in specs
     }
     networks = {

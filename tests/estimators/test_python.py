@@ -90,9 +90,7 @@ def test_views_tensors_and_plain_arrays_give_the_same(model, small):
         np.testing.assert_array_equal(model.draw({"m0": each}).z, expected)
     alone = model.draw({"m0": x[:1]}).z  # one row that is flipped counts as contiguous
     np.testing.assert_array_equal(model.draw({"m0": x[:1][::-1]}).z, alone)
-    np.testing.assert_array_equal(
-        model.decode(alone[0][::-1])["m1"], model.decode(alone[0])["m1"]
-    )
+    np.testing.assert_array_equal(model.decode(alone[0][::-1])["m1"], model.decode(alone[0])["m1"])
 
 
 def test_tensors_of_any_precision_are_taken(model, small):

@@ -61,7 +61,7 @@ def test_layers_see_covariates_where_they_are_vectors(settings, modality):
     assert isinstance(encoder, ConditionalNetwork)
     x, covariates = rows_of(modality)
     joined = torch.cat([encoder.first(x), covariates["age"], covariates["batch"]], -1)
-    assert torch.equal(encode_rows(encoder, x, covariates), encoder.rest(joined))
+    assert torch.equal(encode_rows(encoder, x, covariates), encoder.last(joined))
 
 
 def test_a_sum_is_what_a_linear_layer_makes_of_both_side_by_side():
