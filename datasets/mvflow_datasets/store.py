@@ -175,6 +175,8 @@ class Store:
                 name: Split(name, manifest, self._arrays) for name in manifest.splits
             }
             self.class_names = {int(k): name for k, name in self._names("class_names")}
+        except DataError:
+            raise  # a sentence already
         except (Misfit, ValueError) as error:
             raise damaged(file.path, error) from error
         self.factor_names = dict(self._names("factor_names"))
