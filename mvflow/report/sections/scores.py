@@ -268,8 +268,10 @@ def likelihood(context: Context) -> HTML:
     )
     density = (
         "log q(z|x) of one modality, where z ~ q(z|X) of all: how well each posterior covers the "
-        "places where rows truly lie. A posterior on shared information is wide on purpose."
+        "places where rows truly lie."
     )
+    if any(e.estimator.can_project for e in context.entries):
+        density += " A posterior on shared information is wide on purpose."
     return section(
         "likelihood",
         "Likelihood",
