@@ -39,6 +39,7 @@ from mvflow.core.types import (
     Subset,
     rescale_weights,
 )
+from mvflow.core.units import Knots, Units
 
 __all__ = [
     "COVARIATES",
@@ -51,6 +52,7 @@ __all__ = [
     "Covariate",
     "DataError",
     "Described",
+    "Knots",
     "LatentPart",
     "LatentSpace",
     "LostError",
@@ -64,6 +66,7 @@ __all__ = [
     "StageError",
     "Subset",
     "UnreliableDrawsWarning",
+    "Units",
     "UsageError",
     "as_array",
     "as_numbers",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, Source, UsageError, generator
+from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.generation import (
@@ -31,8 +31,8 @@ SAMPLER_DRAWS = 8
 
 def evaluate(
     estimator: Estimator,
-    test: Source,
-    classifiers: ModalityClassifiers | None,
+    test: Source | Batch,
+    classifiers: ModalityClassifiers | None = None,
     networks: Sequence[FeatureNetwork] = (),
     *,
     seed: int = 0,
@@ -41,14 +41,15 @@ def evaluate(
 
     Args:
         estimator: the model.
-        test: rows that it was not trained on.
+        test: rows that it was not trained on; a dict of arrays will do.
         classifiers: of the same modalities; None leaves coherence out.
         networks: whose features Fréchet distances are taken in, besides the classifiers'.
         seed: of the rows chosen and of all draws.
 
     Raises:
-        DataError: if coherence is asked of rows without labels.
+        DataError: if the rows do not fit the model, or coherence is asked of rows without labels.
     """
+    test = estimator.as_source(test)
     if classifiers is not None and test.labels is None:
         msg = "the test rows have no labels: coherence needs a class for each row"
         raise DataError(msg)

@@ -20,7 +20,7 @@ from mvflow.evaluation.checks import (
     grade_low,
     worst,
 )
-from mvflow.evaluation.learning import StageCurve, training_advice
+from mvflow.evaluation.learning import RISE, StageCurve, training_advice
 from mvflow.evaluation.result import Evaluation
 from mvflow.evaluation.sampler_checks import kept_steps, redrawn, sampler_checks
 
@@ -73,13 +73,14 @@ def overfitting(curves: Sequence[StageCurve]) -> Check:
     if not known:
         words = "Hold rows out of the training (data.validation) to see whether it overfits."
         return Check(name, "no rows were held out", "not checked", words)
-    most = max(known, key=lambda c: c.excess)
-    level = grade_low(most.excess, 0.02, 0.1)
+    most = max(known, key=lambda c: (c.excess, c.gap))
+    level = grade_low(most.excess, RISE, 0.1)
     if level != "good":
+        level = worst([level, grade_low(most.gap, 1.0, 1.0)])
         what = "diverged" if most.trend == "diverges" else "overfitted"
         value = f"the {most.stage} stage {what} after epoch {most.best_epoch} of {most.epochs}"
         return Check(name, value, level, f"{_capital(training_advice([most]))}.")
-    early = [f"{c.stage} epoch {c.best_epoch} of {c.epochs}" for c in known if c.rise > 0.02]
+    early = [f"{c.stage} epoch {c.best_epoch} of {c.epochs}" for c in known if c.is_rescued]
     value = f"none; kept were the weights of {', '.join(early)}" if early else "none"
     return Check(name, value, "good", "Nothing to do.")
 
@@ -133,7 +134,9 @@ class Judgement(NamedTuple):
     def headline(self) -> str:
         """The verdict in a sentence: what it is due to."""
         level = self.verdict
-        due = [c for c in self.checks if c.verdict == level]
+        urgent = sorted(self.checks, key=lambda c: -LEVELS.index(c.verdict))
+        least = min(LEVELS.index(level), LEVELS.index("look closer"))
+        due = [c for c in urgent if LEVELS.index(c.verdict) >= least]
         listed = "; ".join(f"{c.name.lower()}: {c.value}" for c in due)
         return f"{OPENINGS[level]} {_capital(listed)}." if due else "Nothing is known yet."
 

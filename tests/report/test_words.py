@@ -16,7 +16,12 @@ def test_reading_of_known_metrics(two):
     known = {"joint": 0.95, "circle->square": 0.99, "square->circle": 0.97}
     values = {key: Estimate(value, 0.01) for key, value in known.items()}
     coherence = entry.metrics.coherence.model_copy(
-        update={"joint": values.pop("joint"), "conditional": values}
+        update={
+            "joint": values.pop("joint"),
+            "conditional": values,
+            "conditional_chance": 0.52,
+            "joint_chance": 0.5,
+        }
     )
     density = {"circle": Estimate(-1.0, 0.1), "square": Estimate(0.5, 0.1)}
     metrics = entry.metrics.model_copy(
@@ -26,10 +31,12 @@ def test_reading_of_known_metrics(two):
     assert (first, second, third) == ("97 %", "95 %", "−0.25 nats")
     assert words == (
         "Of 100 samples of circle generated from square, 97 are of the class of square (empty or "
-        "full). That is the weakest direction; the best, circle → square, has 99."
+        "full). That is the weakest direction; the best, circle → square, has 99. By chance, with "
+        "the commonest class always, it would be 52."
     )
     assert agree == (
-        "Of 100 pairs generated from nothing, 95 agree: both modalities are of one class."
+        "Of 100 pairs generated from nothing, 95 agree: both modalities are of one class. By "
+        "chance, with modalities drawn apart, it would be 50."
     )
 
 
