@@ -199,7 +199,7 @@ def test_never_writes_what_is_not_finite(refused, trained, tmp_path, monkeypatch
     monkeypatch.setattr(
         Estimator,
         "decode",
-        lambda self, z, targets: {t: np.full((*z.shape[:2], 2), np.inf) for t in targets},
+        lambda self, z, targets, **_: {t: np.full((*z.shape[:2], 2), np.inf) for t in targets},
     )
     path = tmp_path / "a.h5"
     assert "samples of 'circle' are not finite" in refused(
