@@ -34,18 +34,33 @@ class GivenRows:
     """Rows of the store as `split:start:stop`, if any."""
     origin: dict[str, str] = field(default_factory=dict)
     """name -> "store", or the file that it was read from."""
+    covariates: dict[str, Any] = field(default_factory=dict)
+    """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
 
 
 def read_observed(
-    run: RunDirectory, config: Config, given: list[str], rows: str | None, store: Path | None
+    run: RunDirectory,
+    config: Config,
+    given: list[str],
+    rows: str | None,
+    store: Path | None,
+    covariates: dict[str, Any] | None = None,
 ) -> GivenRows:
     """Read what `--given` and `--rows` name.
+
+    Args:
+        run: the run directory.
+        config: its configuration.
+        given: modalities, with files or without.
+        rows: of the store.
+        store: another one.
+        covariates: name -> value of all rows, in place of those that the store has.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
         DataError: if a file cannot be used, or the numbers of rows differ.
     """
-    from mvflow.core import UsageError, check_batch, subset_of
+    from mvflow.core import COVARIATES, UsageError, check_batch, subset_of
 
     pairs = [text.partition("=")[::2] for text in given]
     names = subset_of([name for name, _ in pairs], config.specifications())
@@ -61,13 +76,18 @@ def read_observed(
     batch = seen.batch | {name: _array(name, path) for name, path in files.items()}
     check_batch(batch, config.specifications())
     origin = {name: str(files.get(name, "store")) for name in names}
-    return GivenRows(batch, seen.labels, seen.rows, origin)
+    known = {c.name for c in config.covariate_specs()} - {*(covariates or {})}
+    kept = {COVARIATES + name for name in known}
+    stored_covariates = {k: x for k, x in seen.covariates.items() if k in kept}
+    return GivenRows(
+        batch, seen.labels, seen.rows, origin, {**stored_covariates, **(covariates or {})}
+    )
 
 
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
     import numpy as np
 
-    from mvflow.core import DataError, UsageError
+    from mvflow.core import DataError, UsageError, covariate_columns
 
     split, start, stop = _parsed(rows or f"{config.data.test}:0:")
     source = store[split]
@@ -85,7 +105,12 @@ def _stored(store: Store, config: Config, names: list[str], rows: str | None) ->
         msg = f"store {store.path} has no modality {missing[0]!r}"
         raise DataError(msg)
     labels = None if source.labels is None else source.labels[start:stop]
-    return GivenRows({n: batch[n] for n in names}, labels, f"{split}:{start}:{stop}")
+    return GivenRows(
+        {n: batch[n] for n in names},
+        labels,
+        f"{split}:{start}:{stop}",
+        covariates=covariate_columns(batch),
+    )
 
 
 def _parsed(rows: str) -> tuple[str, int, int | None]:
