@@ -103,7 +103,7 @@ def reproduce(
         recipe.removesuffix("-small"),
         [int(seed) for seed in parse_seeds(seeds)],
         system,
-        None if betas is None else "paper" if betas == "paper" else parse_betas(betas),
+        "paper" if betas == "paper" else None if betas is None else parse_betas(betas),
     )
     set_up(device, threads)
     place = Path(name) if out is None else out
