@@ -38,8 +38,9 @@ def sample(
     given: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[=FILE.npy]",
-            help="An observed modality: rows of the store, or an array; may be repeated. "
+            metavar="NAME[=FILE[:PART]]",
+            help="An observed modality: rows of the store, or a file that 'mvflow data import' "
+            "reads, in the units of such files; may be repeated. "
             "Without it, samples come from the prior.",
             show_default=False,
         ),
@@ -175,6 +176,8 @@ def sample(
         f"{name} {x.shape} ({'draws with noise' if samples.noise[name] else 'means'})"
         for name, x in samples.generated.items()
     )
+    for note in seen.notes:
+        say(note)
     say(f"wrote {path}: {shapes} from {_source(seen)}, seed {seed}")
     if summary["method"] == "mcmc":
         say(
