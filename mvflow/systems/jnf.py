@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
 
-from mvflow.config import Config, Share, Training
+from mvflow.config import Config, Later, Share, Training
 from mvflow.core import LatentSpace, Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
 from mvflow.inference import Target
@@ -37,6 +37,7 @@ from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.annealing import annealed
 from mvflow.systems.base import System
 from mvflow.systems.decoders import build_decoders, build_encoder
+from mvflow.systems.factors import check_linear, start_at_factors
 from mvflow.systems.joint_vae import JointVAE, head_width
 
 __all__ = ["JNF", "JNFShared"]
@@ -45,14 +46,16 @@ __all__ = ["JNF", "JNFShared"]
 class Joint(Training):
     """Joint VAE (paper 3.1): beta falls from `beta_start` to `beta` over the share `anneal`.
 
-    The heads of q(z|X) are merged by an MLP with the hidden layers `merge`, or, with "concat",
-    each gives an equal part of z (Appendix E.3).
+    The heads of q(z|X) are merged by an MLP with the hidden layers `merge`; with "concat" each
+    gives an equal part of z (Appendix E.3), with "sum" they are added. Networks `linear-mlp` may
+    start at a factor analysis of the training rows.
     """
 
     beta: PositiveFloat = 1.0
     beta_start: PositiveFloat | None = None
     anneal: Share = 0.5
-    merge: tuple[PositiveInt, ...] | Literal["concat"] = (512, 512)
+    merge: tuple[PositiveInt, ...] | Literal["concat", "sum"] = (512, 512)
+    start: Annotated[Literal["random", "factor-analysis"], Later()] = "random"
 
 
 class Flows(Training):
@@ -238,7 +241,13 @@ class JNF(System):
             parts = [self._latents.compute(batch).cpu() for batch in rows.batches(2048)]
             self.joint.record_latents(*torch.cat(parts).unbind(1))
 
-        return StageSpec("joint", self.joint, settings, loss, reads=reads, finish=finish)
+        start = None
+        if settings.start == "factor-analysis":
+            check_linear(self.joint)
+            start = partial(start_at_factors, self.joint)
+        return StageSpec(
+            "joint", self.joint, settings, loss, reads=reads, start=start, finish=finish
+        )
 
     def _projector_stage(self, objective: Objective) -> StageSpec:
         objective.check_batch(self.settings.projectors.batch_size)
