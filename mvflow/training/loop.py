@@ -20,7 +20,14 @@ from mvflow.training.compiling import compiled
 from mvflow.training.distributed import Processes
 from mvflow.training.memory import peak_memory, watched_memory
 from mvflow.training.schedules import rate_at
-from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallback, Stage
+from mvflow.training.stage import (
+    Callback,
+    Checkpoint,
+    EpochRecord,
+    NoOpCallback,
+    Stage,
+    StepRecord,
+)
 from mvflow.training.step import Batch, Step, Sums, compute_losses, new_optimizer
 from mvflow.training.table import Table
 
@@ -158,7 +165,12 @@ class _Loop:
                 if time.perf_counter() - reported > REPORT_INTERVAL:
                     reported, mean = time.perf_counter(), state.sums.means()[0]
                     now = partial(state.checkpoint_within, self.device)
-                    self.callback.on_step(self.stage, state.epoch, i + 1, self.steps, mean, now)
+                    self.callback.on_step(self.step_record(i + 1, mean), now)
+
+    def step_record(self, step: int, loss: float) -> StepRecord:
+        """Where training is after `step` steps of the epoch, whose mean loss is `loss`."""
+        stage, epoch = self.stage, self.state.epoch
+        return StepRecord(stage.name, epoch, step, self.steps, loss, stage.settings.epochs)
 
     def batches(self, rows: Tensor, steps: range) -> Iterator[tuple[int, Batch]]:
         """Number and batch of each step; of several processes, this one's share of it."""

@@ -48,8 +48,8 @@ class Recorder(NoOpCallback):
     def __init__(self):
         self.records, self.checkpoints, self.within = [], [], []
 
-    def on_step(self, stage, epoch, step, steps, loss, checkpoint):
-        self.within.append(((epoch, step), checkpoint()))
+    def on_step(self, record, checkpoint):
+        self.within.append(((record.epoch, record.step), checkpoint()))
 
     def on_epoch(self, record, checkpoint):
         self.records.append(record)

@@ -16,7 +16,7 @@ from mvflow.report.figures.predictions import Points, coverage_levels, predicted
 from mvflow.report.sections.samples import choose_rows
 from mvflow.report.sections.scores import number
 from mvflow.report.tables import MAX_NAMES, Cell, Table, matrix
-from mvflow.report.words import arrow, signed
+from mvflow.report.words import signed
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Evaluation
@@ -36,7 +36,7 @@ def predictions(context: Context) -> dict[str, Any] | None:
 
 def _part(context: Context, entry: Entry, metrics: Evaluation) -> dict[str, Any]:
     names, every = entry.names, metrics.predictions
-    cells = {_key(p): _cell(p) for p in every.values()}
+    cells = {key: _cell(p) for key, p in every.items()}
     largest = _from_most(every)
     caption = (
         "R² of the mean of draws (accuracy of classes), and the best of the baselines in small; "
@@ -53,10 +53,6 @@ def _part(context: Context, entry: Entry, metrics: Evaluation) -> dict[str, Any]
         "rows": max((p.rows for p in every.values()), default=0),
         "baseline_rows": max((p.baseline_rows for p in every.values()), default=0),
     }
-
-
-def _key(prediction: Prediction) -> str:
-    return f"{'+'.join(sorted(prediction.given))}->{prediction.target}"
 
 
 def _value(scores: Scores, measure: str) -> float:
@@ -116,13 +112,12 @@ def _sizes(means: dict[int, PredictionMeans]) -> Table | None:
 def _scatter(context: Context, entry: Entry, chosen: list[Prediction]) -> Image | None:
     """Predicted against true values of some test rows, a panel for each target."""
     rows = choose_rows(entry.test, ROWS, context.seed)
-    x, points = entry.test.take(rows), []
-    shared = {name: values for name, values in x.items() if name not in entry.names}
+    x, points = entry.take(rows), []
     for prediction in [p for p in chosen if p.kind != "classes"][:MAX_PANELS]:
-        given = {name: x[name] for name in prediction.given} | shared
         seed = derive_seed(context.seed, "report predictions", *prediction.given)
-        z = entry.estimator.draw(given, DRAWS, seed=seed).z
-        made = entry.estimator.decode(z, [prediction.target])[prediction.target].mean(0)
+        z = entry.estimator.draw(entry.observed(x, prediction.given), DRAWS, seed=seed)
+        decoded = entry.estimator.decode(z.z, [prediction.target], covariates=z.covariates)
+        made = decoded[prediction.target].mean(0)
         label = f"{_given(prediction)} → {prediction.target}"
         r2 = _value(prediction.model, prediction.measure)
         title = f"{label}, {MEASURES[prediction.measure]} {r2:.2f}"
@@ -175,7 +170,7 @@ def _worst_columns(chosen: list[Prediction]) -> Table | None:
     rivals = list(dict.fromkeys(k for p in chosen for c in p.columns for k in c.baselines))
     rows: list[list[Cell | str]] = [
         [
-            Cell(column.name, arrow(_key(p)) if len(p.given) < 3 else f"of {p.target}"),
+            Cell(column.name, f"of {p.target}"),
             *(
                 Cell(number(value), kind="number")
                 for value in (column.r2, *(column.baselines.get(k) for k in rivals))

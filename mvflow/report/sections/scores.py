@@ -230,6 +230,7 @@ def likelihood(context: Context) -> dict[str, Any]:
     return {
         "likelihoods": comparison(rows, context.names, caption, 2, best=True),
         "densities": comparison(densities, context.names, held, 2, best=True),
+        "projects": any(entry.estimator.can_project for entry in context.entries),
         "is_measured": bool(context.measured),
     }
 
