@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mvflow.core import (
+    ConfigError,
     Covariate,
     DataError,
     LostError,
@@ -246,7 +247,16 @@ def open_stage(
         trained: what is recorded of the stages trained so far.
         run: where frozen outputs of more than `budget` bytes are kept.
         budget: see `run`.
+
+    Raises:
+        ConfigError: if the best weights are to be kept, but no rows are held out to tell them by.
     """
+    if validation is None and getattr(spec.settings, "keeps_best", False):
+        msg = (
+            f"stage {spec.name!r} keeps its best weights (patience, keep_best), but no rows are "
+            "held out to tell them by: set data.validation above 0, or give validation rows"
+        )
+        raise ConfigError(msg)
     _freeze_others(spec, system)
     keys = {name: record.key for name, record in trained.items()}
     cache = None if run is None else ColumnCache(run, keys, inputs.train, budget)
