@@ -17,7 +17,7 @@ __all__ = [
     "Config",
     "CovariateConfig",
     "Data",
-    "Evaluation",
+    "EvaluationSettings",
     "Later",
     "ModalityConfig",
     "Share",
@@ -121,7 +121,7 @@ class Classifiers(Training):
     networks: dict[str, Annotated[Any, Kind("networks")]] = {}
 
 
-class Evaluation(Section):
+class EvaluationSettings(Section):
     """How much is drawn to measure a trained model."""
 
     rows: PositiveInt = 2000
@@ -151,7 +151,7 @@ class Config(Section):
     prior: Annotated[Any, Kind("priors")] = _default("priors", "standard")
     sampler: Annotated[Any, Kind("samplers")] = _default("samplers", "hmc")
     classifiers: Classifiers = Classifiers()
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     def specifications(self) -> tuple[Modality, ...]:
         """Modalities sorted by name, so that nothing depends on the order they are given in."""
