@@ -78,7 +78,8 @@ class Training(Section):
     """How one stage is optimised. An epoch is a pass over the rows, or `steps_per_epoch`.
 
     With `patience` a stage ends when its held-out loss has not fallen for that many epochs, and
-    with it or `keep_best` its weights are those of the best epoch. `weight_decay` is decoupled
+    with it or `keep_best` its weights are those of the best epoch; with `keep_best` the weights it
+    starts from count too. `weight_decay` is decoupled
     from the gradient (AdamW; Loshchilov and Hutter 2019).
     """
 
