@@ -257,8 +257,6 @@ def _predictions(predictions: Mapping[str, Prediction]) -> list[Check]:
 def _sampler(evaluation: Evaluation, config: Config) -> Check:
     """The worst check of what draws given some modalities go through."""
     checks = evaluation_checks(evaluation, config)
-    if len(config.modalities) < 3:  # draws given one modality, or given all, need no sampler
-        checks = [c for c in checks if c.name == "Share redrawn"]
     for name, summary in evaluation.sampler_by_subset.items():
         rows = evaluation.rows_by_observed.get(name.count("+") + 1, evaluation.rows)
         steps = kept_steps(config.sampler)
@@ -272,9 +270,13 @@ def _sampler(evaluation: Evaluation, config: Config) -> Check:
 
 
 def evaluation_checks(evaluation: Evaluation, config: Config) -> list[Check]:
-    """Verdicts on all diagnostics that an evaluation holds; none of draws that are all exact."""
+    """Verdicts on all diagnostics that matter; none of draws that are all exact.
+
+    Draws given one modality, or given all, need no sampler: of two modalities, it has no verdict.
+    """
     summary, latent = evaluation.sampler, evaluation.latent
-    checks = sampler_checks(summary, summary.rows, kept_steps(config.sampler))
+    steps, needs_sampler = kept_steps(config.sampler), len(config.modalities) > 2
+    checks = sampler_checks(summary, summary.rows, steps) if needs_sampler else []
     has_ball = latent.radius is not None and latent.redrawn
     return [*checks, redrawn(latent.redrawn)] if has_ball else checks
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mvflow.core import COVARIATES, covariate_columns
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mvflow.core import Modality, Source
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Calibration, Evaluation
@@ -66,6 +70,16 @@ class Entry:
     def names(self) -> list[str]:
         """Names of the modalities, in the order of the data."""
         return [m.name for m in self.modalities]
+
+    def take(self, rows: Any) -> dict[str, NDArray[Any]]:
+        """Arrays of some test rows: modalities, and those covariates that the model has."""
+        taken, known = self.test.take(rows), self.estimator.config.covariates
+        wanted = {*self.names, *(f"{COVARIATES}{name}" for name in known)}
+        return {name: x for name, x in taken.items() if name in wanted}
+
+    def observed(self, x: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
+        """What a model sees of rows of which some modalities are given."""
+        return {**{name: x[name] for name in given}, **covariate_columns(x)}
 
     @property
     def curves(self) -> list[StageCurve]:

@@ -144,5 +144,5 @@ def direction_rows(
     maps: Sequence[Mapping[str, Estimate] | None], prefix: str = ""
 ) -> tuple[dict[str, list[Estimate | None]], str]:
     """Scores by direction, at most some of them, and what to say of the others."""
-    keys, left_out = some_directions(columns(maps))
+    keys, left_out = some_directions(sorted(columns(maps), key=lambda key: "->" in key))
     return {prefix + arrow(key): score_row(maps, key) for key in keys}, left_out

@@ -55,8 +55,11 @@ def test_counts_never_round_to_all_or_none(share, count):
     assert of_100(share) == count
 
 
-def test_all_diagnostics_of_an_evaluation_are_judged(two):
-    found = evaluation_checks(two[0][0].metrics, two[0][0].estimator.config)
+def test_all_diagnostics_of_an_evaluation_are_judged(two, three):
+    entry = two[0][0]  # which needs no sampler, so that it has no verdict
+    checks = evaluation_checks(entry.metrics, entry.estimator.config)
+    assert [c.name for c in checks] == ["Share redrawn"]
+    found = evaluation_checks(three[0][0].metrics, three[0][0].estimator.config)
     assert [c.name for c in found] == [
         "Acceptance",
         "Divergences",
@@ -68,8 +71,8 @@ def test_all_diagnostics_of_an_evaluation_are_judged(two):
     ]
 
 
-def test_importance_resampling_is_judged_by_its_weights(two):
-    known = two[0][0].metrics
+def test_importance_resampling_is_judged_by_its_weights(three):
+    known = three[0][0].metrics
 
     def verdict(**changes):
         sampler = {"ess_worst": 150.0, "ess_median": 300.0, "rows_khat_above_0_7": 0.0}
@@ -80,7 +83,7 @@ def test_importance_resampling_is_judged_by_its_weights(two):
                 "latent": known.latent.model_copy(update={"radius": None}),
             }
         )
-        (found,) = evaluation_checks(metrics, two[0][0].estimator.config)
+        (found,) = evaluation_checks(metrics, three[0][0].estimator.config)
         return found.name, found.verdict
 
     assert verdict() == ("Importance weights", GOOD)

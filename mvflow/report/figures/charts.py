@@ -52,7 +52,9 @@ def coherence_bars(
     axes.set(ylim=(0, 1.06), ylabel="share of right class", xlim=(-0.55, len(scores) - 0.45))
     axes.set_xticks(range(len(scores)), [label.replace(" → ", "\n→ ") for label in scores])
     axes.tick_params(axis="x", length=0, labelcolor=INK)
-    figure.legend(loc="outside upper left", ncols=3)
+    entries = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    order = sorted(entries, key=lambda label: label not in names)
+    figure.legend([entries[k] for k in order], order, loc="outside upper left", ncols=4)
     return figure
 
 

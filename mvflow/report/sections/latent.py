@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import UsageError, class_name, derive_seed, factor_name, generator
+from mvflow.core import COVARIATES, UsageError, class_name, derive_seed, factor_name, generator
 from mvflow.report.context import Context
 from mvflow.report.entry import Entry, titles
 from mvflow.report.figure_store import Image
@@ -102,8 +102,7 @@ def _show(context: Context, panel: Panel, given: str, target: str) -> Image:
 
 
 def _latents(entry: Entry, rows: NDArray[Any], seed: int) -> NDArray[Any]:
-    taken, estimator = entry.test.take(rows), entry.estimator
-    x = {name: taken[name] for name in taken if name in entry.names or "/" in name}
+    x, estimator = entry.take(rows), entry.estimator
     return estimator.encode(x)[0] if estimator.can_encode else estimator.draw(x, seed=seed).z[0]
 
 
@@ -129,7 +128,7 @@ def _covariates(entry: Entry, seed: int) -> dict[str, tuple[NDArray[np.int64], d
     taken = entry.test.take(rows) if known else {}
     return {
         name: (
-            taken[f"covariates/{name}"].argmax(-1),
+            taken[f"{COVARIATES}{name}"].argmax(-1),
             dict(enumerate(map(str, covariate.levels))),
         )
         for name, covariate in known.items()
@@ -196,25 +195,26 @@ def _panel(
 ) -> Panel | None:
     """Posterior of one row; None where it has no density."""
     given, target = entry.names[:2]
-    x = entry.test.take([row])[given]
+    x = entry.take([row])
+    observed = entry.observed(x, [given])
     (left, right), (bottom, top) = scatter.limits()
     across, up = np.linspace(left, right, STEPS), np.linspace(bottom, top, STEPS)
     grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 1, 2)
     try:
-        density = entry.estimator.posterior_log_prob(grid, {given: x}).reshape(STEPS, STEPS)
+        density = entry.estimator.posterior_log_prob(grid, observed).reshape(STEPS, STEPS)
     except UsageError:
         return None
     density = np.where(np.hypot(*np.meshgrid(across, up)) <= scatter.radius, density, -np.inf)
     seed = derive_seed(context.seed, "report", "panel")
-    z = entry.estimator.draw({given: x}, DRAWS, seed=seed).z
-    draws = entry.estimator.decode(z, [target])[target]
+    drawn = entry.estimator.draw(observed, DRAWS, seed=seed)
+    draws = entry.estimator.decode(drawn.z, [target], covariates=drawn.covariates)[target]
     labels = None if entry.test.labels is None else entry.test.labels[[row]]
     wrong = context.wrong(target, draws, labels)
     return Panel(
         title,
         scatter,
         density,
-        (context.spec(entry, given), x[0]),
+        (context.spec(entry, given), x[given][0]),
         (context.spec(entry, target), draws[:, 0]),
         None if wrong is None else wrong[:, 0],
     )

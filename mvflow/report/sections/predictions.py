@@ -112,13 +112,12 @@ def _sizes(means: dict[int, PredictionMeans]) -> Table | None:
 def _scatter(context: Context, entry: Entry, chosen: list[Prediction]) -> Image | None:
     """Predicted against true values of some test rows, a panel for each target."""
     rows = choose_rows(entry.test, ROWS, context.seed)
-    x, points = entry.test.take(rows), []
-    shared = {name: values for name, values in x.items() if name not in entry.names}
+    x, points = entry.take(rows), []
     for prediction in [p for p in chosen if p.kind != "classes"][:MAX_PANELS]:
-        given = {name: x[name] for name in prediction.given} | shared
         seed = derive_seed(context.seed, "report predictions", *prediction.given)
-        z = entry.estimator.draw(given, DRAWS, seed=seed).z
-        made = entry.estimator.decode(z, [prediction.target])[prediction.target].mean(0)
+        z = entry.estimator.draw(entry.observed(x, prediction.given), DRAWS, seed=seed)
+        decoded = entry.estimator.decode(z.z, [prediction.target], covariates=z.covariates)
+        made = decoded[prediction.target].mean(0)
         label = f"{_given(prediction)} → {prediction.target}"
         r2 = _value(prediction.model, prediction.measure)
         title = f"{label}, {MEASURES[prediction.measure]} {r2:.2f}"

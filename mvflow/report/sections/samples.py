@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import Source, derive_seed, generator
+from mvflow.core import Source, covariate_columns, derive_seed, generator
 from mvflow.report.context import Context
 from mvflow.report.entry import Entry, directions
 from mvflow.report.figure_store import Image
@@ -74,10 +74,10 @@ def choose_rows(source: Source, count: int, seed: int) -> NDArray[np.int64]:
 
 def _direction(context: Context, entry: Entry, given: tuple[str, ...], target: str) -> Image:
     rows = choose_rows(entry.test, ROWS, context.seed)
-    x = entry.test.take(rows)
+    x = entry.take(rows)
     seed = derive_seed(context.seed, "report", *given)
-    z = entry.estimator.draw({name: x[name] for name in given}, DRAWS, seed=seed).z
-    draws = entry.estimator.decode(z, [target])[target]
+    z = entry.estimator.draw(entry.observed(x, given), DRAWS, seed=seed)
+    draws = entry.estimator.decode(z.z, [target], covariates=z.covariates)[target]
     labels = None if entry.test.labels is None else entry.test.labels[rows]
     wrong = context.wrong(target, draws, labels)
     parts = [Strip(name, context.spec(entry, name), x[name]) for name in given[:4]]
@@ -92,15 +92,17 @@ def _direction(context: Context, entry: Entry, given: tuple[str, ...], target: s
 
 def _prior(entry: Entry, context: Context) -> list[Strip]:
     seed = derive_seed(context.seed, "report", "prior")
-    made = entry.estimator.generate(None, PRIOR, seed=seed)
+    covariates = covariate_columns(entry.take([0]))  # where there are some, those of a row
+    made = entry.estimator.generate(None, PRIOR, seed=seed, covariates=covariates)
     names = _drawable(context, entry)
     return [Strip(n, context.spec(entry, n), made[n][:, 0]) for n in names]
 
 
 def _reconstructed(entry: Entry, context: Context) -> list[Strip]:
-    x: dict[str, Any] = entry.test.take(choose_rows(entry.test, ROWS, context.seed))
+    x = entry.take(choose_rows(entry.test, ROWS, context.seed))
     estimator, seed = entry.estimator, derive_seed(context.seed, "report", "rebuilt")
-    made = estimator.decode(estimator.draw({n: x[n] for n in entry.names}, seed=seed).z[0])
+    drawn = estimator.draw(x, seed=seed)
+    made = estimator.decode(drawn.z[0], covariates=drawn.covariates)
     return [
         Strip(f"{n}{suffix}", context.spec(entry, n), values[n])
         for n in _drawable(context, entry)

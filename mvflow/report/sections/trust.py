@@ -43,8 +43,8 @@ def _checks(entry: Entry) -> Table | None:
     assert entry.metrics is not None
     summary, settings = entry.metrics.sampler, entry.estimator.config.sampler
     checks = evaluation_checks(entry.metrics, entry.estimator.config)
-    caption = "Exact draws."
-    if summary.method != "exact":
+    caption = "Draws given one modality."
+    if len(entry.names) > 2 and summary.method != "exact":
         words = [f"{k.replace('_', ' ')} {v}".lower() for k, v in settings.to_dict().items()]
         caption = f"{summary.name}, {summary.rows} rows; {', '.join(words)}."
     header = ["check", "value", "verdict", "what to do"]
