@@ -208,13 +208,13 @@ class GenerativeEstimator(EncodingEstimator):
         return (generated, drawn) if full_output else generated
 
     def priors(self) -> list[str]:
-        """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
+        """Names of the priors to draw from: p(z) of the model, then a fitted prior."""
         has_fitted = self._base_system().fitted_prior is not None and "prior" in self.records_
         return [STANDARD, *([self.config.prior.kind] if has_fitted else [])]
 
     @property
     def radius(self) -> float:
-        """Of the ball in which draws given observations lie; infinity where there is none."""
+        """Radius of the ball in which draws given observations lie; infinity for none."""
         self._base_system()
         return float(self._ball)
 
