@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvflow_cli.distributed import ClusterOptions, joined
+from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.observed import GivenRows, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
@@ -38,8 +38,9 @@ def sample(
     given: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[=FILE.npy]",
-            help="An observed modality: rows of the store, or an array; may be repeated. "
+            metavar="NAME[=FILE[:PART]]",
+            help="An observed modality: rows of the store, or a file that 'mvflow data import' "
+            "reads, in the units of such files; may be repeated. "
             "Without it, samples come from the prior.",
             show_default=False,
         ),
@@ -125,7 +126,7 @@ def sample(
     if sampler is not None:
         registry("samplers").load(sampler)
     machines = ClusterOptions(devices, nodes, timeout=timeout)
-    with joined(machines, device, threads) as processes:
+    with process_group(machines, device, threads) as processes:
         opened, model = open_trained(
             run,
             device if processes is None else str(processes.device),
@@ -175,6 +176,8 @@ def sample(
         f"{name} {x.shape} ({'draws with noise' if samples.noise[name] else 'means'})"
         for name, x in samples.generated.items()
     )
+    for note in seen.notes:
+        say(note)
     say(f"wrote {path}: {shapes} from {_source(seen)}, seed {seed}")
     if summary["method"] == "mcmc":
         say(

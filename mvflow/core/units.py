@@ -110,7 +110,7 @@ class Units:
             return self._codes(x, what)
         if self.is_identity:
             return x
-        x = x if x.dtype == np.float32 else x.astype(np.float64)
+        x = x.astype(np.float64)
         if np.any(self.log1p):
             is_negative = np.broadcast_to(self.log1p, x.shape) & (x < 0)
             if is_negative.any():

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import mvflow
 from mvflow import JNF, ArraySource, EarlyStopping, Modality, ModelCheckpoint
-from mvflow.core import DataError, MvflowError, NotFittedError, UsageError
+from mvflow.core import ConfigError, DataError, MvflowError, NotFittedError, UsageError
 from mvflow.training import NoOpCallback
 
 
@@ -131,6 +131,18 @@ def test_words_for_devices_and_counts(small, model):
             fresh(small).fit(small.data(2)[0], device=word)
     with pytest.raises(UsageError, match="n=2.0: expected at least one draw"):
         model.generate(n=2.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("settings", [{"patience": 3}, {"keep_best": True}])
+def test_the_best_weights_are_not_kept_without_rows_that_tell_them(small, settings):
+    made, data = (
+        fresh(small, joint={"epochs": 2} | settings, data={"validation": 0}),
+        small.data(2),
+    )
+    with pytest.raises(ConfigError, match="'joint' keeps its best weights .* no rows are held"):
+        made.fit(data[0])
+    made.fit(data[0], validation=data[0])
 
 
 def test_no_seed_gives_fresh_draws(model):

@@ -212,7 +212,7 @@ def _continuous(
         raise DataError(msg)
     units = fit_units(train, steps, is_image=found.image)
     what = f"values of modality {name!r}"
-    arrays = {p: units.apply(found.values[r], what).astype(np.float32) for p, r in parts.items()}
+    arrays = {p: _applied(units, found.values, r, what) for p, r in parts.items()}
     kind = likelihood or "normal"
     noise = float(f"{NOISE * _deviation(arrays['train']):.2g}")
     if not noise > 0:
@@ -266,6 +266,18 @@ def _still(name: str, raw: Raw, train: NDArray[Any]) -> str:
     names = [raw.columns[j] for j in np.flatnonzero(is_still)[:8]] if raw.columns else []
     shown = f" ({', '.join(names)}{'...' if count > len(names) else ''})" if names else ""
     return f"{name}: {count} of {is_still.size} values are constant in the rows to train on{shown}"
+
+
+def _applied(
+    units: Units, values: NDArray[Any], rows: NDArray[np.int64], what: str
+) -> NDArray[np.float32]:
+    """Rows in the units of the store; by pieces, so that memory stays bounded."""
+    out = np.empty((len(rows), *values.shape[1:]), np.float32)
+    size = max(1, 2**22 // max(1, values[:1].size))
+    for start in range(0, len(rows), size):
+        piece = slice(start, start + size)
+        out[piece] = units.apply(values[rows[piece]], what)
+    return out
 
 
 def _deviation(train: NDArray[Any]) -> float:
