@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from mvflow_cli.diagnose import load_calibration
-from mvflow_cli.distributed import ClusterOptions, joined
+from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.judging import judge_run, say_verdict
 from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained
@@ -27,7 +27,7 @@ from mvflow_cli.options import (
     Timeout,
 )
 from mvflow_cli.output import say, show, show_json
-from mvflow_cli.progress import Progress
+from mvflow_cli.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Evaluation
@@ -62,12 +62,14 @@ def evaluate(
 
     Example: mvflow evaluate runs/toy --json
     """
-    with joined(ClusterOptions(devices, nodes, timeout=timeout), device, threads) as processes:
+    with process_group(
+        ClusterOptions(devices, nodes, timeout=timeout), device, threads
+    ) as processes:
         place = device if processes is None else str(processes.device)
         opened, model = open_trained(run, place, subset=subset)
         with (
             open_store(opened, model.config, store) as data,
-            Progress(err=json) as progress,
+            TrainingProgress(err=json) as progress,
         ):
             result = measure(
                 opened,

@@ -185,7 +185,7 @@ def train_stage(
                 run=run,
                 budget=budget,
             )
-            checkpoints = _Checkpoints(run, key, callback or NoOpCallback())
+            checkpoints = CheckpointCallback(run, key, callback or NoOpCallback())
             resume = checkpoints.restore(spec.name)
             try:
                 run_stage(
@@ -307,7 +307,7 @@ def _stored_dtype(column: TensorColumn | MappedColumn) -> Any:
 
 
 @dataclass
-class _Checkpoints:
+class CheckpointCallback:
     """Training callback that writes history and checkpoints of a run, then calls another."""
 
     run: RunDirectory | None
@@ -353,7 +353,7 @@ class _Checkpoints:
         if self.run is not None and self.newest is not None:
             began = time.monotonic()
             stage, (tensors, state) = self.newest
-            self.run.keep_checkpoint(stage, tensors, {"key": self.key, "state": state})
+            self.run.save_checkpoint(stage, tensors, {"key": self.key, "state": state})
             ended = time.monotonic()
             self.newest = None
             self.due = ended + max(CHECKPOINT_SECONDS, (ended - began) / CHECKPOINT_SHARE)

@@ -142,9 +142,9 @@ class LikelihoodModule(nn.Module):
                 self.get_buffer(name).copy_(value)
 
     def _learned(self, size: Tensor | None) -> dict[str, Tensor]:
-        found = dict(self.learned.items())
-        found |= {name: self.get_buffer(name) for name in self._measured}
-        return found if size is None else {**found, "size": self._wide(size)}
+        values = dict(self.learned.items())
+        values |= {name: self.get_buffer(name) for name in self._measured}
+        return values if size is None else {**values, "size": self._wide(size)}
 
     def _wide(self, size: Tensor) -> Tensor:
         return size.reshape(*size.shape[:-1], *([1] * len(self.shape)))

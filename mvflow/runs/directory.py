@@ -254,7 +254,7 @@ class RunDirectory:
         """Where the state before the newest is, in case that the newest is damaged."""
         return self.path / "checkpoints" / f"{stage}.previous.safetensors"
 
-    def keep_checkpoint(
+    def save_checkpoint(
         self, stage: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
     ) -> None:
         """Write the newest state of an unfinished stage; the one before becomes the previous.

@@ -113,6 +113,9 @@ class _Loop:
         state, stage = self.state, self.stage
         if resume is not None:
             state.restore(resume)
+        elif stage.settings.keep_best and stage.settings.epochs:
+            initial = self.validate()
+            state.compare(None if initial is None else initial["loss"])
         stage.trainable.train()
         step = training_step(self.eager, compile)
         started = state.epoch

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mvflow.config import Classifiers, Evaluation
+from mvflow.config import Classifiers, EvaluationSettings
 from mvflow.core import ArraySource, Modality, UsageError, as_source, generator
 from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
 from mvflow.inference import Diagnostics, HMCSampler
@@ -23,7 +23,9 @@ class FactorModel:
     can_encode = can_project = False
 
     def __init__(self):
-        settings = Evaluation(rows=300, prior_draws=40, importance_rows=5, importance_draws=5)
+        settings = EvaluationSettings(
+            rows=300, prior_draws=40, importance_rows=5, importance_draws=5
+        )
         sampler = HMCSampler()
         self.config = SimpleNamespace(recipe="", seed=0, evaluation=settings, sampler=sampler)
 
