@@ -112,22 +112,45 @@ class EncodingEstimator(TrainableEstimator):
         shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in flat_means.items()}
         return as_given(shaped, {"z": handed})
 
-    def simulate(self, z: ArrayLike, *, seed: int | None = 0) -> dict[str, NDArray[Any]]:
+    def simulate(
+        self, z: ArrayLike, *, targets: Iterable[str] | None = None, seed: int | None = 0
+    ) -> dict[str, NDArray[Any]]:
         """Draws of p(x_j|z), with the likelihood's noise, name -> (rows, *shape).
 
         Args:
             z: (rows, latent_dim).
+            targets: what is drawn; by default all modalities.
             seed: of the draws; None gives fresh ones.
         """
         self._base_system()
         seed, parts = check_seed(seed), []
+        names = [m.name for m in self.modalities] if targets is None else targets
+        wanted = subset_of(names, self.modalities)
         for i, some in enumerate(
             torch.from_numpy(checked_latent(z, self.system_.latent.dim)).split(CHUNK_ROWS)
         ):
             with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
-                decoded = self.system_.decode(some.to(self._device))
-                parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
+                decoded = self.system_.decode(some.to(self._device), wanted)
+                parts.append({name: decoded[name].sample().cpu().numpy() for name in wanted})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def decoded_log_prob(self, z: ArrayLike, x: Batch) -> dict[str, NDArray[np.float64]]:
+        """Log p(x_j|z) in nats of each modality of x, name -> (n, rows).
+
+        Args:
+            z: (n, rows, latent_dim).
+            x: values of as many rows.
+        """
+        observed = self._checked(x)
+        latent = torch.from_numpy(
+            checked_latent(z, self.system_.latent.dim, observed.rows)
+        ).to(self._device)
+        parts = []
+        with torch.no_grad():
+            for rows, some in zip(chunks_of(observed), latent.split(CHUNK_ROWS, 1), strict=True):
+                decoded = self.system_.decode(some, rows.x.keys())
+                parts.append({n: decoded[n].log_prob(v).double() for n, v in rows.x.items()})
+        return {name: torch.cat([p[name] for p in parts], 1).cpu().numpy() for name in parts[0]}
 
     @property
     def _device(self) -> torch.device:

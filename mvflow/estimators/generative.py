@@ -173,6 +173,11 @@ class GenerativeEstimator(EncodingEstimator):
         )
         return (generated, drawn) if full_output else generated
 
+    def needs_sampler(self, given: Batch) -> bool:
+        """Whether draws given these rows of modalities need a sampler, as a product's do."""
+        self._check_fitted()
+        return not isinstance(self._posterior(self._checked(given), False), Distribution)
+
     def priors(self) -> list[str]:
         """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
         has_fitted = self._base_system().fitted_prior is not None and "prior" in self.records_

@@ -20,7 +20,7 @@ from mvflow.evaluation.calibration_result import (
     RankPValues,
     SubsetCalibration,
 )
-from mvflow.evaluation.result import SubsetSampler
+from mvflow.evaluation.sampler_check import VERDICTS, check_sampler
 from mvflow.evaluation.values import Verdict
 from mvflow.functional import (
     coverage,
@@ -29,7 +29,6 @@ from mvflow.functional import (
     rank_counts,
     rank_statistics,
 )
-from mvflow.inference import Diagnostics
 
 __all__ = ["check_calibration"]
 
@@ -70,7 +69,6 @@ ADVICE = {
 }
 """What to do about a posterior of all modalities, of one, of several for one reason or another;
 or of any of a system without q(z|X) of its own."""
-VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
 
 
 class _RankTests(NamedTuple):
@@ -206,7 +204,7 @@ def _subset(
     drawn = estimator.draw(observed, n, seed=path)
     ranks = rank_statistics(z, drawn.z)
     fit = _test_ranks(ranks, n, generator(path, "ties"))
-    sampler = _check_sampler(drawn.diagnostics, len(z), n)
+    sampler = check_sampler(drawn.diagnostics, len(z), n)
     worst = int(fit.p_values.min(0).argmin())
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
@@ -297,54 +295,3 @@ def _advice(fit: _RankTests, k: int, verdict: str, kind: str, what_to_do: str) -
         found = fit.coverage[LEVELS == 0.8][0][k]
         what = f"80 % intervals of z{k} hold {100 * found:.0f} % of the true values"
     return f"{kind.capitalize()} ({what}): {what_to_do}."
-
-
-def _check_sampler(diagnostics: Diagnostics, rows: int, used: int) -> SubsetSampler:
-    """Summary of the draws given one subset; where a sampler made them, its worst diagnostic."""
-    summary: dict[str, Any] = diagnostics.summary()
-    if diagnostics.method == "exact":
-        return SubsetSampler.of(summary)
-    if diagnostics.rhat.size:
-        summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
-    return SubsetSampler.of({**summary, **_sampler_verdict(summary, rows, used)})
-
-
-def _sampler_verdict(found: Mapping[str, Any], rows: int, used: int) -> dict[str, str]:
-    """A verdict on a sampler's draws given one subset, from its worst diagnostic."""
-    high, bad = found.get("rows_above_1.05", 0.0), found.get("rows_khat_above_0.7", 0.0)
-    apart = high > 0.05 and found["rows_above_1.2"] > 0.05
-    diverged = found.get("divergences", 0) / rows
-    checks = [
-        (
-            (found.get("acceptance_worst", 1) < 0.4) + (found.get("acceptance_worst", 1) < 0.2),
-            "Proposals are seldom accepted in some rows: use a longer warm-up (sampler.warmup).",
-        ),
-        (
-            (diverged > 0) + (diverged > 1),
-            "Steps ran away and were rejected: use a longer warm-up (sampler.warmup).",
-        ),
-        (
-            (high > 0.05) + apart,  # short chains that are sound pass 1.05 in a few rows by chance
-            f"Chains disagree (R-hat above 1.05) in {100 * high:.0f} % of rows: draw longer "
-            "(sampler.draws), and use more chains (sampler.chains).",
-        ),
-        (
-            2 * (found.get("rows_improper", 0) > 0),
-            f"The product is improper in {found.get('rows_improper', 0)} of {rows} rows: divide "
-            "by the aggregated posterior in place of the prior.",
-        ),
-        (
-            (bad > 0) + (bad > 0.05),
-            f"Few candidates carry all weight in {100 * bad:.0f} % of rows: use more of them "
-            "(sampler.candidates), or Markov chains (sampler.kind=hmc).",
-        ),
-        (
-            int(found.get("ess_median", used) < used),
-            f"The typical row has fewer than {used} independent draws, which alone makes "
-            "posteriors look too narrow: draw longer (sampler.draws).",
-        ),
-    ]
-    level, advice = max(checks, key=lambda check: check[0])
-    if level == 0:
-        return {"verdict": "good", "advice": "Nothing to do: the sampler's draws are sound here."}
-    return {"verdict": VERDICTS[level], "advice": advice}
