@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable ".[distributed,parquet]" --group dev
+		--editable ".[distributed,omics,parquet]" --group dev
 	touch $@
 
 demo: $(VENV)/.installed

@@ -11,13 +11,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mvflow_cli.measuring import load_result
 from mvflow_cli.options import Json
 from mvflow_cli.output import console_width, finite, say, show, show_json
 
 if TYPE_CHECKING:
     from mvflow.evaluation.compare import Comparison, EvaluatedRun
 
-__all__ = ["compare"]
+__all__ = ["compare", "evaluated", "write_comparison"]
 
 NUMBER_WIDTH = 15
 """Of a mean with its error, such as 123.45 ± 67.89."""
@@ -49,8 +50,8 @@ def compare(
     from mvflow.evaluation.compare import compare as compared
     from mvflow.evaluation.tables import as_json
 
-    found = compared([_evaluated(path) for path in runs], paper=paper)
-    written = [] if out is None else _write(found, out)
+    found = compared([evaluated(path) for path in runs], paper=paper)
+    written = [] if out is None else write_comparison(found, out)
     if json:
         show_json({**as_json(found), "written": written})
         return
@@ -65,15 +66,17 @@ def compare(
         say(f"wrote {', '.join(written)}")
 
 
-def _evaluated(path: Path) -> EvaluatedRun:
+def evaluated(path: Path) -> EvaluatedRun:
     """A run with its evaluation.
 
     Raises:
         StageError: if it has none, or one of other weights.
     """
     from mvflow.core import StageError
-    from mvflow.evaluation import Evaluation
+    from mvflow.evaluation import Calibration, Evaluation
     from mvflow.evaluation.compare import EvaluatedRun
+    from mvflow.evaluation.learning import stage_curves
+    from mvflow.evaluation.verdicts import judge
     from mvflow.runs import RunDirectory, read_json
 
     run = RunDirectory.open(path)
@@ -87,7 +90,13 @@ def _evaluated(path: Path) -> EvaluatedRun:
         msg = f"{path} was trained anew since its evaluation: run 'mvflow evaluate {path}' first"
         raise StageError(msg)
     data = next((e.fingerprint for e in entries.values() if e.fingerprint), "")
-    return EvaluatedRun(str(path), run.config(), metrics, data)
+    config = run.config()
+    diagnosis = load_result(
+        Calibration, run.path / "metrics" / "diagnose.json", {"stages": metrics.stages}
+    )
+    curves = stage_curves(run.history(), config)
+    verdict = judge(config, metrics, diagnosis, curves).headline
+    return EvaluatedRun(str(path), config, metrics, data, verdict)
 
 
 def _tables(found: Comparison, width: int) -> Iterator[Table]:
@@ -114,7 +123,7 @@ def _tables(found: Comparison, width: int) -> Iterator[Table]:
         yield table
 
 
-def _write(found: Comparison, out: Path) -> list[str]:
+def write_comparison(found: Comparison, out: Path) -> list[str]:
     """Write all forms of the table and the plot.
 
     Returns:

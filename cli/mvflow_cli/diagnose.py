@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mvflow_cli.measuring import load_result, run_state
+from mvflow_cli.judging import judge_run, say_verdict
+from mvflow_cli.measuring import load_evaluation, load_result, run_state
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
 from mvflow_cli.output import say, show, show_json
@@ -78,6 +79,7 @@ def diagnose(
         show(table)
     for line in _words(result):
         say(line)
+    say_verdict(judge_run(model, load_evaluation(opened, model), result))
 
 
 def load_calibration(run: RunDirectory, model: Estimator) -> Calibration | None:
@@ -139,5 +141,3 @@ def _words(result: Calibration) -> Iterator[str]:
             yield f"{name}: {found.advice}"
         if found.sampler.verdict != "good":
             yield f"{name}, sampler: {found.sampler.advice}"
-    if result.verdict == "good":
-        yield "All is well: true values lie among the draws as they should."

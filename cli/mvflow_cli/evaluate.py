@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from mvflow_cli.diagnose import load_calibration
 from mvflow_cli.distributed import ClusterOptions, joined
+from mvflow_cli.judging import judge_run, say_verdict
 from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
@@ -77,6 +79,8 @@ def evaluate(
                 callback=progress,
                 processes=processes,
             )
+            diagnosis = load_calibration(opened, model)
+            judgement = judge_run(model, result, diagnosis)
     if processes is not None and not processes.is_main_process:
         return
     if json:
@@ -85,6 +89,7 @@ def evaluate(
     if result.coherence is None:
         say("the store has no labels: evaluated without coherence")
     show(_table(str(run), result))
+    say_verdict(judgement)
 
 
 def _table(run: str, result: Evaluation) -> Table:

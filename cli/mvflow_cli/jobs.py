@@ -225,6 +225,7 @@ def _progress(jobs: Sequence[Job], *, err: bool) -> Iterator[Any]:
             yield lambda: live.update(_table(jobs), refresh=True)
         return
     states = {job.name: job.state for job in jobs}
+    epochs: dict[str, str] = {}
     told = time.monotonic()
 
     def show() -> None:
@@ -233,8 +234,9 @@ def _progress(jobs: Sequence[Job], *, err: bool) -> Iterator[Any]:
         for job in jobs:
             if job.state != states[job.name]:
                 say(f"{job.name}: {job.state}{f': {job.error}' if job.error else ''}", err=err)
-            elif is_due and job.state == "training":
-                say(f"{job.name}: {_epoch(job)}", err=err)
+            elif is_due and job.state == "training" and epochs.get(job.name) != _epoch(job):
+                epochs[job.name] = _epoch(job)
+                say(f"{job.name}: {epochs[job.name]}", err=err)
             states[job.name] = job.state
         told = time.monotonic() if is_due else told
 

@@ -22,6 +22,7 @@ from mvflow_cli.list import list_kinds
 from mvflow_cli.new import new
 from mvflow_cli.output import LogLines, say, tolerate_encodings
 from mvflow_cli.report import report
+from mvflow_cli.reproduce import reproduce
 from mvflow_cli.sample import sample
 from mvflow_cli.stage_commands import CommandGroup
 from mvflow_cli.sweep import sweep
@@ -47,6 +48,7 @@ app.command()(evaluate)
 app.command()(diagnose)
 app.command()(compare)
 app.command()(report)
+app.command()(reproduce)
 app.command("list")(list_kinds)
 app.command()(convert)
 app.command()(demo)

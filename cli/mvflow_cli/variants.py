@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-__all__ = ["combinations"]
+__all__ = ["combinations", "parse_betas", "parse_seeds"]
 
 
 def combinations(
@@ -34,7 +34,7 @@ def combinations(
         else:
             fixed += pairs
     if seeds is not None:
-        swept.append([("seed", value) for value in _seeds(seeds)])
+        swept.append([("seed", value) for value in parse_seeds(seeds)])
     _check_once([key for key, _ in (*fixed, *(one[0] for one in swept))], groups)
     parts = ([groups] if groups else []) + [[[pair] for pair in one] for one in swept]
     named = {key for group in groups for key, _ in group} | {one[0][0] for one in swept}
@@ -75,7 +75,12 @@ def _assignments(option: str, text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _seeds(text: str) -> list[str]:
+def parse_seeds(text: str) -> list[str]:
+    """Whole numbers separated by commas, each once.
+
+    Raises:
+        UsageError: if one is none, or given twice.
+    """
     parts = _split(text)
     for part in parts:
         if not re.fullmatch(r"\d+", part):
@@ -85,6 +90,30 @@ def _seeds(text: str) -> list[str]:
     if twice is not None:
         _fail(f"--seeds {text!r} has seed {twice} twice")
     return seeds
+
+
+def parse_betas(text: str) -> list[float]:
+    """Positive numbers separated by commas, each once.
+
+    Raises:
+        UsageError: if one is none, or given twice.
+
+    Examples:
+        >>> parse_betas("0.5, 1,2.5")
+        [0.5, 1.0, 2.5]
+    """
+    betas: list[float] = []
+    for part in _split(text):
+        try:
+            beta = float(part)
+        except ValueError:
+            beta = 0.0
+        if not 0 < beta < float("inf"):
+            _fail(f"cannot read --betas {text!r}: expected positive numbers, as in 0.5,1,2.5")
+        if beta in betas:
+            _fail(f"--betas {text!r} has {part} twice")
+        betas.append(beta)
+    return betas
 
 
 def _split(text: str) -> list[str]:

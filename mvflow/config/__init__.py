@@ -15,6 +15,7 @@ from mvflow.config.files import (
 from mvflow.config.schema import (
     Classifiers,
     Config,
+    CovariateConfig,
     Data,
     Evaluation,
     ModalityConfig,
@@ -25,6 +26,7 @@ from mvflow.config.schema import (
 __all__ = [
     "Classifiers",
     "Config",
+    "CovariateConfig",
     "Data",
     "Evaluation",
     "ModalityConfig",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from mvflow.core import Modality
+from mvflow.core import Covariate, Modality
 from mvflow.core.parts import Kind, Section, create, dump
 
 __all__ = [
     "FORMAT",
     "Classifiers",
     "Config",
+    "CovariateConfig",
     "Data",
     "Evaluation",
+    "Later",
     "ModalityConfig",
     "Share",
     "Training",
@@ -25,6 +28,11 @@ FORMAT: Literal[2] = 2
 """Version of the run directory's format."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Later:
+    """Marks a setting that is newer than runs in use: at its default their stages stay valid."""
 
 
 def _default(group: str, kind: str) -> Any:
@@ -49,6 +57,14 @@ class ModalityConfig(Section):
         return Modality(name, self.shape, likelihood, self.weight)
 
 
+class CovariateConfig(Section):
+    """A covariate: its levels, or the moments by which a number is standardised."""
+
+    levels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    mean: float = 0.0
+    scale: PositiveFloat = 1.0
+
+
 class Data(Section):
     """Where the rows come from."""
 
@@ -59,7 +75,12 @@ class Data(Section):
 
 
 class Training(Section):
-    """How one stage is optimised. An epoch is a pass over the rows, or `steps_per_epoch`."""
+    """How one stage is optimised. An epoch is a pass over the rows, or `steps_per_epoch`.
+
+    With `patience` a stage ends when its held-out loss has not fallen for that many epochs, and
+    with it or `keep_best` its weights are those of the best epoch. `weight_decay` is decoupled
+    from the gradient (AdamW; Loshchilov and Hutter 2019).
+    """
 
     epochs: NonNegativeInt = 10
     steps_per_epoch: PositiveInt | None = None
@@ -69,6 +90,22 @@ class Training(Section):
     clip: PositiveFloat | None = None
     patience: PositiveInt | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: Annotated[PositiveFloat | None, Later()] = None
+    keep_best: Annotated[bool, Later()] = False
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch are kept."""
+        return self.keep_best or self.patience is not None
+
+    def dependencies(self) -> dict[str, Any]:
+        """The settings that trained weights depend on, as JSON."""
+        later = {
+            name
+            for name, field in type(self).model_fields.items()
+            if Later() in field.metadata and getattr(self, name) == field.default
+        }
+        return self.model_dump(mode="json", exclude=later)
 
 
 class Classifiers(Training):
@@ -110,6 +147,7 @@ class Config(Section):
     latent_dim: PositiveInt
     data: Data = Data()
     modalities: Annotated[dict[str, ModalityConfig], Field(min_length=1)]
+    covariates: dict[str, CovariateConfig] = {}
     prior: Annotated[Any, Kind("priors")] = _default("priors", "standard")
     sampler: Annotated[Any, Kind("samplers")] = _default("samplers", "hmc")
     classifiers: Classifiers = Classifiers()
@@ -118,3 +156,10 @@ class Config(Section):
     def specifications(self) -> tuple[Modality, ...]:
         """Modalities sorted by name, so that nothing depends on the order they are given in."""
         return tuple(self.modalities[name].modality(name) for name in sorted(self.modalities))
+
+    def covariate_specs(self) -> tuple[Covariate, ...]:
+        """Covariates sorted by name."""
+        return tuple(
+            Covariate(name, c.levels, c.mean, c.scale)
+            for name, c in sorted(self.covariates.items())
+        )

@@ -1,7 +1,8 @@
 """Types, errors, seeds and arrays: what every other module relies on. Imports no backend."""
 
 from mvflow.core.arrays import Array, namespace
-from mvflow.core.door import as_array, check_count, check_labels, check_seed
+from mvflow.core.covariates import COVARIATES, Covariate, check_covariates, covariate_columns
+from mvflow.core.door import as_array, as_numbers, check_count, check_labels, check_seed
 from mvflow.core.errors import (
     ConfigError,
     DataError,
@@ -40,12 +41,14 @@ from mvflow.core.types import (
 )
 
 __all__ = [
+    "COVARIATES",
     "REGISTRIES",
     "Array",
     "ArraySource",
     "Batch",
     "Column",
     "ConfigError",
+    "Covariate",
     "DataError",
     "Described",
     "LatentPart",
@@ -63,14 +66,17 @@ __all__ = [
     "UnreliableDrawsWarning",
     "UsageError",
     "as_array",
+    "as_numbers",
     "as_source",
     "check_batch",
     "check_count",
+    "check_covariates",
     "check_labels",
     "check_rows",
     "check_seed",
     "check_source",
     "class_name",
+    "covariate_columns",
     "derive_seed",
     "factor_name",
     "fingerprint",

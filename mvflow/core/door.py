@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core.errors import DataError, UsageError
 
-__all__ = ["as_array", "check_count", "check_labels", "check_seed"]
+__all__ = ["as_array", "as_numbers", "check_count", "check_labels", "check_seed"]
 
 
 def as_array(values: Any, what: str) -> NDArray[Any]:
-    """A plain array of arrays, lists, data frames or torch tensors of any device.
+    """A plain array of arrays, lists, series or torch tensors of any device.
 
     Args:
         values: what was handed over.
@@ -23,8 +23,8 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
         DataError: if values are masked, complex, or no rectangular array.
 
     Examples:
-        >>> as_array([[1, 2]], "modality 'a'").shape
-        (1, 2)
+        >>> as_array(["a", "b"], "covariate 'batch'").shape
+        (2,)
     """
     if isinstance(values, np.ma.MaskedArray):
         at = np.argwhere(np.ma.getmaskarray(values))
@@ -34,15 +34,58 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
         values = values.data
     for step in ("detach", "cpu"):  # a torch tensor, whose module is not imported here
         values = getattr(values, step)() if hasattr(values, step) else values
+    if str(getattr(values, "dtype", "")) == "torch.bfloat16":
+        values = values.float()
     try:
         x = np.asarray(values)
     except (TypeError, ValueError) as error:
-        msg = f"{what} is no array of numbers ({error}): expected an array with one row each"
+        msg = f"{what}: expected an array of numbers with one row each ({error})"
         raise DataError(msg) from error
     if x.dtype.kind == "c":
         msg = f"{what} is complex: give real and imaginary parts as two features, or the modulus"
         raise DataError(msg)
     return x
+
+
+def as_numbers(values: Any, what: str, expected: str = "numbers") -> NDArray[Any]:
+    """A plain array of the numbers in arrays, lists, data frames or torch tensors of any device.
+
+    Args:
+        values: what was handed over; what a data frame lacks is NaN.
+        what: names it in messages, such as "modality 'a'".
+        expected: says in messages what should have come.
+
+    Raises:
+        DataError: if values are masked, complex, no numbers, or no rectangular array.
+
+    Examples:
+        >>> as_numbers([[1, 2]], "modality 'a'").shape
+        (1, 2)
+    """
+    x = as_array(_frame(values, what) if hasattr(values, "infer_objects") else values, what)
+    if x.ndim == 0 or isinstance(values, bytearray | memoryview):
+        kind = type(values).__name__
+        msg = f"{what}: expected an array of numbers with one row each, not {kind}"
+        raise DataError(msg)
+    if x.dtype.kind not in "biuf":
+        msg = f"{what}: values of type {x.dtype}, expected {expected}"
+        raise DataError(msg)
+    return x
+
+
+def _frame(values: Any, what: str) -> NDArray[Any]:
+    """Numbers of a data frame or series of pandas."""
+    values = values.infer_objects()
+    columns = values.items() if values.ndim == 2 else [(values.name, values)]
+    for name, column in columns:
+        if column.dtype.kind not in "biuf":
+            msg = (
+                f"{what}: values of type {column.dtype} in column {name!r}, expected numbers; "
+                "drop such columns, or encode them (pandas.get_dummies)"
+            )
+            raise DataError(msg)
+    x: NDArray[Any] = values.to_numpy()
+    return x if x.dtype.kind in "biuf" else values.to_numpy(np.float64, na_value=np.nan)
 
 
 def check_labels(labels: ArrayLike) -> NDArray[np.int64]:
@@ -55,15 +98,13 @@ def check_labels(labels: ArrayLike) -> NDArray[np.int64]:
         >>> check_labels([0, 2.0, 1])
         array([0, 2, 1])
     """
-    x = as_array(labels, "labels")
+    x = as_numbers(
+        labels,
+        "labels",
+        "whole numbers from 0; np.unique(labels, return_inverse=True) makes them of names",
+    )
     if x.ndim != 1:
         msg = f"labels have shape {x.shape}: expected one class for each row, (rows,)"
-        raise DataError(msg)
-    if x.dtype.kind not in "biuf":
-        msg = (
-            f"labels are of type {x.dtype}: expected whole numbers from 0; "
-            "np.unique(labels, return_inverse=True) makes them of names"
-        )
         raise DataError(msg)
     with np.errstate(invalid="ignore"):
         bad = ~((x >= 0) & (x < 2**31) & (x == np.floor(x)))

@@ -30,7 +30,8 @@ class Observed(NamedTuple):
     present: Mapping[str, Array] | None = None
     """Modality -> bool (rows,) or (rows, *shape): which rows or values are observed; None: all."""
     covariates: Mapping[str, Array] | None = None
-    """Covariate (batch, age, size factors, ...) -> (rows, width); never generated."""
+    """Covariate (batch, age, ...) -> (rows, width), as `Covariate.encode` has it; never
+    generated."""
     cached: Mapping[str, Array] = {}
     """Outputs of frozen modules, by the names that a stage's `columns` have."""
 

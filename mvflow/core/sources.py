@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mvflow.core.door import as_array, check_labels
+from mvflow.core.covariates import COVARIATES, Covariate, check_covariates
+from mvflow.core.door import as_numbers, check_labels
 from mvflow.core.errors import DataError, UsageError, unknown_name
 from mvflow.core.types import Batch, Column, Described, Modality, Source
 
@@ -38,6 +40,8 @@ class ArraySource:
         class_names: label -> name of the class, for reports.
         factor_names: factor -> readable name with its unit, for reports.
         pairs: name -> (rows,) positions in the array of that name.
+        covariates: name -> (rows,) levels or numbers.
+        covariate_specs: how they are encoded; by default as the values suggest.
 
     Raises:
         DataError: if row counts differ or values are not finite.
@@ -58,11 +62,13 @@ class ArraySource:
         class_names: Mapping[int, str] | None = None,
         factor_names: Mapping[str, str] | None = None,
         pairs: Mapping[str, ArrayLike] | None = None,
+        covariates: Mapping[str, Any] | None = None,
+        covariate_specs: Iterable[Covariate] | None = None,
     ) -> None:
         if not arrays:
             msg = "no modality was given: expected a mapping from names to arrays"
             raise DataError(msg)
-        arrays = {name: as_array(x, f"modality {name!r}") for name, x in arrays.items()}
+        arrays = {name: as_numbers(x, f"modality {name!r}") for name, x in arrays.items()}
         if modalities is None:
             modalities = [Modality(name, x.shape[1:] or (1,)) for name, x in arrays.items()]
         self.modalities = tuple(modalities)
@@ -87,12 +93,29 @@ class ArraySource:
             msg = f"all arrays need the same number of rows, but {listed}"
             raise DataError(msg)
         self._rows = next(iter(lengths.values()))
+        self._covariate_values = dict(sorted((covariates or {}).items()))
+        self._encode(covariate_specs or ())
 
     def __len__(self) -> int:
         return self._rows
 
+    def with_covariates(self, specs: Iterable[Covariate]) -> ArraySource:
+        """The same rows, with covariates encoded as a model has them."""
+        new = copy.copy(self)
+        new._columns = dict(self._columns)
+        new._encode(specs)
+        return new
+
+    def _encode(self, specs: Iterable[Covariate]) -> None:
+        known = {c.name: c for c in specs}
+        values = self._covariate_values
+        self.covariates = {n: known.get(n) or Covariate.of(n, x) for n, x in values.items()}
+        for name, covariate in self.covariates.items():
+            encoded = covariate.encode(values[name], self._rows)
+            self._columns[COVARIATES + name] = Column(encoded, None)
+
     def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Arrays of the given rows, in their order.
+        """Arrays of the given rows, in their order; encoded covariates as `covariates/NAME`.
 
         Raises:
             DataError: if a row is not one of 0...len - 1.
@@ -114,19 +137,32 @@ def as_source(
     modalities: Iterable[Modality] | None = None,
     *,
     labels: ArrayLike | None = None,
+    covariates: Mapping[str, Any] | None = None,
+    covariate_specs: Iterable[Covariate] | None = None,
 ) -> Source:
     """Return `data` as a `Source`; a dict of arrays becomes one.
 
     Raises:
         DataError: if the values do not fit the modalities.
-        UsageError: if it is neither.
+        UsageError: if it is neither, or covariates are given beside a source, which has its own.
 
     Examples:
         >>> len(as_source({"a": np.zeros((3, 2), np.float32)}))
         3
     """
     if isinstance(data, Mapping):
-        return ArraySource(data, modalities, labels=labels)
+        return ArraySource(
+            data,
+            modalities,
+            labels=labels,
+            covariates=covariates,
+            covariate_specs=covariate_specs,
+        )
+    if covariates is not None:
+        msg = "covariates= goes with a dict of arrays: a source has covariates of its own"
+        raise UsageError(msg)
+    if isinstance(data, ArraySource) and data.covariates and covariate_specs is not None:
+        return data.with_covariates(covariate_specs)
     if not isinstance(data, Source):
         kind = type(data).__name__
         msg = f"the data are a {kind}: expected a dict from modality to array, or a Source"
@@ -134,8 +170,10 @@ def as_source(
     return data
 
 
-def check_source(source: Source, modalities: Iterable[Modality]) -> None:
-    """Check all values of a source against the modalities of a model.
+def check_source(
+    source: Source, modalities: Iterable[Modality], covariates: Iterable[Covariate] = ()
+) -> None:
+    """Check all values of a source against the modalities and covariates of a model.
 
     A store was checked when it was written: it is read here only where the model's likelihood is
     not the store's.
@@ -145,6 +183,7 @@ def check_source(source: Source, modalities: Iterable[Modality]) -> None:
     """
     specs = {m.name: m for m in modalities}
     present = {m.name: m for m in source.modalities}
+    check_covariates(getattr(source, "covariates", {}), covariates)
     for name, modality in specs.items():
         if name not in present:
             msg = (
@@ -292,7 +331,7 @@ def _check_names(arrays: Batch, modalities: tuple[Modality, ...]) -> None:
 
 
 def _checked(given: Any, modality: Modality) -> NDArray[Any]:
-    x = as_array(given, f"modality {modality.name!r}")
+    x = as_numbers(given, f"modality {modality.name!r}")
     likelihood = modality.likelihood_part
     expected = likelihood.row_shape(modality.shape)
     if x.shape[1:] != expected or x.ndim != len(expected) + 1:
@@ -309,9 +348,6 @@ def _checked(given: Any, modality: Modality) -> NDArray[Any]:
             )
             raise DataError(msg)
         return np.ascontiguousarray(x)
-    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        msg = f"modality {modality.name!r} has values of type {x.dtype}: expected numbers"
-        raise DataError(msg)
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(x, np.float32)
     bad = _first_bad_row(values, lambda chunk: ~np.isfinite(chunk))

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from torch.distributions import Distribution
 
-from mvflow.core import Batch, DataError, Observed, UsageError, check_batch, check_seed, subset_of
+from mvflow.core import (
+    Batch,
+    DataError,
+    Observed,
+    UsageError,
+    check_batch,
+    check_seed,
+    covariate_columns,
+    subset_of,
+)
+from mvflow.estimators.covariates import encoded_covariates, spread_covariates
 from mvflow.estimators.fitting import check_scale
 from mvflow.estimators.inputs import (
     CHUNK_ROWS,
@@ -37,13 +48,19 @@ class EncodingEstimator(TrainableEstimator):
         """Whether the system has a joint encoder q(z|X) besides its subset rule."""
         return isinstance(self._base_system(), Encodes)
 
-    def encode(self, x: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def encode(
+        self, x: Batch, *, covariates: Mapping[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and standard deviation of q(z|X), (rows, latent_dim) each, given all modalities.
+
+        Args:
+            x: all modalities, name -> (rows, *shape).
+            covariates: name -> (rows,) values, for a model that has covariates.
 
         Raises:
             UsageError: if a modality is missing, or the system has no joint encoder.
         """
-        observed, system = self._checked(x), self._base_system()
+        observed, system = self._checked(x, covariates), self._base_system()
         missing = [m.name for m in self.modalities if m.name not in observed.x]
         if missing:
             msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
@@ -73,7 +90,7 @@ class EncodingEstimator(TrainableEstimator):
         Raises:
             UsageError: if the model has no projectors.
         """
-        observed, system = self._checked(x), self._fitted_system()
+        observed, system = self._checked(x, need_covariates=False), self._fitted_system()
         if not isinstance(system, Projects) or not self.can_project:
             msg = f"this {type(self).__name__} has no projectors: choose a projector"
             raise UsageError(msg)
@@ -82,14 +99,25 @@ class EncodingEstimator(TrainableEstimator):
         return as_given(projections, x)
 
     def decode(
-        self, z: ArrayLike, targets: Iterable[str] | None = None
+        self,
+        z: ArrayLike,
+        targets: Iterable[str] | None = None,
+        *,
+        covariates: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """Means of p(x_j|z), name -> (..., *shape), for z of shape (..., latent_dim).
 
         A categorical modality gives class probabilities.
 
+        Args:
+            z: latents.
+            targets: names of modalities; by default all.
+            covariates: of the rows, the last length but one of z: name -> (rows,) values or one
+                for all; for a model that has covariates. `LatentDraws.covariates` will do.
+
         Raises:
             DataError: if z is not of that shape.
+            UsageError: if a covariate of the model is missing.
         """
         self._base_system()
         handed, z = z, checked_latent(z, self.system_.latent.dim)
@@ -97,10 +125,11 @@ class EncodingEstimator(TrainableEstimator):
         wanted = subset_of(specs if targets is None else targets, self.modalities)
         flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
         chunks = flat.split(8 * CHUNK_ROWS)
+        covariates_of = self._covariate_chunks(covariates, z.shape[:-1], 8 * CHUNK_ROWS)
 
         @torch.no_grad()
         def chunk(i: int) -> dict[str, NDArray[Any]]:
-            decoded = self.system_.decode(chunks[i].to(self._device), wanted)
+            decoded = self.system_.decode(chunks[i].to(self._device), wanted, covariates_of(i))
             means = {n: specs[n].mean(decoded[n]) for n in wanted}
             for name, mean in means.items():
                 bad = ~mean.isfinite().flatten(1).all(1)
@@ -113,7 +142,15 @@ class EncodingEstimator(TrainableEstimator):
         return as_given(shaped, {"z": handed})
 
     def simulate(
+<<<<<<< HEAD
         self, z: ArrayLike, *, targets: Iterable[str] | None = None, seed: int | None = 0
+=======
+        self,
+        z: ArrayLike,
+        *,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
+>>>>>>> main
     ) -> dict[str, NDArray[Any]]:
         """Draws of p(x_j|z), with the likelihood's noise, name -> (rows, *shape).
 
@@ -121,17 +158,27 @@ class EncodingEstimator(TrainableEstimator):
             z: (rows, latent_dim).
             targets: what is drawn; by default all modalities.
             seed: of the draws; None gives fresh ones.
+            covariates: as in `decode`.
         """
         self._base_system()
         seed, parts = check_seed(seed), []
+<<<<<<< HEAD
         names = [m.name for m in self.modalities] if targets is None else targets
         wanted = subset_of(names, self.modalities)
+=======
+        covariates_of = self._covariate_chunks(covariates, np.shape(z)[:-1], CHUNK_ROWS)
+>>>>>>> main
         for i, some in enumerate(
             torch.from_numpy(checked_latent(z, self.system_.latent.dim)).split(CHUNK_ROWS)
         ):
             with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
+<<<<<<< HEAD
                 decoded = self.system_.decode(some.to(self._device), wanted)
                 parts.append({name: decoded[name].sample().cpu().numpy() for name in wanted})
+=======
+                decoded = self.system_.decode(some.to(self._device), None, covariates_of(i))
+                parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
+>>>>>>> main
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def decoded_log_prob(self, z: ArrayLike, x: Batch) -> dict[str, NDArray[np.float64]]:
@@ -156,10 +203,37 @@ class EncodingEstimator(TrainableEstimator):
     def _device(self) -> torch.device:
         return self.system_.device
 
-    def _checked(self, given: Batch | None) -> Observed:
+    def _covariate_chunks(
+        self, covariates: Mapping[str, Any] | None, shape: tuple[int, ...], size: int
+    ) -> Callable[[int], dict[str, Tensor] | None]:
+        """Number of a chunk of so many latents -> their encoded covariates."""
+        specs = self.config.covariate_specs()
+        encoded = encoded_covariates(covariates, specs)
+        if not specs:
+            return lambda i: None
+        spread = {
+            name: torch.from_numpy(owned(x)).split(size)
+            for name, x in spread_covariates(encoded, shape, specs).items()
+        }
+        return lambda i: {name: parts[i].to(self._device) for name, parts in spread.items()}
+
+    def _checked(
+        self,
+        given: Batch | None,
+        covariates: Mapping[str, Any] | None = None,
+        *,
+        need_covariates: bool = True,
+    ) -> Observed:
+        """What is observed of some rows: modalities, and covariates as values or as columns."""
         self._base_system()
         check_mapping(given)
-        batch = check_batch(given or {}, self.modalities)
+        columns = covariate_columns(given or {})
+        named = {n: x for n, x in (given or {}).items() if n not in columns}
+        batch = check_batch(named, self.modalities)
+        rows, specs = len(next(iter(batch.values()), ())), self.config.covariate_specs()
+        encoded = encoded_covariates({**columns, **(covariates or {})}, specs, rows or None)
+        if batch and need_covariates:
+            spread_covariates(encoded, (rows,), specs)
         seen_bytes = {n for record in self.records_.values() for n in record.bytes}
         for name, values in batch.items():
             if len(values) == 0:
@@ -167,5 +241,7 @@ class EncodingEstimator(TrainableEstimator):
                 raise DataError(msg)
             check_scale(name, values, seen_bytes)
         return Observed(
-            {k: as_input(torch.from_numpy(owned(v)).to(self._device)) for k, v in batch.items()}
+            {k: as_input(torch.from_numpy(owned(v)).to(self._device)) for k, v in batch.items()},
+            None,
+            {k: torch.from_numpy(owned(v)).to(self._device) for k, v in encoded.items()} or None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mvflow.core import Batch, Source, UsageError, as_source, check_count, check_seed, check_source
+from mvflow.core import (
+    Batch,
+    Source,
+    UsageError,
+    as_source,
+    check_count,
+    check_seed,
+    check_source,
+    covariate_columns,
+)
 from mvflow.estimators.generative import GenerativeEstimator
 from mvflow.estimators.inputs import CHUNK_ROWS, as_given, check_mapping, checked_latent, chunks_of
 from mvflow.estimators.plotting import Plots
@@ -41,11 +51,16 @@ class Estimator(GenerativeEstimator):
     """
 
     def posterior_log_prob(
-        self, z: ArrayLike, given: Batch, *, combine: bool = False
+        self,
+        z: ArrayLike,
+        given: Batch,
+        *,
+        combine: bool = False,
+        covariates: Mapping[str, Any] | None = None,
     ) -> NDArray[np.float64]:
         """Log q(z|x_S) in nats, (..., rows), of z (..., rows, latent_dim).
 
-        A product of experts is not normalised. `combine` as in `draw`.
+        A product of experts is not normalised. `combine` and `covariates` as in `draw`.
 
         Raises:
             DataError: if z is not of that shape.
@@ -53,7 +68,7 @@ class Estimator(GenerativeEstimator):
             UsageError: if no modality is given.
         """
         self._check_fitted()
-        observed = self._checked(given)
+        observed = self._checked(given, covariates)
         if not observed.x:
             msg = "no modality was given: q(z|x_S) needs one or more"
             raise UsageError(msg)
@@ -73,7 +88,13 @@ class Estimator(GenerativeEstimator):
         return log_prob.cpu().numpy()
 
     def log_likelihood(
-        self, x: Batch, *, given: Batch | None = None, n: int = 1000, seed: int | None = 0
+        self,
+        x: Batch,
+        *,
+        given: Batch | None = None,
+        n: int = 1000,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
     ) -> NDArray[np.float64]:
         """Importance-sampled log p(x), or log p(x | given), of each row in nats, (rows,).
 
@@ -82,6 +103,7 @@ class Estimator(GenerativeEstimator):
             given: observed modalities.
             n: draws of z per row; the estimate is a lower bound on average that tightens with n.
             seed: of the draws; None gives fresh ones.
+            covariates: of the rows, as in `draw`.
 
         Raises:
             DataError: if the data do not fit the modalities or are not finite.
@@ -89,24 +111,26 @@ class Estimator(GenerativeEstimator):
         """
         for each in (x, given):
             check_mapping(each)
-        both = sorted(set(x) & set(given or {}))
+        both = sorted((set(x) & set(given or {})) - set(covariate_columns(x)))
         if both:
             msg = f"modality {both[0]!r} is both given and to be scored"
             raise UsageError(msg)
         self._check_fitted()
         seed = check_seed(seed)
-        seen = self._checked({**(given or {}), **x})  # together, for equal numbers of rows
-        scored = {name: seen.x[name] for name in sorted(x)}
+        # together, for equal numbers of rows
+        seen = self._checked({**(given or {}), **x}, covariates)
+        scored = {name: seen.x[name] for name in sorted(x) if name in seen.x}
         if not scored:
             msg = "no modality to score: x is empty"
             raise UsageError(msg)
         values = log_likelihood(
             self.system_,
             scored,
-            self._checked(given).x,
+            {name: seen.x[name] for name in given or () if name in seen.x},
             n=check_count(n),
             seed=seed,
             map_chunks=self._map_chunks,
+            covariates=seen.covariates,
         )
         return as_given(values, x)
 
@@ -137,6 +161,7 @@ class Estimator(GenerativeEstimator):
         return Plots(self)
 
     def _source(self, data: Source | Batch) -> Source:
-        source = as_source(data, self.modalities)
-        check_source(source, self.modalities)
+        specs = self.config.covariate_specs()
+        source = as_source(data, self.modalities, covariate_specs=specs)
+        check_source(source, self.modalities, specs)
         return source

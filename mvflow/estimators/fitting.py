@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, LostError, Modality, Source, StageError, check_source, generator
+from mvflow.core import (
+    Covariate,
+    DataError,
+    LostError,
+    Modality,
+    Source,
+    StageError,
+    check_source,
+    generator,
+)
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
@@ -51,13 +60,15 @@ CHECKPOINT_SHARE = 0.02
 """Largest share of the time that goes into writing them: large ones are written less often."""
 
 
-def check_fits(source: Source, modalities: Iterable[Modality]) -> None:
-    """Check that a source can train a model of these modalities.
+def check_fits(
+    source: Source, modalities: Iterable[Modality], covariates: Iterable[Covariate] = ()
+) -> None:
+    """Check that a source can train a model of these modalities and covariates.
 
     Raises:
         DataError: naming what is missing, has another shape, or cannot be used.
     """
-    check_source(source, modalities)
+    check_source(source, modalities, covariates)
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)

@@ -14,12 +14,14 @@ from torch.distributions import Distribution
 
 from mvflow.config import with_part
 from mvflow.core import (
+    COVARIATES,
     Batch,
     Observed,
     UnreliableDrawsWarning,
     UsageError,
     check_count,
     check_seed,
+    covariate_columns,
     subset_of,
     unknown_name,
 )
@@ -42,6 +44,8 @@ class LatentDraws(NamedTuple):
     z: NDArray[np.float32]
     """(n, rows, latent_dim)."""
     diagnostics: Diagnostics
+    covariates: Mapping[str, NDArray[np.float32]] = {}
+    """`covariates/NAME` -> (rows, width): encoded covariates of the rows, for `decode`."""
 
 
 class GenerativeEstimator(EncodingEstimator):
@@ -56,6 +60,7 @@ class GenerativeEstimator(EncodingEstimator):
         sampler: Any = None,
         combine: bool = False,
         prior: str | None = None,
+        covariates: Mapping[str, Any] | None = None,
     ) -> LatentDraws:
         """Draw z from q(z|x_S), with diagnostics.
 
@@ -69,6 +74,8 @@ class GenerativeEstimator(EncodingEstimator):
             combine: even where all modalities are given, do without q(z|X) and combine posteriors
                 as for other subsets.
             prior: where nothing is given, one of `priors()`; by default the last of them.
+            covariates: of the given rows, for a model that has some: name -> (rows,) values, or
+                one for all. Columns `covariates/NAME` of a source may be among `given` instead.
 
         Raises:
             ConfigError: if `sampler` has an unknown key or a value that cannot be used.
@@ -78,10 +85,11 @@ class GenerativeEstimator(EncodingEstimator):
         """
         seed, n = check_seed(seed), check_count(n)
         check_mapping(given)
-        source = None if given else self._prior(prior)
-        if given:
+        is_given = len(given or {}) > len(covariate_columns(given or {}))
+        source = None if is_given else self._prior(prior)
+        if is_given:
             self._check_fitted()
-        observed = self._checked(given)
+        observed = self._checked(given, covariates)
         algorithm = self._sampler(sampler)
         chunks = list(chunks_of(observed))
 
@@ -101,7 +109,8 @@ class GenerativeEstimator(EncodingEstimator):
             if k != "method"
         }
         z, method = joined.pop("z"), parts[0]["method"].tobytes().decode()
-        return LatentDraws(z, Diagnostics(method, **joined))
+        columns = {COVARIATES + k: v.cpu().numpy() for k, v in (observed.covariates or {}).items()}
+        return LatentDraws(z, Diagnostics(method, **joined), columns)
 
     def sample_latent(
         self, given: Batch | None = None, n: int = 1, **options: Any
@@ -113,15 +122,24 @@ class GenerativeEstimator(EncodingEstimator):
         """
         return as_given(self._warned(self.draw(given, n, **options)).z, given)
 
-    def transform(self, x: Batch, *, n: int = 100, seed: int | None = 0) -> NDArray[np.float32]:
+    def transform(
+        self,
+        x: Batch,
+        *,
+        n: int = 100,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float32]:
         """Posterior mean of z given the modalities of x, (rows, latent_dim).
 
-        With all modalities it is the mean of q(z|X), else that of `n` draws.
+        With all modalities it is the mean of q(z|X), else that of `n` draws. `covariates` as in
+        `draw`.
         """
         check_mapping(x)
-        if {*x} == {m.name for m in self.modalities} and self.can_encode:
-            return self.encode(x)[0]
-        return as_given(self._warned(self.draw(x, n, seed=seed)).z.mean(0), x)
+        if {*x} >= {m.name for m in self.modalities} and self.can_encode:
+            return self.encode(x, covariates=covariates)[0]
+        drawn = self.draw(x, n, seed=seed, covariates=covariates)
+        return as_given(self._warned(drawn).z.mean(0), x)
 
     @staticmethod
     def _warned(drawn: LatentDraws) -> LatentDraws:
@@ -145,6 +163,7 @@ class GenerativeEstimator(EncodingEstimator):
         *,
         targets: Iterable[str] | None = None,
         full_output: bool = False,
+        hold: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
         """Generate modalities from observed ones: the means of p(x_j|z) at draws of z.
@@ -154,6 +173,9 @@ class GenerativeEstimator(EncodingEstimator):
             n: draws per row.
             targets: what to generate; by default all modalities that are not given.
             full_output: return the draws of z with their diagnostics, too.
+            hold: covariates that decoders see in place of the rows' own: with
+                `generate(rows, covariates={"batch": batches}, hold={"batch": "A"})` all is
+                generated as if it were of batch A, which takes the effect of the batch out.
             options: as in `draw`.
 
         Returns:
@@ -168,9 +190,9 @@ class GenerativeEstimator(EncodingEstimator):
         missing = [name for name in names if name not in (given or {})]
         wanted = subset_of(targets, self.modalities) if targets is not None else missing or names
         drawn = self.draw(given, n, **options)
-        generated = as_given(
-            self.decode((drawn if full_output else self._warned(drawn)).z, wanted), given
-        )
+        z = (drawn if full_output else self._warned(drawn)).z
+        seen = {**drawn.covariates, **(hold or {})}
+        generated = as_given(self.decode(z, wanted, covariates=seen), given)
         return (generated, drawn) if full_output else generated
 
     def needs_sampler(self, given: Batch) -> bool:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mvflow.core import DataError, Observed, UsageError, as_array
+from mvflow.core import DataError, Observed, UsageError, as_numbers
 
 __all__ = ["CHUNK_ROWS", "as_given", "check_mapping", "checked_latent", "chunks_of", "owned"]
 
@@ -20,7 +20,7 @@ CHUNK_ROWS = 256
 
 def checked_latent(z: ArrayLike, dim: int, rows: int | None = None) -> NDArray[np.float32]:
     """Z as float32, after a check of its shape (..., dim) or (..., rows, dim) and its values."""
-    values = as_array(z, "z").astype(np.float32)
+    values = as_numbers(z, "z").astype(np.float32)
     expected = (dim,) if rows is None else (rows, dim)
     if values.shape[-len(expected) :] != expected:
         shape = ", ".join(map(str, expected))

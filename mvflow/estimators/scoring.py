@@ -37,6 +37,7 @@ def log_likelihood(
     n: int,
     seed: int,
     map_chunks: MapChunks,
+    covariates: Mapping[str, Tensor] | None = None,
 ) -> NDArray[np.float64]:
     r"""Log p(x | given) = log E_{q(z|given)} prod_j p(x_j|z) of each row (paper C.2).
 
@@ -51,6 +52,7 @@ def log_likelihood(
         n: draws per row.
         seed: of the draws.
         map_chunks: calls a function with 0, 1, ... and gives the results of all.
+        covariates: of the rows.
 
     Raises:
         NumericsError: if no weight of a row is a number.
@@ -61,7 +63,10 @@ def log_likelihood(
 
     def chunk(i: int) -> dict[str, NDArray[Any]]:
         at = slice(i * size, (i + 1) * size)
-        scored, seen = (Observed({k: v[at] for k, v in each.items()}) for each in (x, given))
+        own = covariates and {k: v[at] for k, v in covariates.items()}
+        scored, seen = (
+            Observed({k: v[at] for k, v in each.items()}, None, own) for each in (x, given)
+        )
         with torch.no_grad(), own_generator(seed, "likelihood", i, device=device):
             return {"": _log_likelihood(system, scored, seen, n).double().cpu().numpy()}
 
@@ -70,7 +75,7 @@ def log_likelihood(
 
 def _log_likelihood(system: System, x: Observed, given: Observed, n: int) -> Tensor:
     target = system.posterior(given) if given.x else system.prior()
-    proposals = list(system.proposals(Observed({**given.x, **x.x})))
+    proposals = list(system.proposals(x._replace(x={**given.x, **x.x})))
     if not isinstance(target, Distribution):
         proposals += target.experts
     else:
@@ -84,7 +89,7 @@ def _log_likelihood(system: System, x: Observed, given: Observed, n: int) -> Ten
         [q.log_prob(z).nan_to_num(-torch.inf, posinf=torch.inf) for q in proposals]
     )
     log_target = target.log_prob(z) - mixture_log_prob(terms)
-    decoded = system.decode(z, x.x.keys())
+    decoded = system.decode(z, x.x.keys(), x.covariates)
     log_joint = log_target + sum(decoded[name].log_prob(value) for name, value in x.x.items())
     value: Tensor = _log_mean(log_joint, finite, "the weights of a likelihood are not numbers")
     if not isinstance(target, Distribution):  # its constant, from the same draws

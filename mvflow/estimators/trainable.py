@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,6 +50,7 @@ class TrainableEstimator(ConfiguredEstimator):
         source: Source | Batch,
         *,
         seed: int | None = None,
+        covariates: Mapping[str, Any] | None = None,
         validation: Source | Batch | None = None,
         stages: Sequence[str] | None = None,
         run: RunDirectory | None = None,
@@ -63,6 +64,9 @@ class TrainableEstimator(ConfiguredEstimator):
         Args:
             source: training rows; a dict of arrays will do.
             seed: replaces the configuration's seed; all stages are then trained anew.
+            covariates: name -> (rows,) values that encoders and decoders see, where `source` is
+                a dict of arrays. Where the configuration names none, these become its covariates:
+                texts and whole numbers are levels, floats are numbers. A `Source` has its own.
             validation: held-out rows; by default a share of `source`.
             stages: names of stages to train, each from its initial weights; those that they
                 need must have been trained. Stages that rest on what is trained anew are dropped.
@@ -88,16 +92,24 @@ class TrainableEstimator(ConfiguredEstimator):
         """
         way, device = check_compile(compile), check_device(device)
         seed = None if seed is None else check_seed(seed)
-        train = as_source(source, self.modalities)
-        check_fits(train, self.modalities)
-        held = None if validation is None else as_source(validation, self.modalities)
-        if held is not None:
-            check_source(held, self.modalities)
+        specs = self.config.covariate_specs()
+        train = as_source(
+            source, self.modalities, covariates=covariates, covariate_specs=specs or None
+        )
+        config = self._seeded(seed, stages)
+        if covariates and not specs:
+            new = {c.name: c.to_dict() for c in getattr(train, "covariates", {}).values()}
+            config = config_from_dict({**config.model_dump(), "covariates": new})
+        specs = config.covariate_specs()
+        check_fits(train, self.modalities, specs)
+        held = None
+        if validation is not None:
+            held = as_source(validation, self.modalities, covariate_specs=specs)
+            check_source(held, self.modalities, specs)
         plan = self._plan()
         wanted = plan.names if stages is None else tuple(stages)
         for stage in wanted:
             plan.spec(stage)
-        config = self._seeded(seed, stages)
         if run is not None and self._is_main_process:
             _check_same_config(run, config)
         before = dict(self.__dict__)

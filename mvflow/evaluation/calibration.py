@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,13 @@ from mvflow.evaluation.calibration_result import (
     RankPValues,
     SubsetCalibration,
 )
+<<<<<<< HEAD
 from mvflow.evaluation.sampler_check import VERDICTS, check_sampler
+=======
+from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
+from mvflow.evaluation.result import SubsetSampler
+from mvflow.evaluation.sampler_checks import kept_steps, sampler_checks
+>>>>>>> main
 from mvflow.evaluation.values import Verdict
 from mvflow.functional import (
     coverage,
@@ -60,15 +66,17 @@ MEANING = {
     ),
 }
 ADVICE = {
-    "all": "train the encoder of all modalities longer, or give it wider networks",
-    "one": "train the posteriors of single modalities longer, or choose a richer family",
     "sampler": "mend the sampler first, whose draws are not to be trusted here",
-    "one stage": "train longer, or give it wider networks; what then remains is of its method",
     "singles": "calibrate the posteriors of its single modalities first, whose errors it repeats",
     "subset": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
 }
+<<<<<<< HEAD
 """What to do about a posterior of all modalities, of one, of several for one reason or another;
 or of any of a system without q(z|X) of its own."""
+=======
+"""What to do about a posterior of several modalities; else the loss curves tell."""
+VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
+>>>>>>> main
 
 
 class _RankTests(NamedTuple):
@@ -124,14 +132,14 @@ def check_calibration(
         _simulated(estimator, rows, seed) if data is None else _real(estimator, data, rows, seed)
     )
     tests = 2 * z.shape[1] * len(chosen)
+    curves = stage_curves(getattr(estimator, "history_", ()), estimator.config)
     found: dict[str, SubsetCalibration] = {}
     for i, given in enumerate(sorted(chosen, key=len)):
         if callback is not None:
             callback(i, len(chosen), "+".join(given))
         singles = [found[name].verdict for name in given if name in found]
-        found["+".join(given)] = _subset(
-            estimator, given, z, x, draws=draws, seed=seed, tests=tests, singles=singles
-        )
+        options: dict[str, Any] = {"tests": tests, "singles": singles, "curves": curves}
+        found["+".join(given)] = _subset(estimator, given, z, x, draws=draws, seed=seed, **options)
     verdicts = [v for f in found.values() for v in (f.verdict, f.sampler.verdict)]
     return Calibration(
         against=against,
@@ -197,6 +205,7 @@ def _subset(
     seed: int,
     tests: int,
     singles: list[Verdict],
+    curves: Sequence[StageCurve],
 ) -> SubsetCalibration:
     observed, path = {name: x[name] for name in given}, derive_seed(seed, "calibration", *given)
     is_several = 1 < len(given) < len(estimator.modalities)
@@ -204,28 +213,28 @@ def _subset(
     drawn = estimator.draw(observed, n, seed=path)
     ranks = rank_statistics(z, drawn.z)
     fit = _test_ranks(ranks, n, generator(path, "ties"))
+<<<<<<< HEAD
     sampler = check_sampler(drawn.diagnostics, len(z), n)
+=======
+    sampler = _check_sampler(drawn.diagnostics, len(z), estimator.config.sampler)
+>>>>>>> main
     worst = int(fit.p_values.min(0).argmin())
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
     verdict = _verdict(fit, worst, p_value)
-    if not estimator.can_encode:  # one training makes the posteriors of all subsets
-        cause = "one stage"
-    elif len(given) == len(estimator.modalities) > 1:
-        cause = "all"
-    elif not is_several:
-        cause = "one"
+    if not estimator.can_encode or not is_several:
+        what_to_do = training_advice(curves, _stages_of(estimator, given))
     elif sampler.verdict == "do not trust":
-        cause = "sampler"
+        what_to_do = ADVICE["sampler"]
     else:
-        cause = "singles" if {*singles} - {"good"} else "subset"
+        what_to_do = ADVICE["singles" if {*singles} - {"good"} else "subset"]
     return SubsetCalibration(
         given=list(given),
         draws=n,
         p_value=p_value,
         verdict=verdict,
         kind="calibrated" if verdict == "good" else kind,
-        advice=_advice(fit, worst, verdict, kind, ADVICE[cause]),
+        advice=_advice(fit, worst, verdict, kind, what_to_do),
         worst=worst,
         failing=int((fit.p_values.min(0) * tests < ALPHA).sum()),
         coverage={f"{c:g}": _row(fit.coverage[c == LEVELS][0]) for c in SHOWN},
@@ -241,6 +250,16 @@ def _subset(
         ecdf=RankECDF(band=ecdf_band(len(z)), difference=_row(fit.difference[:, worst])),
         sampler=sampler,
     )
+
+
+def _stages_of(estimator: Estimator, given: Subset) -> list[str] | None:
+    """Stages that train the posterior of all modalities, or of a single one; None for all."""
+    if not estimator.can_encode:
+        return None
+    encoder = getattr(estimator.system_, "encoder_stages", ())
+    if len(given) == len(estimator.modalities) > 1:
+        return list(encoder)
+    return [name for name in estimator.stage_names if name not in encoder]
 
 
 def _row(values: NDArray[Any]) -> list[float]:
@@ -295,3 +314,22 @@ def _advice(fit: _RankTests, k: int, verdict: str, kind: str, what_to_do: str) -
         found = fit.coverage[LEVELS == 0.8][0][k]
         what = f"80 % intervals of z{k} hold {100 * found:.0f} % of the true values"
     return f"{kind.capitalize()} ({what}): {what_to_do}."
+<<<<<<< HEAD
+=======
+
+
+def _check_sampler(diagnostics: Diagnostics, rows: int, sampler: Any) -> SubsetSampler:
+    """Summary of the draws given one subset; where a sampler made them, its worst diagnostic."""
+    summary: dict[str, Any] = diagnostics.summary()
+    if diagnostics.method == "exact":
+        return SubsetSampler.of(summary)
+    if diagnostics.rhat.size:
+        summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
+    found = SubsetSampler.of(summary)
+    checks = sampler_checks(found, rows, kept_steps(sampler), found.rows_above_1_2)
+    poor = max(checks, key=lambda check: VERDICTS.index(check.verdict))
+    advice = poor.advice
+    if poor.verdict != "good":
+        advice = f"{poor.name}, {poor.value}: {advice[0].lower()}{advice[1:]}"
+    return found.model_copy(update={"verdict": poor.verdict, "advice": advice})
+>>>>>>> main

@@ -32,6 +32,8 @@ class EvaluatedRun(NamedTuple):
     metrics: Evaluation
     data: str
     """Fingerprint of the rows it was trained on; empty if it is not known."""
+    verdict: str = ""
+    """What all that is known of it comes to (`mvflow.evaluation.verdicts`)."""
 
 
 class Measure(NamedTuple):
@@ -383,4 +385,4 @@ def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
         notes.append(f"accuracy of the classifiers on real test rows: {listed}")
     if any(a != accuracies[0] for a in accuracies):
         notes.append("runs were measured by different classifiers: coherences do not compare")
-    return notes
+    return notes + [f"{r.name}: {r.verdict.rstrip('.')}" for r in runs if r.verdict]

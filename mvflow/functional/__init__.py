@@ -1,5 +1,6 @@
 """Formulas as pure functions of arrays: NumPy, torch, JAX, or any array API library."""
 
+from mvflow.functional.bounds import crmvae_bound, jmvae_bound, mvtcae_bound
 from mvflow.functional.calibration import (
     coverage,
     ecdf_band,
@@ -26,6 +27,7 @@ from mvflow.functional.frechet import frechet_distance
 from mvflow.functional.importance import (
     effective_sample_size,
     importance_log_likelihood,
+    importance_weights,
     mixture_log_prob,
 )
 from mvflow.functional.kl import normal_kl, normal_kl_standard
@@ -52,6 +54,7 @@ __all__ = [
     "categorical_log_prob",
     "chance_agreement",
     "coverage",
+    "crmvae_bound",
     "ecdf_band",
     "ecdf_difference",
     "effective_sample_size",
@@ -59,12 +62,15 @@ __all__ = [
     "gaussian_mixture_log_joint",
     "gaussian_mixture_step",
     "importance_log_likelihood",
+    "importance_weights",
     "info_nce",
     "inside_ball",
+    "jmvae_bound",
     "laplace_log_prob",
     "log_mean_exp",
     "log_sum_exp",
     "mixture_log_prob",
+    "mvtcae_bound",
     "normal_kl",
     "normal_kl_standard",
     "normal_log_prob",

@@ -48,5 +48,5 @@ def chance_agreement(predictions: Int[Array, "modalities samples"]) -> Float[Arr
     """
     xp = namespace(predictions)
     classes = xp.unique_values(predictions)
-    found = xp.astype(predictions[..., None] == classes[None, None, :], xp.float64)
-    return xp.sum(xp.prod(xp.mean(found, axis=1), axis=0))
+    matches = xp.astype(predictions[..., None] == classes[None, None, :], xp.float64)
+    return xp.sum(xp.prod(xp.mean(matches, axis=1), axis=0))

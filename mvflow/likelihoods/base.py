@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,11 +46,24 @@ class Likelihood(Part):
         Args:
             raw: decoder outputs (..., outputs_per_value * shape[0], *shape[1:]), in float32.
             shape: of one row.
-            learned: what `learned` gave, as trained.
+            learned: what `learned` gave, as trained, and what `measured` or `measure` gave.
         """
 
     def learned(self, shape: Shape) -> dict[str, Tensor]:
         """Initial values of parameters that do not depend on z, such as scales of columns."""
+        return {}
+
+    def measured(self, shape: Shape) -> dict[str, Tensor]:
+        """What `measure` takes of the training rows, before it did: names, shapes and values."""
+        return {}
+
+    def measure(self, blocks: Callable[[], Iterable[Tensor]], shape: Shape) -> dict[str, Tensor]:
+        """What is fixed before training by all training rows, such as the spread of columns.
+
+        Args:
+            blocks: gives the rows, some at a time, with NaN where a value is absent.
+            shape: of one row.
+        """
         return {}
 
     def log_prob(
@@ -104,10 +117,25 @@ class LikelihoodModule(nn.Module):
         super().__init__()
         self.likelihood, self.shape = likelihood, tuple(shape)
         self.learned = nn.ParameterDict(likelihood.learned(self.shape))
+        self._measured = list(likelihood.measured(self.shape))
+        for name, value in likelihood.measured(self.shape).items():
+            self.register_buffer(name, value)
+
+    @torch.no_grad()
+    def measure(self, blocks: Callable[[], Iterable[Tensor]]) -> None:
+        """Fix what the kind takes of all training rows.
+
+        Args:
+            blocks: gives the rows, some at a time, with NaN where a value is absent.
+        """
+        if self._measured:
+            for name, value in self.likelihood.measure(blocks, self.shape).items():
+                self.get_buffer(name).copy_(value)
 
     @property
     def _learned(self) -> dict[str, Tensor]:
-        return dict(self.learned.items())
+        measured = {name: self.get_buffer(name) for name in self._measured}
+        return {**dict(self.learned.items()), **measured}
 
     def forward(self, raw: Tensor) -> Distribution:
         """p(x|z) of decoder outputs (..., *outputs). bfloat16 is upcast: sums are long."""

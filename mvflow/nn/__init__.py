@@ -4,6 +4,13 @@ from mvflow.nn.base import GivenNetwork, Network
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
 from mvflow.nn.conv import ConvDecoder, ConvEncoder, ConvNetwork
+from mvflow.nn.covariates import (
+    ConditionalNetwork,
+    SummedNetwork,
+    encode_rows,
+    join_covariates,
+    total_width,
+)
 from mvflow.nn.defaults import torch_defaults
 from mvflow.nn.gather import all_gather, sharded
 from mvflow.nn.inputs import OneHot, Standardise, flat
@@ -16,6 +23,7 @@ from mvflow.nn.resnet import ResidualBlock, ResidualDecoder, ResidualEncoder, Re
 __all__ = [
     "MLP",
     "BatchNorm",
+    "ConditionalNetwork",
     "ConvDecoder",
     "ConvEncoder",
     "ConvNetwork",
@@ -33,13 +41,17 @@ __all__ = [
     "ResidualDecoder",
     "ResidualEncoder",
     "Standardise",
+    "SummedNetwork",
     "all_gather",
     "build_classifier",
+    "encode_rows",
     "flat",
+    "join_covariates",
     "own_generator",
     "passed_generator",
     "seeded",
     "sharded",
     "torch_defaults",
+    "total_width",
     "upcast_to_float32",
 ]

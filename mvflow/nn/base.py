@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from mvflow.core import ConfigError, Modality
+from mvflow.core import ConfigError, Covariate, Modality
 from mvflow.core.parts import Part
 from mvflow.core.registry import registry
+from mvflow.nn.covariates import SummedNetwork, total_width
 
 __all__ = ["GivenNetwork", "Network", "Output", "check_encoder", "finish_decoder", "probe_rows"]
 
@@ -38,6 +40,31 @@ class Network(Part):
         Raises:
             ConfigError: if it cannot take rows of that shape.
         """
+
+    def conditional_encoder(
+        self,
+        modality: Modality,
+        out_features: int,
+        covariates: Sequence[Covariate],
+        dropout: float = 0.0,
+    ) -> nn.Module:
+        """Network from rows and covariates to features (rows, out_features).
+
+        By default covariates are seen beside the input of the last linear layer
+        (`SummedNetwork`); kinds that take vectors see them beside these (`ConditionalNetwork`).
+
+        Args:
+            modality: whose rows it takes.
+            out_features: width of the output.
+            covariates: what it sees besides, in this order.
+            dropout: as of `encoder`.
+
+        Raises:
+            ConfigError: if it cannot take rows of that shape.
+        """
+        network = self.encoder(modality, out_features, dropout)
+        linear = nn.Linear(total_width(covariates), out_features, bias=False)
+        return SummedNetwork(network, linear, [c.name for c in covariates])
 
     @abstractmethod
     def decoder(self, in_features: int, modality: Modality) -> nn.Module:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 __all__ = ["torch_defaults"]
+
+_lock = threading.Lock()
+_inside: list[torch.dtype] = []  # one for each block that some thread is in
 
 
 @contextmanager
@@ -16,14 +20,18 @@ def torch_defaults() -> Iterator[None]:
 
     Examples:
         >>> with torch.inference_mode(), torch_defaults():
-        ...     found = torch.ones(2, requires_grad=True)
-        >>> found.is_inference(), found.dtype
+        ...     x = torch.ones(2, requires_grad=True)
+        >>> x.is_inference(), x.dtype
         (False, torch.float32)
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+    with _lock:  # the default is the process's: the last thread to leave puts it back
+        _inside.append(_inside[0] if _inside else torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        torch.set_default_dtype(before)
+        with _lock:
+            before = _inside.pop()
+            if not _inside:
+                torch.set_default_dtype(before)

@@ -10,10 +10,11 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from mvflow.core import ConfigError, Modality
+from mvflow.core import ConfigError, Covariate, Modality
 from mvflow.core.parts import Section
 from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
 from mvflow.nn.convolutions import ChannelsLast, Transposed
+from mvflow.nn.covariates import ConditionalNetwork, total_width
 from mvflow.nn.inputs import flat
 
 __all__ = ["BatchNorm", "Layer", "LayersDecoder", "LayersEncoder", "LayersNetwork"]
@@ -67,6 +68,29 @@ class LayersNetwork(Network):
             return nn.Sequential(flat(modality), network)
         self._check(modality, is_decoder=False)
         return LayersEncoder(modality.shape, self, out_features, dropout)
+
+    def conditional_encoder(
+        self,
+        modality: Modality,
+        out_features: int,
+        covariates: Sequence[Covariate],
+        dropout: float = 0.0,
+    ) -> nn.Module:
+        """Covariates beside the vectors that the first linear layer takes."""
+        width, names = total_width(covariates), [c.name for c in covariates]
+        if not self.layers:
+            check_encoder(self.output, modality)
+            network = LayersEncoder((modality.size + width,), self, out_features, dropout)
+            return ConditionalNetwork(flat(modality), network, names)
+        encoder = self.encoder(modality, out_features, dropout)
+        assert isinstance(encoder, LayersEncoder)
+        parts = list(encoder)
+        at = 1 + next(i for i, part in enumerate(parts) if isinstance(part, nn.Flatten))
+        old = parts[at]
+        assert isinstance(old, nn.Linear)
+        new = nn.Linear(old.in_features + width, old.out_features, bias=old.bias is not None)
+        after = nn.Sequential(new, *parts[at + 1 :])
+        return ConditionalNetwork(nn.Sequential(*parts[:at]), after, names)
 
     def decoder(self, in_features: int, modality: Modality) -> nn.Module:
         """A `LayersDecoder`."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from mvflow.core import Modality
+from mvflow.core import Covariate, Modality
 from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
+from mvflow.nn.covariates import ConditionalNetwork, total_width
 from mvflow.nn.inputs import flat
 from mvflow.nn.mlp import MLP
 
@@ -64,6 +66,19 @@ class LinearMLPNetwork(Network):
         share = max(dropout, self.dropout)
         network = LinearMLP(modality.size, *self.hidden, out_features, dropout=share)
         return nn.Sequential(flat(modality), network)
+
+    def conditional_encoder(
+        self,
+        modality: Modality,
+        out_features: int,
+        covariates: Sequence[Covariate],
+        dropout: float = 0.0,
+    ) -> nn.Module:
+        """Rows as vectors and covariates beside them, then a `LinearMLP`."""
+        check_encoder(self.output, modality)
+        width = modality.size + total_width(covariates)
+        network = LinearMLP(width, *self.hidden, out_features, dropout=max(dropout, self.dropout))
+        return ConditionalNetwork(flat(modality), network, [c.name for c in covariates])
 
     def decoder(self, in_features: int, modality: Modality) -> nn.Module:
         """A `LinearMLP`, whose vectors take the shape of the outputs."""

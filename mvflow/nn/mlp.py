@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pydantic import PositiveInt
 from torch import nn
 
-from mvflow.core import Modality
+from mvflow.core import Covariate, Modality
 from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
+from mvflow.nn.covariates import ConditionalNetwork, total_width
 from mvflow.nn.inputs import flat
 
 __all__ = ["MLP", "MLPNetwork"]
@@ -55,6 +57,19 @@ class MLPNetwork(Network):
         check_encoder(self.output, modality)
         mlp = MLP(modality.size, *self.hidden, out_features, dropout=dropout)
         return nn.Sequential(flat(modality), mlp)
+
+    def conditional_encoder(
+        self,
+        modality: Modality,
+        out_features: int,
+        covariates: Sequence[Covariate],
+        dropout: float = 0.0,
+    ) -> nn.Module:
+        """Rows as vectors and covariates beside them, then an `MLP`."""
+        check_encoder(self.output, modality)
+        width = modality.size + total_width(covariates)
+        network = MLP(width, *self.hidden, out_features, dropout=dropout)
+        return ConditionalNetwork(flat(modality), network, [c.name for c in covariates])
 
     def decoder(self, in_features: int, modality: Modality) -> nn.Module:
         """An `MLP`, whose vectors take the shape of the outputs."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from mvflow.core import derive_seed
@@ -15,6 +18,8 @@ from mvflow.core import derive_seed
 __all__ = ["own_generator", "passed_generator", "seeded"]
 
 _thread = threading.local()
+_global = threading.RLock()  # of torch's global generators
+os.register_at_fork(after_in_child=lambda: globals().update(_global=threading.RLock()))
 
 
 @contextmanager
@@ -22,8 +27,8 @@ def seeded(seed: int, *path: str | int, device: torch.device | str = "cpu") -> I
     """Within this block, torch's random numbers depend on `seed` and `path` alone.
 
     Everything torch draws is covered: initial weights, noise, dropout, other people's modules.
-    torch's global generator is used: of several threads, only one may be in such a block (see
-    `own_generator`).
+    torch's global generator is used: of several threads, one at a time is in such a block, and
+    the others wait (`own_generator` lets them draw at once).
 
     Examples:
         >>> with seeded(0, "noise"):
@@ -35,7 +40,7 @@ def seeded(seed: int, *path: str | int, device: torch.device | str = "cpu") -> I
     """
     place = torch.device(device)
     devices = [] if place.type == "cpu" else [place]
-    with torch.random.fork_rng(devices, device_type=place.type if devices else "cuda"):
+    with _global, torch.random.fork_rng(devices, device_type=place.type if devices else "cuda"):
         torch.manual_seed(derive_seed(seed, *path))
         yield
 
@@ -48,7 +53,7 @@ def own_generator(
 
     Unlike `seeded`, it touches no global generator, so that what other threads draw meanwhile
     changes nothing here. Covered are the functions and methods of torch that take a generator, and
-    so `torch.distributions`; not what `torch.nn.functional` draws, such as dropout.
+    so `torch.distributions`; dropout, which takes none, is computed as in a `seeded` block.
 
     Examples:
         >>> with own_generator(0, "noise"):
@@ -98,6 +103,11 @@ class _Drawing(TorchFunctionMode):
             kwargs = {**kwargs, "generator": self.generator}
             if func in _LIKE:
                 return _drawn_like(func, args[0], args[1:], kwargs)
+        if func in _GLOBAL_DRAWS and _draws(func, args, kwargs):
+            device = self.generator.device
+            seed = torch.randint(2**62, (), generator=self.generator, device=device)
+            with seeded(int(seed), device=device):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -121,6 +131,23 @@ _DRAWS = {
     ),
 }
 """What draws in torch; `_LIKE` do not take a generator in all versions of torch."""
+
+
+_GLOBAL_DRAWS = {
+    getattr(functional, name)
+    for name in (
+        *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+        *("feature_alpha_dropout", "rrelu", "gumbel_softmax"),
+        "multi_head_attention_forward",
+    )
+}
+"""What draws from a global generator and takes no other; most of it in training alone."""
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    values = inspect.signature(func).bind(*args, **kwargs)
+    values.apply_defaults()
+    return bool(values.arguments.get("training", True))
 
 
 def _drawn_like(func: Any, x: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

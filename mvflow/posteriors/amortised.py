@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from zuko.distributions import NormalizingFlow
 
-from mvflow.nn import ModalityDict
+from mvflow.nn import ModalityDict, encode_rows
 from mvflow.posteriors.flow import FlowPosterior
 
 __all__ = ["AmortisedPosterior"]
@@ -41,13 +41,19 @@ class AmortisedPosterior(nn.Module):
         self.posterior = posterior
         self.embedding = embedding
 
-    def forward(self, x: Mapping[str, Tensor], observed: Tensor | None = None) -> NormalizingFlow:
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        observed: Tensor | None = None,
+        covariates: Mapping[str, Tensor] | None = None,
+    ) -> NormalizingFlow:
         """The posterior of each row: batch shape (rows,), event shape (latent,).
 
         Args:
             x: name -> rows of a modality; one that is absent is observed in no row.
             observed: which modalities, in order of their names, each row may see, (rows, M) of
                 bool; by default all that there are.
+            covariates: of the rows, for encoders that see them.
         """
         rows, device = _rows(x)
         names = [name for name, _ in self.encoders.items()]
@@ -56,7 +62,11 @@ class AmortisedPosterior(nn.Module):
         seen = present if observed is None else present & observed
         nothing = torch.zeros(rows, self.embedding, device=device, dtype=torch.float32)
         parts = [
-            torch.where(seen[:, i, None], torch.relu(encoder(x[name])).float(), nothing)
+            torch.where(
+                seen[:, i, None],
+                torch.relu(encode_rows(encoder, x[name], covariates)).float(),
+                nothing,
+            )
             if name in x
             else nothing
             for i, (name, encoder) in enumerate(self.encoders.items())

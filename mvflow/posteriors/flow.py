@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from zuko.distributions import DiagNormal, NormalizingFlow
 from zuko.lazy import LazyDistribution, LazyTransform
 
+from mvflow.nn.covariates import encode_rows
 from mvflow.nn.precision import upcast_to_float32
 from mvflow.posteriors.fast import accelerate
 
@@ -62,10 +65,12 @@ class FlowPosterior(LazyDistribution):
         self.shift.copy_(loc)
         self.spread.copy_(scale)
 
-    def forward(self, x: Tensor) -> NormalizingFlow:
+    def forward(
+        self, x: Tensor, covariates: Mapping[str, Tensor] | None = None
+    ) -> NormalizingFlow:
         """The posterior of each row of `x`: batch shape (rows,), event shape (latent,)."""
         latent = len(self.shift)
-        features = upcast_to_float32(self.encoder(x))
+        features = upcast_to_float32(encode_rows(self.encoder, x, covariates))
         loc, log_scale, context = features.split([latent, latent, self.context], dim=-1)
         log_scale = LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND)
         given, base = context if self.context else None, DiagNormal(loc, log_scale.exp())

@@ -35,6 +35,12 @@ class VampPrior(Prior, Training):
         Raises:
             ConfigError: if q(z|X) of the system is not a distribution.
         """
+        if system.settings.covariates:
+            msg = (
+                "prior 'vampprior' knows no covariates of its pseudo-rows: use prior 'mixture' or "
+                "'standard', or leave the covariates out"
+            )
+            raise ConfigError(msg)
         encode = getattr(system, "encode", system.posterior)
         system.eval()  # one row is too few for batch normalisation
         with torch.no_grad():

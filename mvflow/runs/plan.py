@@ -163,8 +163,10 @@ class Plan:
             "stage": [stage, type(spec.module).__qualname__, spec.version],
             "data": [inputs.train, data.train, held],
             "seed": self.config.seed,
-            "settings": None if spec.settings is None else spec.settings.model_dump(mode="json"),
+            "settings": None if spec.settings is None else spec.settings.dependencies(),
             "reads": spec.reads,
             "needs": {name: needs[name] for name in spec.needs},
         }
+        if self.config.covariates:  # absent else: keys of models without any stay as they were
+            parts["covariates"] = {c.name: c.to_dict() for c in self.config.covariate_specs()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

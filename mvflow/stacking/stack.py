@@ -161,7 +161,7 @@ class _Stack:
         kept: dict[str, Tensor],
     ) -> None:
         """Tell all that are still trained; keep their best weights, and part with some."""
-        now, patience = self.loss.now, self.settings.patience
+        now, settings = self.loss.now, self.settings
         for i in list(self.active):
             variant, validation, terms = self.variants[i], validations[i], dict(losses[i])
             loss, share = terms.pop("loss"), terms.pop(FINITE)
@@ -182,13 +182,13 @@ class _Stack:
             if validation is not None:
                 validation.pop(FINITE)
             variant.on_epoch(epoch_record(variant.stage, epoch, loss, terms, validation, seconds))
-            if patience is None or validation is None:
+            if not settings.keeps_best or validation is None:
                 continue
             if validation["loss"] < self.best[i]:
                 self.best[i], self.best_epoch[i] = validation["loss"], epoch
                 for name, value in kept.items():
                     value[i].copy_(now[name][i])
-            elif epoch - self.best_epoch[i] >= patience:
+            elif settings.patience and epoch - self.best_epoch[i] >= settings.patience:
                 self.active.remove(i)
 
     def means(self) -> list[dict[str, float]]:

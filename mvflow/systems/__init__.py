@@ -11,10 +11,12 @@ from mvflow.systems.base import (
     build_system,
     stages_of,
 )
+from mvflow.systems.decoders import Decoders
 from mvflow.systems.joint_vae import JointVAE
 
 __all__ = [
     "Bounded",
+    "Decoders",
     "Encodes",
     "JointVAE",
     "Projects",

@@ -1,13 +1,42 @@
-"""Annealing of a weight over a stage, as a function of progress alone."""
+"""Weights that change over a stage, as functions of progress alone."""
 
 from __future__ import annotations
 
 from typing import overload
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 
-__all__ = ["annealed"]
+from mvflow.config import Share, Training
+
+__all__ = ["BetaTraining", "annealed", "ramped"]
+
+
+class BetaTraining(Training):
+    """A stage whose divergences have the factor beta.
+
+    It falls from `beta_start` to `beta` over the share `anneal` of the stage.
+    """
+
+    beta: PositiveFloat = 1.0
+    beta_start: PositiveFloat | None = None
+    anneal: Share = 0.5
+
+    def beta_at(self, progress: float | Tensor) -> float | Tensor:
+        """The factor at `progress` in [0, 1]."""
+        return annealed(self.beta_start, self.beta, self.anneal, progress)
+
+    def beta_words(self) -> str:
+        """The factor for reports.
+
+        Examples:
+            >>> BetaTraining(beta=2.5, beta_start=10, anneal=0.25).beta_words()
+            '2.5, from 10 over the first 25%'
+        """
+        if self.beta_start in (None, self.beta):
+            return f"{self.beta:g}"
+        return f"{self.beta:g}, from {self.beta_start:g} over the first {self.anneal:.0%}"
 
 
 @overload
@@ -16,7 +45,7 @@ def annealed(start: float | None, end: float, share: float, progress: float) -> 
 
 @overload
 def annealed(
-    start: float | None, end: float, share: float, progress: Tensor
+    start: float | None, end: float, share: float, progress: float | Tensor
 ) -> float | Tensor: ...
 
 
@@ -40,3 +69,19 @@ def annealed(
         value: Tensor = start * (end / start) ** (progress / share)
         return value.masked_fill(progress > share, end).to(torch.get_default_dtype())
     return end if progress > share else start * (end / start) ** (progress / share)
+
+
+def ramped(share: float, progress: float | Tensor) -> float | Tensor:
+    """Straight rise from 0 to 1 over the first `share` of training: a warm-up.
+
+    Examples:
+        >>> [ramped(0.5, p) for p in (0.0, 0.25, 0.5, 1.0)], ramped(0.0, 0.0)
+        ([0.0, 0.5, 1.0, 1.0], 1.0)
+        >>> ramped(0.5, torch.tensor(0.25, dtype=torch.float64))
+        tensor(0.5000)
+    """
+    if share == 0:
+        return 1.0
+    if isinstance(progress, Tensor):
+        return (progress / share).clamp_max(1.0).to(torch.get_default_dtype())
+    return min(1.0, progress / share)

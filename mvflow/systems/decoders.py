@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.config import Config
-from mvflow.core import LatentSpace, Modality, Observed
+from mvflow.core import Covariate, LatentSpace, Modality, Observed
 from mvflow.likelihoods import LikelihoodModule
-from mvflow.nn import ModalityDict, upcast_to_float32
+from mvflow.nn import (
+    ModalityDict,
+    encode_rows,
+    join_covariates,
+    total_width,
+    upcast_to_float32,
+)
+from mvflow.stages import Rows
 
-__all__ = ["Decoders", "Encoders", "build_decoders", "build_encoders", "network_settings"]
+__all__ = [
+    "Decoders",
+    "Encoders",
+    "build_decoders",
+    "build_encoder",
+    "build_encoders",
+    "network_settings",
+]
+
+
+BLOCK_ROWS = 2048
+"""Rows that are read at once."""
 
 
 class Decoders(ModalityDict):
@@ -24,6 +44,7 @@ class Decoders(ModalityDict):
         modalities: their specifications.
         networks: name -> network from (rows, features) to the outputs of the likelihood.
         latent: z, of which each decoder sees the shared parts and its own.
+        covariates: which decoders see besides.
     """
 
     def __init__(
@@ -31,9 +52,11 @@ class Decoders(ModalityDict):
         modalities: Iterable[Modality],
         networks: Mapping[str, object],
         latent: LatentSpace,
+        covariates: Iterable[Covariate] = (),
     ) -> None:
         super().__init__(networks)  # type: ignore[arg-type]
         self.latent = latent
+        self.covariates = tuple(c.name for c in covariates)
         for m in modalities:
             self.add_module(f"likelihood_{m.name}", LikelihoodModule(m.likelihood_part, m.shape))
 
@@ -43,10 +66,26 @@ class Decoders(ModalityDict):
         assert isinstance(likelihood, LikelihoodModule)
         return likelihood
 
-    def decode(self, z: Tensor, names: Collection[str] | None = None) -> dict[str, Distribution]:
-        """p(x_j|z) for z of shape (..., latent.dim), of each modality or of the named ones."""
+    def measure(self, rows: Rows) -> None:
+        """Let likelihoods take what they need of all training rows, before training begins."""
+        for name in self:
+            self.likelihood(name).measure(partial(_values, rows, name))
+
+    def decode(
+        self,
+        z: Tensor,
+        names: Collection[str] | None = None,
+        covariates: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Distribution]:
+        """p(x_j|z) for z of shape (..., latent.dim), of each modality or of the named ones.
+
+        Args:
+            z: latents.
+            names: of modalities.
+            covariates: name -> (..., width), for as many rows as z has.
+        """
         return {
-            name: self.likelihood(name)(self._raw(name, z))
+            name: self.likelihood(name)(self._raw(name, z, covariates))
             for name in self
             if names is None or name in names
         }
@@ -60,7 +99,9 @@ class Decoders(ModalityDict):
         """
         present = observed.present or {}
         return {
-            name: self.likelihood(name).log_prob(self._raw(name, z), x, present.get(name))
+            name: self.likelihood(name).log_prob(
+                self._raw(name, z, observed.covariates), x, present.get(name)
+            )
             for name, x in sorted(observed.x.items())
         }
 
@@ -68,8 +109,11 @@ class Decoders(ModalityDict):
         """What is generated without noise from `decode`'s distribution of a modality."""
         return self.likelihood(name).mean(distribution)
 
-    def _raw(self, name: str, z: Tensor) -> Tensor:
+    def _raw(self, name: str, z: Tensor, covariates: Mapping[str, Tensor] | None) -> Tensor:
         seen = self.latent.seen_by(name, z)
+        if self.covariates:
+            joined = join_covariates(self.covariates, covariates)
+            seen = torch.cat([seen, joined.expand(*z.shape[:-1], joined.shape[-1])], -1)
         outputs: Tensor = self[name](seen.reshape(-1, seen.shape[-1]))
         return outputs if z.ndim == 2 else outputs.unflatten(0, z.shape[:-1])
 
@@ -84,16 +128,46 @@ class Encoders(ModalityDict):
             Features (modalities, rows, width), bool (modalities, rows).
         """
         names = sorted(observed.x)
-        features = torch.stack([self[name](observed.filled(name)) for name in names])
+        features = torch.stack(
+            [encode_rows(self[n], observed.filled(n), observed.covariates) for n in names]
+        )
         everywhere = torch.ones_like(features[0, :, 0], dtype=torch.bool)
         masks = [everywhere if (m := observed.is_present(n)) is None else m for n in names]
         return upcast_to_float32(features), torch.stack(masks)
 
 
+def _values(rows: Rows, name: str) -> Iterator[Tensor]:
+    """Rows of a modality, some at a time; NaN where a value is absent."""
+    mask = f"present/{name}"
+    is_complete = all(mask not in batch for batch in itertools.islice(rows.batches(1), 1))
+    for batch in (rows.only(name) if is_complete else rows).batches(BLOCK_ROWS):
+        x = batch[name]
+        if not is_complete:
+            present = batch[mask]
+            wide = present.reshape(*present.shape, *([1] * (x.ndim - present.ndim)))
+            x = torch.where(wide, x, torch.nan)
+        yield x
+
+
+def build_encoder(config: Config, modality: Modality, out_features: int) -> nn.Module:
+    """The configured encoder of a modality, which sees the covariates if there are any.
+
+    Call it by `mvflow.nn.encode_rows`.
+    """
+    network, covariates = config.modalities[modality.name].encoder, config.covariate_specs()
+    encoder: nn.Module = (
+        network.conditional_encoder(modality, out_features, covariates)
+        if covariates
+        else network.encoder(modality, out_features)
+    )
+    return encoder
+
+
 def build_encoders(config: Config, out_features: int) -> Encoders:
     """The configured encoders, from rows of a modality to (rows, out_features)."""
-    networks, specs = config.modalities, config.specifications()
-    return Encoders({m.name: networks[m.name].encoder.encoder(m, out_features) for m in specs})
+    return Encoders(
+        {m.name: build_encoder(config, m, out_features) for m in config.specifications()}
+    )
 
 
 def network_settings(config: Config) -> dict[str, Any]:
@@ -109,11 +183,13 @@ def build_decoders(config: Config, latent: LatentSpace) -> Decoders:
     Raises:
         ConfigError: if a network cannot make the outputs of its modality's likelihood.
     """
-    specs = config.specifications()
+    specs, covariates = config.specifications(), config.covariate_specs()
+    width = total_width(covariates)
     widths = {
-        m.name: sum(part.dim for part in latent.parts if part.of in (None, m.name)) for m in specs
+        m.name: width + sum(part.dim for part in latent.parts if part.of in (None, m.name))
+        for m in specs
     }
     networks = {
         m.name: config.modalities[m.name].decoder.decoder(widths[m.name], m) for m in specs
     }
-    return Decoders(specs, networks, latent)
+    return Decoders(specs, networks, latent, covariates)

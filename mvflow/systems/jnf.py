@@ -22,13 +22,21 @@ from mvflow.config import Config, Share, Training
 from mvflow.core import LatentSpace, Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
 from mvflow.inference import Target
-from mvflow.nn import MLP, ModalityDict, Standardise, all_gather, seeded
+from mvflow.nn import (
+    MLP,
+    ConditionalNetwork,
+    ModalityDict,
+    Standardise,
+    all_gather,
+    seeded,
+    total_width,
+)
 from mvflow.posteriors import FlowPosterior, build_posterior
 from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.annealing import annealed
 from mvflow.systems.base import System
-from mvflow.systems.decoders import build_decoders
+from mvflow.systems.decoders import build_decoders, build_encoder
 from mvflow.systems.joint_vae import JointVAE, head_width
 
 __all__ = ["JNF", "JNFShared"]
@@ -107,7 +115,7 @@ class JNF(System):
         networks, seed, dim = settings.modalities, settings.seed, settings.latent_dim
         width = head_width(dim, len(specs), settings.joint.merge)
         with seeded(seed, "weights", "joint"):
-            heads = {n: networks[n].encoder.encoder(m, width) for n, m in specs.items()}
+            heads = {n: build_encoder(settings, m, width) for n, m in specs.items()}
             decoders = build_decoders(settings, LatentSpace.flat(dim))
             joint = JointVAE(specs.values(), heads, decoders, dim, settings.joint.merge)
         projectors = None
@@ -145,16 +153,18 @@ class JNF(System):
 
     def encode(self, observed: Observed) -> DiagNormal:
         """q(z|X) of the joint encoder."""
-        return self.joint.posterior(observed.x)
+        return self.joint.posterior(observed.x, observed.covariates)
 
     def combine(self, observed: Observed) -> Distribution | Target:
         """q(z|x_S) by the subset rule."""
         return self.rule.combine(self, self.subset_module, observed)
 
-    def expert(self, name: str, x: Tensor) -> Distribution:
+    def expert(
+        self, name: str, x: Tensor, covariates: Mapping[str, Tensor] | None = None
+    ) -> Distribution:
         """q(z|x_j) (Eq. 10)."""
         assert self.flows is not None
-        expert: Distribution = self.flows[name](self.condition(name, x))
+        expert: Distribution = self.flows[name](self.condition(name, x), covariates)
         return expert
 
     def condition(self, name: str, x: Tensor) -> Tensor:
@@ -181,7 +191,7 @@ class JNF(System):
         covariates: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Distribution]:
         """p(x_j|z)."""
-        return self.joint.decoders.decode(z, names)
+        return self.joint.decoders.decode(z, names, covariates)
 
     @property
     def radius(self) -> Tensor:
@@ -261,8 +271,11 @@ class JNF(System):
         flows = self.flows
         assert flows is not None
 
-        def loss(z: Tensor, conditions: Mapping[str, Tensor]) -> Losses:
-            terms = {n: q(conditions[n]).log_prob(z).mean() for n, q in flows.items()}
+        def loss(z: Tensor, observed: Observed) -> Losses:
+            terms = {
+                n: q(observed.x[n], observed.covariates).log_prob(z).mean()
+                for n, q in flows.items()
+            }
             return Losses(-torch.stack(list(terms.values())).sum(), terms)
 
         reads = {"posterior": dump(self.settings.posterior, "posteriors")}
@@ -275,7 +288,7 @@ class JNF(System):
 
         def of_batch(observed: Observed, progress: float | Tensor) -> Losses:
             loc, scale = observed.cached["joint_posterior"].unbind(1)
-            return loss(torch.addcmul(loc, scale, torch.randn_like(loc)), observed.x)
+            return loss(torch.addcmul(loc, scale, torch.randn_like(loc)), observed)
 
         def start(rows: Rows) -> None:
             for part in module.modules():
@@ -305,18 +318,23 @@ class JNF(System):
     def condition_encoder(self, name: str, hidden: Sequence[int], out_features: int) -> nn.Module:
         """From what a posterior sees of a modality to features."""
         modality = next(m for m in self.modalities if m.name == name)
-        if self.settings.projector is not None:
-            width = self.settings.projector.width(modality)
+        if self.settings.projector is None:
+            return build_encoder(self.settings, modality, out_features)
+        width, covariates = (
+            self.settings.projector.width(modality),
+            self.settings.covariate_specs(),
+        )
+        if not covariates:
             return nn.Sequential(Standardise(width), MLP(width, *hidden, out_features))
-        encoder: nn.Module = self.settings.modalities[name].encoder.encoder(modality, out_features)
-        return encoder
+        mlp = MLP(width + total_width(covariates), *hidden, out_features)
+        return ConditionalNetwork(Standardise(width), mlp, [c.name for c in covariates])
 
     @property
     def _latents(self) -> CachedColumn:
         """Mean and standard deviation of the frozen q(z|X), (rows, 2, latent_dim)."""
 
         def compute(batch: Mapping[str, Tensor]) -> Tensor:
-            q = self.joint.posterior(batch).base_dist
+            q = self.encode(Observed.from_columns(batch)).base_dist
             return torch.stack([q.loc, q.scale], 1).float()
 
         joint = self.joint

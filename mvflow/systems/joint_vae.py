@@ -11,7 +11,7 @@ from zuko.distributions import DiagNormal
 
 from mvflow.core import ConfigError, Modality, Observed, rescale_weights
 from mvflow.functional import normal_kl_standard
-from mvflow.nn import MLP, ModalityDict, upcast_to_float32
+from mvflow.nn import MLP, ModalityDict, encode_rows, upcast_to_float32
 from mvflow.stages import Losses
 from mvflow.systems.decoders import Decoders
 
@@ -90,15 +90,17 @@ class JointVAE(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
 
-    def posterior(self, x: Mapping[str, Tensor]) -> DiagNormal:
+    def posterior(
+        self, x: Mapping[str, Tensor], covariates: Mapping[str, Tensor] | None = None
+    ) -> DiagNormal:
         """q(z|X) for rows of all modalities: batch shape (rows,), event shape (latent_dim,)."""
-        features = [head(x[name]) for name, head in self.heads.items()]
+        features = [encode_rows(head, x[name], covariates) for name, head in self.heads.items()]
         loc, log_scale = upcast_to_float32(self.merge(torch.cat(features, -1))).chunk(2, -1)
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
     def losses(self, observed: Observed, beta: float | Tensor = 1.0) -> Losses:
         """Minus the ELBO with lambda_j and beta (Eq. 3), from one draw of z per row."""
-        q = self.posterior(observed.x)
+        q = self.posterior(observed.x, observed.covariates)
         z = q.rsample()
         kl = normal_kl_standard(q.base_dist.loc, q.base_dist.scale).mean()
         total, terms = beta * kl, {"kl": kl}

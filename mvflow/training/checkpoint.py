@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mvflow.config import Training
 from mvflow.training.stage import Checkpoint
 from mvflow.training.step import Sums, generator_states, set_generator_states
 
@@ -30,9 +31,9 @@ class TrainingState:
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, patience: int | None
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, settings: Training
     ) -> None:
-        self.module, self.optimizer, self.patience = module, optimizer, patience
+        self.module, self.optimizer, self.settings = module, optimizer, settings
         self.epoch, self.best_epoch, self.best_loss = 0, -1, math.inf
         self.best: dict[str, Tensor] | None = None
         self.sums = Sums()
@@ -70,7 +71,7 @@ class TrainingState:
         self.epoch += 1
         self._start_of_epoch = self._snapshot()
         self._reset_epoch()
-        if self.patience is None or validation_loss is None:
+        if not self.settings.keeps_best or validation_loss is None:
             return
         if validation_loss < self.best_loss:
             self.best_loss, self.best_epoch = validation_loss, self.epoch
@@ -78,12 +79,13 @@ class TrainingState:
 
     def is_stalled(self) -> bool:
         """Whether early stopping ends the training."""
-        if self.patience is None or self.best is None:
+        patience = self.settings.patience
+        if patience is None or self.best is None:
             return False
-        return self.epoch - self.best_epoch >= self.patience
+        return self.epoch - self.best_epoch >= patience
 
     def load_best(self) -> None:
-        """Load the best weights, with early stopping."""
+        """Load the best weights, if they were kept."""
         if self.best is not None:
             self.module.load_state_dict(self.best)
 

@@ -45,8 +45,8 @@ def run_stage(
 
     The order of rows and the noise of an epoch are functions of `seed`, the stage's name and the
     epoch, and checkpoints within an epoch hold the states of the generators: a resumed training
-    gives the same weights as one that was never interrupted. With `settings.patience` the weights
-    with the best validation loss are kept.
+    gives the same weights as one that was never interrupted. With `settings.patience` or
+    `settings.keep_best` the weights with the best validation loss are kept.
 
     Args:
         stage: what to train, on what.
@@ -99,7 +99,7 @@ class _Loop:
         self.device = stage.train.device
         self.steps, _ = batching(stage)
         optimizer = new_optimizer(stage)
-        self.state = TrainingState(stage.trainable, optimizer, stage.settings.patience)
+        self.state = TrainingState(stage.trainable, optimizer, stage.settings)
         self.eager = Step(stage, optimizer, self.state.sums)
 
     def run(self, resume: Checkpoint | None, compile: Compile) -> None:

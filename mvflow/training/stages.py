@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mvflow.core import DataError, Observed
 from mvflow.stages import Losses, StageSpec
+from mvflow.systems import Decoders
 from mvflow.training.caching import ColumnCache, with_cached_columns
 from mvflow.training.stage import Stage
 from mvflow.training.table import Table
@@ -44,6 +45,9 @@ def build_stage(
             )
             raise DataError(msg)
     seen: Sequence[Table] = with_cached_columns(spec.columns, tables, cache)
+    for part in spec.module.modules():
+        if isinstance(part, Decoders):
+            part.measure(seen[0])
     if spec.start is not None:
         spec.start(seen[0])
     loss_of = spec.loss

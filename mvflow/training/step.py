@@ -71,14 +71,17 @@ class Sums:
 
 
 def new_optimizer(stage: Stage) -> torch.optim.Adam:
-    """Fused Adam over the trainable parameters, with the learning rate as a tensor."""
-    device = stage.train.device
+    """Fused Adam over the trainable parameters, with the learning rate as a tensor.
+
+    With `weight_decay` it is AdamW: decay apart from the gradient.
+    """
+    device, settings = stage.train.device, stage.settings
     dtype = torch.float64 if device.type == "cpu" else torch.float32  # what its kernels read
-    return torch.optim.Adam(
-        [p for p in stage.trainable.parameters() if p.requires_grad],
-        lr=torch.tensor(stage.settings.learning_rate, dtype=dtype, device=device),
-        fused=True,
-    )
+    parameters = [p for p in stage.trainable.parameters() if p.requires_grad]
+    rate = torch.tensor(settings.learning_rate, dtype=dtype, device=device)
+    if settings.weight_decay is None:
+        return torch.optim.Adam(parameters, lr=rate, fused=True)
+    return torch.optim.AdamW(parameters, rate, weight_decay=settings.weight_decay, fused=True)
 
 
 class Step:

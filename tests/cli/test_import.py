@@ -38,7 +38,9 @@ def test_says_what_it_understood(mvflow, here):
     assert lines[1].endswith("standardised; normal, scale 0.5")
     assert lines[2] == "80 rows, paired by position"
     assert lines[3] == "labels: 2 classes (no, yes)"
-    assert lines[4].startswith("wrote out.h5: train 64 rows, validation 8 rows, test 8 rows;")
+    assert lines[4] == "table.csv: cells are separated by ',' (--separator)"
+    assert lines[5].startswith("table.csv: line 1 names the columns (id, a, b, ill)")
+    assert lines[-1].startswith("wrote out.h5: train 64 rows, validation 8 rows, test 8 rows;")
 
 
 def test_json(mvflow, here):

@@ -76,6 +76,8 @@ training = {
     "learning_rate": positive,
     "clip": positive,
     "patience": st.integers(1, 9),
+    "weight_decay": positive,
+    "keep_best": st.booleans(),
 }
 configs = st.fixed_dictionaries(
     {

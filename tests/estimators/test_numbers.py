@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvflow import JNF, load
+from mvflow import JNF, MVAE, Modality, load
 from mvflow.core import DataError, MvflowError, NumericsError, UnreliableDrawsWarning
 from mvflow.runs import RunDirectory
 from mvflow.runs.directory import read_tensors, write_tensors
@@ -55,6 +55,39 @@ def test_eight_threads_find_what_one_finds(model, x, what):
         found = list(pool.map(lambda _: ask(), range(16)))
     assert all(np.array_equal(each, alone) for each in found)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Noisy(torch.nn.Module):
+    """Dropout that never ends, with which uncertainty is sometimes estimated."""
+
+    def __init__(self, out):
+        super().__init__()
+        self.out = torch.nn.LazyLinear(out)
+
+    def forward(self, x):
+        return self.out(torch.nn.functional.dropout(x.flatten(1), 0.5, training=True))
+
+
+def test_two_fits_at_once_and_endless_dropout_give_what_each_gives_alone(small):
+    data = small.data(2)[0]
+    specs = [Modality(name, x.shape[1:]) for name, x in data.items()]
+
+    def weights(seed):
+        model = MVAE(
+            specs,
+            latent_dim=2,
+            seed=seed,
+            networks={m.name: {"encoder": Noisy(4)} for m in specs},
+            joint={"epochs": 3, "batch_size": 16},
+        ).fit(data)
+        drawn = model.draw({"m0": data["m0"][:5]}, 3, seed=seed).z
+        return [drawn, *(p.numpy() for p in model.system_.state_dict().values())]
+
+    alone = [weights(seed) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(weights, (0, 1)))
+    for ours, theirs in zip(alone, together, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from zuko.distributions import DiagNormal
 from mvflow import JNF, ArraySource, JNFShared
 from mvflow.core import UsageError
 from mvflow.evaluation import Calibration, check_calibration
-from mvflow.evaluation.calibration import ALPHA, BINS, LEVELS, VERDICTS, _sampler_verdict
+from mvflow.evaluation.calibration import ALPHA, BINS, LEVELS, VERDICTS
 
 SINGLE = [["m0"], ["m1"], ["m2"]]
 
@@ -161,35 +161,6 @@ def test_of_many_modalities_a_choice_is_checked(linear_gaussian):
     assert {len(s) for s in chosen} == {1, 2, 3, 4, 5}
     assert len(chosen) == 9
     assert max(len(s) for s in _subsets(five, None, "data")) == 4
-
-
-SOUND = {
-    "acceptance_worst": 0.7,
-    "divergences": 0,
-    "rows_above_1.05": 0.02,
-    "rows_above_1.2": 0.0,
-    "ess_median": 120.0,
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "verdict", "word"),
-    [
-        ({}, "good", "Nothing to do"),
-        ({"acceptance_worst": 0.3}, "look closer", "sampler.warmup"),
-        ({"acceptance_worst": 0.1}, "do not trust", "sampler.warmup"),
-        ({"divergences": 3}, "look closer", "ran away"),
-        ({"divergences": 300}, "do not trust", "ran away"),
-        ({"rows_above_1.05": 0.5}, "look closer", "50 % of rows"),
-        ({"rows_above_1.05": 0.5, "rows_above_1.2": 0.1}, "do not trust", "50 % of rows"),
-        ({"ess_median": 10.0}, "look closer", "fewer than 19 independent"),
-        ({"rows_khat_above_0.7": 0.5}, "do not trust", "sampler.candidates"),
-    ],
-)
-def test_the_samplers_worst_diagnostic_decides(changes, verdict, word):
-    found = _sampler_verdict({**SOUND, **changes}, 100, 19)
-    assert found["verdict"] == verdict
-    assert word in found["advice"]
 
 
 @pytest.mark.bad_input

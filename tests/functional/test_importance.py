@@ -7,6 +7,7 @@ from scipy import special, stats
 from mvflow.functional import (
     effective_sample_size,
     importance_log_likelihood,
+    importance_weights,
     log_mean_exp,
     log_sum_exp,
     mixture_log_prob,
@@ -85,3 +86,22 @@ def test_effective_sample_size_is_bounded_and_ignores_scale(log_weights, constan
     assert 1 - 1e-9 <= ess <= len(x) + 1e-9
     # adding the constant rounds log weights of size 1e3 to 1e-13
     np.testing.assert_allclose(effective_sample_size(x + constant), ess, rtol=1e-11)
+
+
+def test_a_mixture_of_those_present_leaves_the_others_out(xp):
+    present = np.array([[True, True], [False, True], [True, False]])
+    values = np.log(np.array([[0.2, 1.0], [9.0, 3.0], [0.4, 7.0]]))
+    found = mixture_log_prob(xp.asarray(values), xp.asarray(present))
+    np.testing.assert_allclose(np.asarray(found), np.log([0.3, 2.0]), rtol=1e-14)
+    everyone = mixture_log_prob(xp.asarray(values), xp.asarray(np.ones_like(present)))
+    np.testing.assert_allclose(np.asarray(everyone), np.log(np.exp(values).mean(0)), rtol=1e-13)
+
+
+def test_weights_are_the_gradient_of_the_bound_and_zero_without_mass(xp):
+    found = np.asarray(importance_weights(xp.asarray(logs)))
+    expected = special.softmax(logs[:, [0, 2, 3]], 0)
+    np.testing.assert_allclose(found[:, [0, 2, 3]], expected, rtol=1e-12, atol=1e-300)
+    assert (found[:, 1] == 0).all()
+    x = torch.from_numpy(logs[:, [0, 2, 3]]).requires_grad_()
+    importance_log_likelihood(x).sum().backward()
+    np.testing.assert_allclose(x.grad, found[:, [0, 2, 3]], rtol=1e-12, atol=1e-300)

@@ -22,6 +22,63 @@ REFERENCES = {
 }
 
 
+LEARNED = {
+    "normal": lambda x, raw, scale: stats.norm.logpdf(x, raw, scale),
+    "laplace": lambda x, raw, scale: stats.laplace.logpdf(x, raw, scale),
+}
+
+
+def with_learned_scales(kind, shape, seed=0, **settings):
+    """A module whose columns have spreads that were measured, and scales as if trained."""
+    rng = np.random.default_rng(seed)
+    p = LikelihoodModule(
+        create("likelihoods", {"kind": kind, "scale": "learned", **settings}), shape
+    )
+    rows = rng.normal(size=(50, *shape)) * rng.uniform(0.1, 30, size=shape)
+    p = p.double()
+    p.measure(lambda: map(torch.from_numpy, np.split(rows, [7, 30])))
+    columns = p.spread.shape
+    p.learned["log_scale"].data = torch.from_numpy(rng.normal(size=columns))
+    return p, rows, p.spread.numpy() * np.exp(7 * np.tanh(p.learned["log_scale"].data.numpy() / 7))
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+def test_each_column_has_a_scale_that_is_learned(kind, shape):
+    """The density is scipy's; a table's spreads are its columns' deviations, an image's is one."""
+    p, rows, scale = with_learned_scales(kind, shape)
+    expected = rows.std(0) if len(shape) == 1 else rows.std()
+    np.testing.assert_allclose(p.spread, expected, rtol=1e-12)
+    raw, x = rows[:7] + 0.1, rows[7:14]
+    expected = LEARNED[kind](x, raw, scale).reshape(7, -1).sum(1)
+    np.testing.assert_allclose(
+        p.log_prob(torch.from_numpy(raw), torch.from_numpy(x)).detach(), expected, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimum"),
+    [("normal", lambda e: np.sqrt((e**2).mean(0))), ("laplace", lambda e: np.abs(e).mean(0))],
+)
+def test_learned_scales_are_best_at_what_decoders_leave_over(kind, optimum):
+    """The closed form of Rybkin et al. (2021): there the gradient of the fit is zero."""
+    p, rows, _ = with_learned_scales(kind, (5,))
+    raw = torch.from_numpy(0.9 * rows)
+    best = optimum(0.1 * rows)
+    ratio = torch.from_numpy(best) / p.spread
+    p.learned["log_scale"].data = 7 * torch.atanh(ratio.log() / 7)
+    fit = p.log_prob(raw, torch.from_numpy(rows)).mean()
+    (grad,) = torch.autograd.grad(fit, [p.learned["log_scale"]])
+    np.testing.assert_allclose(grad, 0, atol=1e-12)
+
+
+def test_absent_values_and_constant_columns_have_a_spread_too():
+    p = LikelihoodModule(create("likelihoods", {"kind": "normal", "scale": "learned"}), (3,))
+    rows = np.array([[1.0, np.nan, 5.0], [3.0, 2.0, 5.0], [np.nan, 6.0, 5.0]])
+    p.measure(lambda: [torch.from_numpy(rows)])
+    np.testing.assert_allclose(p.spread, [1.0, 2.0, 1.0])
+
+
 @pytest.mark.parametrize("kind", REFERENCES)
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
 def test_rows_have_the_density_of_scipy(kind, shape):

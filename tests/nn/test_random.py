@@ -1,6 +1,8 @@
 """Random numbers of a thread depend on their seed alone."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,10 +17,12 @@ from torch.distributions import (
     Poisson,
     StudentT,
 )
+from torch.nn import functional
 
-from mvflow.nn import own_generator
+from mvflow.nn import own_generator, seeded, torch_defaults
 
 ONE = torch.tensor(1.0)
+ATTENTION = torch.nn.MultiheadAttention(4, 2, dropout=0.5)
 DRAWS = {
     "rand": lambda: torch.rand(5),
     "rand_like": lambda: torch.rand_like(torch.zeros(5, dtype=torch.float64)),
@@ -39,6 +43,11 @@ DRAWS = {
     "StudentT": lambda: StudentT(ONE).sample((5,)),
     "Poisson": lambda: Poisson(99 * ONE).sample((50,)),
     "Categorical": lambda: Categorical(logits=torch.zeros(1000)).sample((5,)),
+    "dropout": lambda: functional.dropout(torch.ones(99)),
+    "dropout2d": lambda: torch.nn.Dropout2d().train()(torch.ones(9, 9, 2, 2)),
+    "alpha_dropout": lambda: functional.alpha_dropout(torch.ones(99), training=True),
+    "attention": lambda: ATTENTION(*[torch.ones(9, 4)] * 3)[0],
+    "gumbel_softmax": lambda: functional.gumbel_softmax(torch.zeros(9)),
     "MultivariateNormal": lambda: MultivariateNormal(torch.zeros(2), torch.eye(2)).sample((5,)),
 }
 
@@ -85,3 +94,63 @@ def test_a_generator_that_is_passed_is_used():
     with own_generator(0, "draw"):
         found = torch.randn(3, generator=torch.Generator().manual_seed(5))
     assert torch.equal(found, torch.randn(3, generator=torch.Generator().manual_seed(5)))
+
+
+def in_threads(*works):
+    """Run functions at once, each in a thread, and raise what one of them raises."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [job.result() for job in [pool.submit(work) for work in works]]
+
+
+def test_dropout_outside_training_takes_nothing_from_the_generator():
+    with own_generator(0, "draw"):
+        functional.dropout(torch.ones(9), training=False)
+        x = torch.randn(3)
+    with own_generator(0, "draw"):
+        assert torch.equal(torch.randn(3), x)
+
+
+def test_seeded_blocks_of_two_threads_do_not_mix():
+    entered = threading.Event()
+
+    def first():
+        with seeded(0, "noise"):
+            entered.set()
+            time.sleep(0.05)  # the other thread would enter now
+            return torch.randn(3)
+
+    def second():
+        entered.wait()
+        with seeded(1, "noise"), seeded(2, "noise"):  # blocks of one thread nest
+            time.sleep(0.1)
+            return torch.randn(3)
+
+    before = torch.get_rng_state()
+    found = in_threads(first, second)
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed, x in zip((0, 2), found, strict=True):
+        with seeded(seed, "noise"):
+            assert torch.equal(torch.randn(3), x)
+
+
+def test_the_default_dtype_is_put_back_by_the_last_thread():
+    inside, left = threading.Event(), threading.Event()
+
+    def first():
+        with torch_defaults():
+            inside.set()
+            left.wait()
+            return torch.get_default_dtype()
+
+    def second():
+        inside.wait()
+        with torch_defaults():
+            pass
+        left.set()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert in_threads(first, second)[0] == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

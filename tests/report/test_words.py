@@ -2,23 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from mvflow.inference import SIR
+from mvflow.evaluation.verdicts import evaluation_checks
 from mvflow.metrics import Estimate
-from mvflow.report.verdicts import (
-    acceptance,
-    checks,
-    contacts,
-    divergences,
-    effective,
-    redrawn,
-    rhat,
-)
 from mvflow.report.words import agreement_sentence, conditional_sentence, of_100, readings
 
-GOOD, CLOSER, NO = "good", "look closer", "do not trust"
+GOOD, NO = "good", "do not trust"
 
 
 def test_reading_of_known_metrics(two):
@@ -58,58 +48,8 @@ def test_counts_never_round_to_all_or_none(share, count):
     assert of_100(share) == count
 
 
-@pytest.mark.parametrize(
-    ("check", "verdict"),
-    [
-        (acceptance(0.6, 0.4), GOOD),
-        (acceptance(0.97, 0.4), GOOD),
-        (acceptance(0.98, 0.9), CLOSER),
-        (acceptance(0.59, 0.5), CLOSER),
-        (acceptance(0.8, 0.39), CLOSER),
-        (acceptance(0.8, 0.19), NO),
-        (acceptance(0.39, 0.3), NO),
-        (divergences(0, 100), GOOD),
-        (divergences(1, 100), CLOSER),
-        (divergences(2, 100), NO),
-        (rhat(1.05, 0.0, 1.0), GOOD),
-        (rhat(1.051, 0.5, 1.0), CLOSER),
-        (rhat(1.2, 1.0, 1.1), CLOSER),
-        (rhat(9.0, 0.05, 1.0), CLOSER),
-        (rhat(1.21, 0.051, 1.0), NO),
-        (rhat(np.inf, 1.0, np.inf), NO),
-        (effective(100, 200, 400), GOOD),
-        (effective(99, 200, 400), CLOSER),
-        (effective(10, 20, 400), CLOSER),
-        (effective(9.9, 20, 400), NO),
-        (effective(15, 19, 400), NO),
-        (contacts(0.01), GOOD),
-        (contacts(0.1), CLOSER),
-        (contacts(0.101), NO),
-        (redrawn({"a": 0.01}), GOOD),
-        (redrawn({"a": 0.0, "b": 0.05}), CLOSER),
-        (redrawn({"a": 0.051, "b": 0.0}), NO),
-    ],
-)
-def test_verdicts_at_their_thresholds(check, verdict):
-    assert check.verdict == verdict
-    assert check.advice.endswith(".")
-    assert check.advice.startswith("Nothing to do") == (verdict == GOOD)
-
-
-def test_numbers_that_are_not_numbers_are_never_good():
-    nan = float("nan")
-    for check in (
-        acceptance(nan, nan),
-        rhat(nan, nan, nan),
-        effective(nan, nan, 4),
-        contacts(nan),
-    ):
-        assert check.verdict != GOOD
-    assert redrawn({"a": nan}).verdict != GOOD
-
-
 def test_all_diagnostics_of_an_evaluation_are_judged(two):
-    found = checks(two[0][0].metrics, two[0][0].estimator.config.sampler)
+    found = evaluation_checks(two[0][0].metrics, two[0][0].estimator.config)
     assert [c.name for c in found] == [
         "Acceptance",
         "Divergences",
@@ -133,7 +73,7 @@ def test_importance_resampling_is_judged_by_its_weights(two):
                 "latent": known.latent.model_copy(update={"radius": None}),
             }
         )
-        (found,) = checks(metrics, SIR())
+        (found,) = evaluation_checks(metrics, two[0][0].estimator.config)
         return found.name, found.verdict
 
     assert verdict() == ("Importance weights", GOOD)

@@ -51,6 +51,8 @@ CHANGES = [
     (("flows", "learning_rate"), 1e-2, {"flows"}),
     (("flows", "summary_hidden"), [7], {"flows"}),
     (("flows", "patience"), 2, {"flows"}),
+    (("flows", "weight_decay"), 0.1, {"flows"}),
+    (("flows", "keep_best"), True, {"flows"}),
     (("subset",), {"kind": "product", "divisor": "prior"}, set()),
     (("sampler",), {"kind": "hmc", "chains": 8}, set()),
     (("sampler",), "sir", set()),

@@ -70,6 +70,7 @@ SETTINGS = {
         epochs=4, batch_size=8, clip=0.1, schedule="one-cycle", learning_rate=0.05
     ),
     "patient": Training(epochs=30, batch_size=8, patience=2, learning_rate=0.2),
+    "best": Training(epochs=12, batch_size=8, keep_best=True, weight_decay=0.1, learning_rate=0.2),
     "short": Training(epochs=4, batch_size=16, steps_per_epoch=2, schedule="cosine"),
     "none": Training(epochs=0, batch_size=8),
 }

@@ -10,10 +10,10 @@ from torch.distributions import Distribution
 
 from mvflow import estimator_class, load
 from mvflow.config import Training, config_from_dict
-from mvflow.core import ArraySource, ConfigError, Observed, registry
+from mvflow.core import ArraySource, ConfigError, Modality, Observed, registry
 from mvflow.nn import seeded
 from mvflow.runs import RunDirectory
-from mvflow.systems import build_system, stages_of
+from mvflow.systems import Decoders, build_system, stages_of
 from mvflow.training import Table, build_stage
 
 SYSTEMS = registry("systems").names()
@@ -159,3 +159,21 @@ def test_an_unknown_setting_is_given_the_nearest_name(name):
             config(name, **{section: {"epohcs": 3}})
     with pytest.raises(ConfigError, match="prior 'standard' has no setting 'components'"):
         config(name, prior={"kind": "standard", "components": 3})
+
+
+@pytest.mark.parametrize("system", registry("systems").names())
+def test_scales_begin_at_the_spread_of_training_rows_and_are_learned(system, small):
+    """Every system measures columns before it trains, and gradients reach the scales."""
+    kind = estimator_class(system)
+    data, _ = small.data(2)
+    modalities = [
+        Modality(n, x.shape[1:], {"kind": "normal", "scale": "learned"}) for n, x in data.items()
+    ]
+    made = small.estimator(kind, 2, data={"validation": 0.0}).set_params(modalities=modalities)
+    made.fit(data)
+    parts = [m for m in made.system_.modules() if isinstance(m, Decoders)]
+    assert len(parts) == 1
+    for name, x in data.items():
+        likelihood = parts[0].likelihood(name)
+        np.testing.assert_allclose(likelihood.spread, x.std(0, dtype=float), rtol=1e-6)
+        assert (likelihood.learned["log_scale"] != 0).all()

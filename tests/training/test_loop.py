@@ -74,6 +74,7 @@ SETTINGS = {
         epochs=5, batch_size=8, schedule="one-cycle", clip=0.5, learning_rate=0.05
     ),
     "patient": Training(epochs=8, batch_size=8, patience=2, learning_rate=0.1),
+    "best": Training(epochs=6, batch_size=8, keep_best=True, weight_decay=0.5, learning_rate=0.1),
     "short": Training(epochs=5, batch_size=8, steps_per_epoch=2, schedule="cosine"),
     "bfloat16": Training(epochs=3, batch_size=8, precision="bfloat16"),
 }
@@ -184,6 +185,31 @@ def test_early_stopping_keeps_the_best_weights():
     assert len(losses) == best + 1 + 3
     at_best = recorder.checkpoints[best].tensors
     assert_equal(weights, {k: at_best[f"weights/{k}"] for k in weights})
+
+
+def test_the_best_weights_are_kept_without_ending_early():
+    settings = Training(epochs=12, batch_size=8, keep_best=True, learning_rate=0.3)
+    weights, recorder = train(settings)
+    losses = [r.validation["loss"] for r in recorder.records]
+    best = int(np.argmin(losses))
+    assert len(losses) == 12
+    assert best < 11
+    at_best = recorder.checkpoints[best].tensors
+    assert_equal(weights, {k: at_best[f"weights/{k}"] for k in weights})
+
+
+def test_weight_decay_shrinks_weights_apart_from_the_gradient():
+    """Adam's step is what it is without decay, after weights are scaled by 1 - rate * decay."""
+    rate, decay = 0.1, 0.3
+    plain, _ = train(Training(epochs=1, steps_per_epoch=1, batch_size=8, learning_rate=rate))
+    decayed, _ = train(
+        Training(epochs=1, steps_per_epoch=1, batch_size=8, learning_rate=rate, weight_decay=decay)
+    )
+    initial = stage(Training()).trainable.state_dict()
+    for name, parameter in stage(Training()).trainable.named_parameters():
+        if parameter.requires_grad:
+            expected = plain[name] - rate * decay * initial[name]
+            torch.testing.assert_close(decayed[name], expected)  # float32 rounding
 
 
 def test_without_patience_the_last_weights_stay():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mvflow_cli.options import Json, Seed
 from mvflow_cli.output import say, show_json
+
+if TYPE_CHECKING:
+    from mvflow_datasets.importing import ReadOptions, Wanted
 
 __all__ = ["import_"]
 
@@ -69,6 +73,41 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]none|N",
+            help="Line of a text table that names the columns, from 1, or none; of one modality "
+            "or of all. Guessed else.",
+            show_default=False,
+        ),
+    ] = None,
+    separator: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]TEXT",
+            help="What separates the cells of a text table, \\t for tabs. Guessed else.",
+            show_default=False,
+        ),
+    ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]COLUMN|none",
+            help="Column of a table that names its rows. By default a first one without a name.",
+            show_default=False,
+        ),
+    ] = None,
+    na_tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--na-token",
+            metavar="[NAME=]TEXT",
+            help="Text that stands for a missing value, beside the empty one, in place of "
+            "NA, N/A, NaN and null. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="Shares of train,test or of train,validation,test.")
     ] = "0.8,0.1,0.1",
@@ -99,6 +138,8 @@ def import_(
         split=split_shares(split),
         seed=seed,
     )
+    options = _options(wanted, header, separator, index, na_tokens)
+    wanted = replace(wanted, options=options)
     done = import_data(out, wanted)
     if json:
         with Store.open(out) as store:
@@ -110,6 +151,49 @@ def import_(
     for line in done.warnings:
         say(f"mvflow: warning: {line}", err=True)
     say(f"wrote {out}: {done.understood[-1]}; next: mvflow new RUN --recipe auto --store {out}")
+
+
+def _options(
+    wanted: Wanted,
+    header: Sequence[str] | None,
+    separator: Sequence[str] | None,
+    index: Sequence[str] | None,
+    na_tokens: Sequence[str] | None,
+) -> dict[str, ReadOptions]:
+    """How files are read: by modality, and with the name `""` for those without their own."""
+    from mvflow_datasets.importing import ReadOptions
+
+    names = {*wanted.modalities, "labels", "groups"}
+    said: dict[str, dict[str, Any]] = {"": {}}
+    for key, texts in (
+        ("header", header),
+        ("separator", separator),
+        ("index", index),
+        ("na_tokens", na_tokens),
+    ):
+        for text in texts or []:
+            name, equals, value = text.partition("=")
+            if not equals or name not in names:
+                name, value = "", text
+            of_name = said.setdefault(name, {})
+            if key == "na_tokens":
+                of_name[key] = (*of_name.get(key, ()), value)
+            else:
+                of_name[key] = _parsed(key, value)
+    return {name: ReadOptions(**{**said[""], **choices}) for name, choices in said.items()}
+
+
+def _parsed(key: str, value: str) -> Any:
+    if key == "separator":
+        value = value.replace("\\t", "\t")
+        if len(value) != 1:
+            raise typer.BadParameter(f"cannot read --separator {value!r}: expected one letter")
+        return value
+    if key == "header":
+        if value != "none" and not (value.isdecimal() and int(value) > 0):
+            raise typer.BadParameter(f"cannot read --header {value!r}: expected none or a line")
+        return 0 if value == "none" else int(value)
+    return value
 
 
 def _assigned(option: str, texts: Sequence[str] | None, example: str) -> dict[str, str]:

@@ -15,8 +15,14 @@ from mvflow.core import Modality, UsageError, unknown_name
 from mvflow_datasets.importing.annotated import modalities_of
 from mvflow_datasets.importing.deciding import Decided, decide
 from mvflow_datasets.importing.pairing import divided
-from mvflow_datasets.importing.reading import checksum, read_facts, read_values
-from mvflow_datasets.importing.references import Raw, Reference, key_texts
+from mvflow_datasets.importing.reading import checksum, read_row_values, read_values
+from mvflow_datasets.importing.references import (
+    Raw,
+    ReadOptions,
+    Reference,
+    key_texts,
+    split_names,
+)
 from mvflow_datasets.importing.rows import FACTS, Rows, pair
 from mvflow_datasets.writing import SplitData, write_store
 
@@ -41,6 +47,8 @@ class Wanted:
         transforms: modality -> `none`, `standardise` or `log1p`, where not the suggested one.
         split: shares of train and test, or of train, validation and test.
         seed: of the splits.
+        options: name of a modality (or `labels`, `groups`) -> how its file is read, where not
+            as guessed; `""` for all files that have no options of their own.
     """
 
     modalities: Mapping[str, str]
@@ -51,6 +59,11 @@ class Wanted:
     transforms: Mapping[str, str] = field(default_factory=dict)
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
     seed: int = 0
+    options: Mapping[str, ReadOptions] = field(default_factory=dict)
+
+    def options_of(self, name: str) -> ReadOptions:
+        """How the file of a modality (or of labels, groups) is read."""
+        return self.options.get(name) or self.options.get("", ReadOptions())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +105,13 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     facts = {n: Reference.parse(t) for n in FACTS if (t := getattr(wanted, n)) is not None}
     keys = _key_places(wanted, places | facts)
     raws = {
-        name: read_values(at, _columns_of(at.path, [*facts.values(), *keys.values()]))
+        name: read_values(
+            at, _columns_of(at.path, [*facts.values(), *keys.values()]), wanted.options_of(name)
+        )
         for name, at in places.items()
     }
-    raws |= {name: read_facts(at) for name, at in facts.items()}
-    rows = pair(raws, {name: _keys(at) for name, at in keys.items()})
+    raws |= {name: read_row_values(at, wanted.options_of(name)) for name, at in facts.items()}
+    rows = pair(raws, {name: _keys(at, wanted.options_of(name)) for name, at in keys.items()})
     parts = divided(rows.groups, wanted.split, wanted.seed)
     taken = {part: _taken(rows, at) for part, at in parts.items()}
     decided = {
@@ -174,11 +189,12 @@ def _key_places(wanted: Wanted, places: Mapping[str, Reference]) -> dict[str, Re
 
 def _columns_of(path: Path, references: list[Reference]) -> list[str]:
     """Columns of a table that are keys, labels or groups, and so no values."""
-    return list(dict.fromkeys(at.part for at in references if at.path == path and at.part))
+    parts = [at.part for at in references if at.path == path and at.part]
+    return list(dict.fromkeys(name for part in parts for name in split_names(part, parts)))
 
 
-def _keys(at: Reference) -> NDArray[np.str_]:
-    return key_texts(read_facts(at).values, str(at))
+def _keys(at: Reference, options: ReadOptions) -> NDArray[np.str_]:
+    return key_texts(read_row_values(at, options).values, str(at), options)
 
 
 def _taken(
@@ -199,6 +215,7 @@ def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict
         if getattr(wanted, name) is not None:
             parameters[name] = getattr(wanted, name)
     parameters |= {f"keys.{name}": text for name, text in wanted.keys.items()}
+    reading = {name: said for name in decided if (said := wanted.options_of(name).to_dict())}
     return {
         "name": "import",
         "parameters": parameters,
@@ -206,6 +223,7 @@ def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict
         "classes": list(rows.classes),
         "seed": wanted.seed,
         "mvflow": __version__,
+        **({"reading": reading} if reading else {}),
     }
 
 
@@ -228,8 +246,10 @@ def _report(
     if rows.labels is not None:
         shown = ", ".join(rows.classes[:8]) + ("..." if len(rows.classes) > 8 else "")
         lines.append(f"labels: {len(rows.classes)} classes ({shown})")
+    lines += dict.fromkeys(guess for name in raws for guess in raws[name].guesses)
     lines.append(", ".join(f"{part} {len(at):,} rows" for part, at in parts.items()))
-    warnings = [d.warning for d in decided.values() if d.warning]
+    warnings = list(dict.fromkeys(warning for raw in raws.values() for warning in raw.warnings))
+    warnings += [d.warning for d in decided.values() if d.warning]
     if rows.labels is not None:
         absent = set(rows.labels.tolist()) - set(rows.labels[parts["train"]].tolist())
         if absent:

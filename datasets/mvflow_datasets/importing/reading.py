@@ -15,20 +15,23 @@ from mvflow.core.files import open_regular
 from mvflow_datasets.importing.annotated import read_annotated, read_observations
 from mvflow_datasets.importing.arrays import read_array
 from mvflow_datasets.importing.images import image_files, read_images
-from mvflow_datasets.importing.references import Raw, Reference
-from mvflow_datasets.importing.tables import read_table
+from mvflow_datasets.importing.references import Raw, ReadOptions, Reference, refuse_missing
+from mvflow_datasets.importing.tables import read_column, read_table
 
-__all__ = ["checksum", "read_facts", "read_values"]
+__all__ = ["checksum", "read_row_values", "read_values"]
 
 ARRAYS, TABLES, ANNOTATED = {".npy", ".npz"}, {".csv", ".tsv", ".parquet"}, {".h5ad", ".h5mu"}
 
 
-def read_values(at: Reference, without: Collection[str] = ()) -> Raw:
+def read_values(
+    at: Reference, without: Collection[str] = (), options: ReadOptions | None = None
+) -> Raw:
     """Values of a modality.
 
     Args:
         at: where they lie.
         without: columns of a table to leave out.
+        options: what the user says of the file.
 
     Raises:
         DataError: if they cannot be read or used; the message names the place.
@@ -37,26 +40,27 @@ def read_values(at: Reference, without: Collection[str] = ()) -> Raw:
         at,
         folder=read_images,
         array=read_array,
-        table=lambda at: read_table(at, without),
+        table=lambda at: read_table(at, without, options),
         annotated=read_annotated,
     )
-    if not len(raw.values):
+    if not raw.values.shape[0]:
         msg = f"{at} has no rows"
         raise DataError(msg)
+    refuse_missing(raw.values, str(at), options)
     return raw
 
 
-def read_facts(at: Reference) -> Raw:
-    """One value for each row: labels, groups or keys.
+def read_row_values(at: Reference, options: ReadOptions | None = None) -> Raw:
+    """One value for each row: labels, groups, keys or a covariate.
 
     Raises:
-        DataError: if they cannot be read, or are not one value for each row.
+        DataError: if they cannot be read, are not one value for each row, or one is missing.
     """
     raw = _by_kind(
         at,
         folder=_names,
         array=read_array,
-        table=lambda at: read_table(at, facts=True),
+        table=lambda at: read_column(at, options),
         annotated=read_observations,
     )
     values = raw.values
@@ -65,6 +69,7 @@ def read_facts(at: Reference) -> Raw:
     if values.ndim != 1:
         msg = f"{at} has shape {values.shape}: expected one value for each row"
         raise DataError(msg)
+    refuse_missing(values, str(at), options)
     return Raw(values, raw.columns, raw.keys)
 
 
@@ -88,10 +93,10 @@ def _by_kind(
     annotated: Callable[[Reference], Raw],
 ) -> Raw:
     suffix = at.path.suffix.lower()
-    if not at.path.exists():
-        msg = f"there is no file or folder {at}"
-        raise DataError(msg)
     with _readable(at.path):
+        if not at.path.exists():
+            msg = f"there is no file or folder {at}"
+            raise DataError(msg)
         if at.path.is_dir():
             return folder(at)
         open_regular(at.path).close()
@@ -115,7 +120,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-        msg = f"cannot read {path}: {reason}"
+        msg = f"cannot read {str(path)[:200]}: {reason}"
         raise DataError(msg) from error
     except MemoryError as error:
         msg = f"{path} is larger than the memory: import fewer columns or rows"

@@ -1,16 +1,32 @@
-"""Where imported data lie: a file or folder, and which part of it."""
+"""Where imported data lie and how they are read: a file or folder, a part of it, and options."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError
 
-__all__ = ["Raw", "Reference", "key_texts", "refuse_bad"]
+__all__ = [
+    "MISSING",
+    "Raw",
+    "ReadOptions",
+    "Reference",
+    "key_texts",
+    "refuse_bad",
+    "refuse_missing",
+    "split_names",
+]
+
+MISSING = ("", "na", "n/a", "nan", "null", "<na>")
+"""Texts, whatever their case, that stand for a missing value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,42 +43,101 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read `PATH` or `PATH:PART`; a colon in the name of an existing file is left alone."""
-        head, colon, part = text.rpartition(":")
-        if colon and part and not Path(text).exists() and (Path(head).suffix or _exists(head)):
-            return cls(Path(head), part)
+        """Read `PATH` or `PATH:PART`; both may have colons, and the longest existing path counts.
+
+        Where nothing exists, the path ends at the first colon behind a suffix.
+        """
+        if os.path.exists(text):  # noqa: PTH110 (Path.exists raises for names that are too long)
+            return cls(Path(text))
+        cuts = [i for i, letter in enumerate(text) if letter == ":" and 0 < i < len(text) - 1]
+        existing = [i for i in cuts if os.path.exists(text[:i])]  # noqa: PTH110
+        named = [i for i in cuts if Path(text[:i]).suffix]
+        for at in (*existing[-1:], *named[:1]):
+            return cls(Path(text[:at]), text[at + 1 :])
         return cls(Path(text))
 
     def __str__(self) -> str:
         return f"{self.path}:{self.part}" if self.part else str(self.path)
 
 
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the user says of a file where a guess would be made.
+
+    Args:
+        header: line of the column names in a text table, from 1; 0 if there is none.
+        separator: of the cells of a text table.
+        index: column that names the rows; `none` if no column does.
+        na_tokens: texts that stand for missing values, in place of `MISSING`; an empty cell is
+            missing anyway.
+    """
+
+    header: int | None = None
+    separator: str | None = None
+    index: str | None = None
+    na_tokens: tuple[str, ...] | None = None
+
+    def is_missing(self, text: str) -> bool:
+        """Whether a text stands for a missing value.
+
+        Examples:
+            >>> ReadOptions().is_missing("NaN"), ReadOptions(na_tokens=("-",)).is_missing("NaN")
+            (True, False)
+        """
+        stripped = text.strip()
+        if self.na_tokens is None:
+            return stripped.lower() in MISSING
+        return stripped in {"", *self.na_tokens}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was said, as JSON."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ReadOptions:
+        """From JSON that `to_dict` gave."""
+        tokens = raw.get("na_tokens")
+        return cls(**{**raw, "na_tokens": None if tokens is None else tuple(tokens)})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Raw:
-    """Values as they were found, before anything is decided about them.
+    """Values as a file has them, before anything is decided about them.
 
     Args:
         values: (rows, ...) numbers, or (rows,) texts of one column.
         columns: names of the values of a row, where the file has them.
         keys: (rows,) texts that name the rows, where the file has them.
-        note: what a reader of the report must know, such as channels that were moved.
+        note: a phrase for the line of the modality in the report, such as channels moved.
+        guesses: a sentence for each guess that was made while reading.
+        warnings: a sentence for each thing that the user should look at.
     """
 
     values: NDArray[np.generic]
     columns: tuple[str, ...] = ()
     keys: NDArray[np.str_] | None = None
     note: str = ""
+    guesses: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def _exists(head: str) -> bool:
-    return bool(head) and Path(head).exists()
+def split_names(part: str, known: Collection[str]) -> list[str]:
+    """Names of columns in the part of a reference: one, or several with commas between them.
+
+    Examples:
+        >>> split_names('age,"length, cm"', ["age", "length, cm"])
+        ['age', 'length, cm']
+    """
+    return [part] if part in known else next(csv.reader([part]))
 
 
-def key_texts(values: NDArray[np.generic], where: str) -> NDArray[np.str_]:
+def key_texts(
+    values: NDArray[np.generic], where: str, options: ReadOptions | None = None
+) -> NDArray[np.str_]:
     """Keys as text: numbers without their zero decimals, texts without space around them.
 
     Raises:
-        DataError: if they are not one text or whole number per row.
+        DataError: if they are not one text or whole number per row, or one is missing.
 
     Examples:
         >>> key_texts(np.array([7.0, 12.0]), "ids.npy").tolist()
@@ -74,9 +149,9 @@ def key_texts(values: NDArray[np.generic], where: str) -> NDArray[np.str_]:
         msg = f"{where} has shape {values.shape}: expected one key for each row"
         raise DataError(msg)
     if values.dtype.kind == "f":
-        whole = np.isfinite(values) & (values == np.floor(values))
-        if not whole.all():
-            at = int(np.argmin(whole))
+        is_whole = np.isfinite(values) & (values == np.floor(values))
+        if not is_whole.all():
+            at = int(np.argmin(is_whole))
             msg = f"{where}, row {at}: {values[at]} is no key: expected texts or whole numbers"
             raise DataError(msg)
         values = values.astype(np.int64)
@@ -84,13 +159,40 @@ def key_texts(values: NDArray[np.generic], where: str) -> NDArray[np.str_]:
         msg = f"{where} has values of type {values.dtype}: expected texts or whole numbers"
         raise DataError(msg)
     texts = np.char.strip(values.astype(np.str_))
-    if (texts == "").any():
-        msg = f"{where}, row {int(np.argmax(texts == ''))}: the key is empty"
-        raise DataError(msg)
+    refuse_missing(texts, where, options)
     return texts
 
 
-def refuse_bad(values: NDArray[np.generic], where: str, columns: tuple[str, ...] = ()) -> None:
+def refuse_missing(
+    values: NDArray[np.generic], where: str, options: ReadOptions | None = None
+) -> None:
+    """Refuse texts that stand for a missing value, with the first place.
+
+    Raises:
+        DataError: naming place and row (from 0).
+
+    Examples:
+        >>> refuse_missing(np.array(["a", "NaN"]), "l.npy")
+        Traceback (most recent call last):
+        mvflow.core.errors.DataError: l.npy, row 1 is missing ('NaN'): remove such rows first...
+    """
+    if values.dtype.kind not in "SU":
+        return
+    rules = options or ReadOptions()
+    texts, inverse = np.unique(values.astype(np.str_), return_inverse=True)
+    missing = np.array([rules.is_missing(text) for text in texts], bool)[inverse]
+    if missing.any():
+        row = int(np.argmax(missing))
+        text = str(values.astype(np.str_).reshape(-1)[row])
+        shown = f" ({text!r})" if text else ""
+        msg = (
+            f"{where}, row {row} is missing{shown}: remove such rows first, "
+            "or say which texts are missing (--na-token)"
+        )
+        raise DataError(msg)
+
+
+def refuse_bad(values: NDArray[np.generic], where: str, columns: Sequence[str] = ()) -> None:
     """Refuse NaN, infinity and what float32 cannot hold, with the first place.
 
     Raises:

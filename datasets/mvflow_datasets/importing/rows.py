@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -172,10 +173,9 @@ def _completed(
 def _class_numbers(values: NDArray[np.generic]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Classes in their order, as 0, 1, 2..., and what they are called."""
     if values.dtype.kind in "SU":
-        try:
-            values = values.astype(np.int64)
-        except (ValueError, OverflowError):
-            values = values.astype(np.str_)
+        texts = values.astype(np.str_)
+        is_whole = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in np.unique(texts))
+        values = texts.astype(np.int64) if is_whole else texts
     elif values.dtype.kind == "f":
         broken = values != np.floor(values)
         if broken.any():

@@ -1,117 +1,208 @@
-"""Tables: `.csv`, `.tsv` and, with pyarrow, `.parquet`; read by column, refused at the place."""
+"""Tables: `.csv`, `.tsv` and `.parquet`, read by pandas; bad values are refused by place."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, unknown_name
-from mvflow_datasets.importing.references import Raw, Reference, key_texts, refuse_bad
+from mvflow.core import DataError, UsageError, unknown_name
+from mvflow_datasets.importing.layout import (
+    guess_layout,
+    is_number,
+    open_text,
+    ragged,
+    readable,
+    record_at,
+)
+from mvflow_datasets.importing.references import (
+    MISSING,
+    Raw,
+    ReadOptions,
+    Reference,
+    key_texts,
+    split_names,
+)
 
-__all__ = ["read_table"]
+__all__ = ["read_column", "read_table"]
 
-MISSING = {"", "na", "n/a", "nan", "null", "<na>"}
+MAX_CLASSES = 20
+LABEL_NAMES = {"class", "classes", "label", "labels", "target", "y", "diagnosis", "cluster"}
+INDEX_NAMES = {"id", "index", "idx", "row", "rownames", "sample", "sample_id", "unnamed"}
+
+
+_CASES = (str, str.lower, str.upper, str.title, str.capitalize)
+_MISSING = sorted({case(text) for text in MISSING for case in _CASES} | {"NaN"})
 
 
 class _Table(Protocol):
+    path: Path
     names: tuple[str, ...]
-    """Columns of values, without that of row names."""
-    row_names: str | None
-    """The column that names the rows, if one does."""
+    """Columns of values, without that of the row names."""
+    known: tuple[str, ...]
+    """All columns."""
+    guesses: tuple[str, ...]
+    warnings: tuple[str, ...]
 
-    def numbers(self, columns: Sequence[str]) -> NDArray[np.float64]:
-        """(rows, columns)."""
+    def frame(self, columns: Sequence[str], *, as_texts: bool = False) -> pd.DataFrame:
+        """The named columns, in this order; texts as they stand in the file, or numbers."""
         ...
 
-    def texts(self, column: str) -> NDArray[Any]:
-        """(rows,) texts, or numbers where the file has a type for them."""
+    def row_names(self) -> NDArray[np.str_] | None:
+        """(rows,) names of the rows, if there are any."""
+        ...
+
+    def place(self, row: int, column: str) -> tuple[str, str]:
+        """Where a value stands, for messages, and its text."""
         ...
 
 
-def read_table(at: Reference, without: Collection[str] = (), *, facts: bool = False) -> Raw:
+def read_table(
+    at: Reference, without: Collection[str] = (), options: ReadOptions | None = None
+) -> Raw:
     """Columns of a table: numbers, or one column of texts.
 
     Args:
         at: the file, with `:column,column` where not all columns are wanted.
         without: columns that are left out where none are named: keys and labels.
-        facts: whether exactly one column is wanted, as for labels and keys.
+        options: what the user says of the file.
 
     Raises:
         DataError: if the file is ragged or damaged, a column is unknown, or a value is missing
             or no number; the message names line and column.
     """
-    table = _open(at.path)
+    options = options or ReadOptions()
+    table = _open(at.path, options)
     chosen = _chosen(at, table, without)
-    if facts and len(chosen) != 1:
+    frame = table.frame(chosen)
+    is_text = len(chosen) == 1 and not _numeric(frame.iloc[:, 0]).notna().any()
+    values = _texts(table, frame, options) if is_text else _numbers(table, frame, options)
+    left_out = [name for name in without if name in table.names]
+    note = f"without {_few(left_out)}" if left_out and not at.part else ""
+    warnings = (*table.warnings, *_suspects(at, values, chosen))
+    return Raw(values, tuple(chosen), table.row_names(), note, table.guesses, warnings)
+
+
+def read_column(at: Reference, options: ReadOptions | None = None) -> Raw:
+    """One column of a table, its texts as they stand in the file: labels, groups or keys.
+
+    Raises:
+        DataError: as `read_table`, or if not exactly one column is named.
+    """
+    options = options or ReadOptions()
+    table = _open(at.path, options)
+    chosen = _chosen(at, table, ())
+    if len(chosen) != 1:
         msg = f"{at.path} has the columns {_few(table.names)}: name one, as in {at.path}:COLUMN"
         raise DataError(msg)
-    if len(chosen) == 1:
-        values = _numbers_or_texts(at, table, chosen[0], facts)
-    else:
-        values = table.numbers(chosen)
-    keys = None
-    if table.row_names is not None:
-        keys = key_texts(table.texts(table.row_names), f"{at.path}, row names")
-        if _only_counts(keys):
-            keys = None
-    left_out = [c for c in without if c in table.names]
-    note = f"without {_few(left_out)}" if left_out and not at.part else ""
-    return Raw(values, tuple(chosen), keys, note)
+    frame = table.frame(chosen, as_texts=True)
+    return Raw(_texts(table, frame, options), tuple(chosen), table.row_names())
 
 
-def _open(path: Path) -> _Table:
-    return _Parquet(path) if path.suffix.lower() == ".parquet" else _Csv(path)
+def _open(path: Path, options: ReadOptions) -> _Table:
+    is_parquet = path.suffix.lower() == ".parquet"
+    return _ParquetTable(path, options) if is_parquet else _TextTable(path, options)
 
 
 def _chosen(at: Reference, table: _Table, without: Collection[str]) -> list[str]:
-    known = [*table.names, *([table.row_names] if table.row_names is not None else [])]
     if not at.part:
         chosen = [name for name in table.names if name not in without]
         if not chosen:
             msg = f"{at.path} has no column of values"
             raise DataError(msg)
         return chosen
-    chosen = [at.part] if at.part in known else at.part.split(",")
+    chosen = split_names(at.part, table.known)
     for name in chosen:
-        if name not in known:
-            raise DataError(f"{at.path}: {_unknown_column(name, known)}")
+        if name not in table.known:
+            known = table.known
+            what = unknown_name("column", name, known)
+            if len(known) > 20:
+                what = f"unknown column {name!r}: the columns are {_few(known)}"
+            raise DataError(f"{at.path}: {what}")
     if len(set(chosen)) != len(chosen):
         msg = f"{at} names a column twice"
         raise DataError(msg)
     return chosen
 
 
-def _unknown_column(name: str, known: Sequence[str]) -> str:
-    if len(known) <= 20:
-        return unknown_name("column", name, known)
-    return f"unknown column {name!r}: the columns are {_few(known)}"
+def _texts(table: _Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[Any]:
+    """One column as texts without space around them, or as numbers where the file has a type."""
+    column = frame.iloc[:, 0]
+    if column.dtype.kind in "biuf" and not column.isna().any():
+        return np.asarray(column)
+    plain = column.astype(object).where(column.notna(), "").astype(str)
+    texts = plain.str.strip().to_numpy(np.str_)
+    distinct, inverse = np.unique(texts, return_inverse=True)
+    missing = np.array([options.is_missing(text) for text in distinct], bool)[inverse]
+    if missing.any():
+        raise _refused(table, int(np.argmax(missing)), frame.columns[0], options)
+    return texts.astype(np.str_)
 
 
-def _numbers_or_texts(at: Reference, table: _Table, column: str, facts: bool) -> NDArray[Any]:
-    """One column: numbers if its first row is one, else texts; labels and keys stay texts."""
-    texts = table.texts(column)
-    if texts.dtype.kind != "U":
-        return texts if facts else table.numbers([column])
-    if not facts and (not len(texts) or _is_number(texts[0])):
-        return table.numbers([column])
-    for row, text in enumerate(texts):
-        if text.lower() in MISSING:
-            msg = f"{at.path}, row {row}, column {column!r} is missing: remove such rows first"
-            raise DataError(msg)
-    return texts
+def _numbers(table: _Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[np.float64]:
+    if any(dtype.kind not in "biuf" for dtype in frame.dtypes):
+        frame = frame.apply(_numeric)
+    values = frame.to_numpy(np.float64, na_value=np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_bad = ~(np.abs(values) <= np.finfo(np.float32).max)
+    if is_bad.any():
+        row, column = (int(n) for n in np.argwhere(is_bad)[0])
+        raise _refused(table, row, frame.columns[column], options)
+    return values
 
 
-def _only_counts(keys: NDArray[np.str_]) -> bool:
-    """Whether row names are 0, 1, 2... or 1, 2, 3..., which name nothing."""
-    rows = np.arange(len(keys))
-    return bool((keys == rows.astype(str)).all() or (keys == (rows + 1).astype(str)).all())
+def _numeric(column: pd.Series) -> pd.Series:
+    """Numbers of a column; NaN where it has none."""
+    if column.dtype.kind in "biuf":
+        return column
+    is_text = column.map(lambda v: isinstance(v, str))
+    is_bad = is_text & ~column.map(lambda v: isinstance(v, str) and is_number(v))
+    return pd.to_numeric(column.mask(is_bad), errors="coerce").astype(np.float64)
+
+
+def _refused(table: _Table, row: int, column: str, options: ReadOptions) -> DataError:
+    """The error of a value that is missing, infinite or no number."""
+    where, text = table.place(row, column)
+    cure = "remove or impute such rows first (--na-token says which texts are missing)"
+    if options.is_missing(text):
+        shown = f" ({text!r})" if text else ""
+        return DataError(f"{where} is missing{shown}: {cure}")
+    if is_number(text) or text.lower().lstrip("+-") in {"inf", "infinity"}:
+        return DataError(f"{where} is {text}: expected finite numbers; {cure}")
+    return DataError(
+        f"{where} is {text!r}: expected numbers; a column of names can name the rows "
+        f"(--index {column!r}), be the key (--keys MODALITY={table.path}:{column}), or be left "
+        f"out by choosing columns ({table.path}:COLUMN,COLUMN)"
+    )
+
+
+def _suspects(at: Reference, values: NDArray[Any], names: Sequence[str]) -> list[str]:
+    """Columns that look as if they were no values: row numbers and labels."""
+    if at.part or values.ndim != 2 or len(values) < 3:
+        return []
+    out, rows = [], np.arange(len(values))
+    is_whole = (values == np.floor(values)).all(0)
+    for j in np.flatnonzero(is_whole).tolist():
+        column, name = values[:, j], names[j]
+        plain = re.sub(r"\.\d+$|:.*", "", name.lower())
+        counts = bool((column == rows).all() or (column == rows + 1).all())
+        distinct = len(np.unique(column))
+        if counts or (plain in INDEX_NAMES and distinct == len(rows)):
+            why = "counts the rows" if counts else "looks like the names of the rows"
+            out.append(f"{at.path}: column {name!r} {why}: --index {name!r} takes it out")
+            continue
+        is_last = j == len(names) - 1 and j > 0 and is_whole[:-1].mean() < 0.5
+        if (plain in LABEL_NAMES or is_last) and 1 < distinct <= min(MAX_CLASSES, len(rows) // 2):
+            out.append(
+                f"{at.path}: column {name!r} has {distinct} different whole numbers and looks "
+                f"like a label: --labels {at.path}:{name} takes it out"
+            )
+    return out
 
 
 def _few(names: Sequence[str]) -> str:
@@ -119,177 +210,120 @@ def _few(names: Sequence[str]) -> str:
     return f"{shown}... ({len(names):,} in all)" if len(names) > 8 else shown
 
 
-class _Csv:
-    """A text table. The first line names the columns unless all its cells are numbers.
+def _named_rows(values: NDArray[Any], where: str, options: ReadOptions) -> NDArray[np.str_] | None:
+    """Names of rows; None for 0, 1, 2... and 1, 2, 3..., which name nothing."""
+    keys = key_texts(values, where, options)
+    rows = np.arange(len(keys))
+    are_counts = any(np.array_equal(keys, (rows + start).astype(str)) for start in (0, 1))
+    return None if are_counts else keys
 
-    A first column without a name, as R and pandas write it, holds the names of the rows.
-    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        first = self._first_line()
-        self._delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        if self._delimiter == "," and ";" in first and "," not in first:
-            self._delimiter = ";"
-        header = next(csv.reader([first], delimiter=self._delimiter), [])
-        header = [cell.strip() for cell in header]
-        self._has_header = not all(_is_number(cell) for cell in header)
-        if not self._has_header:
-            header = [str(i) for i in range(len(header))]
-        self._columns = header
-        self.row_names = "" if header[0] == "" else None
-        self.names = tuple(header[1:] if self.row_names is not None else header)
-        if len(set(header)) < len(header):
-            repeated = Counter(header).most_common(1)[0][0]
-            msg = f"{path} has two columns named {repeated!r}"
-            raise DataError(msg)
+class _TextTable:
+    """A text table."""
 
-    def numbers(self, columns: Sequence[str]) -> NDArray[np.float64]:
-        at = [self._columns.index(name) for name in columns]
-        rows = []
-        for line, cells in self._lines():
+    def __init__(self, path: Path, options: ReadOptions) -> None:
+        self.path, self._options = path, options
+        self._layout = guess_layout(path, options)
+        self.known = self._layout.columns
+        self.names = tuple(n for n in self.known if n != self._layout.row_names)
+        self.guesses, self.warnings = self._layout.guesses, self._layout.warnings
+
+    def frame(self, columns: Sequence[str], *, as_texts: bool = False) -> pd.DataFrame:
+        layout, tokens = self._layout, self._options.na_tokens
+        with open_text(self.path) as file, readable(self.path):
+            for _ in range(layout.skip):
+                file.readline()
             try:
-                row = np.array([float(cells[i]) for i in at])
-            except ValueError:
-                row = np.full(len(at), np.nan)
-            if not np.isfinite(row).all():
-                self._refuse(line, cells, at)
-            rows.append(row)
-        values = np.stack(rows) if rows else np.empty((0, len(at)))
-        refuse_bad(values, str(self.path), tuple(columns))
-        return values
-
-    def texts(self, column: str) -> NDArray[np.str_]:
-        at = self._columns.index(column)
-        return np.array([cells[at].strip() for _, cells in self._lines()], np.str_)
-
-    def _first_line(self) -> str:
-        with self._file() as file, self._readable():
-            first = next((line for line in file if line.strip()), "")
-        if not first:
-            msg = f"{self.path} is empty: expected a line of column names, then rows"
-            raise DataError(msg)
-        return first
-
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number in the file and cells of each row."""
-        with self._file() as file, self._readable():
-            reader = csv.reader(file, delimiter=self._delimiter)
-            header_due = self._has_header
-            for cells in reader:
-                if not any(cell.strip() for cell in cells) and len(cells) <= 1:
-                    continue
-                if header_due:
-                    header_due = False
-                    continue
-                if len(cells) != len(self._columns):
-                    msg = (
-                        f"{self.path}, line {reader.line_num} has {len(cells)} cells: "
-                        f"expected {len(self._columns)}, as in the first line"
-                    )
-                    raise DataError(msg)
-                yield reader.line_num, cells
-
-    def _refuse(self, line: int, cells: Sequence[str], at: Sequence[int]) -> None:
-        for i in at:
-            text = cells[i].strip()
-            name = self._columns[i]
-            where = f"{self.path}, line {line}, column {name!r}"
-            if text.lower() in MISSING or text.lower().lstrip("+-") in {"inf", "infinity"}:
-                what = f"is {text}" if text else "is missing"
-                msg = f"{where} {what}: expected finite numbers; remove or impute such rows first"
-                raise DataError(msg)
-            if not _is_number(text):
-                msg = (
-                    f"{where} is {text!r}: expected numbers; a column of names can be the key "
-                    f"(--keys MODALITY={self.path}:{name}), or choose columns "
-                    f"({self.path}:COLUMN,COLUMN)"
+                frame = pd.read_csv(
+                    file,
+                    sep=r"\s+" if layout.separator == " " else layout.separator,
+                    header=None,
+                    names=list(self.known),
+                    index_col=False,
+                    dtype=dict.fromkeys(columns, str) if as_texts else None,
+                    na_values=[] if as_texts else (_MISSING if tokens is None else [*tokens, ""]),
+                    keep_default_na=False,
+                    skipinitialspace=True,
+                    float_precision="round_trip",
+                    decimal=layout.decimal,
+                    low_memory=False,
                 )
-                raise DataError(msg)
+            except pd.errors.EmptyDataError:
+                frame = pd.DataFrame(columns=list(self.known), dtype=np.float64)
+            except pd.errors.ParserError as error:
+                raise self._unreadable(error) from error
+        return frame[list(columns)]
 
-    def _file(self) -> Any:
-        return self.path.open(encoding="utf-8-sig", newline="")
+    def row_names(self) -> NDArray[np.str_] | None:
+        name = self._layout.row_names
+        if name is None:
+            return None
+        texts = self.frame([name], as_texts=True)[name].fillna("").to_numpy(np.str_)
+        return _named_rows(texts, f"{self.path}, row names", self._options)
 
-    def _readable(self) -> Any:
-        return _Readable(self.path)
+    def place(self, row: int, column: str) -> tuple[str, str]:
+        line, cells = record_at(self.path, self._layout, row)
+        text = cells[self.known.index(column)].strip()
+        return f"{self.path}, line {line}, column {column!r}", text
 
-
-class _Readable:
-    """Turns what can go wrong while text is read into one sentence."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, UnicodeDecodeError | csv.Error):
-            reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-            msg = f"{self.path} cannot be read as a table: {reason}"
-            raise DataError(msg) from error
-
-
-def _is_number(text: str) -> bool:
-    with suppress(ValueError):
-        float(text)
-        return True
-    return False
+    def _unreadable(self, error: Exception) -> DataError:
+        numbers = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if numbers is None:
+            return DataError(
+                f"{self.path} cannot be read as a table: {' '.join(str(error).split())}"
+            )
+        expected, line, found = map(int, numbers.groups())
+        return ragged(self.path, line + self._layout.skip, found, expected)
 
 
-class _Parquet:
-    """A Parquet table, read by pyarrow; the index that pandas stores holds the row names."""
+class _ParquetTable:
+    """A Parquet table; the index that pandas stores holds the row names."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = _open_parquet(path)
-        names = [str(n) for n in self._file.schema_arrow.names]
-        indexes = [n for n in names if n.startswith("__index_level_")]
-        self.row_names = indexes[0] if indexes else None
-        self.names = tuple(n for n in names if n not in indexes)
+    guesses: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-    def numbers(self, columns: Sequence[str]) -> NDArray[np.float64]:
-        values = np.empty((self._file.metadata.num_rows, len(columns)))
-        for j, name in enumerate(columns):
-            column = self._column(name)
-            if column.dtype.kind not in "biuf":
-                msg = (
-                    f"{self.path}, column {name!r} holds no numbers: use it as the key "
-                    f"(--keys MODALITY={self.path}:{name}), or choose columns "
-                    f"({self.path}:COLUMN,COLUMN)"
-                )
-                raise DataError(msg)
-            values[:, j] = column
-        refuse_bad(values, str(self.path), tuple(columns))
-        return values
+    def __init__(self, path: Path, options: ReadOptions) -> None:
+        self.path, self._options = path, options
+        frame = _read_parquet(path)
+        if isinstance(frame.index, pd.MultiIndex):
+            frame = frame.reset_index()
+        frame.columns = frame.columns.map(str)
+        if options.index not in {None, "none"}:
+            if options.index not in frame.columns:
+                what = unknown_name("column", str(options.index), frame.columns)
+                raise UsageError(f"--index: {path}: {what}")
+            frame = frame.set_index(options.index)
+        is_counted = isinstance(frame.index, pd.RangeIndex) or options.index == "none"
+        self._index = None if is_counted else frame.index
+        self.names = tuple(frame.columns)
+        named = self._index is not None and self._index.name not in {None, *self.names}
+        self.known = (*self.names, str(frame.index.name)) if named else self.names
+        self._frame = frame.assign(**{str(frame.index.name): frame.index}) if named else frame
+        if self._index is not None and options.index is None:
+            self.guesses = (f"{path}: its index {self._index.name!r} names the rows (--index)",)
 
-    def texts(self, column: str) -> NDArray[Any]:
-        return self._column(column)
+    def frame(self, columns: Sequence[str], *, as_texts: bool = False) -> pd.DataFrame:
+        frame = self._frame[list(columns)]
+        is_category = [isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes]
+        return frame.astype(dict.fromkeys(frame.columns[is_category], object))
 
-    def _column(self, name: str) -> NDArray[Any]:
-        try:
-            column = self._file.read([name]).column(name).combine_chunks()
-            if column.null_count:
-                row = int(np.argmax(np.asarray(column.is_null())))
-                msg = (
-                    f"{self.path}, row {row}, column {name!r} is missing: "
-                    "remove or impute such rows first"
-                )
-                raise DataError(msg)
-            values = column.to_pylist()
-        except DataError:
-            raise
-        except (OSError, ValueError, KeyError) as error:
-            msg = f"{self.path} is truncated or damaged: {' '.join(str(error).split())}"
-            raise DataError(msg) from error
-        found = np.array(values)
-        return found if found.dtype.kind in "biufU" else np.array([str(v) for v in values])
+    def row_names(self) -> NDArray[np.str_] | None:
+        if self._index is None:
+            return None
+        values = np.asarray(self._index)
+        values = values.astype(np.str_) if values.dtype.kind not in "iuf" else values
+        return _named_rows(values, f"{self.path}, row names", self._options)
+
+    def place(self, row: int, column: str) -> tuple[str, str]:
+        value = self._frame[column].iloc[row]
+        text = "" if pd.isna(value) else str(value)
+        return f"{self.path}, row {row}, column {column!r}", text
 
 
-def _open_parquet(path: Path) -> Any:
+def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
+        from pyarrow.parquet import read_table as read_arrow
     except ImportError as error:
         msg = (
             f"{path} is a Parquet file, and reading those needs pyarrow: "
@@ -297,7 +331,11 @@ def _open_parquet(path: Path) -> Any:
         )
         raise DataError(msg) from error
     try:
-        return ParquetFile(path)
-    except (ArrowException, OSError) as error:
-        msg = f"{path} is truncated or not a Parquet file"
+        table = read_arrow(path)
+        frame = table.to_pandas(ignore_metadata=True)
+        known = (table.schema.pandas_metadata or {}).get("index_columns", [])
+        index = [name for name in known if isinstance(name, str) and name in frame.columns]
+        return frame.set_index(index) if index else frame
+    except (ArrowException, OSError, ValueError) as error:
+        msg = f"{path} is truncated, damaged or not a Parquet file"
         raise DataError(msg) from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from mvflow.evaluation.verdicts import evaluation_checks
 from mvflow.report.entry import Entry
 from mvflow.report.markup import HTML, join, section, table, tag
 from mvflow.report.sections.context import Context
-from mvflow.report.verdicts import checks
 from mvflow.report.words import readings
 
 __all__ = ["facts", "reading"]
@@ -42,7 +42,7 @@ def _card(entry: Entry) -> HTML:
 def _trust(entry: Entry) -> HTML:
     """The worst verdict on the sampler, with a link to the details."""
     assert entry.metrics is not None
-    found = checks(entry.metrics, entry.estimator.config.sampler)
+    found = evaluation_checks(entry.metrics, entry.estimator.config)
     if not found:
         return tag("p", "All draws are exact.")
     label = "Sampler of subsets: "

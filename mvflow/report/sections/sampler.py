@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from mvflow.evaluation.checks import Check
+from mvflow.evaluation.verdicts import evaluation_checks
 from mvflow.report.entry import Entry
 from mvflow.report.markup import HTML, join, section, table, tag, text
 from mvflow.report.sections.context import Context
-from mvflow.report.verdicts import Check, checks
 
 __all__ = ["sampler"]
 
@@ -64,7 +65,7 @@ def _scope(context: Context) -> HTML:
 def _verdicts(entry: Entry) -> HTML:
     assert entry.metrics is not None
     found, settings = entry.metrics.sampler, entry.estimator.config.sampler
-    rows = [_row(check) for check in checks(entry.metrics, settings)]
+    rows = [_row(check) for check in evaluation_checks(entry.metrics, entry.estimator.config)]
     if not rows:
         return tag("p", "Exact draws, none of which are redrawn: there is nothing to check.")
     caption = "Exact draws."

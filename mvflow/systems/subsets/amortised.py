@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -43,9 +43,8 @@ class Amortised(SubsetRule, Training):
     ) -> Distribution:
         """The flow given what is observed."""
         assert module is not None
-        posterior: Distribution = module(
-            {n: system.condition(n, x) for n, x in observed.x.items()}
-        )
+        conditions = {n: system.condition(n, x) for n, x in observed.x.items()}
+        posterior: Distribution = module(conditions, covariates=observed.covariates)
         return posterior
 
     def build(self, system: Experts) -> AmortisedPosterior:
@@ -71,9 +70,9 @@ class Amortised(SubsetRule, Training):
         assert isinstance(module, AmortisedPosterior)
         names = [m.name for m in system.modalities]
 
-        def loss(z: Tensor, conditions: Mapping[str, Tensor]) -> Losses:
-            observed = torch.rand(len(z), len(names), device=z.device) < 0.5
-            fit = module(conditions, observed).log_prob(z).mean()
+        def loss(z: Tensor, observed: Observed) -> Losses:
+            seen = torch.rand(len(z), len(names), device=z.device) < 0.5
+            fit = module(observed.x, seen, observed.covariates).log_prob(z).mean()
             return Losses(-fit, {"log_density": fit})
 
         return [system.posterior_stage("amortised", module, self, {}, loss)]

@@ -39,8 +39,10 @@ class Experts(Protocol):
         """Standard deviation of z ~ q(z|X) over the training rows."""
         ...
 
-    def expert(self, name: str, x: Tensor) -> Distribution:
-        """q(z|x_j) of one modality."""
+    def expert(
+        self, name: str, x: Tensor, covariates: Mapping[str, Tensor] | None = None
+    ) -> Distribution:
+        """q(z|x_j) of one modality, whose encoder may see covariates."""
         ...
 
     def condition(self, name: str, x: Tensor) -> Tensor:
@@ -48,7 +50,10 @@ class Experts(Protocol):
         ...
 
     def condition_encoder(self, name: str, hidden: Sequence[int], out_features: int) -> nn.Module:
-        """An untrained network from what posteriors see of a modality to features."""
+        """An untrained network from what posteriors see of a modality to features.
+
+        It is called by `mvflow.nn.encode_rows`.
+        """
         ...
 
     def posterior_stage(
@@ -61,7 +66,8 @@ class Experts(Protocol):
     ) -> StageSpec:
         """A stage that trains posteriors on draws of the frozen q(z|X) (Eq. 8).
 
-        `loss` maps (z, conditions by name) to `Losses`.
+        `loss` maps (z, observed), with what posteriors see of each modality as `observed.x`, to
+        `Losses`.
         """
         ...
 

@@ -23,7 +23,9 @@ class MixtureOfExperts(SubsetRule):
         self, system: Experts, module: nn.Module | None, observed: Observed
     ) -> Distribution:
         """The expert of a single modality, or the mixture."""
-        experts = [system.expert(name, x) for name, x in sorted(observed.x.items())]
+        experts = [
+            system.expert(name, x, observed.covariates) for name, x in sorted(observed.x.items())
+        ]
         return experts[0] if len(experts) == 1 else EqualMixture(experts)
 
 

@@ -27,7 +27,9 @@ class Product(SubsetRule):
         self, system: Experts, module: nn.Module | None, observed: Observed
     ) -> Distribution | Target:
         """The expert of a single modality, or the product within the system's ball."""
-        experts = [system.expert(name, x) for name, x in sorted(observed.x.items())]
+        experts = [
+            system.expert(name, x, observed.covariates) for name, x in sorted(observed.x.items())
+        ]
         if len(experts) == 1:
             return experts[0]
         divisor = (

@@ -1,0 +1,68 @@
+"""Run directories of many variants of one recipe, made all together or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+__all__ = ["make_runs"]
+
+
+def make_runs(variants: Mapping[str, Sequence[str]], out: Path, store: Path, recipe: str) -> None:
+    """Make the run directories by `mvflow new`: all of them, or none if one cannot be made.
+
+    Raises:
+        UsageError: if a directory holds a run with another configuration.
+    """
+    from mvflow_cli.main import run
+
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=out.absolute().parent) as scratch:
+        for name, assignments in variants.items():
+            words = [f"--set={text}" for text in assignments]
+            command = ["new", f"{scratch}/{name}", f"--recipe={recipe}", f"--store={store}"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                code = run([*command, *words])
+            if code:
+                raise typer.Exit(code)
+        made = {Path(scratch, name): out / name for name in variants}
+        missing = {new: path for new, path in made.items() if not _is_there(path, new)}
+        out.mkdir(exist_ok=True)
+        for new, path in missing.items():
+            new.rename(path)
+
+
+def _is_there(path: Path, new: Path) -> bool:
+    """Whether a directory holds a run with the same configuration as a new one."""
+    from mvflow.core import UsageError
+
+    if (path / "config.toml").is_file():
+        ours, theirs = (_flat(tomllib.loads((p / "config.toml").read_text())) for p in (new, path))
+        for key in sorted(ours.keys() | theirs.keys()):
+            if ours.get(key) != theirs.get(key):
+                msg = (
+                    f"{path} is there with another configuration ({key} is {theirs.get(key)}, "
+                    f"not {ours.get(key)}): choose another --out, or remove it first"
+                )
+                raise UsageError(msg)
+        return True
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        msg = f"{path} is there and is not a run directory: choose another --out"
+        raise UsageError(msg)
+    return False
+
+
+def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested tables as one, with keys like `section.key`."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        is_table = isinstance(value, dict)
+        flat |= _flat(value, f"{before}{key}.") if is_table else {before + key: value}
+    return flat

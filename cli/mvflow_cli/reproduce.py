@@ -1,0 +1,256 @@
+"""`mvflow reproduce`: a table or figure of the paper, from runs to numbers, by one command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mvflow_cli.compare import evaluated, write_comparison
+from mvflow_cli.estimating import stage_seconds
+from mvflow_cli.jobs import Job, run_jobs
+from mvflow_cli.making import make_runs
+from mvflow_cli.opening import set_up
+from mvflow_cli.options import Device, Json, Threads
+from mvflow_cli.output import say, show_json
+from mvflow_cli.variants import parse_betas, parse_seeds
+
+if TYPE_CHECKING:
+    from mvflow.evaluation.reproductions import Reproduction, RunSpec
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="What to make, such as table1, table-d3, figure3; 'list' shows all.",
+            show_default=False,
+        ),
+    ],
+    store: Annotated[
+        Path | None, typer.Option(help="Store with the data (.h5).", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs and results; by default NAME.", show_default=False),
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="SEED,...", help="Seeds of training.")] = "0,1,2,3",
+    system: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SYSTEM",
+            help="A system as the paper calls it, such as 'JNF-Shared (CL)'; may be repeated. "
+            "By default all.",
+            show_default=False,
+        ),
+    ] = None,
+    betas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BETA,...",
+            help="Values of joint.beta; by default those of the paper.",
+            show_default=False,
+        ),
+    ] = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="Recipes that take minutes of one CPU core a run.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of all runs, as in joint.epochs=30; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs trained at the same time.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")
+    ] = False,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Make a table or figure of the paper: train, evaluate, choose beta, write it.
+
+    Stages that runs share are trained once. What is done is kept: the same command goes on.
+    The runs are in OUT/runs and read by all other commands.
+
+    Example: mvflow reproduce table1 --store mnist-svhn.h5 --small --seeds 0,1 --jobs 2
+    """
+    from mvflow.evaluation.reproductions import reproduction
+
+    if name == "list":
+        _list()
+        return
+    wanted = reproduction(name)
+    if store is None:
+        from mvflow.core import UsageError
+
+        msg = f"name the data: mvflow reproduce {name} --store {wanted.data[0]}.h5"
+        raise UsageError(msg)
+    recipe = wanted.recipe(_data(store), small=small)
+    specs = wanted.runs(
+        recipe.removesuffix("-small"),
+        [int(seed) for seed in parse_seeds(seeds)],
+        system,
+        None if betas is None else parse_betas(betas),
+    )
+    set_up(device, threads)
+    place = Path(name) if out is None else out
+    if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
+        say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
+    variants = {spec.name: [*(settings or []), *spec.assignments] for spec in specs}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if dry_run and not (place / "runs").exists():  # leave nothing behind
+            scratch = TemporaryDirectory(prefix=".mvflow-", dir=place.parent)
+            place = Path(stack.enter_context(scratch))
+        place.mkdir(exist_ok=True)
+        make_runs(variants, place / "runs", store, recipe)
+        todo = [Job(spec.name, place / "runs" / spec.name, evaluate=True) for spec in specs]
+        _announce(wanted, todo, specs, store, device, jobs, err=json)
+    if dry_run:
+        return
+    try:
+        run_jobs(todo, jobs, device, threads, err=json)
+    except KeyboardInterrupt:
+        say("mvflow: interrupted; what is done is kept: the same command goes on", err=True)
+        raise typer.Exit(1) from None
+    if failed := [job for job in todo if job.error]:
+        for job in failed:
+            say(f"mvflow: {job.name} failed: {job.error}", err=True)
+        raise typer.Exit(1)
+    written = _write(wanted, specs, place, device, err=json)
+    if json:
+        show_json({"name": name, "runs": [str(job.path) for job in todo], "written": written})
+    else:
+        say(f"wrote {', '.join(written)}")
+
+
+def _list() -> None:
+    from mvflow.evaluation.reproductions import reproduction, reproductions
+
+    for name in reproductions():
+        about = reproduction(name)
+        say(f"{name}: {about.title}; store of {' or '.join(about.data)}")
+
+
+def _data(store: Path) -> str:
+    """Name of the data set in a store."""
+    from mvflow_datasets import Store
+
+    with Store.open(store) as opened:
+        return str(opened.info()["name"])
+
+
+def _announce(
+    wanted: Reproduction,
+    jobs: Sequence[Job],
+    specs: Sequence[RunSpec],
+    store: Path,
+    device: str,
+    count: int,
+    *,
+    err: bool,
+) -> None:
+    """Say how many runs and stages there are, and how long the missing ones will train."""
+    from mvflow_datasets import Store
+
+    missing = {
+        key: (spec.system, stage)
+        for job, spec in zip(jobs, specs, strict=True)
+        for stage, key in job.missing().items()
+    }
+    systems = list(dict.fromkeys(spec.system for spec in specs))
+    say(
+        f"{wanted.title}: {len(jobs)} runs of {', '.join(systems)}; "
+        f"{len(missing)} stages are to be trained, those in common once",
+        err=err,
+    )
+    if not missing:
+        return
+    todo = {system for system, _ in missing.values()}
+    with Store.open(store) as opened:
+        seconds = {
+            spec.system: stage_seconds(job, opened[job.config.data.train], device)
+            for job, spec in {s.system: (j, s) for j, s in zip(jobs, specs, strict=True)}.values()
+            if spec.system in todo
+        }
+    total = sum(seconds[system].get(stage, 0.0) for system, stage in missing.values()) / count
+    say(
+        f"training takes at most about {_duration(total)} with {count} at once "
+        f"(from {len(seconds)} short trainings); evaluation comes on top",
+        err=err,
+    )
+
+
+def _duration(seconds: float) -> str:
+    """In words.
+
+    Examples:
+        >>> _duration(40), _duration(5000), _duration(100000)
+        ('1 min', '83 min', '27.8 hours')
+    """
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} hours"
+
+
+def _write(
+    wanted: Reproduction, specs: Sequence[RunSpec], out: Path, device: str, *, err: bool
+) -> list[str]:
+    """Write the table or the picture of the runs, beta chosen where the paper chooses it."""
+    from mvflow.evaluation.compare import compare
+    from mvflow.evaluation.reproductions import select_beta
+
+    runs = {spec: evaluated(out / "runs" / spec.name) for spec in specs}
+    if wanted.select:
+        best = select_beta(wanted.select, [(spec, run.metrics) for spec, run in runs.items()])
+        say("beta chosen: " + ", ".join(f"{s} {b:g}" for s, b in best.items() if b), err=err)
+        runs = {spec: run for spec, run in runs.items() if best[spec.system] == spec.beta}
+    written = write_comparison(
+        compare(list(runs.values()), paper=_is_published(wanted)), out / wanted.name
+    )
+    if wanted.output == "grids":
+        first = {spec.system: out / "runs" / spec.name for spec in reversed(list(runs))}
+        written += _write_grids(wanted, dict(reversed(first.items())), out, device)
+    return written
+
+
+def _is_published(wanted: Reproduction) -> bool:
+    """Whether the paper prints numbers of it."""
+    return wanted.output == "table"
+
+
+def _write_grids(wanted: Reproduction, runs: dict[str, Path], out: Path, device: str) -> list[str]:
+    """Write one picture for each grid, of the first seed of each system."""
+    from functools import partial
+
+    from mvflow.report.figures.canvas import as_png, style
+    from mvflow.report.figures.systems import systems_grid
+    from mvflow.runs import write_atomically
+    from mvflow_cli.opening import open_store, open_trained
+
+    opened = {system: open_trained(path, device) for system, path in runs.items()}
+    models = {system: model for system, (_, model) in opened.items()}
+    run, model = next(iter(opened.values()))
+    written = []
+    with open_store(run, model.config) as store, style():
+        test = store[model.config.data.test]
+        for grid in wanted.grids:
+            shown = grid.target or "+".join(
+                m.name for m in test.modalities if m.name not in grid.given
+            )
+            path = out / f"{wanted.name}-{'+'.join(grid.given) or 'prior'}-to-{shown}.png"
+            png = as_png(systems_grid(models, test, grid.given, grid.target))
+            write_atomically(path, partial(Path.write_bytes, data=png))
+            written.append(str(path))
+    return written

@@ -1,0 +1,154 @@
+"""Loss curves read: which stages overfitted, which still learned, which had settled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow.config import Config
+
+__all__ = ["StageCurve", "stage_curves", "training_advice"]
+
+Trend = Literal["overfits", "diverges", "falls", "settled", "unknown"]
+
+BURN_IN = 0.05
+"""Share of the first epochs that the scale of a curve leaves out."""
+RISE = 0.02
+"""Rise of the held-out loss, as a share of the scale, that is more than noise."""
+FALL = 0.01
+"""Fall within the last tenth of the epochs, as such a share, from which on more would help."""
+
+
+class StageCurve(NamedTuple):
+    """Losses of one stage by epoch.
+
+    Args:
+        stage: its name.
+        train: mean loss of the training rows.
+        held_out: of the held-out rows; empty if there were none.
+        keeps_best: whether the model has the weights of the best epoch, not of the last.
+
+    Examples:
+        >>> curve = StageCurve("joint", [9, 5, 3, 2, 1], [9, 6, 5, 6, 8], keeps_best=False)
+        >>> curve.best_epoch, curve.trend
+        (3, 'overfits')
+    """
+
+    stage: str
+    train: Sequence[float]
+    held_out: Sequence[float]
+    keeps_best: bool
+
+    @property
+    def epochs(self) -> int:
+        """How many there were."""
+        return len(self.train)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the lowest held-out loss, counted from 1; the last without held-out."""
+        return int(np.argmin(self._smooth)) + 1 if len(self.held_out) else self.epochs
+
+    @property
+    def rise(self) -> float:
+        """Held-out loss of the last epoch above the best one, as a share of the curve's scale.
+
+        Three standard deviations of the noise between epochs are taken off.
+        """
+        if not len(self.held_out):
+            return 0.0
+        smooth = self._smooth
+        bends = np.abs(np.diff(np.asarray(self.held_out, np.float64), 2))
+        # of independent noise, second differences have six times the variance
+        noise = 1.48 * float(np.median(bends)) / 6**0.5 if len(bends) > 20 else 0.0
+        return max(0.0, float(smooth[-1] - smooth.min()) - 3 * noise) / self._scale
+
+    @property
+    def excess(self) -> float:
+        """The same of the weights that the model has: 0 if they are those of the best epoch."""
+        return 0.0 if self.keeps_best else self.rise
+
+    @property
+    def trend(self) -> Trend:
+        """What the end of the curve shows."""
+        if not len(self.held_out):
+            return "unknown"
+        if self.rise > RISE:
+            middle = (self.best_epoch - 1 + self.epochs) // 2
+            return "overfits" if self.train[-1] <= self.train[middle] else "diverges"
+        smooth, tenth = self._smooth, max(1, self.epochs // 10)
+        falls = self.epochs > 1 and smooth[-1 - tenth] - smooth[-1] > FALL * self._scale
+        return "falls" if falls else "settled"
+
+    @property
+    def _smooth(self) -> NDArray[np.float64]:
+        """Running median over a fortieth of the epochs."""
+        from scipy.ndimage import median_filter
+
+        values = np.nan_to_num(np.asarray(self.held_out, np.float64), nan=np.inf)
+        return np.asarray(median_filter(values, 2 * (len(values) // 80) + 1, mode="nearest"))
+
+    @property
+    def _scale(self) -> float:
+        """Range of the held-out loss after the first epochs."""
+        kept = self._smooth[int(BURN_IN * len(self.held_out)) :]
+        return float(np.ptp(kept)) or 1.0
+
+
+def stage_curves(history: Iterable[Mapping[str, Any]], config: Config) -> list[StageCurve]:
+    """Curves of all stages of a history, in order.
+
+    Args:
+        history: records of all epochs (`RunDirectory.history`, `Estimator.history_`).
+        config: tells which stages keep the weights of their best epoch.
+    """
+    by_stage: dict[str, list[Mapping[str, Any]]] = {}
+    for record in history:
+        by_stage.setdefault(record["stage"], []).append(record)
+    curves = []
+    for stage, records in by_stage.items():
+        held_out = [(r.get("validation") or {}).get("loss") for r in records]
+        patience = getattr(getattr(config, stage, None), "patience", None)
+        known = [] if None in held_out else [float(v) for v in held_out if v is not None]
+        train = [float(r["loss"]) for r in records]
+        curves.append(StageCurve(stage, train, known, patience is not None and bool(known)))
+    return curves
+
+
+def training_advice(curves: Iterable[StageCurve], stages: Collection[str] | None = None) -> str:
+    """What to do about the training of some stages, as the end of their loss curves tells.
+
+    Args:
+        curves: of all stages.
+        stages: those that matter; None for all.
+
+    Examples:
+        >>> curve = StageCurve("joint", [9, 5, 3, 2, 1], [9, 6, 5, 6, 8], keeps_best=False)
+        >>> training_advice([curve])
+        'the joint stage overfitted after epoch 3 of 5: fewer latents, more dropout'
+    """
+    by_trend: dict[Trend, list[StageCurve]] = {}
+    for curve in curves:
+        if stages is None or curve.stage in stages:
+            by_trend.setdefault(curve.trend, []).append(curve)
+    for trend, words in ADVICE.items():
+        for curve in sorted(by_trend.get(trend, ()), key=lambda c: -c.rise):
+            at = f"epoch {curve.best_epoch} of {curve.epochs}"
+            text = words.format(stage=curve.stage, at=at)
+            return text + (f"; the weights of {at} were kept" if _is_rescued(curve) else "")
+    return "hold rows out (data.validation): their loss tells whether to train longer or less"
+
+
+def _is_rescued(curve: StageCurve) -> bool:
+    return curve.keeps_best and curve.rise > RISE
+
+
+ADVICE: dict[Trend, str] = {
+    "diverges": "the {stage} stage got worse after {at}: a smaller {stage}.learning_rate",
+    "overfits": "the {stage} stage overfitted after {at}: fewer latents, more dropout",
+    "falls": "the {stage} stage still learned at its end: raise {stage}.epochs",
+    "settled": "training had settled: wider networks, or a richer posterior family",
+}

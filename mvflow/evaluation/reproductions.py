@@ -1,0 +1,218 @@
+"""The paper's tables and figures as sets of runs, and its choice of beta among them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mvflow.core import UsageError, registry, unknown_name
+from mvflow.evaluation.published import published
+from mvflow.evaluation.result import Evaluation
+
+__all__ = ["GridSpec", "Reproduction", "RunSpec", "reproduction", "reproductions", "select_beta"]
+
+BETA = "joint.beta"
+
+
+class GridSpec(NamedTuple):
+    """Draws that a figure shows."""
+
+    given: tuple[str, ...]
+    """Modalities that are conditioned on; none: draws from the prior."""
+    target: str | None
+    """What is shown of them; None: all modalities that are not given."""
+
+
+class RunSpec(NamedTuple):
+    """One run of a reproduction."""
+
+    system: str
+    """As the paper calls it."""
+    beta: float | None
+    """None: as the recipe has it."""
+    seed: int
+    assignments: tuple[str, ...]
+    """`section.key=value` changes of the recipe."""
+
+    @property
+    def name(self) -> str:
+        """Name of its directory.
+
+        Examples:
+            >>> RunSpec("JNF-Shared (CL)", 0.5, 3, ()).name
+            'jnf-shared-cl-beta-0.5-seed-3'
+        """
+        words = "".join(c if c.isalnum() or c in "+." else " " for c in self.system.lower())
+        beta = [] if self.beta is None else ["beta", f"{self.beta:g}"]
+        return "-".join([*words.replace("+", "-plus").split(), *beta, "seed", str(self.seed)])
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table or figure of the paper.
+
+    Args:
+        name: such as "table1".
+        title: what it shows.
+        data: data sets that can make it, the paper's own first.
+        output: "table", "curves" or "grids".
+        systems: the paper's names of its systems -> assignments that make them.
+        betas: values that are tried; none: the one that the paper chose.
+        select: coherences by whose mean beta is chosen; none: all are shown.
+        grids: what a figure of samples shows.
+    """
+
+    name: str
+    title: str
+    data: tuple[str, ...]
+    output: Literal["table", "curves", "grids"]
+    systems: Mapping[str, tuple[str, ...]]
+    betas: tuple[float, ...] = ()
+    select: tuple[str, ...] = ()
+    grids: tuple[GridSpec, ...] = ()
+
+    def available(self) -> tuple[str, ...]:
+        """Its systems that are installed here."""
+        names = registry("systems").names()
+        return tuple(
+            name
+            for name, words in self.systems.items()
+            if all(w.partition("=")[2] in names for w in words if w.startswith("system="))
+        )
+
+    def recipe(self, data: str, *, small: bool = False) -> str:
+        """Recipe for a data set.
+
+        Raises:
+            UsageError: if it cannot be made of these data.
+        """
+        if data not in self.data:
+            msg = (
+                f"{self.name} needs a store of {' or '.join(self.data)}, but this one holds "
+                f"{data!r}: build one with 'mvflow data build {self.data[0]}'"
+            )
+            raise UsageError(msg)
+        return f"{data}-small" if small and data != "toy" else data
+
+    def runs(
+        self,
+        data: str,
+        seeds: Sequence[int],
+        systems: Sequence[str] | None = None,
+        betas: Sequence[float] | None = None,
+    ) -> list[RunSpec]:
+        """All runs, seed by seed, so that whole tables come first and errors later.
+
+        Raises:
+            UsageError: if there is no such system in it, or none is installed.
+        """
+        wanted = self.available() if systems is None else tuple(systems)
+        for name in wanted:
+            if name not in self.systems:
+                raise UsageError(unknown_name(f"system of {self.name}", name, self.systems))
+            if name not in self.available():
+                msg = f"{name} is not installed: {self.name} can have {self.available()}"
+                raise UsageError(msg)
+        return [
+            RunSpec(name, beta, seed, (*self.systems[name], *_beta(beta), f"seed={seed}"))
+            for seed in seeds
+            for name in wanted
+            for beta in (betas or self.betas or (_chosen(data, name),))
+        ]
+
+
+def _beta(beta: float | None) -> tuple[str, ...]:
+    return () if beta is None else (f"{BETA}={beta:g}",)
+
+
+def _chosen(data: str, system: str) -> float | None:
+    """The beta that the paper chose for a system; None where it names none."""
+    try:
+        report = published(data)
+    except UsageError:
+        return None
+    figures = report.chosen.get(system)
+    betas = [
+        beta for (name, beta, _), row in report.systems.items() if (name, row) == (system, figures)
+    ]
+    return betas[0] if betas and betas[0] > 0 else None
+
+
+def reproductions() -> tuple[str, ...]:
+    """Names of all tables and figures.
+
+    Examples:
+        >>> reproductions()[:2]
+        ('table1', 'table-d3')
+    """
+    return tuple(name for name in _read() if name != "systems")
+
+
+def reproduction(name: str) -> Reproduction:
+    """A table or figure by name.
+
+    Raises:
+        UsageError: if there is none of that name.
+
+    Examples:
+        >>> reproduction("table1").recipe("mnist-svhn", small=True)
+        'mnist-svhn-small'
+    """
+    raw = _read()
+    if name not in reproductions():
+        raise UsageError(unknown_name("table or figure", name, reproductions()))
+    about = raw[name]
+    return Reproduction(
+        name,
+        about["title"],
+        tuple(about["data"]),
+        about["output"],
+        {system: tuple(raw["systems"][system]) for system in about["systems"]},
+        tuple(about.get("betas", ())),
+        tuple(about.get("select", ())),
+        tuple(GridSpec(tuple(g["given"]), g.get("target")) for g in about.get("grids", ())),
+    )
+
+
+def _read() -> dict[str, Any]:
+    text = (resources.files("mvflow.evaluation") / "reproductions.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def select_beta(
+    select: Sequence[str], evaluations: Sequence[tuple[RunSpec, Evaluation]]
+) -> dict[str, float | None]:
+    """Beta of each system with the highest mean coherence over seeds (paper, Appendix E).
+
+    Args:
+        select: "joint", "conditional" or both, whose mean is taken.
+        evaluations: runs with what was measured of them.
+
+    Returns:
+        System -> beta; the smaller one of two that are equally good.
+
+    Raises:
+        UsageError: if a run has no coherence.
+    """
+    scores: dict[tuple[str, float | None], list[float]] = {}
+    for run, metrics in evaluations:
+        coherence = metrics.coherence
+        if coherence is None or coherence.conditional_mean is None:
+            msg = f"{run.name} has no coherence to choose beta by: its data have no labels"
+            raise UsageError(msg)
+        values = {
+            "joint": coherence.joint.mean,
+            "conditional": coherence.conditional_mean.mean,
+        }
+        score = float(np.mean([values[name] for name in select]))
+        scores.setdefault((run.system, run.beta), []).append(score)
+    best: dict[str, float | None] = {}
+    for system in dict.fromkeys(name for name, _ in scores):
+        betas = sorted((b for s, b in scores if s == system), key=lambda b: b or 0.0)
+        best[system] = max(betas, key=lambda b: float(np.mean(scores[system, b])))
+    return best

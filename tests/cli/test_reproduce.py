@@ -1,0 +1,65 @@
+"""`mvflow reproduce`: from nothing to a table and pictures, and on after an interruption."""
+
+import json
+
+import pytest
+
+SHORT = (
+    *("joint.epochs=1", "joint.steps_per_epoch=3", "flows.epochs=1", "flows.steps_per_epoch=1"),
+    *("evaluation.rows=64", "evaluation.prior_draws=64", "evaluation.importance_rows=4"),
+    *("evaluation.importance_draws=20", "sampler.warmup=2", "sampler.draws=2"),
+    "classifiers.epochs=2",
+)
+SETTINGS = [word for setting in SHORT for word in ("--set", setting)]
+
+
+def listed(*systems):
+    return [word for system in systems for word in ("--system", system)]
+
+
+@pytest.mark.slow
+def test_a_figure_is_made_of_shared_runs_and_a_second_call_trains_nothing(mvflow, store, tmp_path):
+    out = tmp_path / "made"
+    words = ("reproduce", "figure2", "--store", store, "--out", out, "--seeds", "0")
+    words = (*words, *listed("JNF, Gaussian", "JNF"), *SETTINGS)
+    found = mvflow(*words, "--jobs", 2, "--json")
+    assert found.code == 0, found
+    result = json.loads(found.out)
+    assert [path.split("/")[-1] for path in result["runs"]] == [
+        "jnf-gaussian-seed-0",
+        "jnf-seed-0",
+    ]
+    assert "3 stages are to be trained" in found.err  # the joint stage of both, two of flows
+    pictures = [path for path in result["written"] if path.endswith("to-circle.png")]
+    assert (out / "figure2-square-to-circle.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(pictures) == 1
+    table = (out / "figure2.md").read_text()
+    assert table.count("| JNF, posterior") == 2
+    again = mvflow(*words)
+    assert again.code == 0
+    assert "0 stages are to be trained" in again.out
+    assert (out / "figure2.md").read_text() == table
+
+
+def test_a_dry_run_says_how_much_there_is_to_do_and_leaves_nothing(mvflow, store, tmp_path):
+    out = tmp_path / "made"
+    words = ("reproduce", "figure2", "--store", store, "--out", out, "--seeds", "0,1")
+    found = mvflow(*words, *listed("JNF"), *SETTINGS, "--dry-run")
+    assert found.code == 0, found
+    assert "2 runs of JNF; 4 stages are to be trained" in found.out
+    assert "training takes at most about" in found.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.bad_input
+def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_path):
+    start = ("reproduce", "figure2", "--out", tmp_path / "made")
+    assert "--store toy.h5" in refused(*start, code=2)
+    where = (*start, "--store", store)
+    assert "twice" in refused(*where, "--seeds", "1,1", code=2)
+    assert "positive numbers" in refused(*where, "--betas", "0.5,-1", code=2)
+    assert "did you mean 'JNF'" in refused(*where, "--system", "JNFF", code=2)
+    assert "did you mean 'figure2'" in refused("reproduce", "figure22", code=2)
+    table1 = ("reproduce", "table1", "--store", store)
+    assert "needs a store of mnist-svhn" in refused(*table1, code=2)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,264 @@
+"""The rule book: thresholds, one set of rules for all commands, and worse is never better."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mvflow import JNF, Modality
+from mvflow.evaluation.checks import LEVELS, Check, worst
+from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
+from mvflow.evaluation.result import SamplerSummary
+from mvflow.evaluation.sampler_checks import (
+    acceptance,
+    contacts,
+    divergences,
+    effective,
+    proper,
+    redrawn,
+    rhat,
+    sampler_checks,
+    weights,
+)
+from mvflow.evaluation.verdicts import (
+    Judgement,
+    calibration,
+    chance,
+    judge,
+    overfitting,
+    sample_size,
+)
+
+GOOD, UNKNOWN, CLOSER, NO = LEVELS
+NAN = math.nan
+
+
+def curve(train, held_out, keeps_best=False, stage="joint"):
+    return StageCurve(stage, train, held_out, keeps_best)
+
+
+def falling(epochs, low=1.0):
+    return [low + 10 * 0.8**i for i in range(epochs)]
+
+
+def risen(epochs, best, height):
+    """Falls until an epoch, then rises to a share of its range."""
+    fall = [10.0 - 9 * i / (best - 1) for i in range(best)]
+    return fall + [1 + 9 * height * (i + 1) / (epochs - best) for i in range(epochs - best)]
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict"),
+    [
+        (acceptance(0.6, 0.4), GOOD),
+        (acceptance(0.97, 0.4), GOOD),
+        (acceptance(0.98, 0.9), CLOSER),
+        (acceptance(0.59, 0.5), CLOSER),
+        (acceptance(0.8, 0.39), CLOSER),
+        (acceptance(0.8, 0.19), NO),
+        (acceptance(0.39, 0.3), NO),
+        (divergences(0, 100), GOOD),
+        (divergences(1, 100), CLOSER),
+        (divergences(2, 100), NO),
+        (divergences(1, 0), NO),
+        (rhat(1.05, 0.0, 1.0), GOOD),
+        (rhat(1.19, 0.05, 1.0), GOOD),
+        (rhat(1.19, 0.051, 1.0), CLOSER),
+        (rhat(9.0, 0.05, 1.0), CLOSER),
+        (rhat(9.0, 0.9, 1.0, far=0.05), CLOSER),
+        (rhat(9.0, 0.9, 1.0, far=0.051), NO),
+        (rhat(1.21, 0.051, 1.0), NO),
+        (rhat(np.inf, 1.0, np.inf), NO),
+        (effective(100, 200, 400), GOOD),
+        (effective(99, 200, 400), CLOSER),
+        (effective(10, 20, 400), CLOSER),
+        (effective(9.9, 20, 400), NO),
+        (effective(15, 19, 400), NO),
+        (weights(100, 300, 0.0, 0), GOOD),
+        (weights(99, 300, 0.05, 0), CLOSER),
+        (weights(99, 300, 0.06, 0), NO),
+        (weights(200, 300, 0.0, 1), NO),
+        (contacts(0.01), GOOD),
+        (contacts(0.1), CLOSER),
+        (contacts(0.101), NO),
+        (proper(0, 64), GOOD),
+        (proper(6, 64), CLOSER),
+        (proper(7, 64), NO),
+        (redrawn({"a": 0.01}), GOOD),
+        (redrawn({"a": 0.0, "b": 0.05}), CLOSER),
+        (redrawn({"a": 0.051, "b": 0.0}), NO),
+        (sample_size(100), GOOD),
+        (sample_size(25), CLOSER),
+        (sample_size(24), NO),
+        (sample_size(0), NO),
+        (chance({"a->b": (0.9, 0.01), "b->a": (0.9, 0.01)}, 0.5), GOOD),
+        (chance({"a->b": (0.9, 0.01), "b->a": (0.51, 0.01)}, 0.5), CLOSER),
+        (chance({"a->b": (0.95, 0.01), "b->a": (0.95, 0.01)}, 0.95), NO),
+        (overfitting([]), UNKNOWN),
+        (overfitting([curve(falling(20), [])]), UNKNOWN),
+        (overfitting([curve(falling(20), falling(20))]), GOOD),
+        (overfitting([curve(falling(20), risen(20, 12, 0.01))]), GOOD),
+        (overfitting([curve(falling(20), risen(20, 12, 0.09))]), CLOSER),
+        (overfitting([curve(falling(20), risen(20, 12, 0.12))]), NO),
+        (overfitting([curve(falling(20), risen(20, 12, 0.9), keeps_best=True)]), GOOD),
+        (calibration(None), UNKNOWN),
+    ],
+)
+def test_verdicts_at_their_thresholds(check, verdict):
+    assert check.verdict == verdict
+    assert check.advice.endswith(".")
+    assert check.advice.startswith("Nothing to do") == (verdict == GOOD)
+
+
+def test_numbers_that_are_not_numbers_are_never_good():
+    for check in (
+        acceptance(NAN, NAN),
+        rhat(NAN, NAN, NAN),
+        effective(NAN, NAN, 4),
+        weights(NAN, NAN, NAN, 0),
+        contacts(NAN),
+        redrawn({"a": NAN, "b": 0.0}),
+        chance({"a->b": (NAN, NAN)}, 0.5),
+    ):
+        assert check.verdict == NO
+
+
+SHARE, COUNT = st.floats(0, 1), st.integers(0, 1000)
+RULES = {
+    acceptance: ([st.floats(0, 0.97), SHARE], [-1, -1]),
+    lambda n: divergences(n, 1000): ([COUNT], [1]),
+    rhat: ([st.floats(1, 9), SHARE, st.just(1.0), SHARE], [1, 1, 0, 1]),
+    lambda low, median: effective(low, median, 1000): ([st.floats(0, 1000)] * 2, [-1, -1]),
+    weights: ([st.floats(0, 1000)] * 2 + [SHARE, COUNT], [-1, 0, 1, 1]),
+    contacts: ([SHARE], [1]),
+    lambda n: proper(n, 1000): ([COUNT], [1]),
+    lambda a, b: redrawn({"a": a, "b": b}): ([SHARE, SHARE], [1, 1]),
+    sample_size: ([COUNT], [-1]),
+    lambda a, b: chance({"a": (a, 0.01), "b": (b, 0.01)}, 0.5): ([SHARE, SHARE], [-1, -1]),
+    lambda height: overfitting([curve(falling(60), risen(60, 30, height))]): ([SHARE], [1]),
+}
+"""Rule -> its arguments, and where worse is: 1 above, -1 below, 0 not judged."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_worse_number_never_gives_a_better_verdict(rule, data):
+    arguments, signs = RULES[rule]
+    one, other = (data.draw(st.tuples(*arguments)) for _ in range(2))
+    better = [s and s * min(s * a, s * b) for a, b, s in zip(one, other, signs, strict=True)]
+    worse = [s and s * max(s * a, s * b) for a, b, s in zip(one, other, signs, strict=True)]
+    before, after = (LEVELS.index(rule(*values).verdict) for values in (better, worse))
+    assert after >= before
+
+
+@given(st.lists(st.sampled_from(LEVELS), max_size=6), st.sampled_from(LEVELS))
+def test_a_further_fact_never_improves_the_judgement(levels, further):
+    checks = tuple(Check(f"fact {i}", "1", level, "Do it.") for i, level in enumerate(levels))
+    before = Judgement(checks)
+    after = Judgement((*checks, Check("new", "2", further, "Do that.")))
+    assert LEVELS.index(after.verdict) == max(map(LEVELS.index, (before.verdict, further)))
+    assert after.verdict == worst([*levels, further])
+    assert after.verdict == further or after.headline == before.headline
+
+
+SOUND = {
+    "method": "mcmc",
+    "acceptance": 0.8,
+    "acceptance_worst": 0.7,
+    "divergences": 0,
+    "rhat_worst": 1.01,
+    "rhat_median": 1.0,
+    "rows_above_1_05": 0.0,
+    "ess_worst": 200.0,
+    "ess_median": 300.0,
+    "rows_improper": 0,
+    "ball_contacts": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, GOOD),
+        ({"divergences": 70}, CLOSER),
+        ({"rows_improper": 3}, CLOSER),
+        ({"acceptance": 0.35, "acceptance_worst": 0.25}, NO),
+        ({"rows_above_1_05": 0.5, "rhat_worst": 3.0}, NO),
+        ({"ess_worst": None}, NO),
+    ],
+)
+def test_a_diagnosis_and_an_evaluation_judge_a_sampler_alike(changes, verdict):
+    """Both take these numbers through one function, whatever has more or fewer of them."""
+    summary = SamplerSummary(**(SOUND | changes))
+    checks = sampler_checks(summary, 64, 800)
+    assert worst(c.verdict for c in checks) == verdict
+    names = [c.name for c in checks]
+    assert names[:4] == ["Acceptance", "Divergences", "R-hat", "Effective sample size"]
+    assert set(names[4:]) == {"Ball contacts", "Proper target"}
+
+
+# Loss curves
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "trend", "words"),
+    [
+        (falling(40), risen(40, 20, 0.5), "overfits", "overfitted after epoch 20 of 40: fewer"),
+        (risen(40, 20, 0.9), risen(40, 20, 0.9), "diverges", "a smaller joint.learning_rate"),
+        (falling(8), falling(8), "falls", "raise joint.epochs"),
+        (falling(60), falling(60), "settled", "wider networks"),
+        (falling(40), [], "unknown", "data.validation"),
+    ],
+)
+def test_advice_follows_from_the_loss_curves(train, held_out, trend, words):
+    found = curve(train, held_out)
+    assert found.trend == trend
+    assert words in training_advice([found])
+
+
+def test_noise_is_no_overfitting():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        noisy = np.array(falling(200)) + 0.1 * rng.normal(size=200)  # a tenth of the scale
+        assert overfitting([curve(falling(200), noisy.tolist())]).verdict == GOOD
+
+
+def test_the_worst_stage_is_named_and_a_stopped_one_is_no_fault():
+    joint = curve(falling(160), risen(160, 66, 0.4))
+    flows = curve(falling(40), risen(40, 20, 0.9), keeps_best=True, stage="flows")
+    check = overfitting([flows, joint])
+    assert check.value == "the joint stage overfitted after epoch 66 of 160"
+    assert "fewer latents, more dropout" in check.advice
+    alone = overfitting([flows])
+    assert alone.verdict == GOOD
+    assert "flows epoch 20 of 40" in alone.value
+    assert "were kept" in training_advice([flows])
+    assert training_advice([flows, joint], ["flows"]).startswith("the flows stage")
+
+
+def test_curves_are_read_from_a_history():
+    model = JNF([Modality("a", (2,)), Modality("b", (3,))], 2, flows={"patience": 5})
+    history = [
+        {"stage": stage, "epoch": i, "loss": 2.0 - i, "validation": held}
+        for stage, held in (("joint", None), ("flows", {"loss": 3.0}))
+        for i in range(2)
+    ]
+    joint, flows = stage_curves(history, model.config)
+    assert (joint.train, joint.held_out, joint.keeps_best) == ([2.0, 1.0], [], False)
+    assert (flows.held_out, flows.keeps_best) == ([3.0, 3.0], True)
+
+
+def test_the_headline_names_what_decides():
+    model = JNF([Modality("a", (2,)), Modality("b", (3,))], 2)
+    overfitted = curve(falling(160), risen(160, 66, 0.4))
+    found = judge(model.config, curves=[overfitted])
+    assert found.headline == (
+        "Do not trust yet. Overfitting: the joint stage overfitted after epoch 66 of 160."
+    )
+    assert found.advice[0].startswith("The joint stage overfitted after epoch 66")
+    assert judge(model.config).verdict == UNKNOWN
+    sound = judge(model.config, curves=[curve(falling(60), falling(60))])
+    assert sound.headline == "Good as far as is known. Calibration: not diagnosed."
