@@ -142,62 +142,67 @@ class EncodingEstimator(TrainableEstimator):
         return as_given(shaped, {"z": handed})
 
     def simulate(
-<<<<<<< HEAD
-        self, z: ArrayLike, *, targets: Iterable[str] | None = None, seed: int | None = 0
-=======
         self,
         z: ArrayLike,
+        targets: Iterable[str] | None = None,
         *,
         seed: int | None = 0,
         covariates: Mapping[str, Any] | None = None,
->>>>>>> main
     ) -> dict[str, NDArray[Any]]:
-        """Draws of p(x_j|z), with the likelihood's noise, name -> (rows, *shape).
+        """Draws of p(x_j|z), with the likelihood's noise, name -> (..., *shape).
 
         Args:
-            z: (rows, latent_dim).
-            targets: what is drawn; by default all modalities.
+            z: (..., latent_dim).
+            targets: names of modalities; by default all.
             seed: of the draws; None gives fresh ones.
             covariates: as in `decode`.
         """
         self._base_system()
-        seed, parts = check_seed(seed), []
-<<<<<<< HEAD
+        seed, z = check_seed(seed), checked_latent(z, self.system_.latent.dim)
         names = [m.name for m in self.modalities] if targets is None else targets
-        wanted = subset_of(names, self.modalities)
-=======
-        covariates_of = self._covariate_chunks(covariates, np.shape(z)[:-1], CHUNK_ROWS)
->>>>>>> main
-        for i, some in enumerate(
-            torch.from_numpy(checked_latent(z, self.system_.latent.dim)).split(CHUNK_ROWS)
-        ):
+        wanted, parts = subset_of(names, self.modalities), []
+        covariates_of = self._covariate_chunks(covariates, z.shape[:-1], CHUNK_ROWS)
+        flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
+        for i, some in enumerate(flat.split(CHUNK_ROWS)):
             with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
-<<<<<<< HEAD
-                decoded = self.system_.decode(some.to(self._device), wanted)
+                decoded = self.system_.decode(some.to(self._device), wanted, covariates_of(i))
                 parts.append({name: decoded[name].sample().cpu().numpy() for name in wanted})
-=======
-                decoded = self.system_.decode(some.to(self._device), None, covariates_of(i))
-                parts.append({name: p.sample().cpu().numpy() for name, p in decoded.items()})
->>>>>>> main
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        drawn = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+        return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in drawn.items()}
 
-    def decoded_log_prob(self, z: ArrayLike, x: Batch) -> dict[str, NDArray[np.float64]]:
+    def decoded_log_prob(
+        self, z: ArrayLike, x: Batch, *, covariates: Mapping[str, Any] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
         """Log p(x_j|z) in nats of each modality of x, name -> (n, rows).
 
         Args:
             z: (n, rows, latent_dim).
             x: values of as many rows.
+            covariates: as in `decode`.
         """
-        observed = self._checked(x)
-        latent = torch.from_numpy(
-            checked_latent(z, self.system_.latent.dim, observed.rows)
-        ).to(self._device)
+        observed = self._checked(x, need_covariates=False)
+        z = checked_latent(z, self.system_.latent.dim, observed.rows)
         parts = []
-        with torch.no_grad():
-            for rows, some in zip(chunks_of(observed), latent.split(CHUNK_ROWS, 1), strict=True):
-                decoded = self.system_.decode(some, rows.x.keys())
-                parts.append({n: decoded[n].log_prob(v).double() for n, v in rows.x.items()})
-        return {name: torch.cat([p[name] for p in parts], 1).cpu().numpy() for name in parts[0]}
+        for i, rows in enumerate(chunks_of(observed)):
+            at = slice(i * CHUNK_ROWS, i * CHUNK_ROWS + rows.rows)
+            some = torch.from_numpy(z[:, at])
+            own = {k: np.asarray(v)[at] for k, v in (covariates or {}).items()}
+            flat = some.reshape(-1, some.shape[-1]).to(self._device)
+            seen = self._covariate_chunks(own, some.shape[:-1], len(flat))(0)
+            with torch.no_grad():
+                decoded = self.system_.decode(flat, rows.x.keys(), seen)
+                parts.append(
+                    {
+                        name: decoded[name].log_prob(value.repeat(len(z), *[1] * (value.ndim - 1)))
+                        for name, value in rows.x.items()
+                    }
+                )
+        return {
+            name: np.concatenate(
+                [p[name].reshape(len(z), -1).double().cpu().numpy() for p in parts], 1
+            )
+            for name in parts[0]
+        }
 
     @property
     def _device(self) -> torch.device:

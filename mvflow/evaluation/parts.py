@@ -49,7 +49,7 @@ class Blocks(_Part):
     @classmethod
     def of(cls, found: Jackknife) -> Blocks:
         """From what was computed."""
-        return cls(value=found.whole, left_out=found.left_out.tolist(), sizes=found.sizes.tolist())
+        return cls(value=found.full, left_out=found.left_out.tolist(), sizes=found.sizes.tolist())
 
     def jackknife(self) -> Jackknife:
         """As it was computed."""
@@ -250,7 +250,10 @@ def compute_parts(
             progress(len(found), len(parts), part.name, left * pace)
         start = time.perf_counter()
         found[part.name] = part.compute()
-        spent, promised = spent + time.perf_counter() - start, promised + expected.get(part.name, 0)
+        spent, promised = (
+            spent + time.perf_counter() - start,
+            promised + expected.get(part.name, 0),
+        )
         if store is not None:
             store.put(part.name, found[part.name].model_dump_json())
     return found

@@ -15,9 +15,11 @@ from mvflow.metrics import (
     crps_of_draws,
 )
 
-__all__ = ["LEVELS", "Predictive", "Table", "Units", "halves"]
+__all__ = ["LEVELS", "PREDICTIVE_DRAWS", "Predictive", "Table", "Units", "halves"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+PREDICTIVE_DRAWS = 100
+"""Of each row: enough for 95 % intervals, and no more steps than chains make anyway."""
 
 Floats = NDArray[np.float64]
 

@@ -43,6 +43,7 @@ class ScoredClasses:
     def model(
         self, found: Predictive, baselines: Mapping[str, Baseline]
     ) -> tuple[Scores, list[ColumnScore], Floats]:
+        """Scores of the model, of its columns, and margins of its intervals (see `score`)."""
         ahead = probability_ahead(found.mean)
         own = ahead[np.arange(len(ahead)), self.true]
         intervals, margins = {}, []

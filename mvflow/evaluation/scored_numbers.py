@@ -65,6 +65,7 @@ class ScoredNumbers:
     def model(
         self, found: Predictive, baselines: Mapping[str, Baseline]
     ) -> tuple[Scores, list[ColumnScore], Floats]:
+        """Scores of the model, of its columns, and margins of its intervals (see `score`)."""
         assert found.ends is not None
         assert found.crps is not None
         scores = interval_scores(self.stored, found.ends[:, 0], found.ends[:, 1])

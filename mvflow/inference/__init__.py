@@ -1,7 +1,7 @@
 """Unnormalised posteriors, products of experts, and the samplers that draw from them."""
 
 from mvflow.inference.chains import IndependentChains, MarkovChains, TorchRandom
-from mvflow.inference.diagnostics import Diagnostics
+from mvflow.inference.diagnostics import Diagnostics, pareto_k
 from mvflow.inference.draws import draw
 from mvflow.inference.finite import finite_draws, refuse
 from mvflow.inference.hmc import ChainSampler, HMCSampler
@@ -33,5 +33,6 @@ __all__ = [
     "draw",
     "finite_draws",
     "into_ball",
+    "pareto_k",
     "refuse",
 ]

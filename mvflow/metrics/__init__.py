@@ -1,5 +1,6 @@
 """Metrics with standard errors: means over dependent rows, predictions, moments and distances."""
 
+from mvflow.metrics.calibrated import CalibratedIntervals
 from mvflow.metrics.classification import calibration_error, log_losses, probability_ahead
 from mvflow.metrics.conformal import conformal_quantile, interval_scores
 from mvflow.metrics.estimates import (
@@ -21,6 +22,7 @@ from mvflow.metrics.regression import (
 )
 
 __all__ = [
+    "CalibratedIntervals",
     "Distance",
     "Estimate",
     "FrechetDistance",
