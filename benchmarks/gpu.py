@@ -1,13 +1,15 @@
 """What there is to measure on a GPU, the most important first, in the minutes that there are.
 
     python -m benchmarks.gpu --minutes 15 --out DIR --store mnist-svhn.h5
+    python -m benchmarks.gpu --minutes 5 --out DIR --parts tests draws
     python -m benchmarks.gpu --minutes 5 --out DIR --device cpu --quick
 
 tests: those marked `gpu`: steps recorded as CUDA graphs and eager ones agree, resuming is exact.
-train-RECIPE-WAY: samples per second of each stage, eager and recorded (`benchmarks.train r`).
 draws: 1,000 draws of a product by 100 steps of 10 leapfrogs (`benchmarks.sample`).
-table1: the JNF rows of the paper's Table 1 by `mvflow sweep`, if there is a --store; what is not
+tables: Table 1 or Table 2 of all systems by `mvflow reproduce`, for each --store; what is not
     done in time goes on when the same command is run again.
+train-RECIPE-WAY: samples per second of each stage, eager, recorded as CUDA graph and with losses
+    compiled by torch (`benchmarks.train r`).
 
 Each part is a process, which is ended when the time is up. DIR has what it wrote, its output in
 NAME.log, and summary.json: for each part its state, seconds and command, new after each part.
@@ -28,18 +30,15 @@ from typing import Any
 
 from benchmarks.common import Rows, about, device_name, markdown
 from mvflow.runs import write_json
+from mvflow_datasets import Store
 
 RECIPES = ("mnist-svhn", "polymnist", "mhd", "translated-polymnist", "pendigits-speech", "toy")
-WAYS = {"eager": "no", "recorded": "graph"}
+WAYS = {"eager": "no", "recorded": "graph", "compiled": "torch"}
 GRACE = 20.0
 """Seconds that a process has to write a checkpoint before it is killed."""
-GPU_TESTS = ("tests/training/test_captured.py",)
-TABLE1 = (
-    *("--recipe", "mnist-svhn", "--seeds", "0,1,2,3", "--set", "joint.beta=0.5,1,2.5"),
-    *("--variant", "system=jnf"),
-    *("--variant", "system=jnf-shared,projector.kind=contrastive"),
-    *("--variant", "system=jnf-shared,projector.kind=dcca"),
-)
+GPU_TESTS = ("tests/training/test_captured.py", "tests/stacking/test_stack.py")
+TABLES = {"mnist-svhn": "table1", "mhd": "table2", "pendigits-speech": "table2"}
+"""Data set -> the paper's table of it."""
 
 Command = Sequence[str | Path]
 
@@ -48,14 +47,16 @@ def main() -> None:
     arguments = _arguments()
     end = time.monotonic() + 60 * arguments.minutes
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"about": about(device=device_name(arguments.device)), "parts": []}
+    summary: dict[str, Any] = {"about": about(device=device_name(arguments.device)), "parts": []}
     for name, command in parts(arguments):
-        found["parts"].append(measured(name, command, arguments.out, end))
-        write_json(arguments.out / "summary.json", found)
-        print({k: v for k, v in found["parts"][-1].items() if k != "command"}, flush=True)
-    rows: Rows = [{k: part[k] for k in ("part", "state", "seconds")} for part in found["parts"]]
+        if not name.startswith(tuple(arguments.parts)):
+            continue
+        summary["parts"].append(measured(name, command, arguments.out, end))
+        write_json(arguments.out / "summary.json", summary)
+        print({k: v for k, v in summary["parts"][-1].items() if k != "command"}, flush=True)
+    rows: Rows = [{k: part[k] for k in ("part", "state", "seconds")} for part in summary["parts"]]
     print(markdown(rows))
-    if any(part["state"] == "failed" for part in found["parts"]):
+    if any(part["state"] == "failed" for part in summary["parts"]):
         raise SystemExit("a part has failed: see its .log")
 
 
@@ -63,20 +64,22 @@ def parts(arguments: argparse.Namespace) -> Iterator[tuple[str, Command]]:
     """Name and command of each part, the most important first."""
     out, device = arguments.out, ("--device", arguments.device)
     quick = ("--quick",) if arguments.quick else ()
-    yield "tests", ("-m", "pytest", "-q", "-rs", "-m", "gpu", *GPU_TESTS)
+    yield "tests", ("-m", "pytest", "-q", "-rs", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS)
+    part = "a" if arguments.device == "cpu" else "e"
+    words: Command = (part, *device, *quick, "--out", out / "draws.json")
+    yield "draws", ("-m", "benchmarks.sample", *words)
+    for store in arguments.store:
+        with Store.open(store) as opened:
+            name = TABLES[opened.info()["name"]]
+        jobs = ("--jobs", str(arguments.jobs), "--out", out / name)
+        words = ("reproduce", name, "--store", store, *jobs, *device, *arguments.reproduce.split())
+        yield f"tables-{name}", ("-m", "mvflow_cli.main", *words)
     for recipe in RECIPES[-1:] if arguments.quick else RECIPES:
         for way, compile in WAYS.items():
             name = f"train-{recipe}-{way}"
             chosen = ("--recipes", recipe, "--precisions", "float32", "bfloat16", "--turns", "3")
             words = ("r", *chosen, "--compile", compile, *device, *quick)
             yield name, ("-m", "benchmarks.train", *words, "--out", out / f"{name}.json")
-    part = "a" if arguments.device == "cpu" else "e"
-    words = (part, *device, *quick, "--out", out / "draws.json")
-    yield "draws", ("-m", "benchmarks.sample", *words)
-    if arguments.store is not None:
-        jobs = ("--jobs", str(arguments.jobs), "--evaluate")
-        sweep = ("sweep", arguments.store, *TABLE1, "--out", out / "table1", *device, *jobs)
-        yield "table1", ("-m", "mvflow_cli.main", *sweep)
 
 
 def measured(name: str, command: Command, out: Path, end: float) -> dict[str, Any]:
@@ -113,8 +116,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, required=True, help="in all")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--store", type=Path, help="of MNIST-SVHN, for table1")
-    parser.add_argument("--jobs", type=int, default=4, help="runs of table1 at once")
+    parser.add_argument("--parts", nargs="+", default=[""], help="only these; names may be cut")
+    parser.add_argument("--store", type=Path, nargs="+", default=[], help="for tables")
+    parser.add_argument("--jobs", type=int, default=4, help="runs of a table at once")
+    parser.add_argument("--reproduce", default="", help="further words of 'mvflow reproduce'")
     parser.add_argument("--quick", action="store_true", help="a smoke test: no figure counts")
     arguments = parser.parse_args()
     try:

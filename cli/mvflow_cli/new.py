@@ -22,14 +22,13 @@ def new(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Directory to make.", show_default=False)
     ],
+    store: Annotated[Path, typer.Option(help="Store with the data (.h5).", show_default=False)],
     recipe: Annotated[
         str,
         typer.Option(
-            help="Recipe to begin with, such as toy or mnist-svhn; 'auto' chooses by the store.",
-            show_default=False,
+            help="Recipe to begin with, such as toy or mnist-svhn; 'auto' chooses by the store."
         ),
-    ],
-    store: Annotated[Path, typer.Option(help="Store with the data (.h5).", show_default=False)],
+    ] = "auto",
     system: Annotated[
         str | None,
         typer.Option(
@@ -110,12 +109,17 @@ def configure(
     from mvflow.config import config_from_dict, settings_of
     from mvflow.core import ConfigError
     from mvflow.systems import build_system, stages_of
+    from mvflow_datasets import Store
 
     chosen = {key: value for key, value in choices.items() if value is not None}
     if seed is not None:
         chosen["seed"] = str(seed)
     raw = settled(recipe, store, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
     raw["data"] = {**raw.get("data", {}), "store": str(store.resolve())}
+    if store.is_file():
+        with Store.open(store) as opened:
+            known = {name: c.to_dict() for name, c in opened.covariates.items()}
+        raw["covariates"] = {**known, **raw.get("covariates", {})}
     for key in chosen:
         if key not in settings_of(raw["system"]).model_fields:
             msg = f"system {raw['system']!r} has no {key}: leave --{key} out"

@@ -16,13 +16,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mvflow.core import DataError, Modality
+from mvflow.core import Covariate, DataError, Modality
 from mvflow.core.files import check_shape, parse_json
 from mvflow_datasets.opened import OpenedFile
 
@@ -135,6 +135,7 @@ class Manifest:
         start: where the HDF5 file begins, a power of two.
         size: bytes of the whole file.
         rest: SHA-256 of what is behind `start` and in no array.
+        covariates: what is known of each row; stores without any do not mention them.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Manifest:
     start: int
     size: int
     rest: str
+    covariates: Mapping[str, Covariate] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The block at the beginning of the file, without the zeros behind it."""
@@ -162,7 +164,14 @@ class Manifest:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["modalities"] = [m.to_dict() for m in self.modalities]
         values["arrays"] = {key: asdict(entry) for key, entry in self.arrays.items()}
+        values |= self._covariate_specs()
+        if not self.covariates:
+            del values["covariates"]
         return json.dumps(values).encode()
+
+    def _covariate_specs(self) -> dict[str, Any]:
+        specs = {name: c.to_dict() for name, c in self.covariates.items()}
+        return {"covariates": specs} if specs else {}
 
     @classmethod
     def read(cls, file: OpenedFile) -> Manifest:
@@ -176,11 +185,11 @@ class Manifest:
         try:
             if hashlib.sha256(text).hexdigest() != digest:
                 raise Misfit(_ALTERED)
-            found = cls._decoded(text)
-            found._check(file)
+            manifest = cls._decoded(text)
+            manifest._check(file)
         except Misfit as error:
             raise damaged(file.path, error) from error
-        return found
+        return manifest
 
     @classmethod
     def _decoded(cls, text: bytes) -> Manifest:
@@ -193,18 +202,22 @@ class Manifest:
                 Modality.from_dict({key: spec[key] for key in _MODALITY})
                 for spec in values["modalities"]
             )
-        except DataError as error:
+            specs = values.get("covariates", {})
+            check_shape(specs, {str: dict}, "its manifest", "covariates")
+            covariates = {name: Covariate.from_dict(name, raw) for name, raw in specs.items()}
+        except (DataError, TypeError, ValueError) as error:
             raise Misfit(str(error)) from error
-        if set(values) != set(_SHAPE):
+        if set(values) - {"covariates"} != set(_SHAPE):
             raise Misfit(_ALTERED)
         entries = {
             key: Entry(a["dtype"], tuple(a["shape"]), a["offset"], a["blocks"])
             for key, a in values["arrays"].items()
         }
-        found = cls(**values | {"modalities": modalities, "arrays": entries})
-        if found._text() != text:
+        typed = {"modalities": modalities, "arrays": entries, "covariates": covariates}
+        manifest = cls(**values | typed)
+        if manifest._text() != text:
             raise Misfit(_ALTERED)
-        return found
+        return manifest
 
     def fingerprint(self, split: str = "", names: Iterable[str] = ()) -> str:
         """SHA-256 of the specifications and of arrays, by place: type, shape and hashes.
@@ -214,6 +227,8 @@ class Manifest:
             names: which arrays of the split.
         """
         digest = hashlib.sha256(json.dumps([m.to_dict() for m in self.modalities]).encode())
+        if self.covariates:
+            digest.update(json.dumps(self._covariate_specs()).encode())
         arrays = {name: self.arrays[f"{split}/{name}"] for name in names} if split else self.arrays
         for key, entry in sorted(arrays.items()):
             if not key.startswith(ABOUT):

@@ -4,6 +4,9 @@
     /<split>/labels          (rows,) int64, optional
     /<split>/pairs           (rows, modalities) int32, optional: row -> row of each array
     /<split>/factors/<name>  (rows, ...) numbers, optional
+    /<split>/covariates/<name>  (rows,) int32 codes of levels or float32 numbers, optional
+
+A sparse modality is a group of the arrays `data`, `indices` and `indptr` of compressed rows.
 
 Any program that knows HDF5 can read it. mvflow itself reads by the manifest at its beginning,
 see `mvflow_datasets.manifest`, and compares all that it reads with the hashes there: a store is
@@ -20,10 +23,20 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mvflow.core import Column, DataError, Modality, UsageError, check_rows, unknown_name
+from mvflow.core import (
+    COVARIATES,
+    Column,
+    Covariate,
+    DataError,
+    Modality,
+    UsageError,
+    check_rows,
+    unknown_name,
+)
 from mvflow.core.files import MissingFileError
 from mvflow_datasets.manifest import ABOUT, FORMAT_VERSION, Manifest, Misfit, damaged
 from mvflow_datasets.opened import OpenedFile
+from mvflow_datasets.sparse import SPARSE_PARTS, StoredSparse
 from mvflow_datasets.stored import Check, StoredArray, value_check
 from mvflow_datasets.writing import SplitData, check_names, write_store
 
@@ -67,7 +80,15 @@ class Split:
             shape = (rows, *found.shape[1:])
             _shaped(f"{name}/factors/{factor}", found, (*_NUMBERS, *_FLOATS), shape)
             held[factor] = np.asarray(found)
-        read = [*self._stored, *(["pairs"] if self._index else [])]
+        read = [
+            key for name in self._stored for key in (name, *(f"{name}/{p}" for p in SPARSE_PARTS))
+        ]
+        read = [*filter(inside.__contains__, read), *(["pairs"] if self._index else [])]
+        self.covariates: Mapping[str, Covariate] = manifest.covariates
+        self._covariates = {
+            c.name: _encoded(name, inside, c, rows) for c in self.covariates.values()
+        }
+        read += [COVARIATES + covariate for covariate in self.covariates]
         self._fingerprint = manifest.fingerprint(name, read)
         self.class_names: Mapping[int, str] = {}
         self.factor_names: Mapping[str, str] = {}
@@ -84,24 +105,28 @@ class Split:
         return f"Split({self.name!r}, {self._rows:,} rows of {', '.join(self._stored)})"
 
     def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Arrays of the given rows, in their order; only those rows are read.
+        """Arrays of the given rows, in their order, and encoded covariates as `covariates/NAME`.
+
+        Only those rows are read; sparse ones are made dense.
 
         Raises:
             DataError: if a row is not one of 0...len - 1.
             UsageError: if `rows` is not a list of whole numbers.
         """
         at = check_rows(rows, self._rows, f"split {self.name!r}")
-        return {
+        values = {
             name: stored.take(at if self._index is None else self._index[name][at])
             for name, stored in self._stored.items()
         }
+        return values | {COVARIATES + name: x[at] for name, x in self._covariates.items()}
 
     def columns(self) -> dict[str, Column]:
         """All modalities as stored: arrays that are read when rows of them are asked for."""
-        return {
+        columns = {
             name: Column(cast(Any, stored), None if self._index is None else self._index[name])
             for name, stored in self._stored.items()
         }
+        return columns | {COVARIATES + n: Column(x, None) for n, x in self._covariates.items()}
 
     def info(self) -> dict[str, Any]:
         """Rows, rows per label, names of the factors, type and distinct rows of each array."""
@@ -114,6 +139,7 @@ class Split:
             "factors": list(self.factors),
             "arrays": {
                 name: {"dtype": str(stored.dtype), "distinct": len(stored)}
+                | ({"filled": stored.filled} if isinstance(stored, StoredSparse) else {})
                 for name, stored in self._stored.items()
             },
         }
@@ -137,7 +163,7 @@ class Store:
         self.format_version = FORMAT_VERSION
         self._manifest = manifest = Manifest.read(file)
         self.name, self.note = manifest.name, manifest.note
-        self.modalities = manifest.modalities
+        self.modalities, self.covariates = manifest.modalities, manifest.covariates
         self.builder, self.sources = manifest.builder, manifest.sources
         self.fingerprint = manifest.fingerprint()
         try:
@@ -225,6 +251,7 @@ class Store:
             "modalities": [m.to_dict() | {"shape": list(m.shape)} for m in self.modalities],
             "class_names": {str(label): name for label, name in self.class_names.items()},
             "factor_names": dict(self.factor_names),
+            "covariates": {name: c.to_dict() for name, c in self.covariates.items()},
             "splits": {name: self[name].info() for name in self.splits},
             "builder": self.builder,
             "sources": self.sources,
@@ -257,17 +284,43 @@ def _check_of(key: str, modalities: tuple[Modality, ...], dtype: str) -> Check |
         return None
     if name == "labels":
         return lambda x: np.asarray(x >= 0)
-    return next((value_check(m, dtype) for m in modalities if m.name == name), None)
+    name, _, part = name.partition("/")
+    modality = next((m for m in modalities if m.name == name), None)
+    if modality is None or part == "indptr":
+        return None
+    if part == "indices":
+        return lambda x: np.asarray((x >= 0) & (x < modality.shape[0]))
+    return value_check(modality, dtype)
 
 
-def _stored(split: str, inside: Mapping[str, StoredArray], modality: Modality) -> StoredArray:
+def _encoded(
+    split: str, inside: Mapping[str, StoredArray], covariate: Covariate, rows: int
+) -> NDArray[np.float32]:
+    """A covariate as networks see it, (rows, width)."""
+    key = COVARIATES + covariate.name
+    dtype = "<f4" if covariate.levels is None else "<i4"
+    values = np.asarray(_shaped(f"{split}/{key}", inside.get(key), (dtype,), (rows,)))
+    levels = covariate.levels
+    is_valid = np.isfinite(values) if levels is None else (values >= 0) & (values < len(levels))
+    if not is_valid.all():
+        msg = f"{split}/{key} has {values[~is_valid][0]} in row {int(np.argmin(is_valid))}"
+        raise Misfit(msg)
+    return covariate.encode(values if levels is None else np.array(levels)[values])
+
+
+def _stored(
+    split: str, inside: Mapping[str, StoredArray], modality: Modality
+) -> StoredArray | StoredSparse:
+    parts = {p: inside[key] for p in SPARSE_PARTS if (key := f"{modality.name}/{p}") in inside}
+    if parts and modality.name not in inside and len(modality.shape) == 1:
+        return StoredSparse(f"{split}/{modality.name}", parts, modality.shape[0])
     categorical = modality.kind == "categorical"
     shape, types = ((), ("<i8",)) if categorical else (modality.shape, ("|u1", "<f4"))
     return _shaped(f"{split}/{modality.name}", inside.get(modality.name), types, (None, *shape))
 
 
 def _read_pairs(
-    split: str, stored: StoredArray | None, values: Mapping[str, StoredArray], rows: int
+    split: str, stored: StoredArray | None, values: Mapping[str, Any], rows: int
 ) -> dict[str, NDArray[np.int32]] | None:
     """Row -> position in the array of each modality, or None where row i is row i of each."""
     if stored is None:
@@ -282,9 +335,7 @@ def _read_pairs(
     return {name: pairs[:, j].copy() for j, name in enumerate(values)}
 
 
-def _shaped(
-    what: str, array: StoredArray | None, dtypes: tuple[str, ...], shape: tuple[int | None, ...]
-) -> StoredArray:
+def _shaped(what: str, array: Any, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> Any:
     """An array of a type and a shape that a store may have; None stands for any length."""
     if array is None:
         msg = f"{what} is missing"

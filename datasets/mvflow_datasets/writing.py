@@ -13,8 +13,9 @@ from typing import IO, Any
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix, issparse
 
-from mvflow.core import DataError, Modality, check_batch
+from mvflow.core import COVARIATES, Covariate, DataError, Modality, check_batch
 from mvflow.core.files import replacing
 from mvflow_datasets.hdf5 import writing_hdf5
 from mvflow_datasets.manifest import (
@@ -25,12 +26,13 @@ from mvflow_datasets.manifest import (
     hash_of,
 )
 from mvflow_datasets.opened import OpenedFile
+from mvflow_datasets.sparse import SPARSE_PARTS
 
 __all__ = ["Blocks", "SplitData", "check_names", "write_store"]
 
 _ALIGNED = {"alignment_threshold": 1, "alignment_interval": 64}
 _LARGE = 1 << 62  # stands for numbers that are not known yet, and takes as much room as any
-_RESERVED = {"labels", "pairs", "factors"}
+_RESERVED = {"labels", "pairs", "factors", "covariates"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,16 +76,19 @@ class SplitData:
 
     Args:
         arrays: modality -> (rows, *shape), or (distinct, *shape) where `pairs` says which one a
-            row takes; as arrays, or as `Blocks` that are made while they are written.
+            row takes; as arrays, as `Blocks` that are made while they are written, or as sparse
+            matrices of SciPy, which stay sparse.
         labels: class of each row.
         pairs: modality -> (rows,) positions in the array of that name.
         factors: known causes of each row, by name.
+        covariates: what is known of each row: names of levels or numbers, by name.
     """
 
-    arrays: Mapping[str, ArrayLike | Blocks]
+    arrays: Mapping[str, Any]
     labels: ArrayLike | None = None
     pairs: Mapping[str, ArrayLike] | None = None
     factors: Mapping[str, ArrayLike] = field(default_factory=dict)
+    covariates: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
 def write_store(
@@ -98,6 +103,7 @@ def write_store(
     about: Mapping[str, NDArray[Any]] | None = None,
     class_names: Mapping[int, str] | None = None,
     factor_names: Mapping[str, str] | None = None,
+    covariates: Iterable[Covariate] = (),
 ) -> Path:
     """Write a store, whole or not at all: on any failure an older file at `path` stays as it was.
 
@@ -113,6 +119,7 @@ def write_store(
             reads and which the fingerprint leaves out: units, names of columns and of rows.
         class_names: label -> name of the class, for reports.
         factor_names: factor -> readable name with its unit, for reports.
+        covariates: how the covariates of all splits are encoded.
 
     Returns:
         The path.
@@ -127,16 +134,17 @@ def write_store(
         **(about or {}),
         **{k: np.array([*v.items()], np.str_) for k, v in names.items() if v},
     }
+    known = {c.name: c for c in sorted(covariates, key=lambda c: c.name)}
     datasets = {
         f"{split}/{key}": array
         for split, data in splits.items()
-        for key, array in _checked_split(split, data, specs).items()
+        for key, array in _checked_split(split, data, specs, known).items()
     }
     rows = {split: _row_count(datasets, split, specs) for split in splits}
     datasets |= {f"{ABOUT}{key}": _plain(np.atleast_1d(x)) for key, x in about.items()}
     entries = {key: _entry(array) for key, array in datasets.items()}
     origin = (_sorted(builder), _sorted(sources))
-    plan = Manifest(name, note, specs, rows, *origin, entries, _LARGE, _LARGE, "0" * 64)
+    plan = Manifest(name, note, specs, rows, *origin, entries, _LARGE, _LARGE, "0" * 64, known)
     with replacing(path) as temporary:
         with temporary.open("r+b") as file:
             laid = _laid_out(file, plan)
@@ -207,7 +215,10 @@ def _written(file: IO[bytes], entry: Entry, array: NDArray[Any] | Blocks) -> str
 
 
 def _checked_split(
-    split: str, data: SplitData, modalities: tuple[Modality, ...]
+    split: str,
+    data: SplitData,
+    modalities: tuple[Modality, ...],
+    covariates: Mapping[str, Covariate],
 ) -> dict[str, NDArray[Any] | Blocks]:
     """Arrays of a split by their place in its group, of the types in which they are stored."""
     names = [m.name for m in modalities]
@@ -218,11 +229,18 @@ def _checked_split(
                 msg = f"one {kind} per modality is needed ({names}): got {sorted(given)}"
                 raise DataError(msg)
         paired = data.pairs is not None
-        arrays = {name: _stand_in(values) for name, values in data.arrays.items()}
+        matrices = {name: x for name, x in data.arrays.items() if issparse(x)}
+        arrays = {n: _stand_in(x) for n, x in data.arrays.items() if n not in matrices}
         out = check_batch(arrays, modalities, rows_equal=not paired)
-        rows = len(out[names[0]])
+        lengths = {name: len(x) for name, x in out.items()}
+        lengths |= {name: matrix.shape[0] for name, matrix in matrices.items()}
+        rows = lengths[names[0]]
+        if not paired and len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+            msg = f"all modalities need the same number of rows, but {listed}"
+            raise DataError(msg)
         if data.pairs is not None:
-            out["pairs"] = _stacked_pairs(data.pairs, out)
+            out["pairs"] = _stacked_pairs(data.pairs, {name: lengths[name] for name in names})
             rows = len(out["pairs"])
         if data.labels is not None:
             labels = _per_row("labels", data.labels, rows, kinds="iu").astype(np.int64)
@@ -233,11 +251,53 @@ def _checked_split(
             out["labels"] = labels
         for factor, values in sorted(data.factors.items()):
             out[f"factors/{factor}"] = _per_row(f"factor {factor!r}", values, rows, kinds="biuf")
+        if set(data.covariates) != set(covariates):
+            msg = f"covariates {sorted(covariates)} are needed: got {sorted(data.covariates)}"
+            raise DataError(msg)
+        for name, covariate in covariates.items():
+            out[COVARIATES + name] = _covariate_values(covariate, data.covariates[name], rows)
+        for modality in modalities:
+            if modality.name in matrices:
+                out |= _sparse_parts(matrices[modality.name], modality)
     except DataError as error:
         msg = f"split {split!r}: {error}"
         raise DataError(msg) from error
     blocks = {name: x for name, x in data.arrays.items() if isinstance(x, Blocks)}
     return {key: _plain(x) for key, x in out.items() if key not in blocks} | blocks
+
+
+def _covariate_values(
+    covariate: Covariate, values: ArrayLike, rows: int
+) -> NDArray[np.int32 | np.float32]:
+    """Codes of levels, or numbers as they are, (rows,)."""
+    encoded = covariate.encode(values, rows)
+    if covariate.levels is not None:
+        return encoded.argmax(1).astype(np.int32)
+    return np.asarray(values, np.float32)
+
+
+def _sparse_parts(given: Any, modality: Modality) -> dict[str, NDArray[Any]]:
+    """Arrays of a sparse matrix by their place, with its values in the order of their columns."""
+    name, likelihood = modality.name, modality.likelihood_part
+    matrix = csr_matrix(given, dtype=np.float32, copy=True)
+    if (
+        modality.shape != matrix.shape[1:]
+        or likelihood.row_shape(modality.shape) != modality.shape
+    ):
+        msg = f"modality {name!r} is sparse of shape {matrix.shape}, but has rows {modality.shape}"
+        raise DataError(msg)
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    data = matrix.data
+    is_bad = ~(np.isfinite(data) & likelihood.is_valid(data, modality.shape))
+    if is_bad.any():
+        place = int(np.argmax(is_bad))
+        row = int(np.searchsorted(matrix.indptr, place, "right")) - 1
+        expected = likelihood.expects(modality.shape)
+        msg = f"modality {name!r}, row {row} contains {data[place]}: {expected}"
+        raise DataError(msg)
+    parts = {"data": data, "indices": matrix.indices, "indptr": matrix.indptr}
+    return {f"{name}/{p}": parts[p].astype(dtype) for p, dtype in SPARSE_PARTS.items()}
 
 
 def _stand_in(values: ArrayLike | Blocks) -> NDArray[Any]:
@@ -276,16 +336,16 @@ def _per_row(what: str, values: ArrayLike, rows: int, *, kinds: str) -> NDArray[
 
 
 def _stacked_pairs(
-    pairs: Mapping[str, ArrayLike], arrays: Mapping[str, NDArray[Any]]
+    pairs: Mapping[str, ArrayLike], lengths: Mapping[str, int]
 ) -> NDArray[np.int32]:
     rows = min(np.size(index) for index in pairs.values())
     columns = []
-    for name, values in arrays.items():
+    for name, length in lengths.items():
         index = _per_row(f"pairs of {name!r}", pairs[name], rows, kinds="iu").reshape(rows)
-        if rows and not 0 <= index.min() <= index.max() < len(values):
+        if rows and not 0 <= index.min() <= index.max() < length:
             msg = (
                 f"pairs of {name!r} run from {index.min()} to {index.max()}: "
-                f"expected positions in its {len(values)} rows"
+                f"expected positions in its {length} rows"
             )
             raise DataError(msg)
         columns.append(index)
@@ -295,4 +355,7 @@ def _stacked_pairs(
 def _row_count(
     datasets: Mapping[str, NDArray[Any] | Blocks], split: str, modalities: tuple[Modality, ...]
 ) -> int:
-    return len(datasets.get(f"{split}/pairs", datasets[f"{split}/{modalities[0].name}"]))
+    first = f"{split}/{modalities[0].name}"
+    if f"{split}/pairs" in datasets:
+        return len(datasets[f"{split}/pairs"])
+    return len(datasets[first]) if first in datasets else len(datasets[f"{first}/indptr"]) - 1

@@ -121,7 +121,8 @@ class Covariate:
         places = {level: i for i, level in enumerate(self.levels)}
         for name in names:
             if name not in places:
-                raise DataError(unknown_name(f"level of covariate {self.name!r}", name, places))
+                what = f"level of covariate {self.name!r}"
+                raise DataError(unknown_name(what, str(name), places))
         at = np.array([places[name] for name in names], np.int64)
         return np.eye(len(self.levels), dtype=np.float32)[at[codes]]
 

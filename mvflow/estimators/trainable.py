@@ -100,6 +100,9 @@ class TrainableEstimator(ConfiguredEstimator):
         if covariates and not specs:
             new = {c.name: c.to_dict() for c in getattr(train, "covariates", {}).values()}
             config = config_from_dict({**config.model_dump(), "covariates": new})
+            if not self.records_:
+                self._set_config(config)
+                self._build()
         specs = config.covariate_specs()
         check_fits(train, self.modalities, specs)
         held = None

@@ -38,7 +38,10 @@ def poe_log_density(
 
 
 def normal_poe(
-    locs: Float[Array, "experts *batch latent"], scales: Float[Array, "experts *batch latent"]
+    locs: Float[Array, "experts *batch latent"],
+    scales: Float[Array, "experts *batch latent"],
+    shared_loc: Array | float = 0.0,
+    shared_scale: Array | float = 1.0,
 ) -> tuple[Float[Array, "*batch latent"], Float[Array, "*batch latent"]]:
     """Eq. 12 for diagonal Gaussian experts over N(0, I): the mean and scale of the product.
 
@@ -47,6 +50,8 @@ def normal_poe(
     Args:
         locs: means of the experts, experts first.
         scales: their standard deviations.
+        shared_loc: mean of another Gaussian that the experts share, in place of the prior.
+        shared_scale: its standard deviation.
 
     Returns:
         Mean and standard deviation of the product, also Gaussian and diagonal.
@@ -62,15 +67,17 @@ def normal_poe(
     """
     xp = namespace(locs, scales)
     precisions = 1.0 / (scales * scales)
-    precision = xp.sum(precisions, axis=0) - (locs.shape[0] - 1)
+    shared = (locs.shape[0] - 1) / (shared_scale * shared_scale)
+    precision = xp.sum(precisions, axis=0) - shared
     if not bool(xp.all(precision > 0)):
         msg = (
             f"the product of {locs.shape[0]} Gaussian experts is improper: its smallest precision "
             f"is {float(xp.min(precision)):.3g}, expected a positive one; the experts are too "
-            "broad for the N(0, I) that they are divided by"
+            "broad for the Gaussian that they are divided by"
         )
         raise UsageError(msg)
-    return xp.sum(precisions * locs, axis=0) / precision, 1.0 / xp.sqrt(precision)
+    weighted = xp.sum(precisions * locs, axis=0) - shared * shared_loc
+    return weighted / precision, 1.0 / xp.sqrt(precision)
 
 
 def normal_product(

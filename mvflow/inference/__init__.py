@@ -4,6 +4,7 @@ from mvflow.inference.chains import IndependentChains, MarkovChains, TorchRandom
 from mvflow.inference.diagnostics import Diagnostics, pareto_k
 from mvflow.inference.draws import draw
 from mvflow.inference.finite import finite_draws, refuse
+from mvflow.inference.gaussian import PartlyProperProduct, normal_moments, product_of
 from mvflow.inference.hmc import ChainSampler, HMCSampler
 from mvflow.inference.product import (
     AggregateDivisor,
@@ -25,6 +26,7 @@ __all__ = [
     "HMCSampler",
     "IndependentChains",
     "MarkovChains",
+    "PartlyProperProduct",
     "PriorDivisor",
     "ProductOfExperts",
     "Sampler",
@@ -33,6 +35,8 @@ __all__ = [
     "draw",
     "finite_draws",
     "into_ball",
+    "normal_moments",
     "pareto_k",
+    "product_of",
     "refuse",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mvflow.functional import effective_sample_size
 
-__all__ = ["Diagnostics", "diagnose", "exact", "pareto_k", "weighted"]
+__all__ = ["Diagnostics", "diagnose", "exact", "merged_rows", "pareto_k", "weighted"]
 
 WORST_RHAT = 1000.0
 """R-hat of chains that never move, where the formula divides by zero."""
@@ -109,6 +109,31 @@ def exact(contacts: Tensor | None = None, moved: Tensor | None = None) -> Diagno
     )
     none = np.zeros(0, np.int64)
     return Diagnostics("exact", _NONE, none, shares, _NONE, _NONE, _NONE, moved=at_surface)
+
+
+def merged_rows(
+    exactly: Diagnostics, sampled: Diagnostics, is_exact: NDArray[np.bool_]
+) -> Diagnostics:
+    """Diagnostics of draws that are exact in some rows and sampled in the others.
+
+    What is known of the first rows only, R-hat, effective sizes and k, is of the sampled ones.
+    """
+    count = int((~is_exact).sum())
+    ideal = {"acceptance": 1.0, "divergences": 0, "improper": False}
+    ideal |= {"start_ess": 1.0, "largest_weight": 0.0}
+    by_row: dict[str, Any] = {
+        "contacts": np.empty(len(is_exact)),
+        "moved": np.zeros(len(is_exact)),
+    }
+    by_row["contacts"][is_exact] = exactly.contacts
+    by_row["contacts"][~is_exact] = sampled.contacts
+    by_row["moved"][is_exact] = exactly.moved
+    for name, value in ideal.items():
+        known = getattr(sampled, name)
+        if known.shape == (count,):
+            by_row[name] = np.full(len(is_exact), value, known.dtype)
+            by_row[name][~is_exact] = known
+    return sampled._replace(**by_row)
 
 
 def diagnose(

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from mvflow.core import UsageError
-from mvflow.inference.diagnostics import exact
+from mvflow.inference.diagnostics import exact, merged_rows
 from mvflow.inference.finite import refuse
+from mvflow.inference.gaussian import PartlyProperProduct
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Sampler, Target
 
@@ -31,7 +32,8 @@ def draw(
 
     Distributions that can be sampled are; those of their draws that fall outside the ball are
     drawn again, and the share that did is reported. What is still outside after that is moved to
-    the surface of the ball, and its share reported.
+    the surface of the ball, and its share reported. Other densities are drawn by the sampler,
+    but for rows in which they have a closed form.
 
     Raises:
         NumericsError: if a row has draws that are not finite numbers.
@@ -40,6 +42,8 @@ def draw(
     if n < 1:
         msg = f"n={n}: expected at least one draw"
         raise UsageError(msg)
+    if isinstance(posterior, PartlyProperProduct):
+        return _draw_by_rows(posterior, n, sampler)
     if not isinstance(posterior, Distribution):
         return sampler.sample(posterior, n)
     z = posterior.sample((n,))
@@ -54,6 +58,17 @@ def draw(
     if outside.any():
         z = into_ball(z, radius)
     return Draws(z, exact(contacts, outside.double().mean(0)))
+
+
+def _draw_by_rows(product: PartlyProperProduct, n: int, sampler: Sampler) -> Draws:
+    """Draws in closed form of the rows where a product is proper, of the others by the sampler."""
+    proper = product.proper
+    exactly = draw(product.proper_rows(), n, sampler, product.radius)
+    sampled = sampler.sample(product.improper_rows(), n)
+    z = exactly.z.new_empty(n, len(proper), exactly.z.shape[-1])
+    z[:, proper], z[:, ~proper] = exactly.z, sampled.z
+    by_rows = merged_rows(exactly.diagnostics, sampled.diagnostics, proper.cpu().numpy())
+    return Draws(z, by_rows)
 
 
 def _outside(z: Tensor, radius: Tensor | float) -> Tensor:

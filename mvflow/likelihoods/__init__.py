@@ -4,7 +4,11 @@ from mvflow.likelihoods.base import Likelihood, LikelihoodModule
 from mvflow.likelihoods.bernoulli import Bernoulli
 from mvflow.likelihoods.categorical import Categorical
 from mvflow.likelihoods.laplace import Laplace
+from mvflow.likelihoods.negative_binomial import NegativeBinomial
 from mvflow.likelihoods.normal import Normal
+from mvflow.likelihoods.poisson import Poisson
+from mvflow.likelihoods.student_t import StudentT
+from mvflow.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 
 __all__ = [
     "Bernoulli",
@@ -12,5 +16,9 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LikelihoodModule",
+    "NegativeBinomial",
     "Normal",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
 ]

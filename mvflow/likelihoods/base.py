@@ -34,6 +34,8 @@ class Likelihood(Part):
     """Whether the decoder's output is in the units of the data, so that a sigmoid may end it."""
     takes_bytes: ClassVar[bool] = True
     """Whether uint8 values are intensities, 0...255 for [0, 1]."""
+    draws_by_default: ClassVar[bool] = False
+    """Whether what is generated has the likelihood's noise unless the mean is asked for."""
     dtype: ClassVar[type[np.generic]] = np.float32
     """Type in which values are kept."""
 
@@ -52,6 +54,11 @@ class Likelihood(Part):
     def learned(self, shape: Shape) -> dict[str, Tensor]:
         """Initial values of parameters that do not depend on z, such as scales of columns."""
         return {}
+
+    @property
+    def size_covariate(self) -> str | None:
+        """Name of a covariate whose number scales all of a row, given as `learned["size"]`."""
+        return None
 
     def measured(self, shape: Shape) -> dict[str, Tensor]:
         """What `measure` takes of the training rows, before it did: names, shapes and values."""
@@ -132,33 +139,49 @@ class LikelihoodModule(nn.Module):
             for name, value in self.likelihood.measure(blocks, self.shape).items():
                 self.get_buffer(name).copy_(value)
 
-    @property
-    def _learned(self) -> dict[str, Tensor]:
-        measured = {name: self.get_buffer(name) for name in self._measured}
-        return {**dict(self.learned.items()), **measured}
+    def _learned(self, size: Tensor | None) -> dict[str, Tensor]:
+        found = dict(self.learned.items())
+        found |= {name: self.get_buffer(name) for name in self._measured}
+        return found if size is None else {**found, "size": self._wide(size)}
 
-    def forward(self, raw: Tensor) -> Distribution:
-        """p(x|z) of decoder outputs (..., *outputs). bfloat16 is upcast: sums are long."""
-        return self.likelihood.distribution(upcast_to_float32(raw), self.shape, self._learned)
+    def _wide(self, size: Tensor) -> Tensor:
+        return size.reshape(*size.shape[:-1], *([1] * len(self.shape)))
 
-    def log_prob(self, raw: Tensor, x: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(self, raw: Tensor, size: Tensor | None = None) -> Distribution:
+        """p(x|z) of decoder outputs (..., *outputs). bfloat16 is upcast: sums are long.
+
+        Args:
+            raw: decoder outputs.
+            size: number that scales each row, (..., 1), where the kind has a covariate for it.
+        """
+        raw = upcast_to_float32(raw)
+        return self.likelihood.distribution(raw, self.shape, self._learned(size))
+
+    def log_prob(
+        self,
+        raw: Tensor,
+        x: Tensor,
+        present: Tensor | None = None,
+        size: Tensor | None = None,
+    ) -> Tensor:
         """Log p(x|z) in nats per row, summed over the values that are present.
 
         Args:
             raw: decoder outputs (..., *outputs).
             x: rows.
             present: bool (rows,) or of the shape of x; None: all. What is absent is not read.
+            size: as of `forward`.
         """
-        raw = upcast_to_float32(raw)
+        raw, learned = upcast_to_float32(raw), self._learned(size)
         if present is None:
-            return self.likelihood.log_prob(raw, x, self.shape, self._learned)
+            return self.likelihood.log_prob(raw, x, self.shape, learned)
         rows = present.ndim == 1
         mask = present.reshape(-1, *([1] * (x.ndim - 1))) if rows else present
         x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
         if rows:
-            log_prob = self.likelihood.log_prob(raw, x, self.shape, self._learned)
+            log_prob = self.likelihood.log_prob(raw, x, self.shape, learned)
             return torch.where(present, log_prob, 0.0)
-        joint = self(raw)
+        joint = self(raw, size)
         values = joint.base_dist if isinstance(joint, Independent) else joint
         log_prob = torch.where(mask, values.log_prob(x), 0.0)
         return log_prob.flatten(log_prob.ndim - x.ndim + 1).sum(-1) if x.ndim > 1 else log_prob

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.distributions as td
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mvflow.likelihoods.base import Likelihood, Shape, independent
+from mvflow.likelihoods.base import Shape, independent
+from mvflow.likelihoods.counts import CountDistribution, CountLikelihood, Rates, bounded
 
-__all__ = ["Log1p", "NegativeBinomial"]
-
-LOG_BOUND = 20.0
-"""Means and dispersions stay within exp(-20)...exp(20)."""
+__all__ = ["NegativeBinomial", "NegativeBinomialCounts"]
 
 
-class Log1p(nn.Module):
-    """Counts x as log(1 + x).
-
-    Examples:
-        >>> Log1p()(torch.tensor([0.0, 99.0]))
-        tensor([0.0000, 4.6052])
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map counts to their logarithms."""
-        return torch.log1p(x)
-
-
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(CountLikelihood):
     r"""Negative binomial distribution of counts, with mean m and variance m + m^2 / r.
 
-    The decoder's outputs are log m and the log of the dispersion r, softly bounded; with a large
-    r it is a Poisson distribution. Fully connected encoders see log(1 + x).
+    The decoder's outputs are log m and, unless it is learned for each column, the log of the
+    dispersion r, softly bounded; with a large r it is a Poisson distribution. Fully connected
+    encoders see log(1 + x). For sequenced cells: `library="observed", dispersion="column"`.
 
     Examples:
         >>> p = NegativeBinomial().distribution(torch.tensor([[0.0, 0.0]]), (1,), {})
@@ -45,65 +29,61 @@ class NegativeBinomial(Likelihood):
         (tensor([[1.]]), tensor([[2.]]))
     """
 
-    outputs_per_value: ClassVar[int] = 2
-    is_location: ClassVar[bool] = False
-    takes_bytes: ClassVar[bool] = False
+    library: str = "none"
+    """"none", "observed", or the name of a covariate: what means are multiplied by."""
+    dispersion: Literal["value", "column"] = "value"
+    """Whether the decoder gives one for each value, or one is learned for each column."""
+
+    def learned(self, shape: Shape) -> dict[str, Tensor]:
+        """Log dispersion of each column."""
+        return {"log_dispersion": torch.ones(shape)} if self.dispersion == "column" else {}
+
+    def outputs(self, shape: Shape) -> Shape:
+        """Log means, then log dispersions unless these are of columns."""
+        return ((1 + (self.dispersion == "value")) * shape[0], *shape[1:])
 
     def distribution(
         self, raw: Tensor, shape: Shape, learned: Mapping[str, Tensor]
     ) -> td.Distribution:
         """Counts with log m and log r from the first and the second half of `raw`."""
-        bounded = LOG_BOUND * torch.tanh(raw.double() / LOG_BOUND)
-        log_mean, log_dispersion = bounded.chunk(2, -len(shape))
-        return independent(_Counts(log_mean, log_dispersion, raw.dtype), shape)
+        parts = raw.chunk(1 + (self.dispersion == "value"), -len(shape))
+        return independent(self.counts(parts, raw.dtype, shape, learned), shape)
 
-    def is_valid(self, x: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
-        """Whole numbers from 0 on."""
-        return np.asarray((x >= 0) & (x == np.floor(x)))
-
-    def expects(self, shape: Shape) -> str:
-        """What was expected."""
-        return (
-            "expected counts, whole numbers from 0 on; give a negative-binomial likelihood raw "
-            "counts, or use a normal one for counts that are normalised or log-transformed"
-        )
-
-    def flat(self, shape: Shape) -> nn.Module:
-        """Vectors of log(1 + x)."""
-        return nn.Sequential(Log1p(), nn.Flatten())
+    def counts(
+        self,
+        parts: tuple[Tensor, ...],
+        dtype: torch.dtype,
+        shape: Shape,
+        learned: Mapping[str, Tensor],
+    ) -> NegativeBinomialCounts:
+        """Counts of each value, of the outputs for means and, unless learned, dispersions."""
+        by_column = self.dispersion == "column"
+        log_dispersion = bounded(learned["log_dispersion"] if by_column else parts[1])
+        return NegativeBinomialCounts(self.rates(parts[0], shape, learned), log_dispersion, dtype)
 
 
-class _Counts(td.Distribution):
-    """Negative binomial distribution by log m and log r.
+class NegativeBinomialCounts(CountDistribution):
+    """Negative binomial distribution by log m and log r."""
 
-    Both are float64: the gamma functions of large counts and dispersions nearly cancel. What is
-    asked for comes in `dtype`.
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, log_mean: Tensor, log_dispersion: Tensor, dtype: torch.dtype) -> None:
-        super().__init__(log_mean.shape, validate_args=False)
-        self.log_mean, self.log_dispersion, self.dtype = log_mean, log_dispersion, dtype
-
-    @property
-    def mean(self) -> Tensor:
-        return self.log_mean.exp().to(self.dtype)
+    def __init__(self, rates: Rates, log_dispersion: Tensor, dtype: torch.dtype) -> None:
+        super().__init__(rates, dtype)
+        self.log_dispersion = log_dispersion
 
     @property
     def variance(self) -> Tensor:
-        mean = self.log_mean.exp()
+        """By the mean and the dispersion."""
+        mean = self.rates.log_mean.exp()
         return (mean + mean.square() / self.log_dispersion.exp()).to(self.dtype)
 
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Poisson counts whose rates are of a gamma distribution."""
-        log_rate = self.log_dispersion - self.log_mean
-        gamma = td.Gamma(self.log_dispersion.exp(), log_rate.exp(), validate_args=False)
-        return torch.poisson(gamma.sample(torch.Size(sample_shape))).to(self.dtype)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        x, r = value.double(), self.log_dispersion.exp()
-        log_odds = self.log_mean - self.log_dispersion
+    def log_density(self, x: Tensor, log_mean: Tensor) -> Tensor:
+        """Log probability of each count under a mean."""
+        r, log_odds = self.log_dispersion.exp(), log_mean - self.log_dispersion
         ways = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
-        return (ways + r * logsigmoid(-log_odds) + x * logsigmoid(log_odds)).to(self.dtype)
+        return ways + r * logsigmoid(-log_odds) + x * logsigmoid(log_odds)
+
+    def _draw(self, log_mean: Tensor, size: torch.Size) -> Tensor:
+        """Poisson counts whose rates are of a gamma distribution."""
+        log_rate = self.log_dispersion - log_mean
+        shape = self.log_dispersion.exp().expand_as(log_rate)
+        gamma = td.Gamma(shape, log_rate.exp(), validate_args=False)
+        return torch.poisson(gamma.sample(size))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mvflow.likelihoods.base import Likelihood, Shape
 
-__all__ = ["Scale", "ScaledLikelihood", "column_moments"]
+__all__ = ["Scale", "ScaledLikelihood", "column_moments", "columns_of"]
 
 Scale = PositiveFloat | Literal["learned"]
 """In units of the data, or "learned"."""
@@ -32,17 +32,17 @@ class ScaledLikelihood(Likelihood):
 
     def learned(self, shape: Shape) -> dict[str, Tensor]:
         """Log of each scale, less that of the column's spread."""
-        return {"log_scale": torch.zeros(_columns(shape))} if self.scale == "learned" else {}
+        return {"log_scale": torch.zeros(columns_of(shape))} if self.scale == "learned" else {}
 
     def measured(self, shape: Shape) -> dict[str, Tensor]:
         """Spread of each column."""
-        return {"spread": torch.ones(_columns(shape))} if self.scale == "learned" else {}
+        return {"spread": torch.ones(columns_of(shape))} if self.scale == "learned" else {}
 
     def measure(self, blocks: Callable[[], Iterable[Tensor]], shape: Shape) -> dict[str, Tensor]:
         """Standard deviation of each column; 1 where it is constant."""
         if self.scale != "learned":
             return {}
-        _, deviation = column_moments(blocks, _columns(shape))
+        _, deviation = column_moments(blocks, columns_of(shape))
         return {"spread": torch.where(deviation > 0, deviation, 1.0)}
 
     def scale_of(self, learned: Mapping[str, Tensor]) -> Tensor | float:
@@ -78,5 +78,6 @@ def _by_column(x: Tensor, columns: tuple[int, ...]) -> Tensor:
     return x if columns else x.flatten()
 
 
-def _columns(shape: Shape) -> tuple[int, ...]:
+def columns_of(shape: Shape) -> tuple[int, ...]:
+    """(columns,) of rows that are vectors, () of others, whose values are one column."""
     return tuple(shape) if len(shape) == 1 else ()

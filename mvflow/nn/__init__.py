@@ -1,5 +1,6 @@
 """Networks of modalities, one file a kind, and the layers that they are made of."""
 
+from mvflow.nn.allocation import checked_allocation
 from mvflow.nn.base import GivenNetwork, Network
 from mvflow.nn.classifiers import build_classifier
 from mvflow.nn.containers import ModalityDict
@@ -44,6 +45,7 @@ __all__ = [
     "SummedNetwork",
     "all_gather",
     "build_classifier",
+    "checked_allocation",
     "encode_rows",
     "flat",
     "join_covariates",

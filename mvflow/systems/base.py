@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from mvflow.config import Config
 from mvflow.core import LatentSpace, Modality, Observed, registry
 from mvflow.inference import Target
-from mvflow.nn import seeded, torch_defaults
+from mvflow.nn import checked_allocation, seeded, torch_defaults
 from mvflow.stages import StageSpec
 
 __all__ = ["Bounded", "Encodes", "Projects", "System", "build_system", "stages_of"]
@@ -130,12 +130,13 @@ def build_system(config: Config) -> System:
     """The untrained system of a configuration, with its fitted prior if one is configured.
 
     Raises:
-        ConfigError: if its parts do not fit together.
+        ConfigError: if its parts do not fit together, or its networks do not fit into memory.
     """
-    system: System = registry("systems").load(config.system).build(config)
-    system.settings = config
-    with seeded(config.seed, "weights", "prior"):
-        system.fitted_prior = config.prior.build(system)
+    with checked_allocation(f"the networks of system {config.system!r}"):
+        system: System = registry("systems").load(config.system).build(config)
+        system.settings = config
+        with seeded(config.seed, "weights", "prior"):
+            system.fitted_prior = config.prior.build(system)
     return system
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.config import Config
-from mvflow.core import Covariate, LatentSpace, Modality, Observed
+from mvflow.core import ConfigError, Covariate, LatentSpace, Modality, Observed
 from mvflow.likelihoods import LikelihoodModule
 from mvflow.nn import (
     ModalityDict,
@@ -56,9 +56,12 @@ class Decoders(ModalityDict):
     ) -> None:
         super().__init__(networks)  # type: ignore[arg-type]
         self.latent = latent
-        self.covariates = tuple(c.name for c in covariates)
+        specs = {c.name: c for c in covariates}
+        self.covariates = tuple(specs)
+        modalities = tuple(modalities)
         for m in modalities:
             self.add_module(f"likelihood_{m.name}", LikelihoodModule(m.likelihood_part, m.shape))
+        self._sizes = {m.name: size for m in modalities if (size := _size_of(m, specs))}
 
     def likelihood(self, name: str) -> LikelihoodModule:
         """The likelihood of a modality."""
@@ -85,7 +88,9 @@ class Decoders(ModalityDict):
             covariates: name -> (..., width), for as many rows as z has.
         """
         return {
-            name: self.likelihood(name)(self._raw(name, z, covariates))
+            name: self.likelihood(name)(
+                self._raw(name, z, covariates), self._size(name, covariates)
+            )
             for name in self
             if names is None or name in names
         }
@@ -100,7 +105,10 @@ class Decoders(ModalityDict):
         present = observed.present or {}
         return {
             name: self.likelihood(name).log_prob(
-                self._raw(name, z, observed.covariates), x, present.get(name)
+                self._raw(name, z, observed.covariates),
+                x,
+                present.get(name),
+                self._size(name, observed.covariates),
             )
             for name, x in sorted(observed.x.items())
         }
@@ -108,6 +116,14 @@ class Decoders(ModalityDict):
     def mean(self, name: str, distribution: Distribution) -> Tensor:
         """What is generated without noise from `decode`'s distribution of a modality."""
         return self.likelihood(name).mean(distribution)
+
+    def _size(self, name: str, covariates: Mapping[str, Tensor] | None) -> Tensor | None:
+        """Number that scales each row of a modality, in its own units, if there is one."""
+        if name not in self._sizes:
+            return None
+        covariate = self._sizes[name]
+        encoded = join_covariates([covariate.name], covariates)
+        return encoded.double() * covariate.scale + covariate.mean
 
     def _raw(self, name: str, z: Tensor, covariates: Mapping[str, Tensor] | None) -> Tensor:
         seen = self.latent.seen_by(name, z)
@@ -134,6 +150,20 @@ class Encoders(ModalityDict):
         everywhere = torch.ones_like(features[0, :, 0], dtype=torch.bool)
         masks = [everywhere if (m := observed.is_present(n)) is None else m for n in names]
         return upcast_to_float32(features), torch.stack(masks)
+
+
+def _size_of(modality: Modality, covariates: Mapping[str, Covariate]) -> Covariate | None:
+    name = modality.likelihood_part.size_covariate
+    if name is None:
+        return None
+    if name not in covariates or covariates[name].levels is not None:
+        known = ", ".join(n for n, c in covariates.items() if c.levels is None) or "none"
+        msg = (
+            f"the likelihood of {modality.name!r} has library={name!r}, which is no covariate "
+            f'that is a number: such covariates are {known}; or say "observed" or "none"'
+        )
+        raise ConfigError(msg)
+    return covariates[name]
 
 
 def _values(rows: Rows, name: str) -> Iterator[Tensor]:

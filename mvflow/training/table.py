@@ -116,13 +116,19 @@ class Table:
             source: rows.
             device: where to hold them.
             budget: bytes that they may take there; if they take more, they stay where they are
-                stored and batches are read ahead. Batches are the same either way.
+                stored and batches are read ahead. Batches are the same either way. Sparse columns
+                stay where they are stored: batches of them are made dense.
         """
         columns = source.columns()
         size = sum(c.values.nbytes for c in columns.values())
         is_held = budget is None or size <= budget
-        make = _column if is_held else _mapped_column
-        return cls({name: make(c, device) for name, c in columns.items()}, len(source))
+        made = {
+            name: _column(c, device)
+            if is_held and not getattr(c.values, "is_sparse", False)
+            else _mapped_column(c, device)
+            for name, c in columns.items()
+        }
+        return cls(made, len(source))
 
     @property
     def is_streamed(self) -> bool:

@@ -100,6 +100,19 @@ def test_from_files_to_samples(mvflow, here):
     assert found.code == 0, found
 
 
+def test_covariates_go_from_files_to_the_configuration(mvflow, here):
+    words = (*WORDS, "--covariate", "batch=table.csv:ill", "--covariate", "a=table.csv:a")
+    found = mvflow("data", "import", "out.h5", *words)
+    assert "covariate batch: 2 classes (no, yes) (--covariate-kind)" in found.out
+    assert "no, yes" in mvflow("data", "info", "out.h5").out
+    assert mvflow("new", "run", "--recipe", "auto", "--store", "out.h5").code == 0
+    covariates = {c.name: c for c in RunDirectory.open(here / "run").config().covariate_specs()}
+    with Store.open(here / "out.h5") as store:
+        assert covariates == store.covariates
+    assert covariates["batch"].levels == ("no", "yes")
+    assert covariates["a"].levels is None
+
+
 def test_auto_with_splits_of_other_names(refused, mvflow, here):
     assert mvflow("data", "import", "out.h5", *WORDS).code == 0
     words = ("new", "run", "--recipe", "auto", "--store", "out.h5")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mvflow.core import Modality
+from mvflow.core import Modality, registry
 from mvflow.posteriors import NSF
 from mvflow.projectors import DCCA, Contrastive
 from mvflow.runs import RunDirectory
@@ -23,6 +23,16 @@ def test_writes_a_complete_configuration(mvflow, store, tmp_path, monkeypatch):
     assert config.data.store == str(store)
     assert (config.seed, config.joint.beta, config.system) == (5, 2.5, "jnf")
     assert config.posterior == NSF(transforms=2, hidden=(8, 8))
+
+
+@pytest.mark.parametrize("system", registry("systems").names())
+def test_without_a_recipe_the_store_decides_for_any_system(mvflow, store, tmp_path, system):
+    found = mvflow("new", tmp_path / "a", "--store", store, "--system", system)
+    assert found.code == 0, found
+    config = RunDirectory.open(tmp_path / "a").config()
+    assert (config.recipe, config.system, config.latent_dim) == ("auto", system, 20)
+    assert config.joint.schedule == "one-cycle"
+    assert 10 <= config.joint.epochs <= 300
 
 
 def test_parts_are_chosen_by_their_kinds(make):

@@ -245,7 +245,7 @@ def test_values_that_write_store_refuses_are_refused_when_read(tmp_path, monkeyp
         write_store(path, name="s", modalities=specs, splits=splits)
     monkeypatch.setattr(
         "mvflow_datasets.writing._checked_split",
-        lambda split, data, _: {**data.arrays, "labels": data.labels},
+        lambda split, data, *_: {**data.arrays, "labels": data.labels},
     )
     write_store(path, name="s", modalities=specs, splits=splits)
     with pytest.raises(DataError, match=f"damaged \\({what}, which a store may not"):

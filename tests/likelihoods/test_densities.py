@@ -19,12 +19,14 @@ REFERENCES = {
     "normal": ({"scale": 0.3}, lambda x, raw: stats.norm.logpdf(x, raw, 0.3)),
     "laplace": ({"scale": 0.75}, lambda x, raw: stats.laplace.logpdf(x, raw, 0.75)),
     "bernoulli": ({}, bernoulli),
+    "student-t": ({"scale": 0.5, "df": 3.0}, lambda x, raw: stats.t.logpdf(x, 3.0, raw, 0.5)),
 }
 
 
 LEARNED = {
     "normal": lambda x, raw, scale: stats.norm.logpdf(x, raw, scale),
     "laplace": lambda x, raw, scale: stats.laplace.logpdf(x, raw, scale),
+    "student-t": lambda x, raw, scale: stats.t.logpdf(x, 10.0, raw, scale),
 }
 
 
@@ -46,7 +48,8 @@ def with_learned_scales(kind, shape, seed=0, **settings):
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
 def test_each_column_has_a_scale_that_is_learned(kind, shape):
     """The density is scipy's; a table's spreads are its columns' deviations, an image's is one."""
-    p, rows, scale = with_learned_scales(kind, shape)
+    settings = {"df": 10.0} if kind == "student-t" else {}
+    p, rows, scale = with_learned_scales(kind, shape, **settings)
     expected = rows.std(0) if len(shape) == 1 else rows.std()
     np.testing.assert_allclose(p.spread, expected, rtol=1e-12)
     raw, x = rows[:7] + 0.1, rows[7:14]
@@ -54,6 +57,18 @@ def test_each_column_has_a_scale_that_is_learned(kind, shape):
     np.testing.assert_allclose(
         p.log_prob(torch.from_numpy(raw), torch.from_numpy(x)).detach(), expected, rtol=1e-12
     )
+
+
+def test_degrees_of_freedom_begin_at_ten_and_are_learned():
+    p = LikelihoodModule(create("likelihoods", {"kind": "student-t", "scale": 2.0}), (3,))
+    raw, x = torch.zeros(1, 3), torch.tensor([[0.5, 3.0, 40.0]])
+    found = p.log_prob(raw, x)
+    expected = stats.t.logpdf(x.numpy(), 10.0, 0.0, 2.0).sum()
+    np.testing.assert_allclose(found.detach(), [expected], rtol=1e-5)  # float32 gamma functions
+    (grad,) = torch.autograd.grad(found.sum(), [p.learned["log_df"]])
+    assert (
+        grad.sign() == torch.tensor([1.0, 1.0, -1.0])
+    ).all()  # an outlier asks for heavier tails
 
 
 @pytest.mark.parametrize(
@@ -115,6 +130,8 @@ def test_categorical_is_scipys():
     [
         ("normal", [-1e9, 0.0, 3.5], [True, True, True]),
         ("laplace", [-1e9, 0.0, 3.5], [True, True, True]),
+        ("student-t", [-1e9, 0.0, 3.5], [True, True, True]),
+        ("poisson", [-1.0, 0.0, 2.5, 7.0], [False, True, False, True]),
         ("bernoulli", [-1e-6, 0.0, 0.5, 1.0, 1.001], [False, True, True, True, False]),
         ("categorical", [-1, 0, 2, 3, 1.5], [False, True, True, False, False]),
     ],

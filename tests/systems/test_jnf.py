@@ -7,7 +7,7 @@ from zuko.distributions import DiagNormal, NormalizingFlow
 
 from mvflow.config import config_from_dict
 from mvflow.core import ConfigError, Observed
-from mvflow.inference import ProductOfExperts
+from mvflow.inference import AggregateDivisor, ProductOfExperts, product_of
 from mvflow.systems import build_system, stages_of
 
 SMALL = {"kind": "mlp", "hidden": [5]}
@@ -42,6 +42,10 @@ def test_the_prior_is_standard_normal(system):
     torch.testing.assert_close(system.prior().log_prob(z), expected)
 
 
+def of(system):
+    return AggregateDivisor(system.latent_mean, system.latent_std)
+
+
 @pytest.mark.parametrize("name", ["m0", "m1", "m2"])
 def test_one_modality_gives_its_flow(system, known, name):
     x = known.sample(4)
@@ -59,9 +63,13 @@ def test_all_modalities_give_the_joint_posterior_or_the_product_on_request(syste
     for q in (system.posterior(observed(x)).base_dist, *system.proposals(observed(x))):
         np.testing.assert_allclose(q.mean, loc, rtol=1e-10)
         np.testing.assert_allclose(q.stddev, np.broadcast_to(scale, loc.shape), rtol=1e-10)
-    product = system.combine(observed(x))
-    assert isinstance(product, ProductOfExperts)
-    assert len(product.experts) == 3
+    product = system.combine(observed(x))  # Gaussian, as its experts are
+    experts = [system.combine(observed(x, name)) for name in x]
+    torch.testing.assert_close(product.mean, product_of(experts, divisor=of(system)).mean)
+    unnormalised = ProductOfExperts(experts, divisor=of(system))
+    z = 0.1 * torch.randn(5, 4, 2, dtype=torch.float64)
+    difference = unnormalised.log_prob(z) - product.log_prob(z)
+    torch.testing.assert_close(difference, difference[:1].expand_as(difference), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("given", [("m0", "m1"), ("m0", "m2"), ("m2", "m1"), ("m0", "m1", "m2")])
@@ -96,6 +104,7 @@ def test_the_aggregated_posterior_is_divided_out_by_default(known):
 def test_the_product_knows_the_ball_of_the_joint_posterior(known):
     system = known.system()
     system.radius.fill_(1.5)
+    system.latent_std.fill_(0.3)  # narrower than the experts: there is no Gaussian product
     product = system.posterior(observed(known.sample(2), "m0", "m1"))
     assert product.radius == 1.5
     assert torch.isneginf(product.log_prob(torch.full((2, 2), 1.2).double())).all()

@@ -46,6 +46,25 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    covariates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--covariate",
+            metavar="NAME=PATH:PART",
+            help="What networks see of each row and never generate, such as the batch: a column "
+            "of a table, or obs:COLUMN of the first annotated file. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    covariate_kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--covariate-kind",
+            metavar="NAME=KIND",
+            help="categorical or continuous, where not as suggested.",
+            show_default=False,
+        ),
+    ] = None,
     keys: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,6 +151,8 @@ def import_(
         _assigned("--modality", modalities, "image=images.npy"),
         labels=labels,
         groups=groups,
+        covariates=_assigned("--covariate", covariates, "batch=obs:batch"),
+        covariate_kinds=_assigned("--covariate-kind", covariate_kinds, "age=continuous"),
         keys=_assigned("--keys", keys, "rna=counts.csv:sample"),
         likelihoods=_assigned("--likelihood", likelihoods, "image=laplace"),
         transforms=_assigned("--transform", transforms, "rna=none"),

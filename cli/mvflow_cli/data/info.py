@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -38,13 +38,27 @@ def info(
         say(f"built with seed {found['builder'].get('seed')}, {made or 'no parameters'}")
     modalities = Table("modality", "shape", "likelihood", "stored as")
     for m in found["modalities"]:
-        kinds = {s["arrays"][m["name"]]["dtype"] for s in found["splits"].values()}
+        kinds = {_stored_as(s["arrays"][m["name"]]) for s in found["splits"].values()}
         shape = " x ".join(map(str, m["shape"]))
         modalities.add_row(m["name"], shape, m["likelihood"], ", ".join(sorted(kinds)))
     show(modalities)
+    if found["covariates"]:
+        covariates = Table("covariate", "values")
+        for name, spec in found["covariates"].items():
+            levels = spec["levels"]
+            number = (
+                f"numbers, mean {spec.get('mean', 0):.4g}, deviation {spec.get('scale', 1):.4g}"
+            )
+            covariates.add_row(name, number if levels is None else ", ".join(levels))
+        show(covariates)
     splits = Table("split", "rows", "classes", "distinct values")
     for name, split in found["splits"].items():
         distinct = ", ".join(f"{n} {a['distinct']:,}" for n, a in split["arrays"].items())
         classes = str(len(split["labels"])) if split["labels"] else "no labels"
         splits.add_row(name, f"{split['rows']:,}", classes, distinct)
     show(splits)
+
+
+def _stored_as(array: dict[str, Any]) -> str:
+    filled = array.get("filled")
+    return array["dtype"] + ("" if filled is None else f", sparse, {filled:.1%} filled")

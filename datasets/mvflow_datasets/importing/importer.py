@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow import __version__
-from mvflow.core import Modality, UsageError, unknown_name
+from mvflow.core import COVARIATES, Modality, UsageError, unknown_name
 from mvflow_datasets.importing.annotated import modalities_of
+from mvflow_datasets.importing.covariates import KINDS, covariate_of, describe_covariate
 from mvflow_datasets.importing.deciding import Decided, decide
 from mvflow_datasets.importing.pairing import divided
-from mvflow_datasets.importing.reading import checksum, read_row_values, read_values
+from mvflow_datasets.importing.reading import ANNOTATED, checksum, read_row_values, read_values
 from mvflow_datasets.importing.references import (
     Raw,
     ReadOptions,
@@ -23,12 +24,13 @@ from mvflow_datasets.importing.references import (
     key_texts,
     split_names,
 )
-from mvflow_datasets.importing.rows import FACTS, Rows, pair
+from mvflow_datasets.importing.rows import Rows, pair
 from mvflow_datasets.writing import SplitData, write_store
 
 __all__ = ["Imported", "Wanted", "import_data"]
 
-RESERVED = {"labels", "groups", "pairs", "factors"}
+RESERVED = {"labels", "groups", "pairs", "factors", "covariates"}
+FACTS = ("labels", "groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ class Wanted:
             modality `name-mod` for each `mod`.
         labels: where the class of each row is.
         groups: where the group of each row is that must stay on one side of the splits.
+        covariates: name -> where the values of the rows are that networks see and that are never
+            generated, such as the batch; `obs:COLUMN` is a column of the first annotated file.
+        covariate_kinds: name -> `categorical` or `continuous`, where not as suggested.
         keys: name of a modality (or `labels`, `groups`) -> where the keys of its rows are;
             `:COLUMN` is a column of its own file.
         likelihoods: modality -> likelihood, where not the suggested one.
@@ -54,6 +59,8 @@ class Wanted:
     modalities: Mapping[str, str]
     labels: str | None = None
     groups: str | None = None
+    covariates: Mapping[str, str] = field(default_factory=dict)
+    covariate_kinds: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     likelihoods: Mapping[str, str] = field(default_factory=dict)
     transforms: Mapping[str, str] = field(default_factory=dict)
@@ -103,6 +110,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     """
     places = _places(wanted)
     facts = {n: Reference.parse(t) for n in FACTS if (t := getattr(wanted, n)) is not None}
+    facts |= _covariate_places(wanted, places)
     keys = _key_places(wanted, places | facts)
     raws = {
         name: read_values(
@@ -111,7 +119,8 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         for name, at in places.items()
     }
     raws |= {name: read_row_values(at, wanted.options_of(name)) for name, at in facts.items()}
-    rows = pair(raws, {name: _keys(at, wanted.options_of(name)) for name, at in keys.items()})
+    own_keys = {name: _keys(at, wanted.options_of(name)) for name, at in keys.items()}
+    rows = pair(raws, own_keys, places.keys())
     parts = divided(rows.groups, wanted.split, wanted.seed)
     taken = {part: _taken(rows, at) for part, at in parts.items()}
     decided = {
@@ -124,11 +133,16 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         )
         for name in places
     }
+    covariates = {
+        name: covariate_of(name, values, parts["train"], wanted.covariate_kinds.get(name))
+        for name, values in rows.covariates.items()
+    }
     splits = {
         part: SplitData(
             {name: d.arrays[part] for name, d in decided.items()},
             labels=None if rows.labels is None else rows.labels[parts[part]],
             pairs=pairs,
+            covariates={name: rows.covariates[name][parts[part]] for name in covariates},
         )
         for part, (_, pairs) in taken.items()
     }
@@ -144,8 +158,10 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         sources={file.as_posix(): checksum(file) for file in sorted(files)},
         about=about,
         class_names=dict(enumerate(rows.classes)) if rows.labels is not None else None,
+        covariates=covariates.values(),
     )
-    return _report(Path(path), places, raws, decided, rows, parts)
+    described = [describe_covariate(covariate) for covariate in covariates.values()]
+    return _report(Path(path), places, raws, decided, rows, parts, described)
 
 
 def _places(wanted: Wanted) -> dict[str, Reference]:
@@ -165,11 +181,31 @@ def _places(wanted: Wanted) -> dict[str, Reference]:
         if name in RESERVED:
             msg = f"a modality cannot be named {name!r}: stores use that name themselves"
             raise UsageError(msg)
+    for name, kind in wanted.covariate_kinds.items():
+        if name not in wanted.covariates:
+            raise UsageError(unknown_name("covariate", name, wanted.covariates))
+        if kind not in KINDS:
+            raise UsageError(unknown_name("kind of covariate", kind, KINDS))
     for choices in (wanted.likelihoods, wanted.transforms):
         for name in choices:
             if name not in places:
                 raise UsageError(unknown_name("modality", name, places))
     return places
+
+
+def _covariate_places(wanted: Wanted, places: Mapping[str, Reference]) -> dict[str, Reference]:
+    """`covariates/NAME` -> where its values lie."""
+    out = {}
+    for name, text in wanted.covariates.items():
+        at = Reference.parse(text)
+        if text.startswith("obs:") and not at.path.exists():
+            files = [p.path for p in places.values() if p.path.suffix.lower() in ANNOTATED]
+            if not files:
+                msg = f"covariate {name!r} is {text!r}, but no modality is from .h5ad or .h5mu"
+                raise UsageError(msg)
+            at = Reference(files[0], text.removeprefix("obs:"))
+        out[COVARIATES + name] = at
+    return out
 
 
 def _key_places(wanted: Wanted, places: Mapping[str, Reference]) -> dict[str, Reference]:
@@ -180,11 +216,16 @@ def _key_places(wanted: Wanted, places: Mapping[str, Reference]) -> dict[str, Re
             raise UsageError(unknown_name("modality", name, places))
         own = text.startswith(":") and len(text) > 1
         keys[name] = Reference(places[name].path, text[1:]) if own else Reference.parse(text)
-    for fact in set(FACTS) & set(places) - set(keys):
+    for fact in [name for name in places if _is_fact(name) and name not in keys]:
         for name, at in list(keys.items()):
             if places[name].path == places[fact].path:
                 keys[fact] = at
     return keys
+
+
+def _is_fact(name: str) -> bool:
+    """Whether a name stands for one value for each row, not for a modality."""
+    return name in FACTS or name.startswith(COVARIATES)
 
 
 def _columns_of(path: Path, references: list[Reference]) -> list[str]:
@@ -214,6 +255,7 @@ def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict
     for name in FACTS:
         if getattr(wanted, name) is not None:
             parameters[name] = getattr(wanted, name)
+    parameters |= {f"covariates.{name}": text for name, text in wanted.covariates.items()}
     parameters |= {f"keys.{name}": text for name, text in wanted.keys.items()}
     reading = {name: said for name in decided if (said := wanted.options_of(name).to_dict())}
     return {
@@ -234,6 +276,7 @@ def _report(
     decided: Mapping[str, Decided],
     rows: Rows,
     parts: Mapping[str, NDArray[np.int64]],
+    covariates: Iterable[str],
 ) -> Imported:
     lines = []
     for name, at in places.items():
@@ -241,11 +284,14 @@ def _report(
         categorical = found.modality.kind == "categorical"
         shape = "1" if categorical else " x ".join(map(str, found.modality.shape))
         note = f" ({raw.note})" if raw.note else ""
-        lines.append(f"{name}: {len(raw.values):,} rows of {shape} from {at}{note}; {found.words}")
+        lines.append(
+            f"{name}: {raw.values.shape[0]:,} rows of {shape} from {at}{note}; {found.words}"
+        )
     lines.append(rows.words)
     if rows.labels is not None:
         shown = ", ".join(rows.classes[:8]) + ("..." if len(rows.classes) > 8 else "")
         lines.append(f"labels: {len(rows.classes)} classes ({shown})")
+    lines += covariates
     lines += dict.fromkeys(guess for name in raws for guess in raws[name].guesses)
     lines.append(", ".join(f"{part} {len(at):,} rows" for part, at in parts.items()))
     warnings = list(dict.fromkeys(warning for raw in raws.values() for warning in raw.warnings))

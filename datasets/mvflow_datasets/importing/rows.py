@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, UsageError
+from mvflow.core import COVARIATES, DataError, UsageError
 from mvflow_datasets.importing.pairing import joined
 from mvflow_datasets.importing.references import Raw
 
 __all__ = ["Rows", "pair"]
 
-FACTS = ("labels", "groups")
 MOST_LABELS = 1000
 
 
@@ -29,6 +28,7 @@ class Rows:
         groups: (rows,) what must not be on both sides of a split.
         labels: (rows,) class of each row, from 0.
         classes: what the classes are called in the file.
+        covariates: name -> (rows,) values of each row.
         words: how the rows were paired, for the report.
     """
 
@@ -37,19 +37,25 @@ class Rows:
     groups: NDArray[np.str_]
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...]
+    covariates: Mapping[str, NDArray[np.generic]]
     words: str
 
 
-def pair(raws: Mapping[str, Raw], keys: Mapping[str, NDArray[np.str_]]) -> Rows:
-    """Pair the rows of all modalities, and of labels and groups if there are any.
+def pair(
+    raws: Mapping[str, Raw],
+    keys: Mapping[str, NDArray[np.str_]],
+    modalities: Collection[str],
+) -> Rows:
+    """Pair the rows of all modalities, and of labels, groups and covariates if there are any.
 
     With keys, rows that share one are paired (inner join). Without, files that name their rows
     (images, obs_names, row names) are paired by these names if they differ, and rows by position
     else.
 
     Args:
-        raws: name -> what was read, `labels` and `groups` among them.
+        raws: name -> what was read, `labels`, `groups` and `covariates/NAME` among them.
         keys: name -> (rows,) keys that the user named.
+        modalities: which of them are modalities; the others have one value for each key.
 
     Raises:
         DataError: if numbers of rows differ without keys, row names contradict each other, or
@@ -57,15 +63,15 @@ def pair(raws: Mapping[str, Raw], keys: Mapping[str, NDArray[np.str_]]) -> Rows:
         UsageError: if keys are missing.
     """
     known = {n: k for n, r in raws.items() if (k := keys.get(n, r.keys)) is not None}
-    for name, found in known.items():
-        if len(found) != len(raws[name].values):
-            rows = len(raws[name].values)
-            msg = f"{name} has {rows} rows, but {len(found)} keys: expected one key for each row"
+    for name, own_keys in known.items():
+        rows = raws[name].values.shape[0]
+        if len(own_keys) != rows:
+            msg = f"{name} has {rows} rows, but {len(own_keys)} keys: expected one for each row"
             raise DataError(msg)
     if keys or not _agree(known, raws):
         _check_all_have_keys(raws, known)
-        return _by_key(raws, known)
-    return _by_position(raws, known)
+        return _by_key(raws, known, modalities)
+    return _by_position(raws, known, modalities)
 
 
 def _agree(known: Mapping[str, NDArray[np.str_]], raws: Mapping[str, Raw]) -> bool:
@@ -97,8 +103,10 @@ def _check_all_have_keys(raws: Mapping[str, Raw], known: Mapping[str, NDArray[np
             raise UsageError(msg)
 
 
-def _by_position(raws: Mapping[str, Raw], known: Mapping[str, NDArray[np.str_]]) -> Rows:
-    counts = {name: len(raw.values) for name, raw in raws.items()}
+def _by_position(
+    raws: Mapping[str, Raw], known: Mapping[str, NDArray[np.str_]], modalities: Collection[str]
+) -> Rows:
+    counts = {name: raw.values.shape[0] for name, raw in raws.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {n:,}" for name, n in counts.items())
         msg = (
@@ -111,29 +119,31 @@ def _by_position(raws: Mapping[str, Raw], known: Mapping[str, NDArray[np.str_]])
     positions = {name: rows for name in raws}
     agree = ", where the names of all rows agree" if len(known) > 1 else ""
     words = f"{len(rows):,} rows, paired by position{agree}"
-    return _completed(raws, positions, origin, words)
+    return _completed(raws, positions, origin, words, modalities)
 
 
-def _by_key(raws: Mapping[str, Raw], known: Mapping[str, NDArray[np.str_]]) -> Rows:
-    """Inner join of all; labels and groups count once for each key."""
+def _by_key(
+    raws: Mapping[str, Raw], known: Mapping[str, NDArray[np.str_]], modalities: Collection[str]
+) -> Rows:
+    """Inner join of all; labels, groups and covariates count once for each key."""
     keys, firsts = {}, {}
     for name in raws:
-        if name in FACTS:
-            keys[name], firsts[name] = _once(name, raws[name].values, known[name])
-        else:
+        if name in modalities:
             keys[name] = known[name]
+        else:
+            keys[name], firsts[name] = _once(name, raws[name].values, known[name])
     origin, positions = joined(keys)
     positions |= {name: first[positions[name]] for name, first in firsts.items()}
     dropped = [
-        f"{len(raws[name].values) - len(np.unique(found)):,} of {name}"
-        for name, found in positions.items()
-        if len(np.unique(found)) < len(raws[name].values) and name not in FACTS
+        f"{raws[name].values.shape[0] - len(np.unique(positions[name])):,} of {name}"
+        for name in modalities
+        if len(np.unique(positions[name])) < raws[name].values.shape[0]
     ]
     distinct = len(np.unique(origin))
     repeats = f" of {distinct:,} keys, which repeat" if distinct < len(origin) else ""
     without = f"; dropped rows without a partner: {', '.join(dropped)}" if dropped else ""
     words = f"{len(origin):,} rows{repeats}, paired by key{without or '; no row was dropped'}"
-    return _completed(raws, positions, origin, words)
+    return _completed(raws, positions, origin, words, modalities)
 
 
 def _once(
@@ -157,6 +167,7 @@ def _completed(
     positions: Mapping[str, NDArray[np.int64]],
     origin: NDArray[np.str_],
     words: str,
+    modalities: Collection[str],
 ) -> Rows:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
@@ -166,8 +177,13 @@ def _completed(
     if "groups" in raws:
         groups = raws["groups"].values[positions["groups"]].astype(np.str_)
         words += f", in {len(np.unique(groups)):,} groups"
-    data = {name: found for name, found in positions.items() if name not in FACTS}
-    return Rows(data, origin, groups, labels, classes, words)
+    data = {name: positions[name] for name in modalities}
+    covariates = {
+        name.removeprefix(COVARIATES): raw.values[positions[name]]
+        for name, raw in raws.items()
+        if name.startswith(COVARIATES)
+    }
+    return Rows(data, origin, groups, labels, classes, covariates, words)
 
 
 def _class_numbers(values: NDArray[np.generic]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -10,14 +10,17 @@ from torch import nn
 from torch.distributions import Distribution
 
 from mvflow.core import Observed
-from mvflow.inference import AggregateDivisor, PriorDivisor, ProductOfExperts, Target
+from mvflow.inference import AggregateDivisor, PriorDivisor, Target, product_of
 from mvflow.systems.subsets.base import Experts, SubsetRule
 
 __all__ = ["PAPER_PROTOCOL", "Product"]
 
 
 class Product(SubsetRule):
-    """prod_j q_j(z|x_j) / s(z)^(|S|-1): one expert alone is sampled directly."""
+    """prod_j q_j(z|x_j) / s(z)^(|S|-1): one expert alone is sampled directly.
+
+    So are Gaussian experts, in closed form, in each row where their product is proper.
+    """
 
     divisor: Literal["aggregate", "prior"] = "aggregate"
     """s(z), what the experts share: the aggregated posterior, at which they are trained, or the
@@ -37,7 +40,7 @@ class Product(SubsetRule):
             if self.divisor == "prior"
             else AggregateDivisor(system.latent_mean, system.latent_std)
         )
-        return ProductOfExperts(experts, system.radius, divisor)
+        return product_of(experts, system.radius, divisor)
 
 
 PAPER_PROTOCOL: Mapping[str, Any] = MappingProxyType(
