@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,18 @@ from mvflow.nn import own_generator
 from mvflow.systems import Encodes, Projects
 from mvflow.training import as_input
 
-__all__ = ["EncodingEstimator"]
+__all__ = ["EncodingEstimator", "Predictive"]
+
+
+class Predictive(NamedTuple):
+    """What p(x_j|z) says at draws of z, by modality."""
+
+    mean: dict[str, NDArray[Any]]
+    """(n, rows, *shape); class probabilities of a categorical modality."""
+    draws: dict[str, NDArray[Any]]
+    """(n, rows, *shape), with the likelihood's noise."""
+    log_prob: dict[str, NDArray[np.float64]]
+    """(n, rows): of the true values, in nats."""
 
 
 class EncodingEstimator(TrainableEstimator):
@@ -170,39 +181,44 @@ class EncodingEstimator(TrainableEstimator):
         drawn = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
         return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in drawn.items()}
 
-    def decoded_log_prob(
-        self, z: ArrayLike, x: Batch, *, covariates: Mapping[str, Any] | None = None
-    ) -> dict[str, NDArray[np.float64]]:
-        """Log p(x_j|z) in nats of each modality of x, name -> (n, rows).
+    def predictive(
+        self,
+        z: ArrayLike,
+        x: Batch,
+        *,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
+    ) -> Predictive:
+        """Means and draws of p(x_j|z) with the density of true values, of each modality of x.
 
         Args:
             z: (n, rows, latent_dim).
             x: values of as many rows.
+            seed: of the draws; None gives fresh ones.
             covariates: as in `decode`.
         """
-        observed = self._checked(x, need_covariates=False)
+        observed, seed = self._checked(x, need_covariates=False), check_seed(seed)
         z = checked_latent(z, self.system_.latent.dim, observed.rows)
-        parts = []
+        parts: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = []
+        specs = {m.name: m.likelihood_part for m in self.modalities}
         for i, rows in enumerate(chunks_of(observed)):
             at = slice(i * CHUNK_ROWS, i * CHUNK_ROWS + rows.rows)
-            some = torch.from_numpy(z[:, at])
             own = {k: np.asarray(v)[at] for k, v in (covariates or {}).items()}
-            flat = some.reshape(-1, some.shape[-1]).to(self._device)
-            seen = self._covariate_chunks(own, some.shape[:-1], len(flat))(0)
-            with torch.no_grad():
-                decoded = self.system_.decode(flat, rows.x.keys(), seen)
-                parts.append(
-                    {
-                        name: decoded[name].log_prob(value.repeat(len(z), *[1] * (value.ndim - 1)))
-                        for name, value in rows.x.items()
-                    }
-                )
-        return {
-            name: np.concatenate(
-                [p[name].reshape(len(z), -1).double().cpu().numpy() for p in parts], 1
-            )
-            for name in parts[0]
-        }
+            flat = torch.from_numpy(np.ascontiguousarray(z[:, at])).to(self._device)
+            seen = self._covariate_chunks(own, flat.shape[:-1], flat[..., 0].numel())(0)
+            with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
+                decoded = self.system_.decode(flat.flatten(0, 1), rows.x.keys(), seen)
+                parts.append({})
+                for name, value in rows.x.items():
+                    q, shape = decoded[name], flat.shape[:2]
+                    repeated = value.repeat(len(z), *[1] * (value.ndim - 1))
+                    found = specs[name].mean(q), q.sample(), q.log_prob(repeated).double()
+                    parts[-1][name] = tuple(t.unflatten(0, shape).cpu() for t in found)
+        joined = [
+            {name: torch.cat([p[name][k] for p in parts], 1).numpy() for name in observed.x}
+            for k in range(3)
+        ]
+        return Predictive(*joined)
 
     @property
     def _device(self) -> torch.device:

@@ -57,7 +57,7 @@ def evaluate(
     parts: PartStore | None = None,
     on_plan: Callable[[EvaluationPlan], None] | None = None,
     progress: Callable[[int, int, str, float], None] | None = None,
-    on_intervals: Callable[[CalibratedIntervals], None] | None = None,
+    on_intervals: Callable[[CalibratedIntervals], object] | None = None,
 ) -> Evaluation:
     """Measure a trained model on test rows.
 

@@ -204,22 +204,24 @@ class Generation:
         if not tables:
             return out
         width = len(z) * sum(self.tables[name].width for name in tables)
-        noisy = [name for name in tables if self.tables[name].kind != "classes"]
         for place, some in batches(at, max(1, MAX_DRAWN_VALUES // width)):
-            true, latent = self.taken(some, tables), z[:, place]
-            own = {"covariates": {k: v[place] for k, v in covariates.items()}}
-            means = self.estimator.decode(latent, tables, **own)
-            drawn = {}
-            if noisy:
-                noise = derive_seed(seed, "noise", place.start)
-                drawn = self.estimator.simulate(latent, noisy, seed=noise, **own)
-            values = {name: true[name] for name in tables}
-            density = self.estimator.decoded_log_prob(latent, values, **own)
+            x = self.test.take(some)
+            made = self.estimator.predictive(
+                z[:, place],
+                {name: x[name] for name in tables},
+                seed=derive_seed(seed, "noise", place.start),
+                covariates={k: v[place] for k, v in covariates.items()},
+            )
             for name in tables:
-                stored = self._values(name, values[name]) if name in noisy else values[name]
+                table = self.tables[name]
+                is_class = table.kind == "classes"
                 out[name].append(
                     Predictive.of(
-                        self.tables[name], means[name], drawn.get(name), density[name], stored
+                        table,
+                        made.mean[name],
+                        None if is_class else made.draws[name],
+                        made.log_prob[name],
+                        x[name] if is_class else self._values(name, x[name]),
                     )
                 )
         return out
@@ -360,7 +362,8 @@ class Generation:
     def _values(self, name: str, x: NDArray[Any]) -> NDArray[np.float32]:
         """Rows as decoders make them: intensities from 0 to 1, classes as probabilities."""
         modality = next(m for m in self.test.modalities if m.name == name)
-        if name in self.tables and self.tables[name].kind == "classes":
+        is_class = name in self.tables and self.tables[name].kind == "classes"
+        if is_class and x.ndim == 1:
             return np.eye(modality.size, dtype=np.float32)[x]
         values = x.astype(np.float32)
         return values / np.float32(255) if x.dtype == np.uint8 else values

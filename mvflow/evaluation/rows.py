@@ -83,8 +83,9 @@ def direction(given: tuple[str, ...], target: str) -> str:
     return f"{'+'.join(sorted(given))}->{target}"
 
 
-def batches(rows: Indices, size: int = BATCH_ROWS) -> Iterator[tuple[slice, Indices]]:
-    """Row numbers in pieces, each with its place among them."""
-    for start in range(0, len(rows), size):
-        place = slice(start, min(start + size, len(rows)))
+def batches(rows: Indices, size: int | None = None) -> Iterator[tuple[slice, Indices]]:
+    """Row numbers in pieces of `BATCH_ROWS` or `size`, each with its place among them."""
+    step = BATCH_ROWS if size is None else size
+    for start in range(0, len(rows), step):
+        place = slice(start, min(start + step, len(rows)))
         yield place, rows[place]

@@ -40,8 +40,8 @@ def crps_of_normal(true: ArrayLike, mean: ArrayLike, deviation: ArrayLike) -> Fl
     """Continuous ranked probability score under normal distributions (Gneiting et al. 2005).
 
     Examples:
-        >>> crps_of_normal(0.0, 0.0, 1.0).round(4)
-        array(0.2337)
+        >>> float(crps_of_normal(0.0, 0.0, 1.0).round(4))
+        0.2337
     """
     y, m, sd = (np.asarray(x, np.float64) for x in (true, mean, deviation))
     z = (y - m) / sd

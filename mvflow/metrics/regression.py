@@ -89,7 +89,7 @@ def correlation(true: ArrayLike, predicted: ArrayLike) -> Floats:
         array([-1.])
     """
     y, p = (np.asarray(x, np.float64) for x in (true, predicted))
-    y, p = y - y.mean(0), p - p.mean(0)
+    y, p = (np.where(np.ptp(x, axis=0) > 0, x - x.mean(0), 0.0) for x in (y, p))
     scale = np.sqrt((y**2).sum(0) * (p**2).sum(0))
     return np.where(scale > 0, (y * p).sum(0) / np.where(scale > 0, scale, 1.0), np.nan)
 
