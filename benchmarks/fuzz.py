@@ -5,26 +5,23 @@
 Case n is the same in every run. A case passes if it ends within 10 s, with a result or with one
 of mvflow's own sentences. Whatever is done to weights or a manifest, the weights that are loaded
 are those that were trained; a configuration that is accepted has the values that its text has.
-Stores have a harness of their own, `tests/datasets/test_fuzz_stores.py`.
+Stores have a harness of their own, `benchmarks.fuzz_stores`.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import random
 import re
 import shutil
-import sys
 import tempfile
 import time
 import tomllib
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +30,13 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from benchmarks.cases import SECONDS, main
 from mvflow import load
 from mvflow.config import config_from_dict, parse_toml, to_toml
 from mvflow.core import MvflowError
 from mvflow.runs import RunDirectory, read_json, weights_hash
 from mvflow_cli.main import run as command
 from mvflow_datasets import find_builder
-
-SECONDS = 10
-"""That a case may take."""
-
-CHUNK = 100
-"""Cases that are tried in one process."""
 
 ODD = (
     None,
@@ -330,56 +322,19 @@ def case(number: int, folder: Path) -> str:
     return f"{target.__name__}: {reason}" if reason else ""
 
 
-def tried(numbers: Iterable[int], folder: Path) -> dict[int, str]:
-    """Number -> what is wrong, of the cases of which something is; each chunk in a process."""
-    context, wrong = multiprocessing.get_context("fork"), {}
-    numbers = list(numbers)
-    for start in range(0, len(numbers), CHUNK):
-        chunk = numbers[start : start + CHUNK]
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(chunk, folder, sender))
-        process.start()
-        sender.close()
-        done = set()
-        with contextlib.suppress(EOFError):
-            while receiver.poll(6 * SECONDS):
-                number, reason = receiver.recv()
-                done.add(number)
-                wrong |= {number: reason} if reason else {}
-        if left := [number for number in chunk if number not in done]:
-            process.kill()
-            wrong[left[0]] = "it crashed, or does not end"
-        process.join()
-        receiver.close()
-    return wrong
+def quiet(folder: Path, number: int) -> str:
+    """`case` without the warnings of libraries."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    return case(number, folder)
 
 
-def _work(chunk: Iterable[int], folder: Path, sender: Any) -> None:
+def prepared(folder: Path) -> Callable[[int], str]:
+    """What is wrong with a case, as a function of its number, after `prepare`."""
     torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # warnings of libraries
-    for number in chunk:
-        sender.send((number, case(number, folder)))
-
-
-def main() -> None:
-    """Try as many cases as asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--first", type=int, default=0, help="Number of the first case.")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    begin = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name))
-        wrong = tried(range(arguments.first, arguments.first + arguments.cases), Path(name))
-    seconds = time.monotonic() - begin
-    kinds = Counter(target.__name__ for target in TARGETS)
-    shares = ", ".join(f"{kind} {n}/{len(TARGETS)}" for kind, n in kinds.items())
-    print(f"{arguments.cases:,} cases in {seconds:.0f} s, {len(wrong)} wrong ({shares})")
-    for number, reason in wrong.items():
-        print(number, reason)
-    sys.exit(bool(wrong))
+    prepare(folder)
+    return partial(quiet, folder)
 
 
 if __name__ == "__main__":
-    main()
+    main("Damaged and forged files of runs, and random command lines.", prepared)

@@ -1,4 +1,4 @@
-"""Some hundred cases of `benchmarks/fuzz.py`, and whether it sees what it looks for."""
+"""Some hundred cases of `benchmarks.fuzz` and `fuzz_stores`; do these see what is wrong?"""
 
 import importlib
 import json
@@ -14,25 +14,25 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def fuzz():
+    """A function of a harness and numbers: number -> what is wrong."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
-        yield importlib.import_module("benchmarks.fuzz")
-
-
-@pytest.fixture(scope="module")
-def folder(fuzz, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fuzz")
-    fuzz.prepare(path)
-    return path
-
-
-@pytest.mark.slow
-def test_no_damaged_file_or_command_line_crashes_hangs_surprises_or_lies(fuzz, folder):
-    assert not fuzz.tried(range(280), folder)
+        run_cases = importlib.import_module("benchmarks.cases").run_cases
+        harness = importlib.import_module("benchmarks.fuzz")
+        stores = importlib.import_module("benchmarks.fuzz_stores")
+        yield {
+            "runs": lambda numbers: run_cases(harness.prepared, numbers),
+            "stores": lambda numbers: run_cases(stores.prepared, numbers),
+        }
 
 
 @pytest.mark.slow
-def test_the_harness_sees_what_it_looks_for(fuzz, folder, monkeypatch):
+def test_no_damaged_file_or_command_line_crashes_hangs_surprises_or_lies(fuzz):
+    assert not fuzz["runs"](range(280))
+
+
+@pytest.mark.slow
+def test_the_harness_of_runs_sees_what_it_looks_for(fuzz, monkeypatch):
     """Without the shapes it finds surprises; without the hashes, other weights."""
 
     def unchecked(path):
@@ -43,8 +43,22 @@ def test_the_harness_sees_what_it_looks_for(fuzz, folder, monkeypatch):
         pass
 
     monkeypatch.setattr(directory, "check_shape", none)
-    found = " ".join(fuzz.tried(range(3, 210, 7), folder).values())
+    found = " ".join(fuzz["runs"](range(3, 210, 7)).values())
     assert "history: " in found
     monkeypatch.setattr(directory, "read_tensors", unchecked)
-    found = " ".join(fuzz.tried(range(0, 210, 7), folder).values())
+    found = " ".join(fuzz["runs"](range(0, 210, 7)).values())
     assert "weights: other weights were loaded" in found
+
+
+@pytest.mark.parametrize("first", [0, 10_000])
+def test_no_damaged_or_forged_store_crashes_hangs_surprises_or_lies(fuzz, first):
+    assert not fuzz["stores"](range(first, first + 200))
+
+
+def test_the_harness_of_stores_sees_what_it_looks_for(fuzz, monkeypatch):
+    """Without the hashes it finds other values, without the bounds a crash or a surprise."""
+    monkeypatch.setattr("mvflow_datasets.stored.StoredArray._wrong", lambda *_: "")
+    monkeypatch.setattr("mvflow_datasets.manifest.Manifest._check", lambda *_: None)
+    reasons = " ".join(fuzz["stores"](range(200)).values())
+    assert "other values were read" in reasons
+    assert "Error(" in reasons

@@ -170,6 +170,7 @@ def create(
         for split in (train, store[config.data.test]):
             check_fits(split, config.specifications())
         run = RunDirectory.create(path, config)
+        run.write_units(store.units)
         if other is None:
             return run, []
         plan = Plan(config, stages_of(build_system(config)))

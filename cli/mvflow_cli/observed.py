@@ -1,8 +1,8 @@
-"""What a sample is conditioned on: rows of the store, or arrays that the user brings."""
+"""What a sample is conditioned on: rows of the store, or files that the user brings."""
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,22 +34,39 @@ class GivenRows:
     """Rows of the store as `split:start:stop`, if any."""
     origin: dict[str, str] = field(default_factory=dict)
     """name -> "store", or the file that it was read from."""
+    notes: tuple[str, ...] = ()
+    """What was guessed and done while files were read, a sentence each."""
+    covariates: dict[str, Any] = field(default_factory=dict)
+    """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
 
 
 def read_observed(
-    run: RunDirectory, config: Config, given: list[str], rows: str | None, store: Path | None
+    run: RunDirectory,
+    config: Config,
+    given: list[str],
+    rows: str | None,
+    store: Path | None,
+    covariates: dict[str, Any] | None = None,
 ) -> GivenRows:
     """Read what `--given` and `--rows` name.
+
+    Args:
+        run: the run directory.
+        config: its configuration.
+        given: modalities, with files or without.
+        rows: of the store.
+        store: another one.
+        covariates: name -> value of all rows, in place of those that the store has.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
         DataError: if a file cannot be used, or the numbers of rows differ.
     """
-    from mvflow.core import UsageError, check_batch, subset_of
+    from mvflow.core import COVARIATES, UsageError, check_batch, subset_of
 
     pairs = [text.partition("=")[::2] for text in given]
     names = subset_of([name for name, _ in pairs], config.specifications())
-    files = {name: Path(file) for name, file in pairs if file}
+    files = {name: file for name, file in pairs if file}
     stored = [name for name in names if name not in files]
     if rows is not None and not stored:
         msg = "--rows names rows of the store, but no --given takes any: add --given NAME"
@@ -58,16 +75,21 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
-    batch = seen.batch | {name: _array(name, path) for name, path in files.items()}
+    arrays, notes = _read(run, config, files, store)
+    batch = seen.batch | arrays
     check_batch(batch, config.specifications())
-    origin = {name: str(files.get(name, "store")) for name in names}
-    return GivenRows(batch, seen.labels, seen.rows, origin)
+    origin = {name: files.get(name, "store") for name in names}
+    known = {c.name for c in config.covariate_specs()} - {*(covariates or {})}
+    kept = {COVARIATES + name for name in known}
+    stored_covariates = {k: x for k, x in seen.covariates.items() if k in kept}
+    values = {**stored_covariates, **(covariates or {})}
+    return GivenRows(batch, seen.labels, seen.rows, origin, notes, values)
 
 
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
     import numpy as np
 
-    from mvflow.core import DataError, UsageError
+    from mvflow.core import DataError, UsageError, covariate_columns
 
     split, start, stop = _parsed(rows or f"{config.data.test}:0:")
     source = store[split]
@@ -85,7 +107,12 @@ def _stored(store: Store, config: Config, names: list[str], rows: str | None) ->
         msg = f"store {store.path} has no modality {missing[0]!r}"
         raise DataError(msg)
     labels = None if source.labels is None else source.labels[start:stop]
-    return GivenRows({n: batch[n] for n in names}, labels, f"{split}:{start}:{stop}")
+    return GivenRows(
+        {n: batch[n] for n in names},
+        labels,
+        f"{split}:{start}:{stop}",
+        covariates=covariate_columns(batch),
+    )
 
 
 def _parsed(rows: str) -> tuple[str, int, int | None]:
@@ -100,25 +127,23 @@ def _parsed(rows: str) -> tuple[str, int, int | None]:
     return split, start or 0, stop
 
 
-def _array(name: str, path: Path) -> NDArray[Any]:
-    import numpy as np
+def _read(
+    run: RunDirectory, config: Config, files: Mapping[str, str], store: Path | None
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """Files of the user's in the units of the store, rows in the order of their names."""
+    from mvflow.core import Units
+    from mvflow_datasets.importing import pair_rows, read_modality
 
-    from mvflow.core import DataError
-    from mvflow.core.files import MissingFileError, open_regular
-
-    try:
-        with open_regular(path) as file:
-            values = np.load(file, allow_pickle=False)
-    except MissingFileError:
-        msg = f"--given {name}={path}: there is no such file"
-        raise DataError(msg) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        msg = f"--given {name}={path} is not an array file of NumPy (.npy): {error}"
-        raise DataError(msg) from error
-    if not isinstance(values, np.ndarray):
-        msg = f"--given {name}={path} holds several arrays: save one with numpy.save"
-        raise DataError(msg)
-    if values.ndim and len(values) == 0:
-        msg = f"--given {name}={path} has no rows"
-        raise DataError(msg)
-    return values
+    if not files:
+        return {}, ()
+    specs = {m.name: m for m in config.specifications()}
+    units = run.units()
+    if not units and config.data.store and (store or (run.path / config.data.store)).is_file():
+        with open_store(run, config, store) as opened:
+            units = dict(opened.units)
+    read = {
+        name: read_modality(file, specs[name], units.get(name, Units()))
+        for name, file in files.items()
+    }
+    notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
+    return pair_rows(read), notes

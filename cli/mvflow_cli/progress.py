@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,7 +22,7 @@ from mvflow_cli.output import console, say
 
 if TYPE_CHECKING:
     from mvflow.evaluation import EvaluationPlan
-    from mvflow.training import Checkpoint, EpochRecord, Stage
+    from mvflow.training import Checkpoint, EpochRecord, StepRecord
 
 __all__ = ["Progress", "counting", "say_plan", "time_left"]
 
@@ -54,32 +53,19 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bars is not None:
             self._bars.stop()
 
-    def on_step(
-        self,
-        stage: Stage,
-        epoch: int,
-        step: int,
-        steps: int,
-        loss: float,
-        checkpoint: Callable[[], Checkpoint],
-    ) -> None:
+    def on_step(self, record: StepRecord, checkpoint: Callable[[], Checkpoint]) -> None:
         """Move the bar within an epoch."""
         if self._bars is None:
             return
         self._bars.update(
-            self._task(stage.name, epoch, stage.settings.epochs),
-            completed=epoch + step / steps,
-            epoch=f"epoch {epoch + 1}/{stage.settings.epochs}",
-            loss=f"loss {loss:.4g}",
+            self._task(record.stage, record.epoch, record.epochs),
+            completed=record.epoch + record.step / record.steps,
+            epoch=f"epoch {record.epoch + 1}/{record.epochs}",
+            loss=f"loss {record.loss:.4g}",
         )
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:

@@ -54,8 +54,9 @@ def reproduce(
     betas: Annotated[
         str | None,
         typer.Option(
-            metavar="BETA,...",
-            help="Values of joint.beta; by default those of the paper.",
+            metavar="BETA,...|paper",
+            help="Values of joint.beta; 'paper': of each system the one that the paper chose. By "
+            "default all that the paper tries.",
             show_default=False,
         ),
     ] = None,
@@ -102,7 +103,7 @@ def reproduce(
         recipe.removesuffix("-small"),
         [int(seed) for seed in parse_seeds(seeds)],
         system,
-        None if betas is None else parse_betas(betas),
+        "paper" if betas == "paper" else None if betas is None else parse_betas(betas),
     )
     set_up(device, threads)
     place = Path(name) if out is None else out

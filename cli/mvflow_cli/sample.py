@@ -27,6 +27,7 @@ from mvflow_cli.output import say, show_json
 from mvflow_cli.samples import check_replaceable, draw_samples, write_samples
 
 if TYPE_CHECKING:
+    from mvflow.config import Config
     from mvflow.estimators import Estimator
 
 __all__ = ["sample", "with_protocol"]
@@ -37,8 +38,9 @@ def sample(
     given: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[=FILE.npy]",
-            help="An observed modality: rows of the store, or an array; may be repeated. "
+            metavar="NAME[=FILE[:PART]]",
+            help="An observed modality: rows of the store, or a file that 'mvflow data import' "
+            "reads, in the units of such files; may be repeated. "
             "Without it, samples come from the prior.",
             show_default=False,
         ),
@@ -60,6 +62,32 @@ def sample(
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Samples per row.")] = 8,
+    noise: Annotated[
+        bool | None,
+        typer.Option(
+            "--noise/--mean",
+            help="Draws with the likelihood's noise, or means of the decoder; by default draws "
+            "for tables, means for images and classes.",
+            show_default=False,
+        ),
+    ] = None,
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A covariate of all rows, where the store does not say it. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    hold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A covariate at which all is generated, whatever the rows' own: its effect is "
+            "taken out. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     sampler: Annotated[
         str | None,
         typer.Option(help="Sampler for several given modalities.", show_default=False),
@@ -108,11 +136,21 @@ def sample(
         if paper:
             model = with_protocol(model)
         model.distribute(processes)
-        seen = read_observed(opened, model.config, given or [], rows, store)
+        said = _values("--covariate", covariate, model.config)
+        seen = read_observed(opened, model.config, given or [], rows, store, said)
         path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
         check_replaceable(path)
         wanted = [name for text in targets or [] for name in text.split(",")]
-        samples = draw_samples(model, seen, n, targets=wanted or None, seed=seed, sampler=sampler)
+        samples = draw_samples(
+            model,
+            seen,
+            n,
+            targets=wanted or None,
+            seed=seed,
+            sampler=sampler,
+            noise=noise,
+            hold=_values("--hold", hold, model.config),
+        )
     if processes is not None and not processes.is_main_process:
         return
     records = opened.records()
@@ -131,9 +169,15 @@ def sample(
     summary = samples.diagnostics
     if json:
         sizes = {name: list(x.shape) for name, x in samples.generated.items()}
-        show_json({**about, "out": str(path), "samples": sizes, "diagnostics": summary})
+        what = {"samples": sizes, "noise": samples.noise, "diagnostics": summary}
+        show_json({**about, "out": str(path), **what})
         return
-    shapes = ", ".join(f"{name} {x.shape}" for name, x in samples.generated.items())
+    shapes = ", ".join(
+        f"{name} {x.shape} ({'draws with noise' if samples.noise[name] else 'means'})"
+        for name, x in samples.generated.items()
+    )
+    for note in seen.notes:
+        say(note)
     say(f"wrote {path}: {shapes} from {_source(seen)}, seed {seed}")
     if summary["method"] == "mcmc":
         say(
@@ -171,6 +215,27 @@ def with_protocol(model: Estimator) -> Estimator:
         raise UsageError(msg)
     parts = {f"{key}s": create(f"{key}s", value) for key, value in PAPER_PROTOCOL.items()}
     return model.with_settings(subset=parts["subsets"], sampler=parts["samplers"])
+
+
+def _values(option: str, texts: list[str] | None, config: Config) -> dict[str, str | float]:
+    """Values of covariates that an option says."""
+    from mvflow.core import UsageError, unknown_name
+
+    known = {c.name: c for c in config.covariate_specs()}
+    values: dict[str, str | float] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not value:
+            msg = f"cannot read {option} {text!r}: expected NAME=VALUE, as in batch=A"
+            raise UsageError(msg)
+        if name not in known:
+            raise UsageError(unknown_name("covariate", name, known))
+        try:
+            values[name] = value if known[name].levels is not None else float(value)
+        except ValueError:
+            msg = f"{option} {text!r}: {name!r} is a number"
+            raise UsageError(msg) from None
+    return values
 
 
 def _source(seen: GivenRows) -> str:

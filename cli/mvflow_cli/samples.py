@@ -31,6 +31,8 @@ class Samples(NamedTuple):
     """(n, rows, latent_dim)."""
     diagnostics: dict[str, Any]
     """Summary of the draws' quality."""
+    noise: dict[str, bool]
+    """name -> whether values are draws of p(x|z), rather than its means."""
 
 
 def draw_samples(
@@ -41,6 +43,8 @@ def draw_samples(
     targets: Sequence[str] | None = None,
     seed: int = 0,
     sampler: str | Mapping[str, Any] | None = None,
+    noise: bool | None = None,
+    hold: Mapping[str, Any] | None = None,
 ) -> Samples:
     """Draw z given what is observed and decode it; by default all that is not observed.
 
@@ -51,6 +55,8 @@ def draw_samples(
         targets: what to decode.
         seed: of the draws.
         sampler: another sampler, or changes to the configured one.
+        noise: whether to draw x; None: as the likelihoods have it.
+        hold: covariates at which to generate.
 
     Raises:
         NumericsError: if a value is not finite.
@@ -63,14 +69,24 @@ def draw_samples(
     names = [m.name for m in model.modalities]
     missing = [name for name in names if name not in seen.batch] or names
     wanted = subset_of(targets or missing, model.modalities)
-    draws = model.draw(seen.batch or None, n, seed=seed, sampler=sampler)
-    generated = model.decode(draws.z, wanted)
+    generated, draws = model.generate(
+        seen.batch or None,
+        n,
+        targets=wanted,
+        noise=noise,
+        hold=hold,
+        seed=seed,
+        sampler=sampler,
+        covariates=seen.covariates or None,
+        full_output=True,
+    )
     for name, values in {"latent": draws.z, **generated}.items():
         if not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][1])
             msg = f"samples of {name!r} are not finite at row {row}: nothing was written"
             raise NumericsError(msg)
-    return Samples(generated, draws.z, draws.diagnostics.summary())
+    summary = draws.diagnostics.summary()
+    return Samples(generated, draws.z, summary, model.has_noise(wanted, noise))
 
 
 def check_replaceable(path: Path) -> None:
@@ -116,6 +132,7 @@ def write_samples(path: Path, samples: Samples, seen: GivenRows, about: Mapping[
         "format_version": FORMAT_VERSION,
         "mvflow": __version__,
         **{k: json.dumps(finite(v)) if isinstance(v, Mapping) else v for k, v in about.items()},
+        "noise": json.dumps(samples.noise),
         "diagnostics": json.dumps(finite(samples.diagnostics)),
         **{f"diagnostics.{k}": v for k, v in samples.diagnostics.items()},
     }

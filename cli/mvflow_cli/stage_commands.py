@@ -6,23 +6,12 @@ values are the system, or the kind of part, that brings the stage. Others work a
 
 from __future__ import annotations
 
+import inspect
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
-
-from mvflow_cli.options import (
-    Again,
-    Compile,
-    Device,
-    Json,
-    Precision,
-    RunPath,
-    Settings,
-    StorePath,
-    Threads,
-)
 
 __all__ = ["CommandGroup", "provider"]
 
@@ -58,36 +47,20 @@ def provider(stage: str) -> Any:
 
 
 def _stage_command(name: str, stage: str) -> Any:
-    from mvflow_cli.training import TrainOptions, train_command
+    """The command `train` for one stage, with all of its other options."""
+    from mvflow_cli.train import train
 
+    def command(**options: Any) -> None:
+        train(stage=[stage], **options)
+
+    signature = inspect.signature(train, eval_str=True)
+    parameters = [p for p in signature.parameters.values() if p.name != "stage"]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     app = typer.Typer(
         add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
     )
-
-    @app.command(name, help=_help(name, stage), short_help=f"Train only stage {stage!r}.")
-    def command(
-        run: RunPath,
-        again: Again = False,
-        settings: Settings = None,
-        store: StorePath = None,
-        device: Device = "cpu",
-        threads: Threads = None,
-        precision: Precision = None,
-        compile: Compile = "auto",
-        json: Json = False,
-    ) -> None:
-        options = TrainOptions(
-            store=store,
-            device=device,
-            threads=threads,
-            again=again,
-            json=json,
-            settings=tuple(settings or ()),
-            precision=precision,
-            compile=compile,
-        )
-        train_command(run, (stage,), options)
-
+    app.command(name, help=_help(name, stage), short_help=f"Train only stage {stage!r}.")(command)
     return typer.main.get_command(app)
 
 

@@ -16,6 +16,7 @@ what it was when it was built, or it is not read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -29,6 +30,7 @@ from mvflow.core import (
     Covariate,
     DataError,
     Modality,
+    Units,
     UsageError,
     check_rows,
     unknown_name,
@@ -38,6 +40,7 @@ from mvflow_datasets.manifest import ABOUT, FORMAT_VERSION, Manifest, Misfit, da
 from mvflow_datasets.opened import OpenedFile
 from mvflow_datasets.sparse import SPARSE_PARTS, StoredSparse
 from mvflow_datasets.stored import Check, StoredArray, value_check
+from mvflow_datasets.units import unpack_units
 from mvflow_datasets.writing import SplitData, check_names, write_store
 
 __all__ = ["Split", "SplitData", "Store", "write_store"]
@@ -90,6 +93,7 @@ class Split:
         }
         read += [COVARIATES + covariate for covariate in self.covariates]
         self._fingerprint = manifest.fingerprint(name, read)
+        self._store: Store | None = None
         self.class_names: Mapping[int, str] = {}
         self.factor_names: Mapping[str, str] = {}
 
@@ -97,6 +101,17 @@ class Split:
     def fingerprint(self) -> str:
         """Hash of all values of its modalities; they are compared with it as they are read."""
         return self._fingerprint
+
+    @property
+    def units(self) -> Mapping[str, Units]:
+        """Modality -> how its values came from those of the files, and what they are called."""
+        return {} if self._store is None else self._store.units
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the rows in the files, or their numbers there; empty if nobody kept them."""
+        names = None if self._store is None else self._store.about(f"rows/{self.name}")
+        return () if names is None else tuple(names.tolist())
 
     def __len__(self) -> int:
         return self._rows
@@ -175,11 +190,14 @@ class Store:
                 name: Split(name, manifest, self._arrays) for name in manifest.splits
             }
             self.class_names = {int(k): name for k, name in self._names("class_names")}
+        except DataError:
+            raise  # a sentence already
         except (Misfit, ValueError) as error:
             raise damaged(file.path, error) from error
         self.factor_names = dict(self._names("factor_names"))
         for split in self._splits.values():
             split.class_names, split.factor_names = self.class_names, self.factor_names
+            split._store = self
 
     def _names(self, key: str) -> list[tuple[str, str]]:
         """Pairs of key and readable name that `write_store` was given."""
@@ -225,6 +243,16 @@ class Store:
             return None
         found = np.asarray(array)
         return np.char.decode(found, "utf-8", "replace") if found.dtype.kind == "S" else found
+
+    @cached_property
+    def units(self) -> Mapping[str, Units]:
+        """Modality -> how its values came from those of the files, and what they are called."""
+        return {
+            m.name: unpack_units(partial(self._about_of, m.name), m.size) for m in self.modalities
+        }
+
+    def _about_of(self, modality: str, key: str) -> NDArray[Any] | None:
+        return self.about(f"{modality}/{key}")
 
     def verify(self) -> list[str]:
         """Compare every array with its hashes, and every value with what a store may hold.

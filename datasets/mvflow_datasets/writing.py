@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 
-from mvflow.core import COVARIATES, Covariate, DataError, Modality, check_batch
+from mvflow.core import COVARIATES, Covariate, DataError, Modality, Units, check_batch
 from mvflow.core.files import replacing
 from mvflow_datasets.hdf5 import writing_hdf5
 from mvflow_datasets.manifest import (
@@ -27,6 +27,7 @@ from mvflow_datasets.manifest import (
 )
 from mvflow_datasets.opened import OpenedFile
 from mvflow_datasets.sparse import SPARSE_PARTS
+from mvflow_datasets.units import pack_units
 
 __all__ = ["Blocks", "SplitData", "check_names", "write_store"]
 
@@ -104,6 +105,7 @@ def write_store(
     class_names: Mapping[int, str] | None = None,
     factor_names: Mapping[str, str] | None = None,
     covariates: Iterable[Covariate] = (),
+    units: Mapping[str, Units] | None = None,
 ) -> Path:
     """Write a store, whole or not at all: on any failure an older file at `path` stays as it was.
 
@@ -120,6 +122,7 @@ def write_store(
         class_names: label -> name of the class, for reports.
         factor_names: factor -> readable name with its unit, for reports.
         covariates: how the covariates of all splits are encoded.
+        units: modality -> how its values came from those of the files.
 
     Returns:
         The path.
@@ -133,6 +136,9 @@ def write_store(
     about = {
         **(about or {}),
         **{k: np.array([*v.items()], np.str_) for k, v in names.items() if v},
+        **{
+            f"{m}/{key}": x for m, of in (units or {}).items() for key, x in pack_units(of).items()
+        },
     }
     known = {c.name: c for c in sorted(covariates, key=lambda c: c.name)}
     datasets = {

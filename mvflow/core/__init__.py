@@ -39,6 +39,7 @@ from mvflow.core.types import (
     Subset,
     rescale_weights,
 )
+from mvflow.core.units import Knots, Units
 
 __all__ = [
     "COVARIATES",
@@ -51,6 +52,7 @@ __all__ = [
     "Covariate",
     "DataError",
     "Described",
+    "Knots",
     "LatentPart",
     "LatentSpace",
     "LostError",
@@ -63,6 +65,7 @@ __all__ = [
     "Source",
     "StageError",
     "Subset",
+    "Units",
     "UnreliableDrawsWarning",
     "UsageError",
     "as_array",

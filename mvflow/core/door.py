@@ -13,7 +13,7 @@ __all__ = ["as_array", "as_numbers", "check_count", "check_labels", "check_seed"
 
 
 def as_array(values: Any, what: str) -> NDArray[Any]:
-    """A plain array of arrays, lists, series or torch tensors of any device.
+    """A plain array of arrays, lists, series or torch tensors of any device and precision.
 
     Args:
         values: what was handed over.
@@ -44,7 +44,7 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
     if x.dtype.kind == "c":
         msg = f"{what} is complex: give real and imaginary parts as two features, or the modulus"
         raise DataError(msg)
-    return x
+    return x.copy() if min(x.strides, default=0) < 0 else x  # flipped: torch takes no such views
 
 
 def as_numbers(values: Any, what: str, expected: str = "numbers") -> NDArray[Any]:

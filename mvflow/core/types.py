@@ -98,11 +98,14 @@ class Modality:
         Examples:
             >>> Modality("a", (3,), {"kind": "laplace", "scale": 0.5}).to_dict()["scale"]
             0.5
+            >>> Modality("a", (3,), {"kind": "laplace", "scale": "learned"}).to_dict()["scale"]
+            1.0
         """
         settings = dict(self.likelihood) if isinstance(self.likelihood, Mapping) else {}
-        settings.pop("kind", None)
-        scale = settings.pop("scale", 1.0)
-        likelihood = {"kind": self.kind, "scale": scale, **settings} if settings else self.kind
+        is_plain = isinstance(settings.get("scale", 1.0), int | float)
+        scale = settings.get("scale", 1.0) if is_plain else 1.0
+        beside = {"kind", "scale"} if is_plain else {"kind"}
+        likelihood = settings if {*settings} - beside else self.kind
         return {
             "name": self.name,
             "shape": self.shape,

@@ -63,7 +63,7 @@ def spread_covariates(
             what = "a number" if covariate.levels is None else ", ".join(covariate.levels)
             msg = (
                 f"the model has the covariate {covariate.name!r} ({what}): say its value with "
-                f"covariates={{{covariate.name!r}: ...}}"
+                f"covariates={{{covariate.name!r}: ...}}, or --covariate {covariate.name}=..."
             )
             raise UsageError(msg)
         x = encoded[covariate.name]

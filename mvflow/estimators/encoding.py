@@ -130,27 +130,12 @@ class EncodingEstimator(TrainableEstimator):
             DataError: if z is not of that shape.
             UsageError: if a covariate of the model is missing.
         """
-        self._base_system()
-        handed, z = z, checked_latent(z, self.system_.latent.dim)
         specs = {m.name: m.likelihood_part for m in self.modalities}
-        wanted = subset_of(specs if targets is None else targets, self.modalities)
-        flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
-        chunks = flat.split(8 * CHUNK_ROWS)
-        covariates_of = self._covariate_chunks(covariates, z.shape[:-1], 8 * CHUNK_ROWS)
 
-        @torch.no_grad()
-        def chunk(i: int) -> dict[str, NDArray[Any]]:
-            decoded = self.system_.decode(chunks[i].to(self._device), wanted, covariates_of(i))
-            means = {n: specs[n].mean(decoded[n]) for n in wanted}
-            for name, mean in means.items():
-                bad = ~mean.isfinite().flatten(1).all(1)
-                refuse(bad, f"the decoded modality {name!r} is not finite")
-            return {name: mean.cpu().numpy() for name, mean in means.items()}
+        def means(i: int, decoded: Mapping[str, Distribution]) -> dict[str, Tensor]:
+            return {name: specs[name].mean(p) for name, p in decoded.items()}
 
-        parts = self._map_chunks(chunk, len(chunks))
-        flat_means = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
-        shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in flat_means.items()}
-        return as_given(shaped, {"z": handed})
+        return self._decoded(z, targets, covariates, means, 8 * CHUNK_ROWS)
 
     def simulate(
         self,
@@ -160,7 +145,9 @@ class EncodingEstimator(TrainableEstimator):
         seed: int | None = 0,
         covariates: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Draws of p(x_j|z), with the likelihood's noise, name -> (..., *shape).
+        """Draws of p(x_j|z), with the likelihood's noise, name -> (..., *row_shape).
+
+        A categorical modality gives class numbers.
 
         Args:
             z: (..., latent_dim).
@@ -168,18 +155,61 @@ class EncodingEstimator(TrainableEstimator):
             seed: of the draws; None gives fresh ones.
             covariates: as in `decode`.
         """
+        seed = check_seed(seed)
+
+        def draws(i: int, decoded: Mapping[str, Distribution]) -> dict[str, Tensor]:
+            made = {}
+            for name, p in decoded.items():  # each by itself, whatever else is drawn
+                with own_generator(seed, "simulate", name, i, device=self._device):
+                    made[name] = p.sample()
+            return made
+
+        return self._decoded(z, targets, covariates, draws, CHUNK_ROWS)
+
+    def has_noise(
+        self, targets: Iterable[str] | None = None, noise: bool | None = None
+    ) -> dict[str, bool]:
+        """Whether `generate` gives draws of p(x_j|z) rather than its means, by modality.
+
+        Args:
+            targets: names of modalities; by default all.
+            noise: for all alike; None: as the likelihood of each has it, which says draws for
+                tables and means for images and classes.
+        """
+        specs = {m.name: m for m in self.modalities}
+        wanted = subset_of(specs if targets is None else targets, self.modalities)
+        own = {n: specs[n].likelihood_part.draws_by_default(specs[n].shape) for n in wanted}
+        return own if noise is None else dict.fromkeys(wanted, noise)
+
+    def _decoded(
+        self,
+        z: ArrayLike,
+        targets: Iterable[str] | None,
+        covariates: Mapping[str, Any] | None,
+        take: Callable[[int, Mapping[str, Distribution]], dict[str, Tensor]],
+        size: int,
+    ) -> dict[str, NDArray[Any]]:
+        """What `take` makes of p(x_j|z), for so many latents at once: means or draws."""
         self._base_system()
-        seed, z = check_seed(seed), checked_latent(z, self.system_.latent.dim)
-        names = [m.name for m in self.modalities] if targets is None else targets
-        wanted, parts = subset_of(names, self.modalities), []
-        covariates_of = self._covariate_chunks(covariates, z.shape[:-1], CHUNK_ROWS)
-        flat = torch.from_numpy(z.reshape(-1, z.shape[-1]))
-        for i, some in enumerate(flat.split(CHUNK_ROWS)):
-            with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
-                decoded = self.system_.decode(some.to(self._device), wanted, covariates_of(i))
-                parts.append({name: decoded[name].sample().cpu().numpy() for name in wanted})
-        drawn = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
-        return {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in drawn.items()}
+        handed, z = z, checked_latent(z, self.system_.latent.dim)
+        names = [m.name for m in self.modalities]
+        wanted = subset_of(names if targets is None else targets, self.modalities)
+        chunks = torch.from_numpy(z.reshape(-1, z.shape[-1])).split(size)
+        covariates_of = self._covariate_chunks(covariates, z.shape[:-1], size)
+
+        @torch.no_grad()
+        def chunk(i: int) -> dict[str, NDArray[Any]]:
+            decoded = self.system_.decode(chunks[i].to(self._device), wanted, covariates_of(i))
+            taken = take(i, decoded)
+            for name, x in taken.items():
+                bad = ~x.reshape(len(x), -1).isfinite().all(1)
+                refuse(bad, f"the decoded modality {name!r} is not finite")
+            return {name: x.cpu().numpy() for name, x in taken.items()}
+
+        parts = self._map_chunks(chunk, len(chunks))
+        flat = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
+        shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in flat.items()}
+        return as_given(shaped, {"z": handed})
 
     def predictive(
         self,

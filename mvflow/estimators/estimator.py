@@ -140,11 +140,11 @@ class Estimator(GenerativeEstimator):
     def evaluate(self, test: Source | Batch, classifiers: Any = None, **options: Any) -> Any:
         """Measure the model on test rows, as `mvflow.evaluate`."""
         module = importlib.import_module("mvflow.evaluation")  # a higher layer
-        return module.evaluate(self, self._source(test), classifiers, **options)
+        return module.evaluate(self, self.as_source(test), classifiers, **options)
 
     def report(self, path: str | Path, test: Source | Batch, *, seed: int = 0) -> Path:
         """Write a report on the model as one HTML file, and return its path."""
-        module, rows = importlib.import_module("mvflow.report"), self._source(test)
+        module, rows = importlib.import_module("mvflow.report"), self.as_source(test)
         stages = {name: record.to_dict() for name, record in self.records_.items()}
         entry = module.Entry(
             type(self).__name__,
@@ -163,7 +163,13 @@ class Estimator(GenerativeEstimator):
         """Figures: `plot.history()`, `plot.latent(x)`, `plot.samples()`."""
         return Plots(self)
 
-    def _source(self, data: Source | Batch) -> Source:
+    def as_source(self, data: Source | Batch) -> Source:
+        """Rows as a `Source` whose values fit the model; a dict of arrays becomes one.
+
+        Raises:
+            DataError: if a value does not fit its modality.
+            UsageError: if it is neither.
+        """
         specs = self.config.covariate_specs()
         source = as_source(data, self.modalities, covariate_specs=specs)
         check_source(source, self.modalities, specs)

@@ -36,6 +36,7 @@ from mvflow.training import (
     NoOpCallback,
     Processes,
     Stage,
+    StepRecord,
     Table,
     TensorColumn,
     build_stage,
@@ -322,19 +323,11 @@ class _Checkpoints:
         self.seconds_before, self.epochs = sum(done) + state.get("seconds", 0), state["epoch"]
         return resume
 
-    def on_step(
-        self,
-        stage: Stage,
-        epoch: int,
-        step: int,
-        steps: int,
-        loss: float,
-        checkpoint: Callable[[], Checkpoint],
-    ) -> None:
-        if self.run is not None and time.monotonic() >= self.due and math.isfinite(loss):
-            self.newest = stage.name, checkpoint()
+    def on_step(self, record: StepRecord, checkpoint: Callable[[], Checkpoint]) -> None:
+        if self.run is not None and time.monotonic() >= self.due and math.isfinite(record.loss):
+            self.newest = record.stage, checkpoint()
             self.save()
-        self.callback.on_step(stage, epoch, step, steps, loss, checkpoint)
+        self.callback.on_step(record, checkpoint)
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> bool | None:
         self.epochs += 1

@@ -163,24 +163,30 @@ class GenerativeEstimator(EncodingEstimator):
         *,
         targets: Iterable[str] | None = None,
         full_output: bool = False,
+        noise: bool | None = None,
         hold: Mapping[str, Any] | None = None,
+        seed: int | None = 0,
         **options: Any,
     ) -> Any:
-        """Generate modalities from observed ones: the means of p(x_j|z) at draws of z.
+        """Generate modalities from observed ones: draws or means of p(x_j|z) at draws of z.
 
         Args:
             given: observed modalities; None generates from the prior, as for one row.
             n: draws per row.
             targets: what to generate; by default all modalities that are not given.
             full_output: return the draws of z with their diagnostics, too.
+            noise: draws of p(x_j|z), with the likelihood's noise, as intervals and quantiles need
+                them (True), or its means (False). None: as the likelihood has it: draws for
+                tables, means for images and classes (`has_noise`).
+            seed: of all draws; None gives fresh ones.
             hold: covariates that decoders see in place of the rows' own: with
                 `generate(rows, covariates={"batch": batches}, hold={"batch": "A"})` all is
                 generated as if it were of batch A, which takes the effect of the batch out.
             options: as in `draw`.
 
         Returns:
-            name -> (n, rows, *shape), torch tensors where tensors were given; with `full_output`
-            a pair of these and `LatentDraws`.
+            name -> (n, rows, *shape), draws of classes (n, rows); torch tensors where tensors were
+            given; with `full_output` a pair of these and `LatentDraws`.
 
         Warns:
             UnreliableDrawsWarning: if diagnostics are bad and `full_output` does not return them.
@@ -189,10 +195,16 @@ class GenerativeEstimator(EncodingEstimator):
         names = [m.name for m in self.modalities]
         missing = [name for name in names if name not in (given or {})]
         wanted = subset_of(targets, self.modalities) if targets is not None else missing or names
-        drawn = self.draw(given, n, **options)
+        seed = check_seed(seed)
+        drawn = self.draw(given, n, seed=seed, **options)
         z = (drawn if full_output else self._warned(drawn)).z
         seen = {**drawn.covariates, **(hold or {})}
-        generated = as_given(self.decode(z, wanted, covariates=seen), given)
+        has_noise = self.has_noise(wanted, noise)
+        means = self.decode(z, [n for n in wanted if not has_noise[n]], covariates=seen)
+        noisy = [n for n in wanted if has_noise[n]]
+        draws = self.simulate(z, noisy, seed=seed, covariates=seen)
+        both = {**means, **draws}
+        generated = as_given({name: both[name] for name in wanted}, given)
         return (generated, drawn) if full_output else generated
 
     def needs_sampler(self, given: Batch) -> bool:

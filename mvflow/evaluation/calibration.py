@@ -85,7 +85,7 @@ class _RankTests(NamedTuple):
 
 def check_calibration(
     estimator: Estimator,
-    data: Source | None = None,
+    data: Source | Batch | None = None,
     *,
     rows: int = 200,
     draws: int = 99,
@@ -118,7 +118,9 @@ def check_calibration(
     against: Literal["model", "data"] = "model" if data is None else "data"
     chosen = _subsets(estimator, subsets, against)
     z, x = (
-        _simulated(estimator, rows, seed) if data is None else _real(estimator, data, rows, seed)
+        _simulated(estimator, rows, seed)
+        if data is None
+        else _real(estimator, estimator.as_source(data), rows, seed)
     )
     tests = 2 * z.shape[1] * len(chosen)
     curves = stage_curves(getattr(estimator, "history_", ()), estimator.config)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, Source, UsageError, generator
+from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.generation import FeatureNetwork, Generation
@@ -47,12 +47,12 @@ DIRECTIONS_PER_SUBSET = 3
 
 def evaluate(
     estimator: Estimator,
-    test: Source,
-    classifiers: ModalityClassifiers | None,
+    test: Source | Batch,
+    classifiers: ModalityClassifiers | None = None,
     networks: Sequence[FeatureNetwork] = (),
     *,
     seed: int = 0,
-    train: Source | None = None,
+    train: Source | Batch | None = None,
     units: Mapping[str, Units] | None = None,
     parts: PartStore | None = None,
     on_plan: Callable[[EvaluationPlan], None] | None = None,
@@ -63,7 +63,7 @@ def evaluate(
 
     Args:
         estimator: the model.
-        test: rows that it was not trained on.
+        test: rows that it was not trained on; a dict of arrays will do.
         classifiers: of the same modalities; None leaves coherence out.
         networks: whose features Fréchet distances are taken in, besides the classifiers'.
         seed: of the rows and subsets chosen, and of all draws.
@@ -78,8 +78,10 @@ def evaluate(
         on_intervals: called with the intervals calibrated on these rows, if tables are predicted.
 
     Raises:
-        DataError: if coherence is asked of rows without labels.
+        DataError: if the rows do not fit the model, or coherence is asked of rows without labels.
     """
+    test = estimator.as_source(test)
+    train = None if train is None else estimator.as_source(train)
     if classifiers is not None and test.labels is None:
         msg = "the test rows have no labels: coherence needs a class for each row"
         raise DataError(msg)

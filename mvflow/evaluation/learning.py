@@ -14,7 +14,7 @@ __all__ = ["StageCurve", "stage_curves", "training_advice"]
 
 Trend = Literal["overfits", "diverges", "falls", "settled", "unknown"]
 
-BURN_IN = 0.05
+BURN_IN = 0.1
 """Share of the first epochs that the scale of a curve leaves out."""
 RISE = 0.02
 """Rise of the held-out loss, as a share of the scale, that is more than noise."""
@@ -72,6 +72,13 @@ class StageCurve(NamedTuple):
         return 0.0 if self.keeps_best else self.rise
 
     @property
+    def gap(self) -> float:
+        """Held-out above training loss at the last epoch, as such a share; as `excess`."""
+        if self.keeps_best or not len(self.held_out):
+            return 0.0
+        return max(0.0, float(self._smooth[-1] - self.train[-1])) / self._scale
+
+    @property
     def trend(self) -> Trend:
         """What the end of the curve shows."""
         if not len(self.held_out):
@@ -82,6 +89,11 @@ class StageCurve(NamedTuple):
         smooth, tenth = self._smooth, max(1, self.epochs // 10)
         falls = self.epochs > 1 and smooth[-1 - tenth] - smooth[-1] > FALL * self._scale
         return "falls" if falls else "settled"
+
+    @property
+    def is_rescued(self) -> bool:
+        """Whether the loss rose again, but the weights are those of the best epoch."""
+        return self.keeps_best and self.rise > RISE
 
     @property
     def _smooth(self) -> NDArray[np.float64]:
@@ -130,20 +142,16 @@ def training_advice(curves: Iterable[StageCurve], stages: Collection[str] | None
         >>> training_advice([curve])
         'the joint stage overfitted after epoch 3 of 5: fewer latents, more dropout'
     """
-    by_trend: dict[Trend, list[StageCurve]] = {}
-    for curve in curves:
-        if stages is None or curve.stage in stages:
-            by_trend.setdefault(curve.trend, []).append(curve)
-    for trend, words in ADVICE.items():
-        for curve in sorted(by_trend.get(trend, ()), key=lambda c: -c.rise):
-            at = f"epoch {curve.best_epoch} of {curve.epochs}"
-            text = words.format(stage=curve.stage, at=at)
-            return text + (f"; the weights of {at} were kept" if _is_rescued(curve) else "")
-    return "hold rows out (data.validation): their loss tells whether to train longer or less"
-
-
-def _is_rescued(curve: StageCurve) -> bool:
-    return curve.keeps_best and curve.rise > RISE
+    chosen = [c for c in curves if stages is None or c.stage in stages]
+    order = list(ADVICE)
+    known = [c for c in chosen if c.trend in ADVICE]
+    if not known:
+        return "hold rows out (data.validation): their loss tells whether to train longer or less"
+    worst = min(known, key=lambda c: (c.is_rescued, order.index(c.trend), -c.rise))
+    at, words = f"epoch {worst.best_epoch} of {worst.epochs}", ADVICE[worst.trend]
+    if worst.is_rescued:
+        words = "the {stage} stage overfitted after {at}, whose weights were kept: more dropout"
+    return words.format(stage=worst.stage, at=at)
 
 
 ADVICE: dict[Trend, str] = {

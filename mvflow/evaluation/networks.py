@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
-from mvflow.core import DataError, Modality, Source, derive_seed, fingerprint
+from mvflow.core import Batch, DataError, Modality, Source, as_source, derive_seed, fingerprint
 from mvflow.nn import ModalityDict, seeded
 from mvflow.runs import read_tensors, write_tensors
 from mvflow.stages import Losses
@@ -57,8 +57,8 @@ class ModalityNetworks(ABC):
     @classmethod
     def train(
         cls,
-        train: Source,
-        test: Source,
+        train: Source | Batch,
+        test: Source | Batch,
         settings: Settings,
         *,
         cache: Path | None = None,
@@ -81,6 +81,7 @@ class ModalityNetworks(ABC):
         Raises:
             DataError: if classes are needed and the rows have no labels, or all the same.
         """
+        train, test = (as_source(data) for data in (train, test))
         data = [_fingerprint_with_labels(source) for source in (train, test)]
         key_settings = cls._training(settings).model_dump(mode="json") | cls.constants
         key = {"data": data, "settings": key_settings, "seed": seed}

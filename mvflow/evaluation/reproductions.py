@@ -104,9 +104,15 @@ class Reproduction:
         data: str,
         seeds: Sequence[int],
         systems: Sequence[str] | None = None,
-        betas: Sequence[float] | None = None,
+        betas: Sequence[float] | Literal["paper"] | None = None,
     ) -> list[RunSpec]:
         """All runs, seed by seed, so that whole tables come first and errors later.
+
+        Args:
+            data: name of the data set.
+            seeds: of the runs.
+            systems: some of its systems, as the paper calls them; by default all installed ones.
+            betas: of all systems; "paper": of each the one that the paper chose.
 
         Raises:
             UsageError: if there is no such system in it, or none is installed.
@@ -118,11 +124,12 @@ class Reproduction:
             if name not in self.available():
                 msg = f"{name} is not installed: {self.name} can have {self.available()}"
                 raise UsageError(msg)
+        every = () if betas == "paper" else betas or self.betas
         return [
             RunSpec(name, beta, seed, (*self.systems[name], *_beta(beta), f"seed={seed}"))
             for seed in seeds
             for name in wanted
-            for beta in (betas or self.betas or (_chosen(data, name),))
+            for beta in (every or (_chosen(data, name),))
         ]
 
 

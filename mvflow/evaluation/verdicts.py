@@ -7,7 +7,7 @@ numbers one by one and takes the worst grade: a worse number never gives a bette
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mvflow.evaluation.calibration_result import Calibration
@@ -20,8 +20,9 @@ from mvflow.evaluation.checks import (
     grade_low,
     worst,
 )
-from mvflow.evaluation.learning import StageCurve, training_advice
-from mvflow.evaluation.result import Evaluation
+from mvflow.evaluation.learning import RISE, StageCurve, training_advice
+from mvflow.evaluation.predictions import Prediction
+from mvflow.evaluation.result import Coherence, Evaluation
 from mvflow.evaluation.sampler_checks import kept_steps, redrawn, sampler_checks
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Judgement",
+    "baselines",
     "calibration",
     "chance",
     "evaluation_checks",
+    "intervals",
     "judge",
     "overfitting",
     "sample_size",
@@ -73,13 +76,14 @@ def overfitting(curves: Sequence[StageCurve]) -> Check:
     if not known:
         words = "Hold rows out of the training (data.validation) to see whether it overfits."
         return Check(name, "no rows were held out", "not checked", words)
-    most = max(known, key=lambda c: c.excess)
-    level = grade_low(most.excess, 0.02, 0.1)
+    most = max(known, key=lambda c: (c.excess, c.gap))
+    level = grade_low(most.excess, RISE, 0.1)
     if level != "good":
+        level = worst([level, grade_low(most.gap, 1.0, 1.0)])
         what = "diverged" if most.trend == "diverges" else "overfitted"
         value = f"the {most.stage} stage {what} after epoch {most.best_epoch} of {most.epochs}"
         return Check(name, value, level, f"{_capital(training_advice([most]))}.")
-    early = [f"{c.stage} epoch {c.best_epoch} of {c.epochs}" for c in known if c.rise > 0.02]
+    early = [f"{c.stage} epoch {c.best_epoch} of {c.epochs}" for c in known if c.is_rescued]
     value = f"none; kept were the weights of {', '.join(early)}" if early else "none"
     return Check(name, value, "good", "Nothing to do.")
 
@@ -97,26 +101,71 @@ def sample_size(rows: int) -> Check:
     return check_of("Sample size", f"{rows:,} test rows", advice, grade_high(rows, 100, 25))
 
 
-def chance(scores: Mapping[str, tuple[float, float]], level: float) -> Check:
-    """Whether generated rows keep the class more often than guessing the commonest one would.
+def chance(scores: Mapping[str, tuple[float, float, float]]) -> Check:
+    """Whether generated rows agree more often than they would by chance.
 
     Args:
-        scores: direction -> coherence and its standard error.
-        level: share of the commonest class.
+        scores: direction, or "joint" -> coherence, its standard error, its chance level.
 
     Examples:
-        >>> chance({"a->b": (0.95, 0.01), "b->a": (0.96, 0.01)}, 0.95).verdict
+        >>> chance({"a->b": (0.95, 0.01, 0.95), "b->a": (0.96, 0.01, 0.95)}).verdict
         'do not trust'
     """
-    above = [key for key, (mean, error) in scores.items() if mean - 2 * error > level]
-    short = len(scores) - len(above)
-    value = f"coherence above chance ({level:.2f}) in {len(above)} of {len(scores)} directions"
+    above = [k for k, (mean, error, level) in scores.items() if mean - 2 * error > level]
+    short = [k for k in scores if k not in above]
+    value = f"coherence above chance in {len(above)} of {len(scores)} ways of generating"
+    if short and above:
+        value += f", not in {_listed(short)}"
     advice: dict[Level, str] = {
-        "look closer": "Some directions do no better than guessing the commonest class: see the "
-        "matrix of scores.",
-        "do not trust": "Most directions do no better than guessing the commonest class.",
+        "look closer": "Some ways of generating do no better than guessing: see the coherences.",
+        "do not trust": "Most ways of generating do no better than guessing the commonest class.",
     }
-    return check_of("Chance", value, advice, grade_low(short, 0, len(scores) / 2))
+    return check_of("Chance", value, advice, grade_low(len(short), 0, len(scores) / 2))
+
+
+def baselines(shortfalls: Mapping[str, float], beaten: Collection[str]) -> Check:
+    """How the model predicts beside ridge regression and nearest neighbours.
+
+    Args:
+        shortfalls: direction -> how much R² (accuracy of classes) the best baseline is ahead;
+            negative where the model is.
+        beaten: directions in which a baseline is ahead beyond noise.
+
+    Examples:
+        >>> baselines({"a->b": -0.02, "b->a": 0.01}, []).verdict
+        'good'
+        >>> baselines({"a->b": 0.15, "b->a": 0.34}, ["a->b", "b->a"]).value
+        'a baseline predicts better in 2 of 2 directions, by 0.24 on average'
+    """
+    mean = sum(shortfalls.values()) / max(len(shortfalls), 1)
+    words = "ahead of" if mean < -0.005 else "level with"
+    value = f"{words} the best of them on average ({-mean:+.2f})"
+    if beaten:
+        value = f"a baseline predicts better in {len(beaten)} of {len(shortfalls)} directions, "
+        value += f"by {mean:.2f} on average"
+    text = "Ridge regression or nearest neighbours predict better: use those, or train on."
+    advice: dict[Level, str] = {"look closer": text, "do not trust": text}
+    share = len(beaten) / max(len(shortfalls), 1)
+    levels = grade_low(mean, 0.01, 0.05), grade_low(share, 0.25, 0.75)
+    return check_of("Baselines", value, advice, *levels)
+
+
+def intervals(held: float, raw: float | None = None) -> Check:
+    """How many true values lie in 90 % prediction intervals, on average.
+
+    Args:
+        held: share, of calibrated intervals where there are any.
+        raw: share before calibration; None if `held` is that.
+
+    Examples:
+        >>> [intervals(share).verdict for share in (0.87, 0.8, 0.56)]
+        ['good', 'look closer', 'do not trust']
+    """
+    value = f"90 % intervals hold {100 * held:.0f} % of the true values"
+    value += "" if raw is None else f" ({100 * raw:.0f} % before calibration)"
+    words = "Take intervals as too narrow: see the coverage by level."
+    advice: dict[Level, str] = {"look closer": words, "do not trust": words}
+    return check_of("Intervals", value, advice, grade_high(round(held, 9), 0.87, 0.8))
 
 
 class Judgement(NamedTuple):
@@ -133,7 +182,9 @@ class Judgement(NamedTuple):
     def headline(self) -> str:
         """The verdict in a sentence: what it is due to."""
         level = self.verdict
-        due = [c for c in self.checks if c.verdict == level]
+        urgent = sorted(self.checks, key=lambda c: -LEVELS.index(c.verdict))
+        least = min(LEVELS.index(level), LEVELS.index("look closer"))
+        due = [c for c in urgent if LEVELS.index(c.verdict) >= least]
         listed = "; ".join(f"{c.name.lower()}: {c.value}" for c in due)
         return f"{OPENINGS[level]} {_capital(listed)}." if due else "Nothing is known yet."
 
@@ -169,19 +220,48 @@ def judge(
     checks = [calibration(diagnosis, curves), overfitting(curves)]
     if evaluation is not None:
         checks.append(sample_size(evaluation.rows))
-        coherence = evaluation.coherence
-        if coherence is not None and coherence.conditional and coherence.conditional_chance:
-            scores = {k: (e.mean, e.standard_error) for k, e in coherence.conditional.items()}
-            checks.append(chance(scores, coherence.conditional_chance))
+        checks += _coherence(evaluation.coherence)
+        checks += _predictions(evaluation.predictions)
         checks.append(_sampler(evaluation, config))
     return Judgement(tuple(checks))
+
+
+def _coherence(measured: Coherence | None) -> list[Check]:
+    if measured is None or measured.conditional_chance is None or not measured.conditional:
+        return []
+    level, joint = measured.conditional_chance, measured.joint
+    scores = {k: (e.mean, e.standard_error, level) for k, e in measured.conditional.items()}
+    if measured.joint_chance is not None:
+        scores["joint"] = (joint.mean, joint.standard_error, measured.joint_chance)
+    return [chance(scores)]
+
+
+def _predictions(predictions: Mapping[str, Prediction]) -> list[Check]:
+    """Rules for tables; none where nothing is predicted."""
+    ahead = {
+        key: max(-e.mean for e in p.differences.values())
+        for key, p in predictions.items()
+        if p.measure != "deviance" and p.differences
+    }
+    beaten = [key for key in ahead if predictions[key].winner not in ("model", "tied")]
+    checks = [baselines(ahead, beaten)] if ahead else []
+    measured = [p.model.intervals for p in predictions.values()]
+    known = [levels[0.9] for levels in measured if 0.9 in levels]
+    if known:
+        raw = _mean([i.coverage.mean for i in known])
+        widened = [i.calibrated_coverage.mean for i in known if i.calibrated_coverage is not None]
+        checks.append(intervals(_mean(widened), raw) if widened else intervals(raw))
+    return checks
 
 
 def _sampler(evaluation: Evaluation, config: Config) -> Check:
     """The worst check of what draws given some modalities go through."""
     checks = evaluation_checks(evaluation, config)
-    if len(config.modalities) < 3:  # draws given one modality, or given all, need no sampler
-        checks = [c for c in checks if c.name == "Share redrawn"]
+    for name, summary in evaluation.sampler_by_subset.items():
+        rows = evaluation.rows_by_observed.get(name.count("+") + 1, evaluation.rows)
+        steps = kept_steps(config.sampler)
+        of_subset = sampler_checks(summary, rows, steps, summary.rows_above_1_2)
+        checks += [c._replace(name=f"given {name}: {c.name}") for c in of_subset]
     if not checks:
         return Check("Sampler", "draws are exact", "good", "Nothing to do.")
     poor = max(checks, key=lambda c: LEVELS.index(c.verdict))
@@ -190,11 +270,24 @@ def _sampler(evaluation: Evaluation, config: Config) -> Check:
 
 
 def evaluation_checks(evaluation: Evaluation, config: Config) -> list[Check]:
-    """Verdicts on all diagnostics that an evaluation holds; none of draws that are all exact."""
+    """Verdicts on all diagnostics that matter; none of draws that are all exact.
+
+    Draws given one modality, or given all, need no sampler: of two modalities, it has no verdict.
+    """
     summary, latent = evaluation.sampler, evaluation.latent
-    checks = sampler_checks(summary, summary.rows, kept_steps(config.sampler))
+    steps, needs_sampler = kept_steps(config.sampler), len(config.modalities) > 2
+    checks = sampler_checks(summary, summary.rows, steps) if needs_sampler else []
     has_ball = latent.radius is not None and latent.redrawn
     return [*checks, redrawn(latent.redrawn)] if has_ball else checks
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [name.replace("->", " → ").replace("+", " + ") for name in names[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _capital(text: str) -> str:

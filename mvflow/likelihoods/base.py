@@ -34,8 +34,6 @@ class Likelihood(Part):
     """Whether the decoder's output is in the units of the data, so that a sigmoid may end it."""
     takes_bytes: ClassVar[bool] = True
     """Whether uint8 values are intensities, 0...255 for [0, 1]."""
-    draws_by_default: ClassVar[bool] = False
-    """Whether what is generated has the likelihood's noise unless the mean is asked for."""
     dtype: ClassVar[type[np.generic]] = np.float32
     """Type in which values are kept."""
 
@@ -82,6 +80,10 @@ class Likelihood(Part):
     def mean(self, distribution: Distribution) -> Tensor:
         """What is generated without noise: by default the mean."""
         return distribution.mean
+
+    def draws_by_default(self, shape: Shape) -> bool:
+        """Whether what is generated has noise unless the mean is asked for: so in tables."""
+        return len(shape) == 1
 
     def row_shape(self, shape: Shape) -> Shape:
         """Shape of one row as it is stored."""

@@ -42,6 +42,10 @@ class Categorical(Likelihood):
         probabilities: Tensor = distribution.probs
         return probabilities
 
+    def draws_by_default(self, shape: Shape) -> bool:
+        """Class probabilities say more than draws of a class."""
+        return False
+
     def row_shape(self, shape: Shape) -> Shape:
         """One class number per row."""
         return ()

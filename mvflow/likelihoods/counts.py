@@ -37,7 +37,6 @@ class CountLikelihood(Likelihood):
 
     is_location: ClassVar[bool] = False
     takes_bytes: ClassVar[bool] = False
-    draws_by_default: ClassVar[bool] = True
 
     library: str = "none"
 

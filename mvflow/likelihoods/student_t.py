@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.distributions as td
@@ -30,8 +30,6 @@ class StudentT(ScaledLikelihood):
         >>> p.variance
         tensor([[3., 3.]])
     """
-
-    draws_by_default: ClassVar[bool] = True
 
     scale: Scale = "learned"
     """Scale in units of the data, or "learned" for each column."""

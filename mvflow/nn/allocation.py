@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -69,7 +70,8 @@ class _Allocation(TorchFunctionMode):
         if func in FACTORIES:
             self.check(func(*args, **{**kwargs, "device": "meta"}))
         else:
-            sizes = [x.numel() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            leaves = tree_leaves((args, kwargs))
+            sizes = [x.numel() for x in leaves if isinstance(x, Tensor) and not is_lazy(x)]
             if len(sizes) > 1 and prod(sizes) > SMALL:
                 self.check(_shape_of(func, args, kwargs))
         return func(*args, **kwargs)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mvflow.core import COVARIATES, covariate_columns
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mvflow.core import Modality, Source
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Calibration, Evaluation
+    from mvflow.evaluation.learning import StageCurve
+    from mvflow.evaluation.verdicts import Judgement
 
 __all__ = ["Entry", "directions", "titles"]
+
+MAX_DIRECTIONS = 12
+"""That are shown as samples; beyond it, only those from all other modalities."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Entry:
         store: what the data set says of itself (`Store.info`).
         metrics: what `mvflow.evaluation.evaluate` returned; None before an evaluation.
         calibration: what `mvflow.evaluation.check_calibration` returned; None before it.
+        image_shapes: modality -> (height, width), for flat rows that are images.
     """
 
     name: str
@@ -38,6 +48,7 @@ class Entry:
     store: dict[str, Any]
     metrics: Evaluation | None
     calibration: Calibration | None = None
+    image_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def facts(self) -> dict[str, str]:
@@ -60,26 +71,54 @@ class Entry:
         """Names of the modalities, in the order of the data."""
         return [m.name for m in self.modalities]
 
+    def take(self, rows: Any) -> dict[str, NDArray[Any]]:
+        """Arrays of some test rows: modalities, and those covariates that the model has."""
+        taken, known = self.test.take(rows), self.estimator.config.covariates
+        wanted = {*self.names, *(f"{COVARIATES}{name}" for name in known)}
+        return {name: x for name, x in taken.items() if name in wanted}
+
+    def observed(self, x: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
+        """What a model sees of rows of which some modalities are given."""
+        return {**{name: x[name] for name in given}, **covariate_columns(x)}
+
+    @property
+    def curves(self) -> list[StageCurve]:
+        """Loss curves of the stages."""
+        from mvflow.evaluation.learning import stage_curves
+
+        return stage_curves(self.history, self.estimator.config)
+
+    @property
+    def judgement(self) -> Judgement:
+        """What all that is known of it comes to."""
+        from mvflow.evaluation.verdicts import judge
+
+        return judge(self.estimator.config, self.metrics, self.calibration, self.curves)
+
 
 def titles(entries: Sequence[Entry]) -> list[str]:
     """Short titles by the facts in which the models differ; made different by name."""
     shared = [key for key in entries[0].facts if all(key in e.facts for e in entries)]
-    differ = [key for key in shared if len({e.facts[key] for e in entries}) > 1]
-    found = [", ".join(e.facts[key] for key in differ) or e.model for e in entries]
+    differing = [key for key in shared if len({e.facts[key] for e in entries}) > 1]
+    names = [", ".join(e.facts[key] for key in differing) or e.model for e in entries]
     return [
-        title if found.count(title) == 1 else f"{title}: {entry.name}"
-        for title, entry in zip(found, entries, strict=True)
+        title if names.count(title) == 1 else f"{title}: {entry.name}"
+        for title, entry in zip(names, entries, strict=True)
     ]
 
 
 def directions(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
     """Directions that are shown: each modality to each other, then all others to each.
 
+    Of many modalities, the first of the latter.
+
     Examples:
         >>> directions(["a", "b"])
         [(('a',), 'b'), (('b',), 'a')]
         >>> directions("abc")[-1]
         (('a', 'b'), 'c')
+        >>> len(directions("abcdefghijklmnop"))
+        12
     """
     every = list(names)
     single: list[tuple[tuple[str, ...], str]] = [
@@ -88,4 +127,5 @@ def directions(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
     if len(every) < 3:
         return single
     rest = [(tuple(name for name in every if name != target), target) for target in every]
-    return single + rest
+    both = single + rest
+    return both if len(both) <= MAX_DIRECTIONS else rest[:MAX_DIRECTIONS]

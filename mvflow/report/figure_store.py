@@ -5,15 +5,26 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mvflow.report.figures.canvas import as_png, as_svg
-from mvflow.report.markup import HTML, tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FigureStore"]
+__all__ = ["FigureStore", "Image"]
+
+
+class Image(NamedTuple):
+    """A figure as the page shows it."""
+
+    source: str
+    width: int
+    height: int
+    alt: str
+    """What a reader who cannot see it should know."""
+    title: str
+    caption: str
 
 
 class FigureStore:
@@ -28,35 +39,18 @@ class FigureStore:
         self.names: set[str] = set()
 
     def show(
-        self, figure: Figure, name: str, alt: str, caption: object = None, *, vector: bool = False
-    ) -> HTML:
-        """The figure as an element of the page.
-
-        Args:
-            figure: what to show.
-            name: name of its files.
-            alt: what a reader who cannot see it should know.
-            caption: printed below it.
-            vector: embed SVG, for charts; else PNG at twice the size.
-        """
-        files = self.keep(figure, name)
-        kind, suffix, draw = ("svg+xml", "svg", as_svg) if vector else ("png", "png", as_png)
-        data = files[suffix] if files else draw(figure)
+        self, figure: Figure, name: str, alt: str, title: str = "", caption: str = ""
+    ) -> Image:
+        """The figure as an image of the page; `name` is that of its files."""
+        self.keep(figure, name)
+        data = base64.b64encode(as_svg(figure, themed=True)).decode()
         width, height = (round(100 * inches) for inches in figure.get_size_inches())
-        image = tag(
-            "img",
-            src=f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
-            alt=alt,
-            width=width,
-            height=height,
-        )
-        below = () if caption is None else (tag("figcaption", caption),)
-        return tag("figure", image, *below)
+        return Image(f"data:image/svg+xml;base64,{data}", width, height, alt, title, caption)
 
-    def keep(self, figure: Figure, name: str) -> dict[str, bytes]:
-        """Write the figure's files, if there is a folder for them; suffix -> content."""
+    def keep(self, figure: Figure, name: str) -> None:
+        """Write the figure's files, if there is a folder for them."""
         if self.folder is None:
-            return {}
+            return
         from mvflow.runs import write_atomically
 
         base = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "figure"
@@ -64,8 +58,6 @@ class FigureStore:
             n for n in (base, *(f"{base}-{i}" for i in range(2, 1000))) if n not in self.names
         )
         self.names.add(free)
-        files = {"png": as_png(figure), "svg": as_svg(figure)}
-        for suffix, data in files.items():
+        for suffix, data in {"png": as_png(figure), "svg": as_svg(figure)}.items():
             path = self.folder / f"{free}.{suffix}"
             write_atomically(path, lambda p, data=data: p.write_bytes(data))  # type: ignore[misc]
-        return files

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mvflow.core import UsageError
 from mvflow.report.entry import Entry
-from mvflow.report.markup import HTML, tag
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from mvflow.evaluation import ModalityClassifiers
-    from mvflow.report.sections.context import Context
+    from mvflow.report.context import Context
 
 __all__ = ["write_report"]
+
+LABELS = {
+    "reading": "In short",
+    "predictions": "Predictions",
+    "coherence": "Coherence",
+    "samples": "Samples",
+    "latent": "Latent space",
+    "likeness": "Likeness",
+    "likelihood": "Likelihood",
+    "sampler": "Trust",
+    "calibration": "Calibration",
+    "shared": "Shared",
+    "training": "Training",
+    "facts": "Facts",
+    "reproduce": "Again",
+}
+"""Section, which is the name of its template and its anchor -> its link."""
 
 
 def write_report(
@@ -48,9 +65,9 @@ def write_report(
     if not names or len(set(names)) < len(names):
         msg = f"a report needs entries of different names, but got: {', '.join(names) or 'none'}"
         raise UsageError(msg)
+    from mvflow.report.context import Context
     from mvflow.report.figure_store import FigureStore
     from mvflow.report.figures.canvas import style
-    from mvflow.report.sections.context import Context
     from mvflow.runs import write_atomically
 
     context = Context(tuple(entries), FigureStore(figures), seed, classifiers)
@@ -60,55 +77,41 @@ def write_report(
     return Path(path)
 
 
-def _sections() -> dict[str, Callable[[Context], HTML]]:
-    from mvflow.report.sections import (
-        calibration,
-        footer,
-        header,
-        latent,
-        sampler,
-        samples,
-        scores,
-        shared,
-        training,
-    )
+def _sections() -> dict[str, Callable[[Context], dict[str, Any] | None]]:
+    from mvflow.report.sections.about import facts, reproduce
+    from mvflow.report.sections.latent import latent_space
+    from mvflow.report.sections.predictions import predictions
+    from mvflow.report.sections.reading import reading
+    from mvflow.report.sections.samples import samples
+    from mvflow.report.sections.scores import coherence, likelihood, likeness
+    from mvflow.report.sections.training import shared, training
+    from mvflow.report.sections.trust import calibration, sampler
 
-    return {
-        "In short": header.reading,
-        "Coherence": scores.coherence,
-        "Samples": samples.samples,
-        "Latent space": latent.latent_space,
-        "Likeness": scores.likeness,
-        "Likelihood": scores.likelihood,
-        "Trust": sampler.sampler,
-        "Calibration": calibration.calibration,
-        "Shared": shared.shared,
-        "Training": training.training,
-        "Facts": header.facts,
-        "Again": footer.footer,
-    }
+    makers = (
+        *(reading, predictions, coherence, samples, latent_space, likeness, likelihood, sampler),
+        *(calibration, shared, training, facts, reproduce),
+    )
+    return dict(zip(LABELS, makers, strict=True))
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("mvflow.report")
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
 
 
 def _page(title: str, context: Context) -> str:
-    parts = {label: make(context) for label, make in _sections().items()}
-    links = [
-        tag("a", label, href=f"#{_anchor(part)}") for label, part in parts.items() if str(part)
-    ]
-    css = (resources.files("mvflow.report") / "page.css").read_text("utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", HTML(css)),
-    )
-    top = tag("header", tag("h1", title), tag("p", _subtitle(context)), tag("nav", *links))
-    body = tag("body", top, tag("main", *parts.values()))
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _anchor(part: HTML) -> str:
-    return part.split('id="', 1)[1].split('"', 1)[0]
+    values = {anchor: make(context) for anchor, make in _sections().items()}
+    parts = [(anchor, LABELS[anchor], v) for anchor, v in values.items() if v is not None]
+    template = _environment().get_template("page.html")
+    return template.render(title=title, subtitle=_subtitle(context), parts=parts) + "\n"
 
 
 def _subtitle(context: Context) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mvflow.core import class_name
-from mvflow.report.entry import Entry
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Evaluation
     from mvflow.evaluation.result import Coherence
+    from mvflow.report.entry import Entry
 
 __all__ = [
     "agreement_sentence",
@@ -87,14 +87,15 @@ def readings(entry: Entry) -> list[tuple[str, str]]:
     metrics = entry.metrics
     if metrics is None:
         return []
-    found: list[tuple[str, str]] = []
+    numbers = [_predictions(metrics)] if metrics.predictions_by_observed else []
     if metrics.coherence is not None:
-        joint = metrics.coherence.joint.mean
+        joint, chance = metrics.coherence.joint.mean, metrics.coherence.joint_chance
         if metrics.coherence.conditional:
-            found.append(_conditional(entry, metrics.coherence))
-        found.append((_percent(joint), agreement_sentence(len(entry.names), joint)))
-    else:
-        found.append(_likelihood(metrics))
+            numbers.append(_conditional(entry, metrics.coherence))
+        words = agreement_sentence(len(entry.names), joint)
+        numbers.append((_percent(joint), words + _chance(chance, "modalities drawn apart")))
+    elif not numbers:
+        numbers.append(_likelihood(metrics))
     density = metrics.posterior_log_density
     if density:
         mean = sum(d.mean for d in density.values()) / len(density)
@@ -104,8 +105,24 @@ def readings(entry: Entry) -> list[tuple[str, str]]:
         )
         if entry.estimator.can_project:
             words += " Posteriors on shared information are wide on purpose, so less is expected."
-        found.append((f"{signed(mean)} nats", words))
-    return found
+        numbers.append((f"{signed(mean)} nats", words))
+    return numbers
+
+
+def _chance(chance: float | None, of: str) -> str:
+    return "" if chance is None else f" By chance, with {of}, it would be {of_100(chance)}."
+
+
+def _predictions(metrics: Evaluation) -> tuple[str, str]:
+    """How well tables are predicted from all that is observed."""
+    size, means = max(metrics.predictions_by_observed.items())
+    is_numeric = bool(means.r2)
+    score = (means.r2 or means.accuracy)["model"].mean
+    what = "R²" if is_numeric else "accuracy"
+    words = (
+        f"Mean {what} of a modality predicted from {size} others. {metrics.prediction_sentence}"
+    )
+    return (signed(score) if is_numeric else _percent(score)), words
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -129,6 +146,7 @@ def _conditional(entry: Entry, coherence: Coherence) -> tuple[str, str]:
     if best != worst:
         words += f" That is the weakest direction; the best, {arrow(best)}, has "
         words += f"{of_100(single[best])}."
+    words += _chance(coherence.conditional_chance, "the commonest class always")
     return _percent(single[worst]), words
 
 

@@ -26,8 +26,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mvflow.config import Config, parse_toml, to_toml
-from mvflow.core import DataError, StageError, UsageError
-from mvflow.core.files import check_shape, open_append, open_regular, parse_json, reading
+from mvflow.core import DataError, StageError, Units, UsageError
+from mvflow.core.files import (
+    MissingFileError,
+    check_shape,
+    open_append,
+    open_regular,
+    parse_json,
+    reading,
+)
 from mvflow.runs.files import (
     append_line,
     fsync,
@@ -216,6 +223,24 @@ class RunDirectory:
         write_atomically(self.path / "config.toml", lambda p: p.write_text(text, "utf-8"))
 
     # Stages
+
+    def write_units(self, units: Mapping[str, Units]) -> None:
+        """Keep how the values of modalities came from those of files; `units.json`."""
+        kept = {name: raw for name, of in units.items() if (raw := of.to_dict())}
+        if kept:
+            write_json(self.path / "units.json", kept)
+
+    def units(self) -> dict[str, Units]:
+        """Modality -> how its values came from those of files; empty in runs of older mvflow.
+
+        Raises:
+            DataError: if `units.json` is damaged.
+        """
+        try:
+            kept = read_json(self.path / "units.json", {str: dict})
+        except MissingFileError:
+            return {}
+        return {name: Units.from_dict(raw) for name, raw in kept.items()}
 
     def weights(self, stage: str) -> Path:
         """Where the weights of a finished stage are."""

@@ -11,12 +11,20 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.config import Config
-from mvflow.core import LatentSpace, Modality, Observed, registry
+from mvflow.core import LatentSpace, Modality, Observed, UsageError, registry
 from mvflow.inference import Target
 from mvflow.nn import checked_allocation, seeded, torch_defaults
 from mvflow.stages import StageSpec
 
-__all__ = ["Bounded", "Encodes", "Projects", "System", "build_system", "stages_of"]
+__all__ = [
+    "Bounded",
+    "Encodes",
+    "Projects",
+    "System",
+    "build_system",
+    "require_all_present",
+    "stages_of",
+]
 
 
 class System(nn.Module, ABC):
@@ -33,6 +41,8 @@ class System(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[Config]] = Config
+    accepts_absent: ClassVar[bool] = False
+    """Whether rows may lack modalities, in training and as observed."""
     settings: Any
     modalities: tuple[Modality, ...]
     latent: LatentSpace
@@ -138,6 +148,26 @@ def build_system(config: Config) -> System:
         with seeded(config.seed, "weights", "prior"):
             system.fitted_prior = config.prior.build(system)
     return system
+
+
+def require_all_present(system: System, observed: Observed) -> None:
+    """Refuse rows that lack an observed modality, or values of it.
+
+    Raises:
+        UsageError: naming the systems that take such rows.
+    """
+    for name, present in sorted((observed.present or {}).items()):
+        if name not in observed.x or bool(present.all()):
+            continue
+        lacking = int((~present.reshape(len(present), -1).all(1)).sum())
+        systems = registry("systems")
+        able = [n for n in systems.names() if getattr(systems.load(n), "accepts_absent", False)]
+        msg = (
+            f"system {system.settings.system!r} needs all values of every row, but {name!r} is "
+            f"absent in {lacking} of {len(present)} rows: leave these out, or choose a system "
+            f"that takes them ({', '.join(able)})"
+        )
+        raise UsageError(msg)
 
 
 def stages_of(system: System) -> tuple[StageSpec, ...]:

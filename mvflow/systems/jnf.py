@@ -8,20 +8,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from zuko.distributions import DiagNormal
 
-from mvflow.config import Config, Share, Training
-from mvflow.core import LatentSpace, Observed, UsageError, registry
+from mvflow.config import Config, Training
+from mvflow.core import Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
-from mvflow.inference import Target
 from mvflow.nn import (
     MLP,
     ConditionalNetwork,
@@ -34,25 +32,11 @@ from mvflow.nn import (
 from mvflow.posteriors import FlowPosterior, build_posterior
 from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
-from mvflow.systems.annealing import annealed
-from mvflow.systems.base import System
-from mvflow.systems.decoders import build_decoders, build_encoder
-from mvflow.systems.joint_vae import JointVAE, head_width
+from mvflow.systems.decoders import build_encoder
+from mvflow.systems.joint_system import JointEncoderSystem, JointTraining, build_joint_vae
+from mvflow.systems.joint_vae import JointVAE
 
 __all__ = ["JNF", "JNFShared"]
-
-
-class Joint(Training):
-    """Joint VAE (paper 3.1): beta falls from `beta_start` to `beta` over the share `anneal`.
-
-    The heads of q(z|X) are merged by an MLP with the hidden layers `merge`, or, with "concat",
-    each gives an equal part of z (Appendix E.3).
-    """
-
-    beta: PositiveFloat = 1.0
-    beta_start: PositiveFloat | None = None
-    anneal: Share = 0.5
-    merge: tuple[PositiveInt, ...] | Literal["concat"] = (512, 512)
 
 
 class Flows(Training):
@@ -61,7 +45,7 @@ class Flows(Training):
     summary_hidden: tuple[PositiveInt, ...] = (512, 512)
 
 
-class JNF(System):
+class JNF(JointEncoderSystem):
     """Joint VAE with normalizing-flow posteriors (paper 3.1 to 3.4).
 
     With a `projector` it is JNF-Shared: posteriors see only g_j(x_j). `posterior` is the family of
@@ -72,7 +56,7 @@ class JNF(System):
         """Settings of JNF."""
 
         system: str = "jnf"
-        joint: Joint = Joint()
+        joint: JointTraining = JointTraining()
         projector: Annotated[Any, Kind("projectors", optional=True)] = None
         projectors: Training = Training()
         posterior: Annotated[Any, Kind("posteriors")] = Field(
@@ -88,8 +72,6 @@ class JNF(System):
         def _trained_as_flows(cls, raw: Any) -> Any:
             return _with_training_of_flows(raw)
 
-    encoder_stages: tuple[str, ...] = ("joint",)
-
     def __init__(
         self,
         settings: JNF.Settings,
@@ -97,14 +79,9 @@ class JNF(System):
         flows: Mapping[str, FlowPosterior] | None,
         projectors: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        super().__init__()
-        self.settings = settings
-        self.modalities = joint.modalities
-        self.latent = LatentSpace.flat(joint.latent_dim)
-        self.joint = joint
+        super().__init__(settings, joint)
         self.projectors = None if projectors is None else ModalityDict(projectors)
         self.flows = None if flows is None else ModalityDict(flows)
-        self.rule = settings.subset
         self.subset_module = self.rule.build(self)
 
     @classmethod
@@ -113,11 +90,8 @@ class JNF(System):
         assert isinstance(settings, JNF.Settings)
         specs = {m.name: m for m in settings.specifications()}
         networks, seed, dim = settings.modalities, settings.seed, settings.latent_dim
-        width = head_width(dim, len(specs), settings.joint.merge)
         with seeded(seed, "weights", "joint"):
-            heads = {n: build_encoder(settings, m, width) for n, m in specs.items()}
-            decoders = build_decoders(settings, LatentSpace.flat(dim))
-            joint = JointVAE(specs.values(), heads, decoders, dim, settings.joint.merge)
+            joint = build_joint_vae(settings)
         projectors = None
         if settings.projector is not None:
             with seeded(seed, "weights", "projectors"):
@@ -140,25 +114,6 @@ class JNF(System):
 
     # Distributions
 
-    def prior(self) -> DiagNormal:
-        """N(0, I)."""
-        zero = torch.zeros(1, self.latent.dim, device=self.device, dtype=self.dtype)
-        return DiagNormal(zero, torch.ones_like(zero))
-
-    def posterior(self, observed: Observed) -> Distribution | Target:
-        """q(z|X) where all of several modalities are observed, else by the subset rule."""
-        if len(observed.x) == len(self.modalities) > 1:
-            return self.encode(observed)
-        return self.combine(observed)
-
-    def encode(self, observed: Observed) -> DiagNormal:
-        """q(z|X) of the joint encoder."""
-        return self.joint.posterior(observed.x, observed.covariates)
-
-    def combine(self, observed: Observed) -> Distribution | Target:
-        """q(z|x_S) by the subset rule."""
-        return self.rule.combine(self, self.subset_module, observed)
-
     def expert(
         self, name: str, x: Tensor, covariates: Mapping[str, Tensor] | None = None
     ) -> Distribution:
@@ -177,68 +132,19 @@ class JNF(System):
         projected: Tensor = self.projectors[name](x)
         return projected.float()
 
-    def proposals(self, observed: Observed) -> Sequence[Distribution]:
-        """q(z|X) given all modalities, else the posterior of each alone."""
-        if len(observed.x) == len(self.modalities):
-            return [self.encode(observed)]
-        experts = [self.combine(observed.only((name,))) for name in sorted(observed.x)]
-        return [q for q in experts if isinstance(q, Distribution)]
-
-    def decode(
-        self,
-        z: Tensor,
-        names: Collection[str] | None = None,
-        covariates: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Distribution]:
-        """p(x_j|z)."""
-        return self.joint.decoders.decode(z, names, covariates)
-
-    @property
-    def radius(self) -> Tensor:
-        """Of the ball that the training rows' latents span."""
-        return self.joint.radius
-
-    @property
-    def latent_mean(self) -> Tensor:
-        """Mean of z ~ q(z|X) over the training rows."""
-        return self.joint.latent_mean
-
-    @property
-    def latent_std(self) -> Tensor:
-        """Standard deviation of z ~ q(z|X) over the training rows."""
-        return self.joint.latent_std
-
     # Training
 
     def stages(self) -> Sequence[StageSpec]:
         """Projectors if there are any, the joint VAE, then what the subset rule needs."""
-        stages = [self._joint_stage()]
+        stages = [self.joint_stage(self.settings.joint, self._joint_losses)]
         if isinstance(self.settings.projector, Objective):
             stages.insert(0, self._projector_stage(self.settings.projector))
         if self.flows is not None:
             stages.append(self._flow_stage())
         return [*stages, *self.rule.stages(self, self.subset_module)]
 
-    def _joint_stage(self) -> StageSpec:
-        settings, networks = self.settings.joint, self.settings.modalities
-        kept = {"shape", "likelihood", "weight", "encoder", "decoder"}
-        reads = {
-            "latent_dim": self.latent.dim,
-            "modalities": {
-                n: m.model_dump(mode="json", include=kept) for n, m in networks.items()
-            },
-        }
-
-        def loss(observed: Observed, progress: float | Tensor) -> Losses:
-            beta = annealed(settings.beta_start, settings.beta, settings.anneal, progress)
-            return self.joint.losses(observed, beta)
-
-        @torch.no_grad()
-        def finish(rows: Rows) -> None:
-            parts = [self._latents.compute(batch).cpu() for batch in rows.batches(2048)]
-            self.joint.record_latents(*torch.cat(parts).unbind(1))
-
-        return StageSpec("joint", self.joint, settings, loss, reads=reads, finish=finish)
+    def _joint_losses(self, observed: Observed, progress: float | Tensor) -> Losses:
+        return self.joint.losses(observed, self.settings.joint.beta_at(progress))
 
     def _projector_stage(self, objective: Objective) -> StageSpec:
         objective.check_batch(self.settings.projectors.batch_size)
@@ -299,7 +205,7 @@ class JNF(System):
                     if isinstance(part, Standardise):
                         part.fit(partial(_column, rows, encoder_name))
 
-        columns, needs = [self._latents], self.encoder_stages
+        columns, needs = [self.latents], self.encoder_stages
         if self.projectors is not None:
             columns += [self._projections(m.name) for m in self.modalities]
             if isinstance(self.settings.projector, Objective):
@@ -329,17 +235,6 @@ class JNF(System):
         mlp = MLP(width + total_width(covariates), *hidden, out_features)
         return ConditionalNetwork(Standardise(width), mlp, [c.name for c in covariates])
 
-    @property
-    def _latents(self) -> CachedColumn:
-        """Mean and standard deviation of the frozen q(z|X), (rows, 2, latent_dim)."""
-
-        def compute(batch: Mapping[str, Tensor]) -> Tensor:
-            q = self.encode(Observed.from_columns(batch)).base_dist
-            return torch.stack([q.loc, q.scale], 1).float()
-
-        joint = self.joint
-        return CachedColumn("joint_posterior", compute, (joint.heads, joint.merge), ("joint",))
-
     def _projections(self, name: str) -> CachedColumn:
         """g_j of each stored value of a modality."""
         assert self.projectors is not None
@@ -348,7 +243,7 @@ class JNF(System):
 
     def facts(self) -> Mapping[str, str]:
         """System, posterior, subset rule and projector by name."""
-        settings, joint = self.settings, self.settings.joint
+        settings = self.settings
         projector, family = (type(p).__name__ for p in (settings.projector, settings.posterior))
         facts = {"system": "JNF" if self.projectors is None else f"JNF-Shared ({projector})"}
         if self.flows is not None:
@@ -356,10 +251,7 @@ class JNF(System):
             facts["posterior"] = f"{family}, {transforms} transforms" if transforms else family
         if isinstance(settings.projector, Objective):
             facts["projector"] = f"{projector}, dimension {settings.projector.dim}"
-        facts |= {"subset": self.rule.kind, "beta": f"{joint.beta:g}"}
-        if joint.beta_start not in (None, joint.beta):
-            facts["beta"] += f", from {joint.beta_start:g} over the first {joint.anneal:.0%}"
-        return facts
+        return facts | {"subset": self.rule.kind, "beta": self.settings.joint.beta_words()}
 
 
 class JNFShared(JNF):

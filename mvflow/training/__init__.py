@@ -15,7 +15,14 @@ from mvflow.training.distributed import Processes
 from mvflow.training.launch import check_devices, connect
 from mvflow.training.loop import run_stage
 from mvflow.training.memory import free_memory
-from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallback, Stage
+from mvflow.training.stage import (
+    Callback,
+    Checkpoint,
+    EpochRecord,
+    NoOpCallback,
+    Stage,
+    StepRecord,
+)
 from mvflow.training.stages import build_stage
 from mvflow.training.table import MappedColumn, Table, TensorColumn, as_input
 
@@ -35,6 +42,7 @@ __all__ = [
     "Progress",
     "Record",
     "Stage",
+    "StepRecord",
     "Table",
     "TensorColumn",
     "as_input",

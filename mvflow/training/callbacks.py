@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallback, Stage
+from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallback, StepRecord
 
 __all__ = ["Callbacks", "EarlyStopping", "History", "ModelCheckpoint", "Progress", "Record"]
 
@@ -33,18 +33,10 @@ class Callbacks(NoOpCallback):
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
 
-    def on_step(
-        self,
-        stage: Stage,
-        epoch: int,
-        step: int,
-        steps: int,
-        loss: float,
-        checkpoint: Callable[[], Checkpoint],
-    ) -> None:
+    def on_step(self, record: StepRecord, checkpoint: Callable[[], Checkpoint]) -> None:
         """Call each."""
         for each in self.callbacks:
-            each.on_step(stage, epoch, step, steps, loss, checkpoint)
+            each.on_step(record, checkpoint)
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> bool:
         """Call each; True if one of them says so."""

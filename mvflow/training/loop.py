@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mvflow.core import DataError, NumericsError, UsageError, derive_seed, generator
+from mvflow.core import ConfigError, DataError, NumericsError, UsageError, derive_seed, generator
 from mvflow.nn import seeded
 from mvflow.training.captured import Compile, TrainingStep, training_step
 from mvflow.training.checkpoint import TrainingState
@@ -20,7 +20,14 @@ from mvflow.training.compiling import compiled
 from mvflow.training.distributed import Processes
 from mvflow.training.memory import peak_memory, watched_memory
 from mvflow.training.schedules import rate_at
-from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallback, Stage
+from mvflow.training.stage import (
+    Callback,
+    Checkpoint,
+    EpochRecord,
+    NoOpCallback,
+    Stage,
+    StepRecord,
+)
 from mvflow.training.step import Batch, Step, Sums, compute_losses, new_optimizer
 from mvflow.training.table import Table
 
@@ -58,6 +65,7 @@ def run_stage(
         processes: train data-parallel with these; the rows of a batch are divided among them.
 
     Raises:
+        ConfigError: if the best weights are to be kept, but no rows are held out.
         DataError: if there are no rows.
         LostError: if another process ends or does not answer.
         NumericsError: if a loss is not finite, in training or in validation; the message names
@@ -68,6 +76,12 @@ def run_stage(
     if not len(stage.train):
         msg = f"stage {stage.name!r} has no rows to train on"
         raise DataError(msg)
+    if stage.settings.keeps_best and stage.validation is None:
+        msg = (
+            f"stage {stage.name!r} keeps its best weights (patience, keep_best), but no rows are "
+            "held out to tell them by: set data.validation above 0, or give validation rows"
+        )
+        raise ConfigError(msg)
     if processes is not None:
         if compile in ("graph", "torch"):
             msg = f"compile={compile!r} is for one process: leave it out, or train with one"
@@ -148,7 +162,12 @@ class _Loop:
                 if time.perf_counter() - reported > REPORT_INTERVAL:
                     reported, mean = time.perf_counter(), state.sums.means()[0]
                     now = partial(state.checkpoint_within, self.device)
-                    self.callback.on_step(self.stage, state.epoch, i + 1, self.steps, mean, now)
+                    self.callback.on_step(self.step_record(i + 1, mean), now)
+
+    def step_record(self, step: int, loss: float) -> StepRecord:
+        """Where training is after `step` steps of the epoch, whose mean loss is `loss`."""
+        stage, epoch = self.stage, self.state.epoch
+        return StepRecord(stage.name, epoch, step, self.steps, loss, stage.settings.epochs)
 
     def batches(self, rows: Tensor, steps: range) -> Iterator[tuple[int, Batch]]:
         """Number and batch of each step; of several processes, this one's share of it."""

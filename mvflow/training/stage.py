@@ -12,7 +12,7 @@ from mvflow.config import Training
 from mvflow.stages import Losses
 from mvflow.training.table import Table
 
-__all__ = ["Callback", "Checkpoint", "EpochRecord", "NoOpCallback", "Stage"]
+__all__ = ["Callback", "Checkpoint", "EpochRecord", "NoOpCallback", "Stage", "StepRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,22 @@ class EpochRecord(NamedTuple):
     """Epochs that the stage has at most."""
 
 
+class StepRecord(NamedTuple):
+    """Where the training of a stage is within an epoch."""
+
+    stage: str
+    epoch: int
+    """Counted from 0."""
+    step: int
+    """Completed steps of this epoch."""
+    steps: int
+    """Steps of an epoch."""
+    loss: float
+    """Mean of this epoch so far."""
+    epochs: int = 0
+    """Epochs that the stage has at most."""
+
+
 class Checkpoint(NamedTuple):
     """Training state from which a stage resumes with bitwise equal results."""
 
@@ -68,23 +84,11 @@ class Checkpoint(NamedTuple):
 class Callback(Protocol):
     """Training callback: a progress bar, a history file, an experiment tracker."""
 
-    def on_step(
-        self,
-        stage: Stage,
-        epoch: int,
-        step: int,
-        steps: int,
-        loss: float,
-        checkpoint: Callable[[], Checkpoint],
-    ) -> None:
-        """Called every `REPORT_INTERVAL` seconds, after `step` of the epoch's `steps`.
+    def on_step(self, record: StepRecord, checkpoint: Callable[[], Checkpoint]) -> None:
+        """Called every `REPORT_INTERVAL` seconds, between two steps.
 
         Args:
-            stage: being trained.
-            epoch: counted from 0.
-            step: number of completed steps of this epoch.
-            steps: number of steps of an epoch.
-            loss: mean of this epoch so far.
+            record: where training is.
             checkpoint: copies the current training state.
         """
         return

@@ -118,6 +118,19 @@ def test_report_evaluates_only_what_has_changed(mvflow, copied, pages):
     assert [r["stage"] for r in entry.history] == ["joint", "flows"]
 
 
+def test_report_shows_flat_rows_as_images(mvflow, refused, copied, pages):
+    found = mvflow("report", copied, "--image-shape", "circle=16x64")
+    assert found.code == 0, found
+    assert pages[-1][1][0].image_shapes == {"circle": (16, 64)}
+    for text, message in {
+        "circle": "expected NAME=HEIGHTxWIDTH",
+        "circle=16": "expected NAME=HEIGHTxWIDTH",
+        "circl=16x64": "did you mean 'circle'?",
+        "circle=16x16": "has 256 values, but modality 'circle' has 1024",
+    }.items():
+        assert message in refused("report", copied, "--image-shape", text, code=2)
+
+
 def test_report_on_several_runs(mvflow, trained, copied, pages, tmp_path):
     assert mvflow("report", trained, copied, "--out", tmp_path / "all.html").code == 0
     path, entries, _ = pages[0]

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -111,6 +112,28 @@ def test_covariates_go_from_files_to_the_configuration(mvflow, here):
         assert covariates == store.covariates
     assert covariates["batch"].levels == ("no", "yes")
     assert covariates["a"].levels is None
+
+
+def test_samples_of_files_are_those_of_the_same_rows_of_the_store(mvflow, here):
+    """Files are read in their own units, also once the store is gone."""
+    assert mvflow("data", "import", "out.h5", *WORDS).code == 0
+    short = [w for s in ("joint", "flows") for w in ("--set", f"{s}.epochs=1")]
+    assert mvflow("new", "run", "--recipe", "auto", "--store", "out.h5", *short).code == 0
+    assert mvflow("train", "run").code == 0
+    with Store.open(here / "out.h5") as store:
+        rows = [int(name) for name in store["test"].row_names]
+    lines = (here / "table.csv").read_text().splitlines()
+    swapped = ["b;x;a", *(";".join([lines[i + 1].split(",")[j] for j in (2, 0, 1)]) for i in rows)]
+    (here / "new.csv").write_text("\n".join(swapped))
+    words = ("sample", "run", "--n", "2", "--out")
+    assert mvflow(*words, "stored.h5", "--given", "table", "--rows", "test:0:8").code == 0
+    (here / "out.h5").unlink()
+    found = mvflow(*words, "file.h5", "--given", "table=new.csv")
+    assert found.code == 0, found
+    assert "table: new.csv is in the units of its file; changed as in training" in found.out
+    with h5py.File("stored.h5") as stored, h5py.File("file.h5") as file:
+        np.testing.assert_array_equal(stored["given/table"][...], file["given/table"][...])
+        np.testing.assert_array_equal(stored["samples/image"][...], file["samples/image"][...])
 
 
 def test_auto_with_splits_of_other_names(refused, mvflow, here):

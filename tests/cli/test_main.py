@@ -54,7 +54,7 @@ def test_unknown_command_and_option(refused, trained):
     assert "trian" in refused("trian", code=2)
     assert "--devise" in refused("train", trained, "--devise", "cpu", code=2)
     assert "RUN" in refused("train", code=2)
-    assert "--recipe" in refused("new", "somewhere", code=2)
+    assert "--store" in refused("new", "somewhere", code=2)
 
 
 def test_unusable_device(refused, trained):

@@ -151,17 +151,17 @@ def test_arrays_that_cannot_be_used(refused, trained, npy, tmp_path):
     text = tmp_path / "text.npy"
     text.write_text("no array")
     several = tmp_path / "several.npz"
-    np.savez(several, a=good)
+    np.savez(several, a=good, b=good)
     for path, hint in (
-        (npy("bad", bad), "modality 'square', row 3 contains nan"),
-        (npy("shape", good[:, :, :16]), "has shape (5, 1, 16, 32): expected (rows, 1, 32, 32)"),
+        (npy("bad", bad), "row 3, position (0, 1, 1) is nan"),
+        (npy("shape", good[:, :, :16]), "has rows of shape (1, 16, 32): 'square' has (1, 32, 32)"),
         (npy("range", good + 7), "row 0 contains 7.0: expected probabilities in [0, 1]"),
         (npy("none", good[:0]), "has no rows"),
-        (npy("words", np.array(["a"])), "expected (rows, 1, 32, 32)"),
-        (pickled, "not an array file"),
-        (text, "not an array file"),
-        (several, "several arrays"),
-        (tmp_path / "missing.npy", "no such file"),
+        (npy("words", np.array(["a"])), "'square' has (1, 32, 32)"),
+        (pickled, "holds Python objects"),
+        (text, "truncated or not a .npy file"),
+        (several, "holds the arrays a, b"),
+        (tmp_path / "missing.npy", "there is no file or folder"),
     ):
         assert hint in refused("sample", trained, "--given", f"square={path}", code=1)
     words = ("--given", f"square={npy('good', good)}", "--given", "circle", "--rows", "test:0:4")
@@ -199,7 +199,7 @@ def test_never_writes_what_is_not_finite(refused, trained, tmp_path, monkeypatch
     monkeypatch.setattr(
         Estimator,
         "decode",
-        lambda self, z, targets: {t: np.full((*z.shape[:2], 2), np.inf) for t in targets},
+        lambda self, z, targets, **_: {t: np.full((*z.shape[:2], 2), np.inf) for t in targets},
     )
     path = tmp_path / "a.h5"
     assert "samples of 'circle' are not finite" in refused(

@@ -1,5 +1,7 @@
 """Checks that all data pass on their way in."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -224,3 +226,20 @@ def test_unknown_names_have_a_hint_only_if_one_is_near():
     assert unknown_name("key", "bta", ["beta"]).endswith("did you mean 'beta'? Known: beta")
     assert unknown_name("key", "zzz", ["beta"]) == "unknown key 'zzz': Known: beta"
     assert unknown_name("key", "zzz", []) == "unknown key 'zzz': Known: none"
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        "normal",
+        {"kind": "normal", "scale": 0.5},
+        {"kind": "laplace", "scale": "learned"},
+        {"kind": "negative-binomial", "library": "observed"},
+        {"kind": "student-t", "scale": 2.0, "df": 3.0},
+    ],
+)
+def test_a_modality_survives_json(likelihood):
+    modality = Modality("a", (3,), likelihood, 2.0)
+    raw = json.loads(json.dumps(modality.to_dict()))
+    assert isinstance(raw["scale"], int | float)  # as stores of format 1 have it
+    assert Modality.from_dict(raw) == modality

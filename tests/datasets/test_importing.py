@@ -160,6 +160,51 @@ def test_constant_columns_are_said(here):
     assert (stored("x")[:, 1] == 0).all()
 
 
+def test_columns_have_transforms_of_their_own(here):
+    x = np.c_[COLUMNS["counts"][0][:, 0], rng(3).gamma(1, 1, ROWS) * 70, rng(4).normal(size=ROWS)]
+    write_csv("x.csv", ["n", "dose", "z"], x.tolist())
+    steps = {"x": "standardise", "x:dose": "quantile", "x:n": "log1p"}
+    done = imported(modalities={"x": "x.csv"}, transforms=steps)
+    assert "quantiles" in done.understood[0]
+    np.testing.assert_allclose(originals("x"), x, rtol=1e-5, atol=1e-4)
+    train = stored("x").astype(np.float64)
+    np.testing.assert_allclose(train.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(train.std(0), 1, rtol=1e-5)
+    with pytest.raises(MvflowError, match="unknown column 'dos'"):
+        imported(modalities={"x": "x.csv"}, transforms={"x:dos": "quantile"})
+    np.save("s.npy", COLUMNS["series"][0])
+    with pytest.raises(MvflowError, match="quantile is a transform of tables"):
+        imported(modalities={"s": "s.npy"}, transforms={"s": "quantile"})
+
+
+@pytest.mark.parametrize("kind", ["counts", "numbers", "flags", "negative-binomial"])
+def test_sparse_matrices_stay_sparse_and_can_be_restored(here, kind):
+    x = sparse.random(ROWS, 6, 0.3, "csr", random_state=1)
+    x.data = {
+        "numbers": x.data - 0.5,
+        "flags": np.ones(len(x.data)),
+    }.get(kind, np.ceil(x.data * 30))
+    obs, var = [f"c{i}" for i in range(ROWS)], [f"g{j}" for j in range(6)]
+    write_annotated("x.h5ad", x, obs, var)
+    likelihoods = {"x": kind} if kind == "negative-binomial" else {}
+    done = imported(modalities={"x": "x.h5ad"}, likelihoods=likelihoods)
+    assert "sparse, 30.0% filled" in done.understood[0]
+    expected = {"flags": "bernoulli", kind: kind} if "-" in kind else {"flags": "bernoulli"}
+    assert specification("x").kind == expected.get(kind, "normal")
+    with Store.open("out.h5") as store:
+        assert store["train"].units["x"].names == tuple(var)
+        for part in store.splits:
+            split = store[part]
+            rows = [obs.index(name) for name in split.row_names]
+            values = split.take(np.arange(len(split)))["x"]
+            assert ((values == 0) == (x.toarray()[rows] == 0)).all()
+            back = split.units["x"].restore(values)
+            np.testing.assert_allclose(back, x.toarray()[rows], rtol=1e-5, atol=1e-5)
+    if kind == "counts":
+        train = stored("x").std(0)
+        np.testing.assert_allclose(train[train > 0], 1, rtol=1e-5)
+
+
 # Files
 
 

@@ -14,7 +14,7 @@ from mvflow import JNF, JNFShared, load
 from mvflow.core import DataError, StageError
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory, directory, read_tensors, write_json, write_tensors
-from mvflow.training import Checkpoint, NoOpCallback, loop
+from mvflow.training import Checkpoint, NoOpCallback, StepRecord, loop
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STEPS = 4  # of each epoch: 152 rows in batches of 32
@@ -30,11 +30,11 @@ class KillAt(NoOpCallback):
     def __init__(self, stage=None, epoch=None, step=None):
         self.at, self.first = (stage, epoch, step), None
 
-    def on_step(self, stage, epoch, step, steps, loss, checkpoint):
-        assert steps == STEPS
+    def on_step(self, record, checkpoint):
+        assert record.steps == STEPS
         if self.first is None:
-            self.first = (stage.name, epoch, step)
-        if (stage.name, epoch, step) == self.at:
+            self.first = record[:3]
+        if record[:3] == self.at:
             raise Killed
 
 
@@ -206,21 +206,21 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
         clock[0] += seconds
 
     monkeypatch.setattr(RunDirectory, "keep_checkpoint", lambda self, *args: slow(*args))
-    stage = type("S", (), {"name": "joint"})
     for seconds, wait in (
         (0.01, fitting.CHECKPOINT_SECONDS),
         (3.0, 3.0 / fitting.CHECKPOINT_SHARE),
     ):
         keeper.due = clock[0]
         for step in range(4000):
-            keeper.on_step(stage, 0, step, 4000, 1.0, lambda: Checkpoint({}, {}))
+            keeper.on_step(StepRecord("joint", 0, step, 4000, 1.0), lambda: Checkpoint({}, {}))
             clock[0] += 0.25
         waits = [b - a - seconds for a, b in zip(written, written[1:], strict=False)]
         assert all(wait - 1e-6 < w < wait + 0.5 for w in waits)
         assert len(waits) > 2
         written.clear()
     keeper.due = clock[0]
-    keeper.on_step(stage, 0, 1, 2, math.nan, lambda: pytest.fail("a broken state was kept"))
+    broken = StepRecord("joint", 0, 1, 2, math.nan)
+    keeper.on_step(broken, lambda: pytest.fail("a broken state was kept"))
 
 
 def test_a_process_killed_between_weights_and_manifest_goes_on(run, train, expected):

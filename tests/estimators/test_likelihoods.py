@@ -89,7 +89,7 @@ def test_draws_given_a_subset_have_the_exact_moments(estimator, known, given):
 def test_generated_values_are_the_means_of_the_decoder(estimator, known):
     x = {"m0": known.sample(3)["m0"]}
     z = estimator.sample_latent(single(x), 5, seed=3)
-    made = estimator.generate(single(x), 5, seed=3)["m1"]
+    made = estimator.generate(single(x), 5, seed=3, noise=False)["m1"]
     np.testing.assert_allclose(made, z @ known.a["m1"].T + known.b["m1"], rtol=1e-4, atol=1e-5)
 
 
@@ -164,3 +164,33 @@ def test_values_outside_a_likelihood_are_located(of_all_kinds):
                 + 0.0 * x["image"]
             }
         )
+
+
+# Noise
+
+
+def test_draws_have_the_spread_of_the_likelihood_around_the_means(estimator, known):
+    """Means at draws of z, and noise that neither other targets nor the rows beside change."""
+    x = single({"m0": known.sample(3)["m0"]})
+    means, drawn = estimator.generate(x, 400, seed=3, noise=False, full_output=True)
+    draws = estimator.generate(x, 400, seed=3, noise=True)
+    for name, mean in means.items():
+        rest = (draws[name] - mean) / known.scale[name]
+        count = rest.size
+        assert abs(rest.mean()) < 4 / np.sqrt(count)
+        assert abs(rest.var() - 1) < 4 * np.sqrt(2 / count)
+        alone = estimator.generate(x, 400, seed=3, noise=True, targets=[name])[name]
+        np.testing.assert_array_equal(alone, draws[name])
+        again = estimator.simulate(drawn.z, [name], seed=3)[name]
+        np.testing.assert_array_equal(again, draws[name])
+        other = estimator.simulate(drawn.z, [name], seed=4)[name]
+        assert (other != again).any()
+
+
+def test_tables_have_noise_by_default_and_images_and_classes_have_not(of_all_kinds):
+    own = of_all_kinds.has_noise()
+    assert own == {"class": False, "image": False, "wave": True}
+    assert of_all_kinds.has_noise(["image"], noise=True) == {"image": True}
+    made = of_all_kinds.generate(None, 30, noise=True)
+    assert made["class"].shape == (30, 1)
+    assert np.isin(made["class"], [0, 1, 2]).all()

@@ -88,6 +88,15 @@ def test_views_tensors_and_plain_arrays_give_the_same(model, small):
     frozen.flags.writeable = False
     for each in (flipped, frozen, torch.from_numpy(x).requires_grad_()):
         np.testing.assert_array_equal(model.draw({"m0": each}).z, expected)
+    alone = model.draw({"m0": x[:1]}).z  # one row that is flipped counts as contiguous
+    np.testing.assert_array_equal(model.draw({"m0": x[:1][::-1]}).z, alone)
+    np.testing.assert_array_equal(model.decode(alone[0][::-1])["m1"], model.decode(alone[0])["m1"])
+
+
+def test_tensors_of_any_precision_are_taken(model, small):
+    x = torch.from_numpy(small.data(2)[0]["m0"][:5]).bfloat16()
+    found = model.draw({"m0": x}).z
+    np.testing.assert_array_equal(found, model.draw({"m0": x.float().numpy()}).z)
 
 
 def test_bytes_may_be_views(small):

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from mvflow.config import Classifiers, Evaluation
-from mvflow.core import ArraySource, Modality, UsageError, generator
+from mvflow.core import ArraySource, Modality, UsageError, as_source, generator
 from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
 from mvflow.inference import Diagnostics, HMCSampler
 from mvflow.report import Entry, write_report
@@ -30,6 +30,9 @@ class FactorModel:
 
     def facts(self):
         return {"system": "factor model"}
+
+    def as_source(self, data):
+        return as_source(data, self.modalities)
 
     def priors(self):
         return ["standard"]
@@ -150,7 +153,7 @@ def test_what_to_do_is_said_without_parts_that_it_does_not_have():
     assert found.failed == ["a", "b", "a+b"]
     for one in found.subsets.values():
         assert one.kind == "too narrow"
-        assert "train longer, or give it wider networks" in one.advice
+        assert "hold rows out (data.validation)" in one.advice
 
 
 def test_it_has_a_report(rows, measured, tmp_path):

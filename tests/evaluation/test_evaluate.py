@@ -11,7 +11,14 @@ import pytest
 from mvflow import JNF, JNFShared
 from mvflow.config import Evaluation as Settings
 from mvflow.core import ArraySource, DataError, Modality, derive_seed
-from mvflow.evaluation import Evaluation, direction, evaluate, generation
+from mvflow.evaluation import (
+    Evaluation,
+    ModalityClassifiers,
+    check_calibration,
+    direction,
+    evaluate,
+    generation,
+)
 from mvflow.evaluation import rows as evaluation_rows
 from mvflow.evaluation.generation import Generation
 from mvflow.evaluation.rows import EvaluationRows, chosen_subsets
@@ -416,6 +423,17 @@ def test_without_classifiers_coherence_is_left_out(fitted, small):
     assert not found.classifiers
     assert found.diversity.keys() == {"data"}
     assert found.rows == 20
+
+
+def test_rows_may_be_a_dict_of_arrays_and_fit_the_model(fitted, small):
+    model, data = fitted(JNF, 2), small.data(2)[0]
+    assert evaluate(model, data) == evaluate(model, ArraySource(data), None)
+    with pytest.raises(DataError, match="'m0'"):
+        evaluate(model, ArraySource(data | {"m0": np.zeros((len(data["m0"]), 7))}))
+    against = [check_calibration(model, x, rows=20, draws=9) for x in (data, ArraySource(data))]
+    assert against[0].subsets == against[1].subsets
+    with pytest.raises(DataError, match="have no labels"):
+        ModalityClassifiers.train(data, data, model.config.classifiers)
 
 
 @pytest.mark.bad_input

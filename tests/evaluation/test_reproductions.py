@@ -64,6 +64,9 @@ def test_figures_take_the_beta_that_the_paper_chose():
     chosen = {"MMVAE": 0.5}
     assert runs
     assert all(spec.beta == chosen.get(spec.system, 2.5) for spec in runs)
+    table = reproduction("table1").runs("mnist-svhn", [0], betas="paper")
+    assert {(s.system, s.beta) for s in runs} <= {(s.system, s.beta) for s in table}
+    assert len({s.system for s in table}) == len(table)
 
 
 shares = st.floats(0, 1, allow_nan=False)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from mvflow import ArraySource, Modality
+from mvflow.core import UsageError
+from mvflow.report.figures.canvas import DARK, as_svg, new_figure, style
 from mvflow.report.figures.charts import loss_limits
 from mvflow.report.figures.latent import LatentScatter, density_levels
 from mvflow.report.figures.sheet import TILE, Sheet, plot_spec
@@ -47,7 +49,8 @@ def test_pixels_of_a_picture_keep_their_values():
     sheet.place(spec, value, 0, 0)
     quarter = TILE // 4
     assert (sheet.pixels[:quarter, quarter : 2 * quarter] == 255).all()
-    assert sheet.pixels.sum() == 255 * 3 * quarter**2
+    assert sheet.pixels[..., :3].sum() == 255 * 3 * quarter**2
+    assert (sheet.pixels[..., 3] == 255).all()  # opaque where there is a picture
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,35 @@ def test_modalities_are_drawn_by_their_shape(modality, kind):
     sheet.place(spec, rows[0], 0, 0, wrong=True)
     sheet.figure()
     assert len(sheet.frames) == 1
+
+
+def test_flat_rows_are_images_where_their_shape_is_given():
+    rows = np.random.default_rng(0).random((3, 12)).astype(np.float32)
+    flat, image = Modality("m", (12,)), Modality("m", (1, 3, 4))
+    spec = plot_spec(flat, rows, (3, 4))
+    assert spec.kind == "image"
+    sheets = [Sheet(spec.width, TILE) for _ in range(2)]
+    sheets[0].place(spec, rows[0], 0, 0)
+    own = plot_spec(image, rows.reshape(3, 1, 3, 4))
+    sheets[1].place(own, rows[0].reshape(1, 3, 4), 0, 0)
+    assert own.width == spec.width
+    np.testing.assert_array_equal(sheets[0].pixels, sheets[1].pixels)
+    with pytest.raises(UsageError, match="'m' has 12 values: they do not fill an image of 3 x 5"):
+        plot_spec(flat, rows, (3, 5))
+
+
+def test_svg_follows_the_readers_choice_of_light_or_dark():
+    with style():
+        figure = new_figure(100, 100)
+        figure.add_subplot().set_title("title")
+        themed, plain = as_svg(figure, themed=True).decode(), as_svg(figure).decode()
+    for light, dark in DARK.items():
+        assert (f": {light}" in plain) <= (f": {light}" not in themed.split("</style>", 1)[1])
+        assert dark in themed.split("</style>", 1)[0]
+    assert "prefers-color-scheme" in themed
+    assert "prefers-color-scheme" not in plain
+    assert "fill: #ffffff" in plain  # a ground of its own, for files
+    assert "fill: #ffffff" not in themed
 
 
 def test_rows_are_shown_of_all_classes():

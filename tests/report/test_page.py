@@ -5,13 +5,16 @@ import io
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import matplotlib
+import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
-from mvflow import JNF
+from mvflow import JNF, ArraySource
 from mvflow.core import DataError, UsageError
 from mvflow.report import write_report
 from mvflow.report.entry import directions
@@ -31,7 +34,7 @@ class Page(HTMLParser):
             [],
             [],
         )
-        self.text = text
+        self.text, self.words = text, []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -55,6 +58,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
+        self.words.append(data)
         if {"td", "th"} & set(self.open):
             self.tables[-1][-1][-1] += data
 
@@ -143,15 +147,23 @@ def test_coherence_tables_equal_the_metrics(page_two, two):
         assert dict(zip(header, row, strict=True)) == wanted
 
 
-def test_many_directions_become_rows(page_three, three):
-    found = three[0][0].metrics.coherence
-    table = next(t for t in page_three.tables if t[0][0] == "direction")
-    rows = {row[0].replace(" → ", "->").replace(" + ", "+"): row[1] for row in table[1:]}
-    wanted = {"joint": found.joint, **found.conditional}
-    assert rows == {key: shown(value) for key, value in wanted.items()}
-    sizes = next(t for t in page_three.tables if "1 observed" in t[0])
-    means = [*found.conditional_by_observed.values(), found.conditional_mean]
-    assert sizes[1][1:] == [shown(value) for value in means]
+def test_of_three_modalities_directions_are_a_matrix(page_three, three):
+    scores = three[0][0].metrics.coherence
+    table = next(t for t in page_three.tables if t[0][0] == "given")
+    targets = [heading.removeprefix("→ ") for heading in table[0][1:]]
+    cells = {(row[0], t): c for row in table[1:] for t, c in zip(targets, row[1:], strict=True)}
+    names = ("photo", "curve", "kind")
+    for key, value in scores.conditional.items():
+        given, target = key.split("->")
+        at = "all others" if "+" in given else given
+        assert cells.pop((at, target)) == f"{value.mean:.2f}"
+    assert set(cells) == {(name, name) for name in names}  # the diagonal
+    assert not any(cells.values())
+    rows = {row[0]: row[1] for t in page_three.tables for row in t if len(row) == 2}
+    rows |= dict(zip(*next(t for t in page_three.tables if "1 observed" in t[0]), strict=True))
+    for size, mean in scores.conditional_by_observed.items():
+        assert rows[f"{size} observed"] == shown(mean)
+    assert rows["all subsets"] == shown(scores.conditional_mean)
 
 
 def test_classifier_accuracy_stands_beside_coherence(page_two, two):
@@ -177,14 +189,64 @@ def test_distances_and_diversity_equal_the_metrics(page_two, two):
         assert any(row.get("circle", "") == shown(error, 4) for row in rows)
 
 
+HOSTILE = """<script>alert("$x$")</script><b>'&amp;{{ 7 * 7 }}"""
+
+
 def test_names_are_escaped(page_two, two, tmp_path):
     page, _ = page_two
     assert "&lt;b&gt;Toy&lt;/b&gt; &amp; co" in page.text
-    assert "<b>Toy" not in page.text
     assert "made &lt;for&gt; tests" in page.text
-    entry = replace(two[0][0], name='<script>alert("$x$")</script>')
-    text = write_report(tmp_path / "r.html", [entry]).read_text("utf-8")
-    assert "<script" not in text
+    known = two[0][0]
+    test = ArraySource(
+        known.test.take(np.arange(40)),
+        known.test.modalities,
+        labels=known.test.labels[:40],
+        factors={name: f[:40] for name, f in known.test.factors.items()},
+        class_names={0: HOSTILE, 1: "full"},
+        factor_names={"square_width": HOSTILE},
+    )
+    builder = {"name": HOSTILE, "parameters": {HOSTILE: HOSTILE}}
+    store = {"name": HOSTILE, "note": HOSTILE, "fingerprint": HOSTILE, "builder": builder}
+    manifest = {"versions": {HOSTILE: HOSTILE}, "stages": {}}
+    entry = replace(known, name=HOSTILE, test=test, store=store, manifest=manifest)
+    page = page_of(write_report(tmp_path / "r.html", [entry], title=HOSTILE))
+    assert page.text.count(escape(HOSTILE)) >= 8
+    assert "<script" not in page.text
+    assert "<b>'" not in page.text
+    assert ">49" not in page.text
+    words = " ".join(page.words)
+    assert words.count(HOSTILE) >= 5  # readers see it as it is
+    assert HOSTILE in page.images[0]["alt"] + words
+
+
+def test_the_first_line_is_the_verdict_on_all_that_is_known(page_two, two):
+    page, _ = page_two
+    cards = [card.split("</article>")[0] for card in page.text.split("<article")[1:]]
+    for card, entry in zip(cards, two[0], strict=True):
+        judgement = entry.judgement
+        first = unescape(card.split('<p class="verdict">')[1].split("</p>")[0])
+        assert judgement.headline in first
+        assert f"pill {judgement.verdict.replace(' ', '-')}" in first
+        listed = card.split("<dl>")[1]
+        for check in judgement.checks:
+            assert f"<dt>{check.name}</dt>" in listed
+            assert escape(check.value) in listed
+        if judgement.verdict != "good":  # no green beside a verdict that is not
+            assert 'class="pill good"' not in card
+
+
+def test_an_overfitted_stage_is_in_the_first_line(two, tmp_path):
+    losses = [(9 - i / 2, 9 - i / 2 if i < 8 else i - 2.0) for i in range(16)]
+    history = [
+        {"stage": "joint", "epoch": i, "loss": a, "validation": {"loss": b}}
+        for i, (a, b) in enumerate(losses)
+    ]
+    entry = replace(two[0][0], history=history)
+    page = page_of(write_report(tmp_path / "r.html", [entry]))
+    first = page.text.split('<p class="verdict">')[1].split("</p>")[0]
+    assert "the joint stage overfitted after epoch 8 of 16" in first
+    assert "pill do-not-trust" in first
+    assert "fewer latents, more dropout" in page.text
 
 
 def test_figures_are_kept_as_files(page_two):

@@ -16,7 +16,12 @@ def test_reading_of_known_metrics(two):
     known = {"joint": 0.95, "circle->square": 0.99, "square->circle": 0.97}
     values = {key: Estimate(value, 0.01) for key, value in known.items()}
     coherence = entry.metrics.coherence.model_copy(
-        update={"joint": values.pop("joint"), "conditional": values}
+        update={
+            "joint": values.pop("joint"),
+            "conditional": values,
+            "conditional_chance": 0.52,
+            "joint_chance": 0.5,
+        }
     )
     density = {"circle": Estimate(-1.0, 0.1), "square": Estimate(0.5, 0.1)}
     metrics = entry.metrics.model_copy(
@@ -26,10 +31,12 @@ def test_reading_of_known_metrics(two):
     assert (first, second, third) == ("97 %", "95 %", "−0.25 nats")
     assert words == (
         "Of 100 samples of circle generated from square, 97 are of the class of square (empty or "
-        "full). That is the weakest direction; the best, circle → square, has 99."
+        "full). That is the weakest direction; the best, circle → square, has 99. By chance, with "
+        "the commonest class always, it would be 52."
     )
     assert agree == (
-        "Of 100 pairs generated from nothing, 95 agree: both modalities are of one class."
+        "Of 100 pairs generated from nothing, 95 agree: both modalities are of one class. By "
+        "chance, with modalities drawn apart, it would be 50."
     )
 
 
@@ -48,8 +55,11 @@ def test_counts_never_round_to_all_or_none(share, count):
     assert of_100(share) == count
 
 
-def test_all_diagnostics_of_an_evaluation_are_judged(two):
-    found = evaluation_checks(two[0][0].metrics, two[0][0].estimator.config)
+def test_all_diagnostics_of_an_evaluation_are_judged(two, three):
+    entry = two[0][0]  # which needs no sampler, so that it has no verdict
+    checks = evaluation_checks(entry.metrics, entry.estimator.config)
+    assert [c.name for c in checks] == ["Share redrawn"]
+    found = evaluation_checks(three[0][0].metrics, three[0][0].estimator.config)
     assert [c.name for c in found] == [
         "Acceptance",
         "Divergences",
@@ -61,8 +71,8 @@ def test_all_diagnostics_of_an_evaluation_are_judged(two):
     ]
 
 
-def test_importance_resampling_is_judged_by_its_weights(two):
-    known = two[0][0].metrics
+def test_importance_resampling_is_judged_by_its_weights(three):
+    known = three[0][0].metrics
 
     def verdict(**changes):
         sampler = {"ess_worst": 150.0, "ess_median": 300.0, "rows_khat_above_0_7": 0.0}
@@ -73,7 +83,7 @@ def test_importance_resampling_is_judged_by_its_weights(two):
                 "latent": known.latent.model_copy(update={"radius": None}),
             }
         )
-        (found,) = evaluation_checks(metrics, two[0][0].estimator.config)
+        (found,) = evaluation_checks(metrics, three[0][0].estimator.config)
         return found.name, found.verdict
 
     assert verdict() == ("Importance weights", GOOD)

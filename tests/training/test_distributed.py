@@ -94,7 +94,7 @@ class Recorder(NoOpCallback):
     def __init__(self):
         self.records, self.within = [], []
 
-    def on_step(self, stage, epoch, step, steps, loss, checkpoint):
+    def on_step(self, record, checkpoint):
         self.within.append(checkpoint())
 
     def on_epoch(self, record, checkpoint):

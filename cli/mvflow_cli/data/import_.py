@@ -87,8 +87,8 @@ def import_(
         list[str] | None,
         typer.Option(
             "--transform",
-            metavar="NAME=KIND",
-            help="none, standardise or log1p, where not the suggested one.",
+            metavar="NAME[:COLUMN]=KIND",
+            help="none, standardise, log1p or quantile, where not the suggested one.",
             show_default=False,
         ),
     ] = None,

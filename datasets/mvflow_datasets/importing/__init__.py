@@ -1,16 +1,21 @@
 """Data of one's own: arrays, tables, images and annotated matrices become a store."""
 
+from mvflow.core import Units
 from mvflow_datasets.importing.importer import Imported, Wanted, import_data
 from mvflow_datasets.importing.pairing import split_shares
 from mvflow_datasets.importing.references import ReadOptions
-from mvflow_datasets.importing.units import Units, read_units
+from mvflow_datasets.importing.rereading import ModalityRows, pair_rows, read_modality
+from mvflow_datasets.importing.units import read_units
 
 __all__ = [
     "Imported",
+    "ModalityRows",
     "ReadOptions",
     "Units",
     "Wanted",
     "import_data",
+    "pair_rows",
+    "read_modality",
     "read_units",
     "split_shares",
 ]

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mvflow.core import DataError, unknown_name
-from mvflow_datasets.importing.references import Raw, ReadOptions, Reference, key_texts, refuse_bad
+from mvflow_datasets.importing.references import (
+    Raw,
+    ReadOptions,
+    Reference,
+    key_texts,
+    refuse_bad,
+    refuse_bad_sparse,
+)
 
 __all__ = ["modalities_of", "read_annotated", "read_observations"]
 
@@ -51,7 +58,11 @@ def read_annotated(at: Reference) -> Raw:
     if columns and len(columns) != values.shape[1]:
         msg = f"{at}: the matrix has {values.shape[1]} columns, but var has {len(columns)} names"
         raise DataError(msg)
-    refuse_bad(values, str(at), columns)
+    if sparse.issparse(values):
+        values.sum_duplicates()
+        refuse_bad_sparse(values, str(at), columns)
+    else:
+        refuse_bad(values, str(at), columns)
     return Raw(values, columns, keys)
 
 
@@ -131,7 +142,7 @@ def _read(at: Reference, element: Any) -> Any:
         return read_elem(element)
 
 
-def _matrix(at: Reference, group: Any, place: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _matrix(at: Reference, group: Any, place: str) -> tuple[Any, tuple[str, ...]]:
     """A matrix and the names of its columns, where it has its own."""
     element = group.get(place)
     matrix: Any = None if element is None else _read(at, element)
@@ -139,10 +150,7 @@ def _matrix(at: Reference, group: Any, place: str) -> tuple[NDArray[Any], tuple[
         return matrix.to_numpy(), tuple(map(str, matrix.columns))
     if sparse.issparse(matrix):
         matrix.check_format(full_check=True)
-        if matrix.dtype == np.float64:
-            refuse_bad(matrix.data, f"{at}, value stored at")
-            matrix = matrix.astype(np.float32)
-        return matrix.toarray(), ()
+        return matrix.tocsr(), ()
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2:
         return matrix, ()
     places = [k for k in ("X",) if k in group]

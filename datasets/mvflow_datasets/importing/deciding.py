@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
-from mvflow.core import DataError, Modality, UsageError, registry, unknown_name
+from mvflow.core import DataError, Modality, Units, UsageError, registry, unknown_name
+from mvflow_datasets.importing.decided import NOISE, Decided, plain_number
 from mvflow_datasets.importing.references import Raw
+from mvflow_datasets.importing.sparse_matrices import decide_sparse
+from mvflow_datasets.importing.transforms import (
+    TRANSFORMS,
+    fit_units,
+    suggested_transform,
+)
 
-__all__ = ["TRANSFORMS", "Decided", "Transform", "decide"]
-
-Transform = Literal["none", "standardise", "log1p"]
-TRANSFORMS: tuple[str, ...] = get_args(Transform)
+__all__ = ["decide"]
 
 IMAGE_SCALE = 0.75
 """Diversity of the Laplace for intensities in [0, 1], as in the recipes of the paper's images."""
-NOISE = 0.5
-"""Standard deviation of the Normal as a share of the data's: a quarter of the variance."""
 MOST_CLASSES = 20
 MOST_NAMED_CLASSES = 100
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Decided:
-    """A modality as it will be stored.
-
-    Args:
-        modality: its specification.
-        arrays: part of the data -> (rows, *shape) stored values.
-        about: what is kept to get back to the units of the files: `shift` and `scale` by value,
-            `names` of the values, `classes` of a categorical modality.
-        words: what was found and done, for the report.
-        transform: what was done to the values.
-        warning: what the user should look at, or nothing.
-    """
-
-    modality: Modality
-    arrays: Mapping[str, NDArray[Any]]
-    about: Mapping[str, NDArray[Any]]
-    words: str
-    transform: Transform = "none"
-    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +42,7 @@ def decide(
     raw: Raw,
     parts: Mapping[str, NDArray[np.int64]],
     likelihood: str | None = None,
-    transform: str | None = None,
+    transforms: Mapping[str, str] | None = None,
 ) -> Decided:
     """Choose likelihood and units of a modality, from the values of the rows that are used.
 
@@ -70,7 +51,7 @@ def decide(
         raw: its values as found.
         parts: part of the data -> rows that it takes; the units are those of `train`.
         likelihood: the user's choice, if any.
-        transform: the user's choice, if any.
+        transforms: the user's choices: column -> transform, `""` for all without their own.
 
     Raises:
         DataError: if the values do not fit the choice, or are all the same.
@@ -81,12 +62,15 @@ def decide(
         >>> decide("a", Raw(np.array([[0.0, 5], [1, 6], [3, 7], [5, 8]])), rows).words
         'values 0 to 8, standardised; normal, scale 0.5'
     """
-    for kind, value, known in (
-        ("likelihood", likelihood, registry("likelihoods").names()),
-        ("transform", transform, TRANSFORMS),
-    ):
-        if value is not None and value not in known:
-            raise UsageError(unknown_name(kind, value, known))
+    transforms = transforms or {}
+    known = registry("likelihoods").names()
+    if likelihood is not None and likelihood not in known:
+        raise UsageError(unknown_name("likelihood", likelihood, known))
+    for step in transforms.values():
+        if step not in TRANSFORMS:
+            raise UsageError(unknown_name("transform", step, TRANSFORMS))
+    if issparse(raw.values):
+        return decide_sparse(name, raw, parts, likelihood, transforms)
     used = raw.values[np.unique(np.concatenate(list(parts.values())))]
     if not len(used) or used.size == 0:
         msg = f"modality {name!r} has no values: its array has shape {raw.values.shape}"
@@ -96,8 +80,8 @@ def decide(
         raise DataError(msg)
     chosen = likelihood or _suggested(used)
     scales = chosen == "continuous" or registry("likelihoods").load(chosen).is_location
-    if transform not in {None, "none"} and not scales:
-        msg = f"modality {name!r} is {chosen}: its values cannot be transformed by {transform}"
+    if not scales and (asked := set(transforms.values()) - {"none"}):
+        msg = f"modality {name!r} is {chosen}: its values cannot be transformed by {min(asked)}"
         raise UsageError(msg)
     if used.dtype.kind in "SU" and chosen != "categorical":
         msg = f"modality {name!r} holds texts: a {chosen} likelihood needs numbers"
@@ -109,10 +93,10 @@ def decide(
         return _bernoulli(name, raw, found, used, parts)
     if not scales:
         arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
-        about = {"names": np.array(raw.columns)} if raw.columns else {}
         words = f"values {_range(used)}{found.note}, left as they are; {chosen}"
-        return Decided(Modality(name, found.values.shape[1:], chosen), arrays, about, words)
-    return _continuous(name, raw, found, used, parts, likelihood, transform)
+        modality = Modality(name, found.values.shape[1:], chosen)
+        return Decided(modality, arrays, Units(raw.columns), words)
+    return _continuous(name, raw, found, used, parts, likelihood, transforms)
 
 
 def _suggested(used: NDArray[Any]) -> str:
@@ -180,26 +164,26 @@ def _categorical(
         raise DataError(msg)
     column = raw.values.reshape(len(raw.values), -1)[:, 0]
     arrays = {part: np.searchsorted(classes, column[rows]) for part, rows in parts.items()}
-    shown = ", ".join(str(_plain(c)) for c in classes[:8])
+    shown = ", ".join(str(plain_number(c)) for c in classes[:8])
     words = f"{len(classes)} classes ({shown}{'...' if len(classes) > 8 else ''}); categorical"
     named = classes.astype(np.int64) if classes.dtype.kind == "f" else classes
-    about = {"classes": named.astype(np.str_)}
-    return Decided(Modality(name, (len(classes),), "categorical"), arrays, about, words)
+    units = Units(classes=tuple(named.astype(np.str_).tolist()))
+    return Decided(Modality(name, (len(classes),), "categorical"), arrays, units, words)
 
 
 def _bernoulli(
     name: str, raw: Raw, found: _Found, used: NDArray[Any], parts: Mapping[str, NDArray[np.int64]]
 ) -> Decided:
     modality = Modality(name, found.values.shape[1:], "bernoulli")
-    about = {"names": np.array(raw.columns)} if raw.columns else {}
+    units = Units(raw.columns)
     if _is_binary(used):
         arrays = {p: 255 * (found.values[r] != 0).astype(np.uint8) for p, r in parts.items()}
-        return Decided(modality, arrays, about, f"values 0 and 1{found.note}; bernoulli")
+        return Decided(modality, arrays, units, f"values 0 and 1{found.note}; bernoulli")
     if used.dtype != np.uint8 and (used.min() < 0 or used.max() > 1):
         msg = f"modality {name!r} runs {_range(used)}: a bernoulli likelihood needs 0 to 1"
         raise DataError(msg)
     arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
-    return Decided(modality, arrays, about, f"values {_range(used)}{found.note}; bernoulli")
+    return Decided(modality, arrays, units, f"values {_range(used)}{found.note}; bernoulli")
 
 
 def _continuous(
@@ -209,68 +193,91 @@ def _continuous(
     used: NDArray[Any],
     parts: Mapping[str, NDArray[np.int64]],
     likelihood: str | None,
-    transform: str | None,
+    transforms: Mapping[str, str],
 ) -> Decided:
     unit = found.image and (used.dtype == np.uint8 or (used.min() >= 0 and used.max() <= 1))
-    if unit and transform in {None, "none"}:
+    if unit and set(transforms.values()) <= {"none"}:
         kind = likelihood or "laplace"
         scale = IMAGE_SCALE if kind == "laplace" else NOISE
         modality = Modality(name, found.values.shape[1:], {"kind": kind, "scale": scale})
         arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
         what = "intensities" if used.dtype == np.uint8 else "values"
         words = f"{what} {_range(used)}{found.note}; {kind}, scale {scale:g}"
-        return Decided(modality, arrays, {}, words)
-    step = transform or _suggested_transform(used, found.values[parts["train"]])
-    if step == "log1p" and used.min() < 0:
-        msg = f"modality {name!r} has values down to {_plain(used.min())}: log1p needs 0 or more"
+        return Decided(modality, arrays, Units(), words)
+    train = found.values[parts["train"]]
+    steps = _steps(name, raw.columns, found.values.shape[1:], transforms, used, train)
+    if "log1p" in steps and used.min() < 0 and len(set(steps)) == 1:
+        lowest = plain_number(used.min())
+        msg = f"modality {name!r} has values down to {lowest}: log1p needs 0 or more"
         raise DataError(msg)
-    values = {p: _stepped(found.values[r], step) for p, r in parts.items()}
-    axes = tuple(range(values["train"].ndim)) if found.image else (0,)
-    shape = (1,) * len(found.values.shape[1:]) if found.image else found.values.shape[1:]
-    shift, spread, still = np.zeros(shape), np.ones(shape), 0
-    if step != "none":
-        shift = values["train"].mean(axes, dtype=np.float64).reshape(shape)
-        spread = values["train"].std(axes, dtype=np.float64).reshape(shape)
-        flat = spread <= 1e-7 * np.maximum(1, np.abs(shift))
-        still, spread = int(flat.sum()), np.where(flat, 1.0, spread)
-    arrays = {p: ((v - shift) / spread).astype(np.float32) for p, v in values.items()}
+    units = fit_units(train, steps, is_image=found.image)
+    what = f"values of modality {name!r}"
+    arrays = {p: _applied(units, found.values, r, what) for p, r in parts.items()}
     kind = likelihood or "normal"
     noise = float(f"{NOISE * _deviation(arrays['train']):.2g}")
     if not noise > 0:
         msg = f"modality {name!r}: no value varies over the rows to train on"
         raise DataError(msg)
     modality = Modality(name, found.values.shape[1:], {"kind": kind, "scale": noise})
-    about: dict[str, NDArray[Any]] = {"names": np.array(raw.columns)} if raw.columns else {}
-    if step != "none":
-        about |= {"shift": shift, "scale": spread, "log1p": np.array(step == "log1p")}
-    words = f"values {_range(used)}{found.note}{_DONE[step]}; {kind}, scale {noise:g}"
-    warning = ""
-    if still:
-        warning = f"{name}: {still} of {spread.size} values are constant in the rows to train on"
-    return Decided(modality, arrays, about, words, cast("Transform", step), warning)
+    shown = ", ".join(dict.fromkeys(_DONE[step] for step in steps))
+    words = f"values {_range(used)}{found.note}, {shown}; {kind}, scale {noise:g}"
+    units = replace(units, names=raw.columns)
+    return Decided(modality, arrays, units, words, _summary(steps), _still(name, raw, train))
 
 
 _DONE = {
-    "none": ", left as they are",
-    "standardise": ", standardised",
-    "log1p": ", taken as counts: log(1 + x), then standardised",
+    "none": "left as they are",
+    "standardise": "standardised",
+    "log1p": "taken as counts: log(1 + x), then standardised",
+    "quantile": "taken to normal quantiles",
 }
 
 
-def _suggested_transform(used: NDArray[Any], train: NDArray[Any]) -> str:
-    """log1p for counts, none for what is standardised already, else standardise."""
-    if _is_whole(used) and used.min() >= 0 and used.max() >= 10 and used.ndim == 2:
-        zeros = np.count_nonzero(used == 0) / used.size
-        if zeros >= 0.05 and used.shape[1] > 1:
-            return "log1p"
-    mean, spread = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
-    already = (np.abs(mean) < 0.2).all() and ((spread > 0.8) & (spread < 1.25)).all()
-    return "none" if already else "standardise"
+def _steps(
+    name: str,
+    columns: tuple[str, ...],
+    shape: tuple[int, ...],
+    transforms: Mapping[str, str],
+    used: NDArray[Any],
+    train: NDArray[Any],
+) -> list[str]:
+    """The transform of each column, or a single one for all values."""
+    default = transforms.get("") or suggested_transform(used, train)
+    own = {column: step for column, step in transforms.items() if column}
+    for column in own:
+        if column not in columns:
+            raise UsageError(f"modality {name!r}: {unknown_name('column', column, columns)}")
+    if "quantile" in transforms.values() and len(shape) != 1:
+        msg = f"modality {name!r} has rows of shape {shape}: quantile is a transform of tables"
+        raise UsageError(msg)
+    return [own.get(column, default) for column in columns] if own else [default]
 
 
-def _stepped(values: NDArray[Any], step: str) -> NDArray[Any]:
-    found = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
-    return np.log1p(found) if step == "log1p" else found
+def _summary(steps: Sequence[str]) -> str:
+    return steps[0] if len(set(steps)) == 1 else "by column"
+
+
+def _still(name: str, raw: Raw, train: NDArray[Any]) -> str:
+    """A warning that names values which are the same in all rows to train on."""
+    is_still = (train == train[0]).all(0)
+    count = int(is_still.sum())
+    if not count:
+        return ""
+    names = [raw.columns[j] for j in np.flatnonzero(is_still)[:8]] if raw.columns else []
+    shown = f" ({', '.join(names)}{'...' if count > len(names) else ''})" if names else ""
+    return f"{name}: {count} of {is_still.size} values are constant in the rows to train on{shown}"
+
+
+def _applied(
+    units: Units, values: NDArray[Any], rows: NDArray[np.int64], what: str
+) -> NDArray[np.float32]:
+    """Rows in the units of the store; by pieces, so that memory stays bounded."""
+    out = np.empty((len(rows), *values.shape[1:]), np.float32)
+    size = max(1, 2**22 // max(1, values[:1].size))
+    for start in range(0, len(rows), size):
+        piece = slice(start, start + size)
+        out[piece] = units.apply(values[rows[piece]], what)
+    return out
 
 
 def _deviation(train: NDArray[Any]) -> float:
@@ -283,8 +290,4 @@ def _kept(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _range(used: NDArray[Any]) -> str:
-    return f"{_plain(used.min())} to {_plain(used.max())}"
-
-
-def _plain(value: Any) -> Any:
-    return f"{value:.4g}" if isinstance(value, int | float | np.number | np.bool_) else value
+    return f"{plain_number(used.min())} to {plain_number(used.max())}"

@@ -14,7 +14,8 @@ from mvflow import __version__
 from mvflow.core import COVARIATES, Modality, UsageError, unknown_name
 from mvflow_datasets.importing.annotated import modalities_of
 from mvflow_datasets.importing.covariates import KINDS, covariate_of, describe_covariate
-from mvflow_datasets.importing.deciding import Decided, decide
+from mvflow_datasets.importing.decided import Decided
+from mvflow_datasets.importing.deciding import decide
 from mvflow_datasets.importing.pairing import divided
 from mvflow_datasets.importing.reading import ANNOTATED, checksum, read_row_values, read_values
 from mvflow_datasets.importing.references import (
@@ -49,7 +50,8 @@ class Wanted:
         keys: name of a modality (or `labels`, `groups`) -> where the keys of its rows are;
             `:COLUMN` is a column of its own file.
         likelihoods: modality -> likelihood, where not the suggested one.
-        transforms: modality -> `none`, `standardise` or `log1p`, where not the suggested one.
+        transforms: modality, or `modality:column` -> `none`, `standardise`, `log1p` or
+            `quantile`, where not the suggested one.
         split: shares of train and test, or of train, validation and test.
         seed: of the splits.
         options: name of a modality (or `labels`, `groups`) -> how its file is read, where not
@@ -123,13 +125,14 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     rows = pair(raws, own_keys, places.keys())
     parts = divided(rows.groups, wanted.split, wanted.seed)
     taken = {part: _taken(rows, at) for part, at in parts.items()}
+    transforms = wanted.transforms
     decided = {
         name: decide(
             name,
             raws[name],
             {part: arrays[name] for part, (arrays, _) in taken.items()},
             wanted.likelihoods.get(name),
-            wanted.transforms.get(name),
+            {t.partition(":")[2]: s for t, s in transforms.items() if t.partition(":")[0] == name},
         )
         for name in places
     }
@@ -146,8 +149,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         )
         for part, (_, pairs) in taken.items()
     }
-    about = {f"{n}/{key}": a for n, d in decided.items() for key, a in d.about.items()}
-    about |= {f"rows/{part}": rows.origin[at] for part, at in parts.items()}
+    about = {f"rows/{part}": rows.origin[at] for part, at in parts.items()}
     files = {at.path for at in (*places.values(), *facts.values(), *keys.values())}
     write_store(
         path,
@@ -157,6 +159,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         builder=_builder(wanted, decided, rows),
         sources={file.as_posix(): checksum(file) for file in sorted(files)},
         about=about,
+        units={name: d.units for name, d in decided.items()},
         class_names=dict(enumerate(rows.classes)) if rows.labels is not None else None,
         covariates=covariates.values(),
     )
@@ -188,8 +191,8 @@ def _places(wanted: Wanted) -> dict[str, Reference]:
             raise UsageError(unknown_name("kind of covariate", kind, KINDS))
     for choices in (wanted.likelihoods, wanted.transforms):
         for name in choices:
-            if name not in places:
-                raise UsageError(unknown_name("modality", name, places))
+            if name.partition(":")[0] not in places:
+                raise UsageError(unknown_name("modality", name.partition(":")[0], places))
     return places
 
 

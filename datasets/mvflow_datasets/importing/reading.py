@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,10 @@ ARRAYS, TABLES, ANNOTATED = {".npy", ".npz"}, {".csv", ".tsv", ".parquet"}, {".h
 
 
 def read_values(
-    at: Reference, without: Collection[str] = (), options: ReadOptions | None = None
+    at: Reference,
+    without: Collection[str] = (),
+    options: ReadOptions | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Raw:
     """Values of a modality.
 
@@ -32,6 +35,7 @@ def read_values(
         at: where they lie.
         without: columns of a table to leave out.
         options: what the user says of the file.
+        columns: of a table that are read, where the reference names none.
 
     Raises:
         DataError: if they cannot be read or used; the message names the place.
@@ -40,7 +44,7 @@ def read_values(
         at,
         folder=read_images,
         array=read_array,
-        table=lambda at: read_table(at, without, options),
+        table=lambda at: read_table(at, without, options, columns),
         annotated=read_annotated,
     )
     if not raw.values.shape[0]:

@@ -21,6 +21,7 @@ __all__ = [
     "Reference",
     "key_texts",
     "refuse_bad",
+    "refuse_bad_sparse",
     "refuse_missing",
     "split_names",
 ]
@@ -105,7 +106,7 @@ class Raw:
     """Values as a file has them, before anything is decided about them.
 
     Args:
-        values: (rows, ...) numbers, or (rows,) texts of one column.
+        values: (rows, ...) numbers, or (rows,) texts of one column, or a sparse matrix (CSR).
         columns: names of the values of a row, where the file has them.
         keys: (rows,) texts that name the rows, where the file has them.
         note: a phrase for the line of the modality in the report, such as channels moved.
@@ -113,7 +114,7 @@ class Raw:
         warnings: a sentence for each thing that the user should look at.
     """
 
-    values: NDArray[np.generic]
+    values: Any
     columns: tuple[str, ...] = ()
     keys: NDArray[np.str_] | None = None
     note: str = ""
@@ -221,3 +222,25 @@ def refuse_bad(values: NDArray[np.generic], where: str, columns: Sequence[str] =
                 "expected finite numbers; remove or impute such rows first"
             )
             raise DataError(msg)
+
+
+def refuse_bad_sparse(matrix: Any, where: str, columns: Sequence[str] = ()) -> None:
+    """The same of a sparse matrix of compressed rows.
+
+    Raises:
+        DataError: naming file, row (from 0) and column.
+    """
+    if matrix.dtype.kind != "f":
+        return
+    with np.errstate(invalid="ignore"):
+        is_bad = ~(np.abs(matrix.data) <= np.finfo(np.float32).max)
+    if is_bad.any():
+        place = int(np.argmax(is_bad))
+        row = int(np.searchsorted(matrix.indptr, place, "right")) - 1
+        column = int(matrix.indices[place])
+        name = repr(columns[column]) if columns else column
+        msg = (
+            f"{where}, row {row}, column {name} is {matrix.data[place]}: "
+            "expected finite numbers; remove or impute such rows first"
+        )
+        raise DataError(msg)

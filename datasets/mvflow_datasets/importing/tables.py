@@ -63,7 +63,10 @@ class _Table(Protocol):
 
 
 def read_table(
-    at: Reference, without: Collection[str] = (), options: ReadOptions | None = None
+    at: Reference,
+    without: Collection[str] = (),
+    options: ReadOptions | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Raw:
     """Columns of a table: numbers, or one column of texts.
 
@@ -71,6 +74,7 @@ def read_table(
         at: the file, with `:column,column` where not all columns are wanted.
         without: columns that are left out where none are named: keys and labels.
         options: what the user says of the file.
+        columns: those to read, where the reference names none and all of them are there.
 
     Raises:
         DataError: if the file is ragged or damaged, a column is unknown, or a value is missing
@@ -79,6 +83,8 @@ def read_table(
     options = options or ReadOptions()
     table = _open(at.path, options)
     chosen = _chosen(at, table, without)
+    if columns and not at.part and set(columns) <= set(table.names):
+        chosen = list(columns)
     frame = table.frame(chosen)
     is_text = len(chosen) == 1 and not _numeric(frame.iloc[:, 0]).notna().any()
     values = _texts(table, frame, options) if is_text else _numbers(table, frame, options)

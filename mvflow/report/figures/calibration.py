@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvflow.report.figures.canvas import INK, MUTED, WRONG, new_figure
-from mvflow.report.figures.charts import colour
+from mvflow.report.figures.canvas import LINE, MUTED, WRONG, colour, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["coverage_curves", "rank_histograms"]
 
 COLUMNS = 4
-BAND = "#e4e7eb"
 SHADES = {"good": "#0072b2", "look closer": "#e69f00", "do not trust": WRONG}
 """Of a subset's verdict."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)))
 
 
 def rank_histograms(subsets: Mapping[str, SubsetCalibration]) -> Figure:
@@ -30,37 +29,26 @@ def rank_histograms(subsets: Mapping[str, SubsetCalibration]) -> Figure:
     Args:
         subsets: name -> its calibration.
     """
-    lines = -(-len(subsets) // COLUMNS)
-    across = min(COLUMNS, len(subsets))
-    width, height = 250 * across, 190 * lines
-    figure = new_figure(width, height)
-    for i, (name, found) in enumerate(subsets.items()):
-        row, column = divmod(i, COLUMNS)
-        place = (
-            (250 * column + 34) / width,
-            (height - 190 * (row + 1) + 34) / height,
-            202 / width,
-            126 / height,
-        )
-        _histogram(figure.add_axes(place), name, found)
+    down, across = -(-len(subsets) // COLUMNS), min(COLUMNS, len(subsets))
+    figure = new_figure(250 * across, 180 * down)
+    for i, (name, subset) in enumerate(subsets.items()):
+        _histogram(figure.add_subplot(down, across, i + 1), name, subset)
     return figure
 
 
-def _histogram(axes: Axes, name: str, found: SubsetCalibration) -> None:
+def _histogram(axes: Axes, name: str, subset: SubsetCalibration) -> None:
     from scipy import stats
 
-    counts = np.asarray(found.histogram.counts[found.worst])
-    expected = np.asarray(found.histogram.expected)
+    counts = np.asarray(subset.histogram.counts[subset.worst])
+    expected = np.asarray(subset.histogram.expected)
     edges = np.arange(len(counts) + 1) / len(counts)
     low, high = stats.binom.interval(0.99, counts.sum(), expected / counts.sum())
-    axes.stairs(high, edges, baseline=low, fill=True, color=BAND)
+    axes.stairs(high, edges, baseline=low, fill=True, color=LINE)
     axes.stairs(expected, edges, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), baseline=None)
-    axes.bar(
-        edges[:-1], counts, 0.86 / len(counts), align="edge", alpha=0.75,
-        color=SHADES[found.verdict],
-    )  # fmt: skip
-    title = f"given {name.replace('+', ' + ')}, z{found.worst}"
-    axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=8)
+    shade = SHADES[subset.verdict]
+    axes.bar(edges[:-1], counts, 0.86 / len(counts), align="edge", alpha=0.75, color=shade)
+    given = " + ".join(subset.given) if len(name) < 30 else f"{len(subset.given)} modalities"
+    axes.set_title(f"given {given}, z{subset.worst}", fontsize=8)
     axes.set(xlim=(0, 1), ylim=(0, 1.08 * max(counts.max(), high.max())))
     axes.set_xticks([0, 0.5, 1], ["0", "rank of the true value", "1"])
     axes.tick_params(axis="x", length=0)
@@ -74,28 +62,23 @@ def coverage_curves(subsets: Mapping[str, SubsetCalibration]) -> Figure:
     Args:
         subsets: as for `rank_histograms`.
     """
-    below = 22 * -(-len(subsets) // 5)
-    width, height = 720, 290 + below
-    figure = new_figure(width, height)
-    bottom, tall = (below + 46) / height, 206 / height
-    left = figure.add_axes((50 / width, bottom, 290 / width, tall))
-    right = figure.add_axes((410 / width, bottom, 296 / width, tall))
-    styles: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
+    columns = 2 if max(map(len, subsets)) > 18 else 4
+    figure = new_figure(720, 280 + 18 * -(-len(subsets) // columns))
+    left, right = figure.subplots(1, 2)
     band = next(iter(subsets.values())).ecdf.band
     left.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
-    right.axhspan(-band, band, color=BAND)
-    for i, (name, found) in enumerate(subsets.items()):
-        dashes = styles[(i // 7) % 3]
-        line: dict[str, Any] = {"color": colour(i), "linestyle": dashes, "linewidth": 1.3}
-        levels, mean = found.curve.levels, found.curve.mean
+    right.axhspan(-band, band, color=LINE)
+    for i, (name, subset) in enumerate(subsets.items()):
+        line: dict[str, Any] = {"color": colour(i), "linestyle": DASHES[i // 7 % 2], "lw": 1.3}
+        levels, mean = subset.curve.levels, subset.curve.mean
         left.plot([0, *levels, 1], [0, *mean, 1], label=name.replace("+", " + "), **line)
-        difference = found.ecdf.difference
+        difference = subset.ecdf.difference
         right.plot(np.linspace(0, 1, len(difference) + 1), [0, *difference], **line)
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="level of the interval", ylabel="true values in it")
-    left.set_title("Coverage, mean over z", loc="left", fontweight="bold", color=INK)
+    left.set_title("Coverage, mean over z")
     high = max(1.15 * abs(np.asarray(right.get_ylim())).max(), 2 * band)
     right.set(xlim=(0, 1), ylim=(-high, high), xlabel="rank of the true value")
-    right.set_title("Ranks at or below, less expected", loc="left", fontweight="bold", color=INK)
+    right.set_title("Ranks at or below, less expected")
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower left", ncols=5, handlelength=1.8, fontsize=7.5)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=1.8)
     return figure

@@ -8,23 +8,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
     "CLASS_COLOURS",
     "ENTRY_COLOURS",
+    "GROUND",
     "INK",
+    "LINE",
     "MUTED",
     "WRONG",
     "as_png",
     "as_svg",
-    "bare",
+    "colour",
     "new_figure",
     "style",
 ]
 
-INK, MUTED, WRONG = "#1f2933", "#66727f", "#e0202b"
+INK, MUTED, LINE, GROUND, WRONG = "#1f2933", "#66727f", "#dfe3e8", "#f2f3f4", "#e0202b"
+DARK = {INK: "#e4e8ec", MUTED: "#9ba8b5", LINE: "#333c46", GROUND: "#20272f"}
+"""Colours that a page in dark mode exchanges."""
 ENTRY_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
 """Okabe and Ito's palette, safe for colour-blind readers."""
 CLASS_COLOURS = (
@@ -39,16 +42,24 @@ SETTINGS: dict[str, Any] = {
     "font.size": 8.0,
     "text.color": INK,
     "text.parse_math": False,
-    "axes.edgecolor": "#9aa5b1",
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
     "axes.labelcolor": MUTED,
     "axes.linewidth": 0.6,
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
     "axes.titlesize": 9.0,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "none",
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
+    "legend.fontsize": 7.5,
     "legend.frameon": False,
-    "figure.facecolor": "white",
     "svg.fonttype": "path",
     "svg.hashsalt": "mvflow",
     "image.composite_image": False,
@@ -66,29 +77,45 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, its size in pixels of the page."""
+def new_figure(width: float, height: float, *, fitted: bool = True) -> Figure:
+    """An empty figure, its size in pixels of the page; `fitted` lays out its axes by itself."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / 100, height / 100), dpi=100)
+    layout: Any = "constrained" if fitted else None
+    return Figure(figsize=(width / 100, height / 100), dpi=100, layout=layout)
+
+
+def colour(index: int) -> str:
+    """Colour of the model at this place."""
+    return ENTRY_COLOURS[index % len(ENTRY_COLOURS)]
 
 
 def as_png(figure: Figure) -> bytes:
-    """The figure as PNG, two pixels to one of the page."""
+    """The figure as PNG on white, two pixels to one of the page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200)
+    figure.savefig(buffer, format="png", dpi=200, facecolor="white")
     return buffer.getvalue()
 
 
-def as_svg(figure: Figure) -> bytes:
-    """The figure as SVG; the same figure gives the same bytes."""
+def as_svg(figure: Figure, *, themed: bool = False) -> bytes:
+    """The figure as SVG; the same figure gives the same bytes.
+
+    Args:
+        figure: what to write.
+        themed: follow the reader's choice of light or dark, on a transparent ground.
+    """
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", dpi=200, metadata=nothing)
-    return buffer.getvalue()
-
-
-def bare(axes: Axes) -> Axes:
-    """The axes without ticks and frame."""
-    axes.set_axis_off()
-    return axes
+    ground = "none" if themed else "white"
+    figure.savefig(buffer, format="svg", dpi=200, metadata=nothing, facecolor=ground)
+    if not themed:
+        return buffer.getvalue()
+    svg = buffer.getvalue().decode()
+    for i, light in enumerate(DARK):
+        svg = svg.replace(f": {light}", f": var(--c{i})")
+    by_day, by_night = (
+        "".join(f"--c{i}:{colours};" for i, colours in enumerate(theme))
+        for theme in (DARK, DARK.values())
+    )
+    rules = f":root{{{by_day}}}@media (prefers-color-scheme: dark){{:root{{{by_night}}}}}"
+    return svg.replace('<style type="text/css">', f'<style type="text/css">{rules}', 1).encode()

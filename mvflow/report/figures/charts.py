@@ -3,107 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mvflow.report.figures.canvas import ENTRY_COLOURS, INK, new_figure
+from mvflow.report.figures.canvas import INK, MUTED, colour, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "colour", "coherence_bars", "correlation_dots", "loss_curves", "loss_limits"]
+    from mvflow.evaluation.learning import StageCurve
+    from mvflow.metrics import Estimate
 
-Number = float | None
-
-
-class Curve(NamedTuple):
-    """Losses of one stage of one model, or of several that share it."""
-
-    label: str
-    colour: str
-    epochs: Sequence[int]
-    train: Sequence[float]
-    validation: Sequence[Number]
-
-
-def colour(index: int) -> str:
-    """Colour of the model at this place."""
-    return ENTRY_COLOURS[index % len(ENTRY_COLOURS)]
+__all__ = ["coherence_bars", "correlation_dots", "loss_curves", "loss_limits"]
 
 
 def coherence_bars(
-    scores: Mapping[str, Sequence[Number]],
+    scores: Mapping[str, Sequence[Estimate | None]],
     names: Sequence[str],
-    references: Mapping[str, Number],
-    chance: Number = None,
-    errors: Mapping[str, Sequence[Number]] | None = None,
+    references: Mapping[str, float | None],
+    chance: float | None = None,
 ) -> Figure:
     """Groups of bars, one bar a model; a dashed line where the classifier stands on real data.
 
     Args:
-        scores: label of the group -> value of each model.
+        scores: label of the group -> score of each model.
         names: of the models.
         references: label of the group -> accuracy of its classifier.
         chance: what guessing would reach.
-        errors: label of the group -> standard error of each model.
     """
-    width = min(1100, max(600, 110 + len(scores) * max(76, 34 * len(names))))
-    figure = new_figure(width, 310)
-    axes = figure.add_axes((58 / width, 0.15, 1 - 72 / width, 0.66))
-    thick = 0.8 / len(names)
+    figure = new_figure(min(1100, max(560, 110 + len(scores) * max(76, 34 * len(names)))), 310)
+    axes, thick = figure.add_subplot(), 0.8 / len(names)
     for i, name in enumerate(names):
         at = np.arange(len(scores)) + (i - (len(names) - 1) / 2) * thick
-        values = [row[i] for row in scores.values()]
-        heights = [np.nan if v is None else v for v in values]
+        row = [values[i] for values in scores.values()]
+        heights = [np.nan if e is None else e.mean for e in row]
+        errors = [np.nan if e is None else e.standard_error for e in row]
         axes.bar(at, heights, 0.9 * thick, color=colour(i), label=name)
-        known = [row[i] for row in (errors or {}).values()]
-        spread = [np.nan if v is None else v for v in known]
-        if spread:
-            axes.errorbar(at, heights, spread, fmt="none", ecolor=INK, elinewidth=0.8)
-        if len(scores) * len(names) <= 24:
-            _numbers(axes, at, values, colour(i))
-    _references(axes, [references.get(label) for label in scores], chance)
-    axes.set(ylim=(0, 1.06), ylabel="share of right class", xlim=(-0.55, len(scores) - 0.45))
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
-    axes.set_xticks(range(len(scores)), [label.replace(" → ", "\n→ ") for label in scores])
-    axes.tick_params(axis="x", length=0, labelcolor=INK)
-    handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: labels[k] not in names)
-    per_line = max(1, width // (60 + 6 * max(map(len, labels))))
-    axes.legend(
-        [handles[k] for k in order], [labels[k] for k in order],
-        loc="lower left", bbox_to_anchor=(-0.01, 1.04), ncols=per_line, borderpad=0,
-        columnspacing=1.4, handlelength=1.4,
-    )  # fmt: skip
-    return figure
-
-
-def _numbers(axes: Axes, at: Any, values: Sequence[Number], ground: str) -> None:
-    from matplotlib.colors import to_rgb
-
-    light = np.dot(to_rgb(ground), (0.3, 0.59, 0.11)) > 0.55
-    for x, value in zip(at, values, strict=True):
-        if value is not None:
-            inside = value > 0.12  # else above the bar; never where the dashed line is
-            axes.text(
-                x, 0.025 if inside else value + 0.02, f"{value:.2f}", ha="center", va="bottom",
-                color=INK if light or not inside else "white", fontsize=7,
-            )  # fmt: skip
-
-
-def _references(axes: Axes, levels: Sequence[Number], chance: Number) -> None:
+        axes.errorbar(at, heights, errors, fmt="none", ecolor=INK, elinewidth=0.8)
     label = "classifier on real data"
-    for x, level in enumerate(levels):
-        if level is not None:
+    for x, name in enumerate(scores):
+        if (level := references.get(name)) is not None:
             axes.hlines(level, x - 0.45, x + 0.45, INK, (0, (4, 2)), linewidth=1.2, label=label)
             label = ""
     if chance is not None:
         axes.axhline(chance, color=INK, linewidth=0.7, linestyle=":", label="guessing a class")
+    axes.set(ylim=(0, 1.06), ylabel="share of right class", xlim=(-0.55, len(scores) - 0.45))
+    axes.set_xticks(range(len(scores)), [label.replace(" → ", "\n→ ") for label in scores])
+    axes.tick_params(axis="x", length=0, labelcolor=INK)
+    entries = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    order = sorted(entries, key=lambda label: label not in names)
+    figure.legend([entries[k] for k in order], order, loc="outside upper left", ncols=4)
+    return figure
 
 
-def loss_limits(values: Sequence[Number], skip: float = 0.05) -> tuple[float, float] | None:
+def loss_limits(values: Sequence[float], skip: float = 0.05) -> tuple[float, float] | None:
     """Range of the y axis that shows all but the first share of a curve; None without values.
 
     Examples:
@@ -111,9 +66,9 @@ def loss_limits(values: Sequence[Number], skip: float = 0.05) -> tuple[float, fl
         >>> low < 3.0 and 5.0 < high < 6.0
         True
     """
-    found = np.array([np.nan if v is None else v for v in values], np.float64)
-    first = min(int(np.ceil(skip * len(found))), len(found) - 1) if len(found) > 2 else 0
-    kept = found[first:][np.isfinite(found[first:])]
+    losses = np.asarray(values, np.float64)
+    first = min(int(np.ceil(skip * len(losses))), len(losses) - 1) if len(losses) > 2 else 0
+    kept = losses[first:][np.isfinite(losses[first:])]
     if not kept.size:
         return None
     low, high = float(kept.min()), float(kept.max())
@@ -121,45 +76,46 @@ def loss_limits(values: Sequence[Number], skip: float = 0.05) -> tuple[float, fl
     return low - margin, high + margin
 
 
-def loss_curves(stage: str, curves: Sequence[Curve]) -> Figure:
-    """Training loss (thin) and validation loss (thick with dots) by epoch."""
+def loss_curves(stage: str, curves: Sequence[tuple[str, str, StageCurve]]) -> Figure:
+    """Training loss (thin) and held-out loss (thick) by epoch, its best epoch marked.
+
+    Args:
+        stage: its name.
+        curves: label, colour and losses of each model, or of several that share it.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    below = 22 * ((len(curves) + 1) // 2) if len(curves) > 1 else 0
-    height = 250 + below
-    figure = new_figure(360, height)
-    axes = figure.add_axes((0.17, (40 + below) / height, 0.8, 180 / height))
-    for curve in curves:
-        x = np.asarray(curve.epochs) + 1
+    figure = new_figure(360, 240 + (18 * -(-len(curves) // 2) if len(curves) > 1 else 0))
+    axes = figure.add_subplot()
+    for label, shade, curve in curves:
+        x = np.arange(curve.epochs) + 1
         dots = "." if len(x) < 40 else None
-        axes.plot(x, curve.train, color=curve.colour, linewidth=0.9, alpha=0.6, marker=dots, ms=2)
-        held = [np.nan if v is None else v for v in curve.validation]
-        axes.plot(x, held, color=curve.colour, linewidth=1.7, marker=dots, ms=4, label=curve.label)
-    _scale(axes, curves)
-    axes.set_title(stage, loc="left", fontweight="bold", color=INK)
-    axes.set_xlabel("epoch")
+        axes.plot(x, curve.train, color=shade, linewidth=0.9, alpha=0.7, marker=dots, ms=2)
+        if not len(curve.held_out):
+            axes.plot([], [], color=shade, label=label)
+            continue
+        axes.plot(x, curve.held_out, color=shade, linewidth=1.7, marker=dots, ms=4, label=label)
+        if curve.rise > 0:
+            axes.axvline(curve.best_epoch, color=shade, linewidth=0.8, linestyle=":")
+    _scale(axes, [curve for _, _, curve in curves])
+    axes.set(title=stage, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(axis="y", color="#e4e7eb", linewidth=0.5)
-    axes.set_axisbelow(True)
+    axes.grid(axis="y")
     if len(curves) > 1:
-        figure.legend(loc="lower left", ncols=2, handlelength=1.2, fontsize=7.5)
+        figure.legend(loc="outside lower left", ncols=2, handlelength=1.2)
     return figure
 
 
-def _scale(axes: Axes, curves: Sequence[Curve]) -> None:
+def _scale(axes: Axes, curves: Sequence[StageCurve]) -> None:
     """Logarithmic where a positive loss falls more than tenfold, else the range of the tail."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    limits = [
-        found
-        for c in curves
-        for found in (loss_limits(c.train), loss_limits(c.validation))
-        if found is not None
-    ]
+    losses = [values for c in curves for values in (c.train, c.held_out)]
+    limits = [bounds for values in losses if (bounds := loss_limits(values)) is not None]
     if not limits:
         return
     low, high = min(a for a, _ in limits), max(b for _, b in limits)
-    smallest = min(v for c in curves for v in (*c.train, *c.validation) if v is not None)
+    smallest = min((v for values in losses for v in values), default=0.0)
     if smallest > 0 and high > 10 * smallest:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -174,12 +130,12 @@ def correlation_dots(pairs: Mapping[str, Sequence[float]], colours: Sequence[str
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(420, 250)
-    axes = figure.add_axes((0.13, 0.17, 0.84, 0.68))
+    axes = figure.add_subplot()
+    axes.axhline(0, color=MUTED, linewidth=0.5)
     for (label, values), shade in zip(pairs.items(), colours, strict=True):
         x = np.arange(len(values)) + 1
         axes.plot(x, values, color=shade, marker="o", ms=3.5, linewidth=1, label=label)
-    axes.set(ylim=(0, 1.05), xlabel="dimension", ylabel="correlation")
+    axes.set(ylim=(-0.02, 1.05), xlabel="dimension", ylabel="correlation")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if len(pairs) <= 6:
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, fontsize=7)
+    figure.legend(loc="outside upper left", ncols=3, fontsize=7)
     return figure

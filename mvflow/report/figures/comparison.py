@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvflow.evaluation.compare import ComparedSystem, Comparison
-from mvflow.report.figures.canvas import INK, new_figure
-from mvflow.report.figures.charts import colour
+from mvflow.report.figures.canvas import colour, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,20 +32,13 @@ def comparison_figure(comparison: Comparison) -> Figure:
     panels = len(kinds) + 1
     per_line = 3 if max(len(s.label) for s in systems) < 34 else 2
     below = 20 * -(-len(systems) // per_line) + 8
-    width, height = PANEL * panels, HEIGHT + below
-    figure = new_figure(width, height)
-    places = [
-        ((PANEL * i + 52) / width, (below + 44) / height, 232 / width, 162 / height)
-        for i in range(panels)
-    ]
-    for place, kind in zip(places, kinds, strict=False):
-        _conditional(figure.add_axes(place), systems, kind)
-    _joint(figure.add_axes(places[-1]), systems, network)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower left", ncols=per_line, handlelength=1.6, fontsize=7.5,
-        bbox_to_anchor=(0.01, 0),
-    )  # fmt: skip
+    figure = new_figure(PANEL * panels, HEIGHT + below)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for panel, kind in zip(axes, kinds, strict=False):
+        _conditional(panel, systems, kind)
+    _joint(axes[-1], systems, network)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=per_line, handlelength=1.6)
     return figure
 
 
@@ -121,7 +113,6 @@ def _joint(axes: Axes, systems: Sequence[ComparedSystem], network: str | None) -
 
 
 def _frame(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold", color=INK)
-    axes.grid(axis="y", color="#e4e7eb", linewidth=0.5)
-    axes.set_axisbelow(True)
+    axes.set_title(title)
+    axes.grid(axis="y")
     axes.tick_params(axis="x", length=0)

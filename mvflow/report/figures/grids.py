@@ -13,33 +13,23 @@ from mvflow.report.figures.sheet import GAP, TILE, PlotSpec, Sheet
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Given", "Row", "conditional_grid", "row_grid"]
+__all__ = ["Strip", "conditional_grid", "row_grid"]
 
 HEADER, BLOCK, CHARACTER = 34, 24, 13
 """Pixels: height of headings, distance between blocks, mean width of a letter."""
 
 
-class Given(NamedTuple):
-    """A modality that is conditioned on."""
+class Strip(NamedTuple):
+    """Some rows of one modality, with a label."""
 
-    name: str
+    label: str
     spec: PlotSpec
     values: NDArray[Any]
     """(rows, *shape)."""
 
 
-class Row(NamedTuple):
-    """One row of small pictures, with a label at its left."""
-
-    label: str
-    spec: PlotSpec
-    values: NDArray[Any]
-    """(columns, *shape)."""
-    wrong: NDArray[np.bool_] | None = None
-
-
 def conditional_grid(
-    given: Sequence[Given],
+    given: Sequence[Strip],
     target: str,
     spec: PlotSpec,
     draws: NDArray[Any],
@@ -55,39 +45,39 @@ def conditional_grid(
         wrong: draws to frame in red, (n, rows).
     """
     n, rows = draws.shape[:2]
-    pitch = TILE + GAP
-    widths = [max(g.spec.width, CHARACTER * min(len(g.name), 14)) for g in given]
+    widths = [max(g.spec.width, CHARACTER * min(len(g.label), 14)) for g in given]
     left = sum(w + GAP for w in widths) + BLOCK
-    sheet = Sheet(left + n * (spec.width + GAP), HEADER + rows * pitch)
-    x = 2
+    sheet = Sheet(left + n * (spec.width + GAP), HEADER + rows * (TILE + GAP))
+    x, tops = 2, [HEADER + r * (TILE + GAP) for r in range(rows)]
     for part, width in zip(given, widths, strict=True):
-        sheet.label(x, HEADER - 12, part.name, fontweight="bold")
-        for r in range(rows):
-            sheet.place(part.spec, part.values[r], x, HEADER + r * pitch)
+        sheet.label(x, HEADER - 12, part.label, fontweight="bold")
+        for value, top in zip(part.values, tops, strict=True):
+            sheet.place(part.spec, value, x, top)
         x += width + GAP
     sheet.label(left, HEADER - 12, f"{n} draws of {target}")
-    for r in range(rows):
-        for c in range(n):
-            at = left + c * (spec.width + GAP), HEADER + r * pitch
-            sheet.place(spec, draws[c, r], *at, wrong=wrong is not None and bool(wrong[c, r]))
+    for c in range(n):
+        for r, top in enumerate(tops):
+            is_wrong = wrong is not None and bool(wrong[c, r])
+            sheet.place(spec, draws[c, r], left + c * (spec.width + GAP), top, wrong=is_wrong)
     return sheet.figure()
 
 
-def row_grid(rows: Sequence[Row], group: int = 1) -> Figure:
+def row_grid(strips: Sequence[Strip], group: int = 1) -> Figure:
     """Rows of small pictures; columns belong together.
 
     Args:
-        rows: from top to bottom.
-        group: so many rows stand close together.
+        strips: from top to bottom.
+        group: so many stand close together.
     """
-    left = 12 + 11 * max(len(row.label) for row in rows)
-    pitch = max(row.spec.width for row in rows) + GAP
-    height = len(rows) * (TILE + GAP) + (len(rows) - 1) // group * GAP * 2
-    sheet = Sheet(left + pitch * max(len(row.values) for row in rows), height)
-    for r, row in enumerate(rows):
+    left = 12 + 11 * max(len(strip.label) for strip in strips)
+    pitch = max(strip.spec.width for strip in strips) + GAP
+    height = len(strips) * (TILE + GAP) + (len(strips) - 1) // group * GAP * 2
+    sheet = Sheet(left + pitch * max(len(strip.values) for strip in strips), height)
+    for r, strip in enumerate(strips):
         y = 2 + r * (TILE + GAP) + r // group * GAP * 2
-        sheet.label(0, y + TILE / 2, row.label, va="center")
-        for c, value in enumerate(row.values):
-            x = left + c * pitch + (pitch - GAP - row.spec.width) // 2
-            sheet.place(row.spec, value, x, y, wrong=row.wrong is not None and bool(row.wrong[c]))
+        sheet.label(0, y + TILE / 2, strip.label, va="center")
+        for c, value in enumerate(strip.values):
+            sheet.place(
+                strip.spec, value, left + c * pitch + (pitch - GAP - strip.spec.width) // 2, y
+            )
     return sheet.figure()

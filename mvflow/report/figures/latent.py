@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.report.figures.canvas import CLASS_COLOURS, INK, MUTED, new_figure
+from mvflow.report.figures.canvas import CLASS_COLOURS, MUTED, new_figure
 from mvflow.report.figures.sheet import GAP, TILE, PlotSpec, Sheet
 
 if TYPE_CHECKING:
@@ -152,15 +152,8 @@ def posterior_panel(part: Figure | SubFigure, panel: Panel) -> None:
     if len(levels) > 1:
         shades = FILL[len(FILL) - len(levels) + 1 :]
         axes.contourf(across, up, panel.log_density, levels, colors=shades, alpha=0.85)
-        axes.contour(
-            across,
-            up,
-            panel.log_density,
-            levels[:1],
-            colors=FILL[-1],
-            linewidths=0.7,
-            linestyles="solid",
-        )
+        edge: dict[str, Any] = {"colors": FILL[-1], "linewidths": 0.7, "linestyles": "solid"}
+        axes.contour(across, up, panel.log_density, levels[:1], **edge)
     _ball(axes, panel.scatter)
     _inset(part, panel)
     _strip(part, panel)
@@ -191,7 +184,7 @@ def _square(part: Figure | SubFigure, scatter: LatentScatter, title: str) -> Axe
     axes.set_xlabel(scatter.axis_labels[0], labelpad=1)
     axes.set_ylabel(scatter.axis_labels[1], labelpad=1)
     axes.locator_params(nbins=6)
-    axes.set_title(title, loc="left", fontweight="bold", color=INK)
+    axes.set_title(title)
     return axes
 
 
@@ -234,7 +227,7 @@ def latent_figure(scatter: LatentScatter, title: str, panels: Sequence[Panel]) -
     count = 1 + len(panels)
     columns = min(2, count)
     rows = -(-count // columns)
-    figure = new_figure(columns * WIDTH, rows * HEIGHT)
+    figure = new_figure(columns * WIDTH, rows * HEIGHT, fitted=False)
     parts = np.ravel(figure.subfigures(rows, columns, squeeze=False))
     scatter_panel(parts[0], scatter, f"a) {title}")
     for i, panel in enumerate(panels):

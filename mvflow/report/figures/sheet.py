@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.report.figures.canvas import INK, MUTED, WRONG, bare, new_figure
+from mvflow.core import UsageError
+from mvflow.report.figures.canvas import GROUND, INK, MUTED, WRONG, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,16 +36,35 @@ class PlotSpec(NamedTuple):
     """Pixels across."""
 
 
-def plot_spec(modality: Modality, real: NDArray[Any]) -> PlotSpec:
+def plot_spec(
+    modality: Modality, real: NDArray[Any], image_shape: tuple[int, ...] | None = None
+) -> PlotSpec:
     """How to draw a modality, on a scale that real rows fill.
+
+    Args:
+        modality: its specification.
+        real: some rows of it.
+        image_shape: (height, width) of flat rows that are images.
+
+    Raises:
+        UsageError: if the rows have another number of values than the image.
 
     Examples:
         >>> from mvflow.core import Modality
-        >>> plot_spec(Modality("m", (1, 28, 28)), np.zeros((4, 1, 28, 28), np.uint8)).kind
+        >>> rows = np.zeros((4, 240))
+        >>> plot_spec(Modality("m", (240,)), rows).kind
+        'curve'
+        >>> plot_spec(Modality("m", (240,)), rows, (16, 15)).kind
         'image'
     """
-    shape = modality.shape
-    if modality.likelihood == "categorical":
+    shape = image_shape or modality.shape
+    if math.prod(shape) != modality.size:
+        msg = (
+            f"modality {modality.name!r} has {modality.size} values: they do not fill an image of "
+            f"{' x '.join(map(str, shape))}"
+        )
+        raise UsageError(msg)
+    if modality.kind == "categorical":
         return PlotSpec("bars", shape, 0.0, 1.0, TILE)
     values = np.asarray(real, np.float64) / (255 if real.dtype == np.uint8 else 1)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
@@ -56,7 +77,7 @@ def plot_spec(modality: Modality, real: NDArray[Any]) -> PlotSpec:
 
 
 class Sheet:
-    """A white sheet on which small pictures, labels and frames are placed, by pixel.
+    """A transparent sheet for small pictures, labels and frames, placed by pixel.
 
     Args:
         width: pixels across, two to a pixel of the page.
@@ -64,9 +85,10 @@ class Sheet:
     """
 
     def __init__(self, width: int, height: int) -> None:
-        self.pixels = np.full((height, width, 3), 255, np.uint8)
+        self.pixels = np.zeros((height, width, 4), np.uint8)
         self.lines: list[NDArray[np.float64]] = []
         self.bars: list[NDArray[np.float64]] = []
+        self.grounds: list[tuple[int, int, int, int]] = []
         self.frames: list[tuple[int, int, int, int]] = []
         self.labels: list[tuple[float, float, str, dict[str, Any]]] = []
 
@@ -74,23 +96,23 @@ class Sheet:
         self, spec: PlotSpec, value: NDArray[Any], x: int, y: int, *, wrong: bool = False
     ) -> None:
         """Put one row of a modality with its upper left corner at (x, y)."""
-        box = self.pixels[y : y + TILE, x : x + spec.width]
         if spec.kind == "image":
             picture = _picture(spec, value)
-            top, left = (box.shape[0] - len(picture)) // 2, (spec.width - picture.shape[1]) // 2
-            box[top : top + len(picture), left : left + picture.shape[1]] = picture
+            height, width = picture.shape[:2]
+            top, left = y + (TILE - height) // 2, x + (spec.width - width) // 2
+            box = self.pixels[top : top + height, left : left + width]
+            box[..., :3], box[..., 3] = picture, 255
         else:
-            box[:] = 243
+            self.grounds.append((x, y, spec.width, TILE))
             levels = _levels(spec, value)
             across = x + 4 + (spec.width - 8) * (np.arange(len(levels)) + 0.5) / len(levels)
-            down = y + TILE - 4 - (TILE - 8) * levels
-            points = np.stack([across, down], -1)
+            points = np.stack([across, y + TILE - 4 - (TILE - 8) * levels], -1)
             if spec.kind == "curve":
                 self.lines.append(points)
             else:
                 self.bars += [np.array([[a, y + TILE - 4], [a, d]]) for a, d in points]
         if wrong:
-            self.frames.append((x, y, spec.width, TILE))
+            self.frames.append((x - 1, y - 1, spec.width + 2, TILE + 2))
 
     def label(self, x: float, y: float, words: str, **options: Any) -> None:
         """Write words; options are those of matplotlib's `text`."""
@@ -102,23 +124,23 @@ class Sheet:
         from matplotlib.patches import Rectangle
 
         height, width = self.pixels.shape[:2]
-        bare(axes).imshow(self.pixels, extent=(0, width, height, 0), interpolation="nearest")
-        if self.lines:
-            axes.add_collection(LineCollection(self.lines, colors=INK, linewidths=0.8))
-        if self.bars:
-            axes.add_collection(LineCollection(self.bars, colors=INK, linewidths=1.6))
+        axes.set_axis_off()
+        for x, y, w, h in self.grounds:
+            axes.add_patch(Rectangle((x, y), w, h, fc=GROUND, lw=0))
+        if self.pixels.any():
+            axes.imshow(self.pixels, extent=(0, width, height, 0), interpolation="nearest")
+        axes.add_collection(LineCollection(self.lines, colors=INK, linewidths=0.8))
+        axes.add_collection(LineCollection(self.bars, colors=INK, linewidths=1.6))
         for x, y, w, h in self.frames:
-            frame = Rectangle((x - 1, y - 1), w + 2, h + 2, fill=False, ec=WRONG, lw=1.3)
-            frame.set_clip_on(False)
-            axes.add_patch(frame)
+            axes.add_patch(Rectangle((x, y), w, h, fill=False, ec=WRONG, lw=1.3, clip_on=False))
         for left, top, words, options in self.labels:
             axes.text(left, top, words, **options)
-        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
 
     def figure(self) -> Figure:
         """The sheet alone, pixel by pixel."""
         height, width = self.pixels.shape[:2]
-        figure = new_figure(width / 2, height / 2)
+        figure = new_figure(width / 2, height / 2, fitted=False)
         self.draw(figure.add_axes((0, 0, 1, 1)))
         return figure
 
@@ -135,7 +157,7 @@ def _picture(spec: PlotSpec, value: NDArray[Any]) -> NDArray[np.uint8]:
     """RGB picture that fits into a tile; pixels stay sharp."""
     from PIL import Image
 
-    scaled = value / 255 if value.dtype == np.uint8 else value
+    scaled = np.reshape(value / 255 if value.dtype == np.uint8 else value, spec.shape)
     grey = np.clip((np.asarray(scaled, np.float64) - spec.low) / (spec.high - spec.low), 0, 1)
     image = np.round(255 * np.nan_to_num(grey)).astype(np.uint8)
     image = np.moveaxis(image if image.ndim == 3 else image[None], 0, -1)

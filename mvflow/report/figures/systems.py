@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mvflow.report.figures.grids import Row, row_grid
+from mvflow.report.figures.grids import Strip, row_grid
 from mvflow.report.figures.sheet import plot_spec
 
 if TYPE_CHECKING:
@@ -44,17 +44,17 @@ def systems_grid(
     some = test.take(np.arange(min(SCALE_ROWS, len(test))))
     specs = {m.name: plot_spec(m, some[m.name]) for m in test.modalities}
     targets = [target] if target else [name for name in specs if name not in given]
-    rows: list[Row] = []
+    rows: list[Strip] = []
     observed = None
     if given:
         shown = test.take(_spread(test, columns))
         observed = {name: shown[name] for name in given}
-        rows += [Row(name, specs[name], shown[name]) for name in given]
+        rows += [Strip(name, specs[name], shown[name]) for name in given]
     for label, model in models.items():
         n = 1 if given else columns
         drawn, _ = model.generate(observed, n, targets=targets, seed=seed, full_output=True)
         rows += [
-            Row(
+            Strip(
                 _label(label, name, targets),
                 specs[name],
                 drawn[name][0 if given else ..., :].reshape(-1, *specs[name].shape),

@@ -1,1 +1,1 @@
-"""Sections of a report, one module a subject; each function returns HTML."""
+"""Sections of a report: each function gives the values of its template, or None for no section."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import UsageError, class_name, derive_seed, factor_name, generator
+from mvflow.core import COVARIATES, UsageError, class_name, derive_seed, factor_name, generator
+from mvflow.report.context import Context
 from mvflow.report.entry import Entry, titles
+from mvflow.report.figure_store import Image
 from mvflow.report.figures.canvas import new_figure
 from mvflow.report.figures.latent import (
     HEIGHT,
@@ -20,116 +22,141 @@ from mvflow.report.figures.latent import (
     posterior_panel,
     scatter_panel,
 )
-from mvflow.report.markup import HTML, section, tag
-from mvflow.report.sections.context import Context, figures
 
-__all__ = ["latent_space"]
+__all__ = ["latent_space", "separability"]
 
-MAX_ROWS, STEPS, DRAWS = 3000, 160, 8
+MAX_ROWS, STEPS, DRAWS, MAX_LEVELS = 3000, 160, 8, 14
 
 
-def latent_space(context: Context) -> HTML:
+def latent_space(context: Context) -> dict[str, Any]:
     """Where rows lie in the latent space, and where each model's posterior puts one row."""
-    groups: list[tuple[LatentScatter, list[int]]] = []
+    groups: list[tuple[NDArray[Any], LatentScatter, list[int]]] = []
     for i, entry in enumerate(context.entries):
-        scatter = _scatter(entry, context.seed)
-        same = [
-            g for c, g in groups if c.z.shape == scatter.z.shape and np.allclose(c.z, scatter.z)
-        ]
+        rows = generator(context.seed, "report cloud").permutation(len(entry.test))[:MAX_ROWS]
+        z = _latents(entry, rows, context.seed)
+        same = [g for g in groups if g[0].shape == z.shape and np.allclose(g[0], z)]
         if same:
-            same[0].append(i)
+            same[0][2].append(i)
         else:
-            groups.append((scatter, [i]))
-    parts = [_group(context, scatter, members) for scatter, members in groups]
-    return section("latent", "Latent space", *parts)
+            groups.append((z, _scatter(entry, z, rows), [i]))
+    return {
+        "groups": [_group(context, *group) for group in groups],
+        "is_judged": context.classifiers is not None,
+    }
 
 
-def _group(context: Context, scatter: LatentScatter, members: Sequence[int]) -> HTML:
+def _group(
+    context: Context, z: NDArray[Any], scatter: LatentScatter, members: Sequence[int]
+) -> dict[str, Any]:
     """Models with one latent space between them."""
     entry = context.entries[members[0]]
     names = ", ".join(context.names[i] for i in members)
-    figure = new_figure(WIDTH, HEIGHT)
-    scatter_panel(figure, scatter, "Latent space")
-    alt = f"Latent space of {names}: {len(scatter.z)} test rows, coloured by class."
-    first = context.figures.show(figure, f"latent-{names}", alt, _key(scatter, names))
+    words = "test rows, at the means of q(z|X) or at draws where it has none"
+    words += "" if scatter.labels is None else ", coloured by class"
+    words += f", darker with a larger {scatter.factor_name}" if scatter.factor is not None else ""
+    images = [_cloud(context, scatter, f"latent-{names}", names, f"{words}.")]
+    covariates = _covariates(entry, context.seed)
+    for covariate, (codes, levels) in covariates.items():
+        coloured = scatter._replace(labels=codes, names=levels, factor=None)
+        words = f"the same rows, coloured by {covariate}."
+        images.append(_cloud(context, coloured, f"latent-{covariate}-{names}", names, words))
+    group: dict[str, Any] = {
+        "images": images,
+        "covariates": [
+            {"name": name, "accuracy": f"{a:.2f}", "chance": f"{c:.2f}"}
+            for name, (codes, _) in covariates.items()
+            for a, c in [separability(z, codes)]
+        ],
+    }
     if entry.estimator.latent_dim != 2 or len(entry.names) < 2:
-        return figures(first, kind="large")
+        return group
     given, target = entry.names[:2]
-    row = _chosen_row(entry, given)
-    headings = titles(context.entries)
-    made = [
-        _panel(context, context.entries[i], scatter, row, headings[i])
+    row, headings = _chosen_row(entry, given), titles(context.entries)
+    panels = [
+        panel
         for i in members
         if context.entries[i].names[:2] == entry.names[:2]
+        and (panel := _panel(context, context.entries[i], scatter, row, headings[i]))
     ]
-    panels = [panel for panel in made if panel is not None]
-    shown = [first, *(_show(context, p, given, target) for p in panels)]
+    images += [_show(context, panel, given, target) for panel in panels]
     if context.figures.folder is not None:
         context.figures.keep(latent_figure(scatter, "latent space", panels), f"figure-2-{names}")
-    return tag(
-        "div", tag("p", _explanation(context, given, target)), figures(*shown, kind="large")
-    )
+    return group | {"given": given, "target": target}
 
 
-def _show(context: Context, panel: Panel, given: str, target: str) -> HTML:
-    figure = new_figure(WIDTH, HEIGHT)
+def _cloud(context: Context, scatter: LatentScatter, file: str, names: str, caption: str) -> Image:
+    figure = new_figure(WIDTH, HEIGHT, fitted=False)
+    scatter_panel(figure, scatter, "Latent space")
+    alt = f"Latent space of {names}: {len(scatter.z)} {caption}"
+    return context.figures.show(figure, file, alt, names, caption)
+
+
+def _show(context: Context, panel: Panel, given: str, target: str) -> Image:
+    figure = new_figure(WIDTH, HEIGHT, fitted=False)
     posterior_panel(figure, panel)
-    alt = f"Posterior density of z given one {given}, {panel.title}, and draws of {target}."
-    caption: tuple[object, ...] = (
-        tag("b", panel.title),
-        f": q(z | {given}) and draws of {target}.",
-    )
-    if panel.wrong is not None:
-        count = int(panel.wrong.sum())
-        alt += f" {count} of {DRAWS} draws are of another class."
-        caption += (f" {count} of {DRAWS} draws are of another class." if count else "",)
-    return context.figures.show(figure, f"posterior-{panel.title}", alt, tag("span", *caption))
+    count = 0 if panel.wrong is None else int(panel.wrong.sum())
+    wrong = f" {count} of {DRAWS} draws are of another class." if count else ""
+    alt = f"Posterior density of z given one {given}, {panel.title}, and draws of {target}.{wrong}"
+    caption = f"q(z | {given}) and draws of {target}.{wrong}"
+    return context.figures.show(figure, f"posterior-{panel.title}", alt, panel.title, caption)
 
 
-def _explanation(context: Context, given: str, target: str) -> str:
-    text = (
-        f"Each dot is a test row. The contours show where a model "
-        f"believes the row to lie when it sees only the {given} at the top left; they hold 20 to "
-        f"99 % of the density. It should cover the dots of such rows and nothing else. At the "
-        f"right, eight draws of {target}. Nothing is drawn outside a ball, whose edge is dashed "
-        "where it is near."
-    )
-    if context.classifiers is not None:
-        text += " Draws of another class have a red frame."
-    return text
+def _latents(entry: Entry, rows: NDArray[Any], seed: int) -> NDArray[Any]:
+    x, estimator = entry.take(rows), entry.estimator
+    return estimator.encode(x)[0] if estimator.can_encode else estimator.draw(x, seed=seed).z[0]
 
 
-def _key(scatter: LatentScatter, names: str) -> HTML:
-    words = "test rows, at the means of q(z|X) or at draws where it has none"
-    if scatter.labels is not None:
-        words += ", coloured by class"
-    if scatter.factor is not None:
-        words += f", darker with a larger {scatter.factor_name}"
-    return tag("span", tag("b", names), f": {words}.")
-
-
-def _scatter(entry: Entry, seed: int) -> LatentScatter:
-    rows = generator(seed, "report cloud").permutation(len(entry.test))[:MAX_ROWS]
-    taken = entry.test.take(rows)
-    x = {name: taken[name] for name in entry.names}
-    estimator = entry.estimator
-    z = estimator.encode(x)[0] if estimator.can_encode else estimator.draw(x, seed=seed).z[0]
+def _scatter(entry: Entry, z: NDArray[Any], rows: NDArray[Any]) -> LatentScatter:
     labels = None if entry.test.labels is None else entry.test.labels[rows]
     factor = _factor(entry)
-    names = (
-        {int(c): class_name(entry.test, int(c)) for c in np.unique(labels)}
-        if labels is not None
-        else {}
-    )
+    classes = [] if labels is None else np.unique(labels).tolist()
     scatter = LatentScatter(
         z,
         labels,
-        names,
+        {c: class_name(entry.test, c) for c in classes},
         None if factor is None else np.asarray(entry.test.factors[factor])[rows],
         factor_name(entry.test, factor) if factor else "",
         entry.estimator.radius,
     )
     return scatter if z.shape[1] == 2 else _principal(scatter)
+
+
+def _covariates(entry: Entry, seed: int) -> dict[str, tuple[NDArray[np.int64], dict[int, str]]]:
+    """Categorical covariates of the rows shown: codes, and names of their levels."""
+    known: Mapping[str, Any] = getattr(entry.test, "covariates", None) or {}
+    rows = generator(seed, "report cloud").permutation(len(entry.test))[:MAX_ROWS]
+    taken = entry.test.take(rows) if known else {}
+    return {
+        name: (
+            taken[f"{COVARIATES}{name}"].argmax(-1),
+            dict(enumerate(map(str, covariate.levels))),
+        )
+        for name, covariate in known.items()
+        if covariate.levels and len(covariate.levels) <= MAX_LEVELS
+    }
+
+
+def separability(z: NDArray[Any], codes: NDArray[np.int64]) -> tuple[float, float]:
+    """Accuracy of a linear classifier of codes from latents, in 5 folds; that of guessing.
+
+    Examples:
+        >>> z = np.random.default_rng(0).normal(size=(400, 3))
+        >>> accuracy, chance = separability(z, (z[:, 0] > 0).astype(int))
+        >>> bool(accuracy > 0.95), bool(chance < 0.6)
+        (True, True)
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    counts = np.bincount(codes)
+    chance = float(counts.max() / len(codes))
+    folds = min(5, int(counts[counts > 0].min()))
+    if folds < 2 or (counts > 0).sum() < 2:
+        return float("nan"), chance
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return float(cross_val_score(model, z, codes, cv=folds).mean()), chance
 
 
 def _factor(entry: Entry) -> str | None:
@@ -168,25 +195,26 @@ def _panel(
 ) -> Panel | None:
     """Posterior of one row; None where it has no density."""
     given, target = entry.names[:2]
-    x = entry.test.take([row])[given]
+    x = entry.take([row])
+    observed = entry.observed(x, [given])
     (left, right), (bottom, top) = scatter.limits()
     across, up = np.linspace(left, right, STEPS), np.linspace(bottom, top, STEPS)
     grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 1, 2)
     try:
-        density = entry.estimator.posterior_log_prob(grid, {given: x}).reshape(STEPS, STEPS)
+        density = entry.estimator.posterior_log_prob(grid, observed).reshape(STEPS, STEPS)
     except UsageError:
         return None
     density = np.where(np.hypot(*np.meshgrid(across, up)) <= scatter.radius, density, -np.inf)
     seed = derive_seed(context.seed, "report", "panel")
-    z = entry.estimator.draw({given: x}, DRAWS, seed=seed).z
-    draws = entry.estimator.decode(z, [target])[target]
+    drawn = entry.estimator.draw(observed, DRAWS, seed=seed)
+    draws = entry.estimator.decode(drawn.z, [target], covariates=drawn.covariates)[target]
     labels = None if entry.test.labels is None else entry.test.labels[[row]]
     wrong = context.wrong(target, draws, labels)
     return Panel(
         title,
         scatter,
         density,
-        (context.spec(entry, given), x[0]),
+        (context.spec(entry, given), x[given][0]),
         (context.spec(entry, target), draws[:, 0]),
         None if wrong is None else wrong[:, 0],
     )

@@ -1,41 +1,37 @@
 """Damaged and forged stores by the thousand: none crashes, hangs, surprises or lies.
 
-    python tests/datasets/test_fuzz_stores.py 10000      # by hand; the tests try some hundreds
+    python -m benchmarks.fuzz_stores --cases 10000
 
 Case n is the same in every run. Damage (bits, blocks, edits through HDF5) must be refused, or
 leave what is read as it was. Whoever forges a store, hashes and all, may change what it holds;
 then it is refused, or what is read is such as a store may hold.
 """
 
-import contextlib
+from __future__ import annotations
+
 import json
-import multiprocessing
 import random
-import sys
-import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-import pytest
 
+from benchmarks.cases import SECONDS, main
 from mvflow.core import DataError, Modality, check_batch
 from mvflow_datasets import SplitData, Store, write_store
 from mvflow_datasets.manifest import Manifest
 from mvflow_datasets.opened import OpenedFile
 
-SECONDS = 10
-"""That a case may take."""
-
-CHUNK = 250
-"""Cases that are tried in one process."""
-
 ODD = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1.5, float("nan"), "", "x" * 70, "../a", [], {})
 """What is put in place of a value of a manifest."""
 
 
-def make(path, seed=0):
+def make(path: Path, seed: int = 0) -> Path:
+    """Write a small store with all that a store may hold."""
     rng = np.random.default_rng(seed)
     specs = [
         Modality("image", (1, 4, 4), "bernoulli"),
@@ -63,14 +59,14 @@ def make(path, seed=0):
     )
 
 
-def content(path):
+def content(path: Path) -> list[Any]:
     """All that can be read, and checks of it; a store that is refused raises DataError."""
-    found = []
+    values: list[Any] = []
     with Store.open(path) as store:
         json.dumps(store.info())
-        found += [store.name, store.note, store.builder, store.sources, store.modalities]
+        values += [store.name, store.note, store.builder, store.sources, store.modalities]
         for key in ("vec/names", "vec/shift"):
-            found.append(np.asarray(store.about(key)).tolist())
+            values.append(np.asarray(store.about(key)).tolist())
         for name in store.splits:
             split = store[name]
             rows = split.take(range(len(split)))
@@ -79,21 +75,24 @@ def content(path):
             held = {"labels": split.labels, **split.factors}
             assert all(x is None or len(x) == len(split) for x in held.values())
             assert split.labels is None or (split.labels >= 0).all()
-            found.append({k: None if x is None else x.tolist() for k, x in (rows | held).items()})
-    return found
+            values.append({k: None if x is None else x.tolist() for k, x in (rows | held).items()})
+    return values
 
 
-def flip(rng, data, folder):
+def flip(rng: random.Random, data: bytearray, folder: Path) -> None:
+    """Flip bits."""
     for _ in range(rng.choice([1, 1, 1, 8, 64])):
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
 
 
-def overwrite(rng, data, folder):
+def overwrite(rng: random.Random, data: bytearray, folder: Path) -> None:
+    """Overwrite a block."""
     start, size = rng.randrange(len(data)), rng.choice([1, 8, 100, 4096])
     data[start : start + size] = rng.choice([bytes(size), b"\xff" * size, rng.randbytes(size)])
 
 
-def resize(rng, data, folder):
+def resize(rng: random.Random, data: bytearray, folder: Path) -> None:
+    """Remove or insert a block."""
     at = rng.randrange(len(data))
     if rng.random() < 0.5:
         del data[at : at + rng.choice([1, 64, len(data)])]
@@ -101,14 +100,15 @@ def resize(rng, data, folder):
         data[at:at] = data[: rng.choice([1, 64, 4096])]
 
 
-def splice(rng, data, folder):
+def splice(rng: random.Random, data: bytearray, folder: Path) -> None:
+    """Take a block of another store."""
     other = (folder / "other.h5").read_bytes()
     start = rng.randrange(64, len(data))  # from the beginning, it would be the other store
     size = rng.choice([64, 1024, len(data)])
     data[start : start + size] = other[start : start + size]
 
 
-def edit(rng, data, folder):
+def edit(rng: random.Random, data: bytearray, folder: Path) -> None:
     """Through HDF5: a value, a link out of the file, storage elsewhere, a virtual dataset."""
     path = folder / "edited.h5"
     path.write_bytes(data)
@@ -131,7 +131,7 @@ def edit(rng, data, folder):
     data[:] = path.read_bytes()
 
 
-def forge(rng, data, folder):
+def forge(rng: random.Random, data: bytearray, folder: Path) -> None:
     """Alter a value somewhere in the manifest, and hash it anew."""
     path = folder / "forged.h5"
     path.write_bytes(data)
@@ -161,18 +161,18 @@ def forge(rng, data, folder):
 DAMAGES = (flip, overwrite, resize, splice, edit)
 
 
-def case(number, folder, whole, expected):
-    """What is wrong with one case; None if nothing is."""
+def case(folder: Path, intact: bytes, expected: list[Any], number: int) -> str:
+    """What is wrong with one case; empty if nothing is."""
     rng = random.Random(number)
     mutate = rng.choice([*DAMAGES, forge, forge])
-    data = bytearray(whole)
+    data = bytearray(intact)
     mutate(rng, data, folder)
     path = folder / "case.h5"
     path.write_bytes(data)
     begin = time.monotonic()
     try:
-        found = content(path)
-        if mutate is not forge and found != expected:
+        values = content(path)
+        if mutate is not forge and values != expected:
             return f"{mutate.__name__}: other values were read"
     except DataError as error:
         if "\n" in str(error) or str(path) not in str(error):
@@ -180,64 +180,15 @@ def case(number, folder, whole, expected):
     except Exception as error:
         return f"{mutate.__name__}: {error!r}"
     seconds = time.monotonic() - begin
-    return f"{mutate.__name__}: {seconds:.0f} s" if seconds > SECONDS else None
+    return f"{mutate.__name__}: {seconds:.0f} s" if seconds > SECONDS else ""
 
 
-def work(numbers, sender):
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make(folder / "other.h5", seed=1)
-        path = make(folder / "whole.h5")
-        whole, expected = path.read_bytes(), content(path)
-        for number in numbers:
-            sender.send((number, case(number, folder, whole, expected)))
-
-
-def tried(numbers):
-    """Number -> what is wrong, for all cases of which something is; each chunk in a process."""
-    context, wrong = (
-        multiprocessing.get_context("spawn" if sys.platform == "win32" else "fork"),
-        {},
-    )
-    numbers = list(numbers)
-    for start in range(0, len(numbers), CHUNK):
-        chunk = numbers[start : start + CHUNK]
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(chunk, sender))
-        process.start()
-        sender.close()
-        done = set()
-        with contextlib.suppress(EOFError):
-            while receiver.poll(6 * SECONDS):
-                number, reason = receiver.recv()
-                done.add(number)
-                wrong |= {number: reason} if reason else {}
-        if left := [number for number in chunk if number not in done]:
-            process.kill()
-            wrong[left[0]] = "it crashed, or does not end"
-        process.join()
-        receiver.close()
-    return wrong
-
-
-@pytest.mark.parametrize("first", [0, 10_000])
-def test_no_damaged_or_forged_store_crashes_hangs_surprises_or_lies(first):
-    assert not tried(range(first, first + 200))
-
-
-def test_the_harness_sees_what_it_looks_for(monkeypatch):
-    """Without the hashes it finds other values, without the bounds a crash or a surprise."""
-    monkeypatch.setattr("mvflow_datasets.stored.StoredArray._wrong", lambda *_: "")
-    monkeypatch.setattr("mvflow_datasets.manifest.Manifest._check", lambda *_: None)
-    reasons = " ".join(tried(range(200)).values())
-    assert "other values were read" in reasons
-    assert "Error(" in reasons
+def prepared(folder: Path) -> Callable[[int], str]:
+    """What is wrong with a case, as a function of its number; two stores are made for it."""
+    make(folder / "other.h5", seed=1)
+    path = make(folder / "intact.h5")
+    return partial(case, folder, path.read_bytes(), content(path))
 
 
 if __name__ == "__main__":
-    COUNT, BEGIN = int(sys.argv[1]), time.monotonic()
-    WRONG = tried(range(COUNT))
-    LINES = [f"{COUNT} cases in {time.monotonic() - BEGIN:.0f} s, {len(WRONG)} wrong"]
-    LINES += [f"{NUMBER} {REASON}" for NUMBER, REASON in WRONG.items()]
-    sys.stdout.write("\n".join([*LINES, ""]))
-    sys.exit(bool(WRONG))
+    main("Damaged and forged stores.", prepared)

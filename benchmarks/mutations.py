@@ -1,0 +1,265 @@
+"""Mutation check: single changes of the code, each tried against the tests of its own folder.
+
+    python -m pip install cosmic-ray
+    python -m benchmarks.mutations --count 100 --seed 0 --out mutations.json
+
+The mutations are those of cosmic-ray (operators, constants) and swapped arguments. A place in the
+code is drawn first, then one of its mutations. Everything happens in a copy of the tree. A
+mutation is killed if a test fails within a minute of CPU time, or if a minute is not enough where
+the tests without it end well before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import collections
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+CODE = (
+    *("mvflow/functional", "mvflow/inference", "mvflow/systems"),
+    "mvflow/training/loop.py",
+)
+SECONDS = 60
+KINDS = (
+    *("ReplaceBinaryOperator", "ReplaceComparisonOperator", "ReplaceUnaryOperator"),
+    *("NumberReplacer", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue"),
+    *("ReplaceAndWithOr", "ReplaceOrWithAnd", "AddNot"),
+)
+
+
+class Mutation(NamedTuple):
+    """One changed place of a file."""
+
+    file: str
+    line: int
+    kind: str
+    before: str
+    after: str
+    code: str
+    """Of the whole file."""
+
+
+def main() -> None:
+    """Draw mutations, try each, and print those that no test notices."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_RAW)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON of all mutations and what became of them.")
+    parser.add_argument("--only", help="Numbers of the mutations to try, as in 3,17.")
+    options = parser.parse_args()
+    drawn = draw(options.count, random.Random(options.seed))
+    chosen = [int(n) for n in options.only.split(",")] if options.only else range(len(drawn))
+    results: dict[int, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        root = copied(Path(name) / "tree")
+        for folder in sorted({tests_of(drawn[n].file)[-1] for n in chosen}):
+            if (verdict := _tested([folder], root)) != "survived":
+                sys.exit(f"{folder}: {verdict} without any mutation")
+        for number in chosen:
+            mutation = drawn[number]
+            begin = time.monotonic()
+            verdict = tried(mutation, root)
+            results[number] = {**mutation._asdict(), "verdict": verdict}
+            del results[number]["code"]
+            print(
+                f"{number} {verdict} {mutation.file}:{mutation.line} {mutation.before.strip()} "
+                f"-> {mutation.after.strip()} ({time.monotonic() - begin:.0f} s)",
+                flush=True,
+            )
+            if options.out:
+                options.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(collections.Counter(each["verdict"] for each in results.values()))
+
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+def draw(count: int, rng: random.Random) -> list[Mutation]:
+    """Places of the code, each with one of its mutations, in the order in which they are drawn."""
+    places = [
+        (file, place, kinds)
+        for folder in CODE
+        for file in sorted((ROOT / folder).rglob("*.py") if "." not in folder else [ROOT / folder])
+        for place, kinds in sorted(_places(file.read_text("utf-8")).items())
+    ]
+    drawn: list[Mutation] = []
+    rng.shuffle(places)
+    for file, (line, _), kinds in places:
+        text = file.read_text("utf-8")
+        name, operator, occurrence = rng.choice(kinds)
+        code = _mutated(text, operator, occurrence)
+        if code is None or _meaning(code) == _meaning(text):
+            continue  # it is in an annotation, or does not parse
+        pairs = zip(text.splitlines(), code.splitlines(), strict=False)
+        before, after = next(pair for pair in pairs if pair[0] != pair[1])
+        path = file.relative_to(ROOT).as_posix()
+        drawn.append(Mutation(path, line, name, before, after, code))
+        if len(drawn) == count:
+            break
+    return drawn
+
+
+def _places(text: str) -> dict[tuple[int, int], list[tuple[str, Any, int]]]:
+    """Position -> mutations that are possible there: name, operator, which of its occurrences."""
+    from cosmic_ray.ast import Visitor, get_ast
+
+    found = collections.defaultdict(list)
+
+    class Lister(Visitor):
+        def __init__(self, name: str, operator: Any) -> None:
+            self.name, self.operator, self.seen = name, operator, 0
+
+        def visit(self, node: Any) -> Any:
+            for start, _ in self.operator.mutation_positions(node):
+                found[start].append((self.name, self.operator, self.seen))
+                self.seen += 1
+            return node
+
+    tree = get_ast(text)
+    for name, operator in _operators():
+        Lister(name, operator).walk(tree)
+    return found
+
+
+def _operators() -> Iterator[tuple[str, Any]]:
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    for name in operator_names():
+        if name.partition("/")[2].startswith(KINDS):
+            yield name.partition("/")[2], get_operator(name)()
+    yield "SwapArguments", _swapping()
+
+
+def _swapping() -> Any:
+    from cosmic_ray.operators.operator import Operator
+
+    class SwapArguments(Operator):
+        """Two arguments of a call that follow each other by position change places."""
+
+        def mutation_positions(self, node: Any) -> Iterator[Any]:
+            for left, right in self._pairs(node):
+                yield (left.start_pos, right.end_pos)
+
+        def mutate(self, node: Any, index: int) -> Any:
+            left, right = list(self._pairs(node))[index]
+            i, k = node.children.index(left), node.children.index(right)
+            node.children[i], node.children[k] = right, left
+            left.get_first_leaf().prefix, right.get_first_leaf().prefix = (
+                right.get_first_leaf().prefix,
+                left.get_first_leaf().prefix,
+            )
+            return node
+
+        @staticmethod
+        def _pairs(node: Any) -> Iterator[tuple[Any, Any]]:
+            if node.type != "arglist":
+                return
+            values = [child for child in node.children if child.type != "operator"]
+            plain = [v for v in values if v.type != "argument"]
+            yield from zip(plain, plain[1:], strict=False)
+
+        @classmethod
+        def examples(cls) -> Any:
+            return ()
+
+    return SwapArguments()
+
+
+def _mutated(text: str, operator: Any, occurrence: int) -> str | None:
+    from cosmic_ray.mutating import mutate_code
+
+    code = mutate_code(text, operator, occurrence)
+    try:
+        ast.parse(code or "(")
+    except SyntaxError:
+        return None
+    return code
+
+
+def _meaning(code: str) -> str:
+    """The program without its annotations, which nothing reads, and its examples."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign | ast.arg):
+            node.annotation = None  # type: ignore[assignment]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.dump(tree)
+
+
+def copied(to: Path) -> Path:
+    """A copy of all that the tests need."""
+    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "results", "docs")
+    return Path(shutil.copytree(ROOT, to, ignore=ignored))
+
+
+def tests_of(file: str) -> list[str]:
+    """Tests of the folder of a file, those named after the file first."""
+    folder = Path("tests", *Path(file).parts[1:2])
+    own = folder / f"test_{Path(file).stem}.py"
+    return [str(path) for path in (own, folder) if (ROOT / path).exists()]
+
+
+def tried(mutation: Mutation, root: Path) -> str:
+    """Whether a test notices: killed, timeout, or survived."""
+    path = root / mutation.file
+    original = path.read_text("utf-8")
+    path.write_text(mutation.code, "utf-8")
+    try:
+        return _tested(tests_of(mutation.file), root)
+    finally:
+        path.write_text(original, "utf-8")
+
+
+def _tested(paths: list[str], root: Path) -> str:
+    """Run tests in a process of their own, in which large libraries are imported already."""
+    import pytest
+    import scipy.stats  # noqa: F401
+    import torch
+    import zuko  # noqa: F401
+
+    torch.set_num_threads(1)
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if ended in (signal.SIGXCPU, signal.SIGKILL):
+            return "timeout"
+        return "survived" if status == 0 else "killed"
+    code = 1
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS + _spent(), SECONDS + _spent() + 5))
+        signal.alarm(10 * SECONDS)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        os.chdir(root)
+        places = [str(root), str(root / "cli"), str(root / "datasets")]
+        sys.path[:] = places + [p for p in sys.path if p not in (str(ROOT), "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(places)
+        sys.dont_write_bytecode = True
+        words = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+        code = int(pytest.main([*words, "-m", "not slow", *paths]))
+    finally:
+        os._exit(code)
+
+
+def _spent() -> int:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return int(used.ru_utime + used.ru_stime)
+
+
+if __name__ == "__main__":
+    main()

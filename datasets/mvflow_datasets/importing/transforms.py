@@ -1,0 +1,90 @@
+"""Units that suit the rows to train on: which transform each column gets, and its moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvflow.core import Knots, Units
+
+__all__ = ["TRANSFORMS", "Transform", "fit_sparse_units", "fit_units", "suggested_transform"]
+
+Transform = Literal["none", "standardise", "log1p", "quantile"]
+TRANSFORMS: tuple[str, ...] = get_args(Transform)
+MAX_KNOTS = 1000
+STILL = 1e-7
+"""Columns with less deviation than this share of their mean count as constant."""
+
+
+def suggested_transform(used: NDArray[Any], train: NDArray[Any]) -> str:
+    """log1p for counts, none for what is standardised already, else standardise."""
+    if used.ndim == 2 and used.shape[1] > 1 and used.min() >= 0 and used.max() >= 10:
+        zeros = np.count_nonzero(used == 0) / used.size
+        if zeros >= 0.05 and (used.dtype.kind in "biu" or (used == np.floor(used)).all()):
+            return "log1p"
+    mean, spread = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+    already = (np.abs(mean) < 0.2).all() and ((spread > 0.8) & (spread < 1.25)).all()
+    return "none" if already else "standardise"
+
+
+def fit_units(train: NDArray[Any], steps: Sequence[str], *, is_image: bool) -> Units:
+    """Units in which the rows to train on have mean 0 and standard deviation 1.
+
+    Args:
+        train: (rows, *shape).
+        steps: the transform of each column of a table, or a single one for all values; `none`
+            leaves values alone.
+        is_image: whether all values share one mean and one deviation.
+
+    Examples:
+        >>> x = np.array([[0.0, 5], [2, 7]])
+        >>> units = fit_units(x, ["standardise", "none"], is_image=False)
+        >>> units.shift, units.scale
+        (array([1., 0.]), array([1., 1.]))
+    """
+    if set(steps) == {"none"}:
+        return Units()
+    shape = (1,) * (train.ndim - 1) if is_image else train.shape[1:]
+    log1p: Any = np.array([step == "log1p" for step in steps])
+    log1p = bool(log1p[0]) if len(steps) == 1 else log1p
+    all_steps = list(steps) * (train.shape[1] if len(steps) == 1 else 1)
+    knots = {j: _knots(train[:, j]) for j, step in enumerate(all_steps) if step == "quantile"}
+    axes = tuple(range(train.ndim)) if is_image else (0,)
+    x = Units(log1p=log1p, knots=knots).apply(train)
+    shift = x.mean(axes, dtype=np.float64).reshape(shape)
+    scale = x.std(axes, dtype=np.float64).reshape(shape)
+    scale = np.where(scale <= STILL * np.maximum(1, np.abs(shift)), 1.0, scale)
+    if "none" in steps:
+        is_kept = np.array(steps) == "none"
+        shift, scale = np.where(is_kept, 0.0, shift), np.where(is_kept, 1.0, scale)
+    return Units(shift=shift, scale=scale, log1p=log1p, knots=knots)
+
+
+def fit_sparse_units(train: Any, step: str) -> Units:
+    """Units of a sparse matrix, in which zeros stay zeros: deviations of 1, means as they are."""
+    if step == "none":
+        return Units()
+    values = train.astype(np.float64)
+    values.data = np.log1p(values.data) if step == "log1p" else values.data
+    mean = np.asarray(values.mean(axis=0)).reshape(-1)
+    square = np.asarray(values.multiply(values).mean(axis=0)).reshape(-1)
+    scale = np.sqrt(np.maximum(square - mean**2, 0))
+    scale = np.where(scale <= STILL * np.maximum(1, np.abs(mean)), 1.0, scale)
+    return Units(scale=scale, log1p=step == "log1p")
+
+
+def _knots(column: NDArray[Any]) -> Knots:
+    """Distinct values, and the normal quantiles of the mean ranks of each."""
+    from scipy.special import ndtri
+
+    distinct, counts = np.unique(column.astype(np.float64), return_counts=True)
+    ranks = (np.cumsum(counts) - counts / 2) / len(column)
+    if len(distinct) > MAX_KNOTS:
+        chosen = np.unique(np.linspace(0, len(distinct) - 1, MAX_KNOTS).round().astype(int))
+        distinct, ranks = distinct[chosen], ranks[chosen]
+    if len(distinct) == 1:
+        distinct, ranks = np.append(distinct, distinct + 1), np.array([0.5, 0.8])
+    return Knots(distinct, ndtri(ranks))

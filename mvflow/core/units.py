@@ -1,0 +1,196 @@
+"""Units of a modality: from the values and names of files to those of a store, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mvflow.core.errors import DataError, unknown_name
+
+__all__ = ["Knots", "Units"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Knots:
+    """A rising map of numbers, linear between knots and beyond them.
+
+    Args:
+        x: (knots,) rising.
+        z: (knots,) rising: what they become.
+
+    Examples:
+        >>> knots = Knots(np.array([0.0, 1.0, 3.0]), np.array([-1.0, 0.0, 1.0]))
+        >>> knots.apply(np.array([2.0, 6.0])), knots.restore(np.array([0.5, 3.0]))
+        (array([0.5, 3. ]), array([2., 6.]))
+    """
+
+    x: NDArray[np.float64]
+    z: NDArray[np.float64]
+
+    def apply(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """From x to z."""
+        return _interpolated(values, self.x, self.z)
+
+    def restore(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """From z to x."""
+        return _interpolated(values, self.z, self.x)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """How the values of a modality were changed on their way from files into a store.
+
+    Of each number first log(1 + x) may be taken, or its normal quantile by `knots`; then `shift`
+    is subtracted, and the rest divided by `scale`.
+
+    Args:
+        names: of the values of a row, where the file had them.
+        classes: names of the classes of a categorical modality, by number.
+        levels: column -> names of its classes, by number, in a table of mixed kinds.
+        shift: by value, or one number for all.
+        scale: by value, or one number for all.
+        log1p: whether log(1 + x) is taken; by value, or for all.
+        knots: position of a column -> the map that takes it to normal quantiles.
+    """
+
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shift: NDArray[np.float64] | float = 0.0
+    scale: NDArray[np.float64] | float = 1.0
+    log1p: NDArray[np.bool_] | bool = False
+    knots: Mapping[int, Knots] = field(default_factory=dict)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether numbers are stored as the file has them."""
+        changed = np.any(self.shift) or np.any(self.scale != np.ones(1)) or np.any(self.log1p)
+        return not (changed or self.knots)
+
+    def restore(self, values: ArrayLike) -> NDArray[Any]:
+        """Values (..., *shape) in the units of the files; class numbers (...,) as their names.
+
+        Examples:
+            >>> Units(shift=np.array([1.0]), scale=np.array([2.0])).restore([[0.5]])
+            array([[2.]])
+        """
+        x = np.asarray(values)
+        if self.classes:
+            return np.array(self.classes)[x]
+        if self.is_identity:
+            return x
+        x = x * self.scale + self.shift
+        if np.any(self.log1p):
+            with np.errstate(over="ignore"):
+                x = np.where(self.log1p, np.expm1(x), x)
+        return self._mapped(x, Knots.restore)
+
+    def apply(self, values: ArrayLike, what: str = "the values") -> NDArray[Any]:
+        """Values of files (..., *shape) in the units of the store; names of classes as numbers.
+
+        Args:
+            values: finite numbers, or names of classes.
+            what: names them in messages.
+
+        Raises:
+            DataError: if a class is unknown, or log(1 + x) is to be taken of a negative number.
+
+        Examples:
+            >>> Units(log1p=True, scale=2.0).apply([[np.e - 1]])
+            array([[0.5]])
+            >>> Units(classes=("no", "yes")).apply(["yes"])
+            array([1])
+        """
+        x = np.asarray(values)
+        if self.classes:
+            return self._codes(x, what)
+        if self.is_identity:
+            return x
+        x = x.astype(np.float64)
+        if np.any(self.log1p):
+            is_negative = np.broadcast_to(self.log1p, x.shape) & (x < 0)
+            if is_negative.any():
+                msg = f"{what} are {x[is_negative].flat[0]:g} at least once: log1p needs 0 or more"
+                raise DataError(msg)
+            x = np.where(self.log1p, np.log1p(np.maximum(x, 0)), x)
+        x = self._mapped(x, Knots.apply)
+        return np.asarray((x - self.shift) / self.scale)
+
+    def _mapped(self, x: NDArray[Any], way: Any) -> NDArray[Any]:
+        if not self.knots:
+            return x
+        mapped = np.array(x, np.float64)
+        for column, knots in self.knots.items():
+            mapped[..., column] = way(knots, mapped[..., column])
+        return mapped
+
+    def _codes(self, x: NDArray[Any], what: str) -> NDArray[np.int64]:
+        if x.dtype.kind == "f":
+            x = x.astype(np.int64)
+        names, inverse = np.unique(x.astype(np.str_), return_inverse=True)
+        known = {name: code for code, name in enumerate(self.classes)}
+        for name in names.tolist():
+            if name not in known:
+                raise DataError(unknown_name(f"class in {what}", name, known))
+        codes = np.array([known[name] for name in names.tolist()], np.int64)
+        return codes[inverse.reshape(x.shape)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON.
+
+        Examples:
+            >>> Units(("a",), shift=np.array([1.0])).to_dict()
+            {'names': ['a'], 'shift': [1.0]}
+        """
+        plain = {
+            "names": list(self.names),
+            "classes": list(self.classes),
+            "levels": {column: list(names) for column, names in self.levels.items()},
+            "shift": np.asarray(self.shift).tolist(),
+            "scale": np.asarray(self.scale).tolist(),
+            "log1p": np.asarray(self.log1p).tolist(),
+            "knots": {str(j): [k.x.tolist(), k.z.tolist()] for j, k in self.knots.items()},
+        }
+        usual = {"shift": 0.0, "scale": 1.0, "log1p": False}
+        return {key: x for key, x in plain.items() if x not in ([], {}) and x != usual.get(key)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Units:
+        """From JSON that `to_dict` gave.
+
+        Raises:
+            DataError: if it is none.
+        """
+        try:
+            arrays = {
+                key: np.array(raw[key], dtype)
+                for key, dtype in (("shift", float), ("scale", float), ("log1p", bool))
+                if key in raw
+            }
+            return cls(
+                tuple(map(str, raw.get("names", ()))),
+                tuple(map(str, raw.get("classes", ()))),
+                {str(c): tuple(map(str, names)) for c, names in raw.get("levels", {}).items()},
+                **{key: x if x.ndim else x.item() for key, x in arrays.items()},
+                knots={
+                    int(j): Knots(np.array(x, float), np.array(z, float))
+                    for j, (x, z) in raw.get("knots", {}).items()
+                },
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            msg = f"the units of a modality are damaged: {error}"
+            raise DataError(msg) from error
+
+
+def _interpolated(
+    at: NDArray[Any], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Linear between knots; beyond them with the slope of the whole."""
+    slope = (y[-1] - y[0]) / (x[-1] - x[0])
+    inside = np.interp(at, x, y)
+    beyond = np.minimum(at - x[0], 0) + np.maximum(at - x[-1], 0)
+    return np.asarray(inside + slope * beyond, np.float64)
