@@ -18,7 +18,7 @@ from mvflow_cli.observed import read_observed
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, Threads
 from mvflow_cli.output import finite, say, show_json
-from mvflow_cli.progress import Progress
+from mvflow_cli.progress import TrainingProgress
 from mvflow_cli.report import make_report
 from mvflow_cli.samples import draw_samples, write_samples
 from mvflow_cli.training import TrainOptions, train_stages
@@ -178,7 +178,7 @@ def _evaluate(path: Path, seed: int, options: TrainOptions) -> dict[str, Any]:
     say(f"{path}: evaluating", err=options.json)
     with (
         open_store(run, model.config) as store,
-        Progress(err=options.json) as progress,
+        TrainingProgress(err=options.json) as progress,
     ):
         return measure(
             run, model, store, seed=seed, device=options.device, callback=progress

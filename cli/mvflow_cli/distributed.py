@@ -19,7 +19,7 @@ from mvflow_cli.output import say
 if TYPE_CHECKING:
     from mvflow.training import Processes
 
-__all__ = ["ClusterOptions", "joined"]
+__all__ = ["ClusterOptions", "process_group"]
 
 EVERY = 0.2
 """Seconds between two looks at the processes that are starting."""
@@ -35,7 +35,7 @@ class ClusterOptions:
 
 
 @contextmanager
-def joined(
+def process_group(
     options: ClusterOptions, device: str, threads: int | None
 ) -> Iterator[Processes | None]:
     """The processes of this command, all of which do what follows; None if it is alone.

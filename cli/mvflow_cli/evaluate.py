@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from mvflow_cli.diagnose import load_calibration
-from mvflow_cli.distributed import ClusterOptions, joined
+from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.judging import judge_run, say_verdict
 from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained
@@ -28,7 +28,7 @@ from mvflow_cli.options import (
     Timeout,
 )
 from mvflow_cli.output import say, show, show_json
-from mvflow_cli.progress import Progress, say_plan, time_left
+from mvflow_cli.progress import TrainingProgress, say_plan, time_left
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Evaluation
@@ -79,7 +79,9 @@ def evaluate(
 
     Example: mvflow evaluate runs/toy --json
     """
-    with joined(ClusterOptions(devices, nodes, timeout=timeout), device, threads) as processes:
+    with process_group(
+        ClusterOptions(devices, nodes, timeout=timeout), device, threads
+    ) as processes:
         place = device if processes is None else str(processes.device)
         opened, model = open_trained(run, place, subset=subset)
         if subsets is not None:
@@ -87,7 +89,7 @@ def evaluate(
             model = model.with_settings(evaluation=settings.model_dump())
         with (
             open_store(opened, model.config, store) as data,
-            Progress(err=json) as training,
+            TrainingProgress(err=json) as training,
             time_left(err=json) as progress,
         ):
             result = measure(

@@ -21,14 +21,12 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from mvflow_cli.output import say
+from mvflow_cli.progress import LINE_INTERVAL
 
 __all__ = ["Job", "run_jobs"]
 
 POLL_INTERVAL = 0.2
 """Seconds between two looks at the processes."""
-
-LINE_INTERVAL = 2.0
-"""Least seconds between two lines on epochs, where there is no terminal."""
 
 
 class Job:

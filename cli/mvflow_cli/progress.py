@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mvflow.evaluation import EvaluationPlan
     from mvflow.training import Checkpoint, EpochRecord, StepRecord
 
-__all__ = ["Progress", "counting", "say_plan", "time_left"]
+__all__ = ["LINE_INTERVAL", "TrainingProgress", "counting", "say_plan", "time_left"]
 
 LINE_INTERVAL = 2.0
 """Least seconds between two lines where there is no terminal; a stage's last epoch has one."""
@@ -33,7 +33,7 @@ LINE_INTERVAL = 2.0
 FIELDS = ("epoch", "speed", "loss")
 
 
-class Progress:
+class TrainingProgress:
     """Callback that shows the progress of training; a context manager.
 
     Args:
@@ -48,7 +48,7 @@ class Progress:
         self._seconds: dict[str, list[float]] = {}
         self._printed = 0.0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> TrainingProgress:
         if self._bars is not None:
             self._bars.start()
         return self

@@ -16,7 +16,7 @@ from mvflow_cli.measuring import load_classifiers, load_evaluation, measure
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
 from mvflow_cli.output import say, show_json
-from mvflow_cli.progress import Progress, say_plan, time_left
+from mvflow_cli.progress import TrainingProgress, say_plan, time_left
 
 if TYPE_CHECKING:
     from mvflow.core import Modality
@@ -99,7 +99,7 @@ def make_report(
             metrics = load_evaluation(opened, model)
             if metrics is None:
                 say(f"{run}: evaluating", err=err)
-                with Progress(err=err) as training, time_left(err=err) as progress:
+                with TrainingProgress(err=err) as training, time_left(err=err) as progress:
                     metrics = measure(
                         opened,
                         model,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvflow_cli.distributed import ClusterOptions, joined
+from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.observed import GivenRows, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
@@ -126,7 +126,7 @@ def sample(
     if sampler is not None:
         registry("samplers").load(sampler)
     machines = ClusterOptions(devices, nodes, timeout=timeout)
-    with joined(machines, device, threads) as processes:
+    with process_group(machines, device, threads) as processes:
         opened, model = open_trained(
             run,
             device if processes is None else str(processes.device),

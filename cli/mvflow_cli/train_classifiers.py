@@ -12,7 +12,7 @@ from mvflow_cli.new import settled
 from mvflow_cli.opening import set_up
 from mvflow_cli.options import Device, Json, Threads
 from mvflow_cli.output import say, show_json
-from mvflow_cli.progress import Progress
+from mvflow_cli.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from mvflow.config import Config
@@ -90,7 +90,7 @@ def _train(store: Store, config: Config, again: bool, device: str, *, err: bool)
         msg = f"{store.path} has no labels: classifiers need a class for each row"
         raise DataError(msg)
     result: dict[str, Any] = {"store": str(store.path), "recipe": config.recipe}
-    with Progress(err=err) as progress:
+    with TrainingProgress(err=err) as progress:
         for kind in (ModalityClassifiers, ModalityAutoencoders):
             path = network_path(store.path, kind, store.path.parent)
             if again:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mvflow_cli.distributed import ClusterOptions, joined
+from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.opening import move_store, open_store
 from mvflow_cli.output import LogLines, say, show_json
-from mvflow_cli.progress import Progress
+from mvflow_cli.progress import TrainingProgress
 from mvflow_cli.stage_commands import provider
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def train_command(path: Path, stages: Sequence[str] | None, options: TrainOption
 
     command = f"mvflow train {shlex.quote(str(path))}"
     try:
-        with joined(options.machines, options.device, options.threads) as processes:
+        with process_group(options.machines, options.device, options.threads) as processes:
             result = train_stages(path, stages, options, processes)
     except KeyboardInterrupt:
         say(f"mvflow: interrupted; all full epochs are kept: go on with '{command}'", err=True)
@@ -101,7 +101,7 @@ def train_stages(
             if processes is not None:
                 processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
-                with Progress(err=options.json) as progress, log_lines(err=options.json):
+                with TrainingProgress(err=options.json) as progress, log_lines(err=options.json):
                     model.distribute(processes).fit(
                         train,
                         stages=todo,

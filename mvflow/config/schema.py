@@ -17,7 +17,7 @@ __all__ = [
     "Config",
     "CovariateConfig",
     "Data",
-    "Evaluation",
+    "EvaluationSettings",
     "Later",
     "ModalityConfig",
     "Share",
@@ -78,7 +78,8 @@ class Training(Section):
     """How one stage is optimised. An epoch is a pass over the rows, or `steps_per_epoch`.
 
     With `patience` a stage ends when its held-out loss has not fallen for that many epochs, and
-    with it or `keep_best` its weights are those of the best epoch. `weight_decay` is decoupled
+    with it or `keep_best` its weights are those of the best epoch; with `keep_best` the weights it
+    starts from count too. `weight_decay` is decoupled
     from the gradient (AdamW; Loshchilov and Hutter 2019).
     """
 
@@ -121,7 +122,7 @@ class Classifiers(Training):
     networks: dict[str, Annotated[Any, Kind("networks")]] = {}
 
 
-class Evaluation(Section):
+class EvaluationSettings(Section):
     """How much is drawn to measure a trained model."""
 
     rows: PositiveInt = 2000
@@ -156,7 +157,7 @@ class Config(Section):
     prior: Annotated[Any, Kind("priors")] = _default("priors", "standard")
     sampler: Annotated[Any, Kind("samplers")] = _default("samplers", "hmc")
     classifiers: Classifiers = Classifiers()
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationSettings = EvaluationSettings()
 
     def specifications(self) -> tuple[Modality, ...]:
         """Modalities sorted by name, so that nothing depends on the order they are given in."""

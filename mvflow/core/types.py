@@ -104,8 +104,8 @@ class Modality:
         settings = dict(self.likelihood) if isinstance(self.likelihood, Mapping) else {}
         is_plain = isinstance(settings.get("scale", 1.0), int | float)
         scale = settings.get("scale", 1.0) if is_plain else 1.0
-        beside = {"kind", "scale"} if is_plain else {"kind"}
-        likelihood = settings if {*settings} - beside else self.kind
+        plain = {"kind", "scale"} if is_plain else {"kind"}
+        likelihood = settings if {*settings} - plain else self.kind
         return {
             "name": self.name,
             "shape": self.shape,

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mvflow.core import (
+    ConfigError,
     Covariate,
     DataError,
     LostError,
@@ -184,7 +185,7 @@ def train_stage(
                 run=run,
                 budget=budget,
             )
-            checkpoints = _Checkpoints(run, key, callback or NoOpCallback())
+            checkpoints = CheckpointCallback(run, key, callback or NoOpCallback())
             resume = checkpoints.restore(spec.name)
             try:
                 run_stage(
@@ -246,7 +247,16 @@ def open_stage(
         trained: what is recorded of the stages trained so far.
         run: where frozen outputs of more than `budget` bytes are kept.
         budget: see `run`.
+
+    Raises:
+        ConfigError: if the best weights are to be kept, but no rows are held out to tell them by.
     """
+    if validation is None and getattr(spec.settings, "keeps_best", False):
+        msg = (
+            f"stage {spec.name!r} keeps its best weights (patience, keep_best), but no rows are "
+            "held out to tell them by: set data.validation above 0, or give validation rows"
+        )
+        raise ConfigError(msg)
     _freeze_others(spec, system)
     keys = {name: record.key for name, record in trained.items()}
     cache = None if run is None else ColumnCache(run, keys, inputs.train, budget)
@@ -297,7 +307,7 @@ def _stored_dtype(column: TensorColumn | MappedColumn) -> Any:
 
 
 @dataclass
-class _Checkpoints:
+class CheckpointCallback:
     """Training callback that writes history and checkpoints of a run, then calls another."""
 
     run: RunDirectory | None
@@ -343,7 +353,7 @@ class _Checkpoints:
         if self.run is not None and self.newest is not None:
             began = time.monotonic()
             stage, (tensors, state) = self.newest
-            self.run.keep_checkpoint(stage, tensors, {"key": self.key, "state": state})
+            self.run.save_checkpoint(stage, tensors, {"key": self.key, "state": state})
             ended = time.monotonic()
             self.newest = None
             self.due = ended + max(CHECKPOINT_SECONDS, (ended - began) / CHECKPOINT_SHARE)

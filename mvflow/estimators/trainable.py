@@ -89,6 +89,13 @@ class TrainableEstimator(ConfiguredEstimator):
                 of the stages.
             UsageError: if there is no stage of a given name, no such way to compile, or the run
                 has another configuration.
+
+        Examples:
+            >>> made = JNF(specs, latent_dim=2, joint=short, flows=short)
+            >>> made.fit(rows, seed=0, stages=["joint"]).trained_
+            ('joint',)
+            >>> made.fit(rows, stages=["flows"]).trained_
+            ('joint', 'flows')
         """
         way, device = check_compile(compile), check_device(device)
         seed = None if seed is None else check_seed(seed)
@@ -105,10 +112,10 @@ class TrainableEstimator(ConfiguredEstimator):
                 self._build()
         specs = config.covariate_specs()
         check_fits(train, self.modalities, specs)
-        held = None
+        held_out = None
         if validation is not None:
-            held = as_source(validation, self.modalities, covariate_specs=specs)
-            check_source(held, self.modalities, specs)
+            held_out = as_source(validation, self.modalities, covariate_specs=specs)
+            check_source(held_out, self.modalities, specs)
         plan = self._plan()
         wanted = plan.names if stages is None else tuple(stages)
         for stage in wanted:
@@ -117,7 +124,9 @@ class TrainableEstimator(ConfiguredEstimator):
             _check_same_config(run, config)
         before = dict(self.__dict__)
         try:
-            return self._train(config, wanted, (train, held), run, device, callback, progress, way)
+            return self._train(
+                config, wanted, (train, held_out), run, device, callback, progress, way
+            )
         except BaseException:
             if before["records_"] and before.get("system_") is not self.__dict__.get("system_"):
                 self.__dict__ = before  # what was trained before stays as it was
@@ -134,7 +143,7 @@ class TrainableEstimator(ConfiguredEstimator):
         progress: bool,
         way: Any,
     ) -> Self:
-        train, held = sources
+        train, held_out = sources
         if config != self.config:
             self._set_config(config)
             self._build()
@@ -142,14 +151,14 @@ class TrainableEstimator(ConfiguredEstimator):
         plan = self.plan_
         self.system_.to(device)
         self.history_ = History(r for r in self.history_ if r["stage"] in self.records_)
-        inputs = Inputs(fingerprint(train), None if held is None else fingerprint(held))
+        inputs = Inputs(fingerprint(train), None if held_out is None else fingerprint(held_out))
         if self._processes is not None:
             self._processes.assert_same_on_all_ranks(
                 (self.config, inputs), "what is trained differs"
             )
         budget = free_memory(device)
         rows = Table.of(train, device, budget)
-        held_rows = None if held is None else Table.of(held, device, budget)
+        validation_rows = None if held_out is None else Table.of(held_out, device, budget)
         several = callback if isinstance(callback, Sequence) else [callback] if callback else []
         with contextlib.ExitStack() as shown:
             bars = [shown.enter_context(Progress())] if progress and self._is_main_process else []
@@ -160,7 +169,7 @@ class TrainableEstimator(ConfiguredEstimator):
                         self.system_,
                         plan,
                         rows,
-                        held_rows,
+                        validation_rows,
                         inputs=inputs,
                         trained=self.records_,
                         run=run if self._is_main_process else None,
@@ -210,6 +219,10 @@ class TrainableEstimator(ConfiguredEstimator):
 
         Returns:
             This estimator.
+
+        Examples:
+            >>> model.distribute(None) is model
+            True
         """
         self._processes = processes
         return self
@@ -219,6 +232,12 @@ class TrainableEstimator(ConfiguredEstimator):
 
         Raises:
             UsageError: if something is there already.
+
+        Examples:
+            >>> model.save(folder / "saved")
+            >>> again = load(folder / "saved")
+            >>> bool((again.encode(x)[0] == model.encode(x)[0]).all())
+            True
         """
         if not self.records_:
             self._check_fitted()
@@ -229,7 +248,14 @@ class TrainableEstimator(ConfiguredEstimator):
             run.append_history(line)
 
     def restore(self, run: RunDirectory, device: str = "cpu") -> Self:
-        """Take the weights of all finished stages of a run directory."""
+        """Take the weights of all finished stages of a run directory.
+
+        Examples:
+            >>> model.save(folder / "restored")
+            >>> run = RunDirectory.open(folder / "restored")
+            >>> type(model).from_config(run.config()).restore(run).trained_
+            ('joint', 'flows')
+        """
         device = check_device(device)
         self._build()
         self.records_ = restore_weights(self.system_, self.plan_, run)

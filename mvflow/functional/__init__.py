@@ -30,6 +30,7 @@ from mvflow.functional.importance import (
     importance_weights,
     mixture_log_prob,
 )
+from mvflow.functional.kernels import KernelRegression, kernel_regression
 from mvflow.functional.kl import normal_kl, normal_kl_standard
 from mvflow.functional.logspace import log_mean_exp, log_sum_exp
 from mvflow.functional.mixtures import (
@@ -47,6 +48,7 @@ from mvflow.functional.poe import (
 
 __all__ = [
     "GaussianMixture",
+    "KernelRegression",
     "accuracy",
     "agreement",
     "bernoulli_log_prob",
@@ -66,6 +68,7 @@ __all__ = [
     "info_nce",
     "inside_ball",
     "jmvae_bound",
+    "kernel_regression",
     "laplace_log_prob",
     "log_mean_exp",
     "log_sum_exp",

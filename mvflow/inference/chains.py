@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mvflow.core import UsageError
 from mvflow.functional import effective_sample_size
-from mvflow.inference.diagnostics import diagnose
+from mvflow.inference.diagnostics import chain_diagnostics
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Target
 from mvflow.nn import passed_generator
@@ -88,7 +88,7 @@ class MarkovChains:
                 on_step=contacts.count,
             )
         kept = chain.positions  # (draws, chains, rows, latent_dim)
-        diagnostics = diagnose(
+        diagnostics = chain_diagnostics(
             kept,
             acceptance=chain.acceptance,
             divergences=chain.divergences,
@@ -142,7 +142,7 @@ class IndependentChains:
                 on_step=contacts.count,
             )
         kept = chain.positions
-        diagnostics = diagnose(
+        diagnostics = chain_diagnostics(
             kept,
             acceptance=chain.acceptance,
             divergences=chain.divergences,

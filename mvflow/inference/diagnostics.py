@@ -12,15 +12,15 @@ from torch import Tensor
 
 from mvflow.functional import effective_sample_size
 
-__all__ = ["Diagnostics", "diagnose", "exact", "merged_rows", "pareto_k", "weighted"]
+__all__ = ["Diagnostics", "chain_diagnostics", "exact", "merged_rows", "pareto_k", "weighted"]
 
 WORST_RHAT = 1000.0
 """R-hat of chains that never move, where the formula divides by zero."""
 
-MOST_ROWS = 256
+MAX_ROWS = 256
 """R-hat, effective sample sizes of chains and Pareto's k are computed for this many rows."""
 
-MOST_CHAINS = 16
+MAX_CHAINS = 16
 """And from this many chains, at most."""
 
 _NONE = np.zeros(0)
@@ -136,7 +136,7 @@ def merged_rows(
     return sampled._replace(**by_row)
 
 
-def diagnose(
+def chain_diagnostics(
     positions: Tensor,
     *,
     acceptance: Tensor,
@@ -148,7 +148,7 @@ def diagnose(
     """Diagnostics of chains (draws, chains, rows, latent_dim)."""
     from arviz_stats.base.array import array_stats
 
-    chains = positions[:, :MOST_CHAINS, :MOST_ROWS].double().cpu().numpy()
+    chains = positions[:, :MAX_CHAINS, :MAX_ROWS].double().cpu().numpy()
     examined = chains.shape[1] / positions.shape[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constant chains divide zero by zero: R-hat is then inf
@@ -183,7 +183,7 @@ def weighted(
         _NONE,
         ess,
         ess / len(weights),
-        np.array([pareto_k(w) for w in weights[:, :MOST_ROWS].T.numpy()]),
+        np.array([pareto_k(w) for w in weights[:, :MAX_ROWS].T.numpy()]),
         largest,
         _flags(improper),
     )

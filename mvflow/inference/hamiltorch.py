@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mvflow.core import UsageError
 from mvflow.inference.chains import resample, spread
-from mvflow.inference.diagnostics import diagnose
+from mvflow.inference.diagnostics import chain_diagnostics
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Sampler, Target
 
@@ -76,7 +76,7 @@ class Hamiltorch(Sampler):
             ]
         states = torch.stack([torch.stack(rows, 1) for rows in chains], 1)
         kept, moved = states[1:], (states[1:] != states[:-1]).any(-1)
-        diagnostics = diagnose(
+        diagnostics = chain_diagnostics(
             kept,
             acceptance=moved.double().mean((0, 1)),
             divergences=torch.tensor([target.broken for target in targets]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -102,8 +103,12 @@ class Likelihood(Part):
         return (self.outputs_per_value * shape[0], *shape[1:])
 
     def flat(self, shape: Shape) -> nn.Module:
-        """Module from rows to vectors (rows, size), for fully connected encoders."""
+        """Module from rows to vectors (rows, flat_features), for fully connected encoders."""
         return nn.Flatten()
+
+    def flat_features(self, shape: Shape) -> int:
+        """Width of these vectors."""
+        return math.prod(shape)
 
 
 class LikelihoodModule(nn.Module):
@@ -142,9 +147,9 @@ class LikelihoodModule(nn.Module):
                 self.get_buffer(name).copy_(value)
 
     def _learned(self, size: Tensor | None) -> dict[str, Tensor]:
-        found = dict(self.learned.items())
-        found |= {name: self.get_buffer(name) for name in self._measured}
-        return found if size is None else {**found, "size": self._wide(size)}
+        values = dict(self.learned.items())
+        values |= {name: self.get_buffer(name) for name in self._measured}
+        return values if size is None else {**values, "size": self._wide(size)}
 
     def _wide(self, size: Tensor) -> Tensor:
         return size.reshape(*size.shape[:-1], *([1] * len(self.shape)))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 __all__ = ["central_intervals", "crps_of_draws", "crps_of_normal"]
 
@@ -43,6 +42,8 @@ def crps_of_normal(true: ArrayLike, mean: ArrayLike, deviation: ArrayLike) -> Fl
         >>> float(crps_of_normal(0.0, 0.0, 1.0).round(4))
         0.2337
     """
+    from scipy.special import ndtr  # takes long to import
+
     y, m, sd = (np.asarray(x, np.float64) for x in (true, mean, deviation))
     z = (y - m) / sd
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)

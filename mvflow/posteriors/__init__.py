@@ -3,6 +3,7 @@
 from mvflow.posteriors.amortised import AmortisedPosterior
 from mvflow.posteriors.base import Family, build_posterior
 from mvflow.posteriors.conditional_maf import ConditionalMAF
+from mvflow.posteriors.correlated import CorrelatedNormal
 from mvflow.posteriors.flow import FlowPosterior
 from mvflow.posteriors.gaussian import Gaussian
 from mvflow.posteriors.maf import MAF
@@ -13,6 +14,7 @@ __all__ = [
     "NSF",
     "AmortisedPosterior",
     "ConditionalMAF",
+    "CorrelatedNormal",
     "Family",
     "FlowPosterior",
     "Gaussian",

@@ -9,7 +9,8 @@ import torch
 
 from mvflow.core import DataError
 from mvflow.metrics import CalibratedIntervals
-from mvflow.runs.directory import RunDirectory, read_tensors, write_tensors
+from mvflow.runs.directory import RunDirectory
+from mvflow.runs.weights import read_tensors, write_tensors
 
 __all__ = ["read_intervals", "write_intervals"]
 

@@ -143,9 +143,9 @@ def _stack(
             locks.enter_context(one.run.lock())
             model = load(one.run.path, device)
             spec = model.plan_.spec(name)
-            rows, held = held_out(one.plan, table, None)
+            rows, validation = held_out(one.plan, table, None)
             stage = open_stage(
-                *(spec, model.system_, rows, held),
+                *(spec, model.system_, rows, validation),
                 inputs=one.inputs,
                 trained=model.records_,
                 run=one.run,

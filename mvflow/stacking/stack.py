@@ -120,6 +120,12 @@ class _Stack:
         self.first.trainable.train()
         step = training_step(Step(self.stage, optimizer, self.sums), compile)
         kept = {name: value.clone() for name, value in self.loss.now.items()}
+        if self.settings.keep_best and self.settings.epochs:  # initial weights may be the best
+            self.first.trainable.eval()
+            with seeded(seed, self.first.name, "stack", *path, "validation", device=device):
+                for i, each in enumerate(self.validations()):
+                    self.best[i] = math.inf if each is None else each["loss"]
+                    self.best_epoch[i] = -1
         said = time.perf_counter()
         for epoch in range(self.settings.epochs):
             began, rows = time.perf_counter(), self.rows(epoch)

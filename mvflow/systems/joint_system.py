@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -12,29 +13,33 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
 
-from mvflow.config import Training
+from mvflow.config import Later, Training
 from mvflow.core import LatentSpace, Observed
 from mvflow.inference import Target
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.annealing import BetaTraining
 from mvflow.systems.base import System, require_all_present
 from mvflow.systems.decoders import build_decoders, build_encoder, network_settings
+from mvflow.systems.factors import check_linear, start_at_factors
 from mvflow.systems.joint_vae import JointVAE, head_width
 
 __all__ = ["JointEncoderSystem", "JointTraining", "build_joint_vae"]
 
-Merge = tuple[PositiveInt, ...] | Literal["concat"]
-"""How the heads of q(z|X) are merged: hidden layers of an MLP, or each gives its part of z."""
+Merge = tuple[PositiveInt, ...] | Literal["concat", "sum"]
+"""How the heads of q(z|X) are merged: hidden layers of an MLP, each gives its part of z, or they
+are added."""
 
 
 class JointTraining(BetaTraining):
     """Joint VAE (paper 3.1).
 
-    The heads of q(z|X) are merged by an MLP with the hidden layers `merge`, or, with "concat",
-    each gives an equal part of z (Appendix E.3).
+    The heads of q(z|X) are merged by an MLP with the hidden layers `merge`; with "concat" each
+    gives an equal part of z (Appendix E.3), with "sum" they are added. Networks `linear-mlp` may
+    start at a factor analysis of the training rows.
     """
 
     merge: Merge = (512, 512)
+    start: Annotated[Literal["random", "factor-analysis"], Later()] = "random"
 
 
 def build_joint_vae(settings: Any) -> JointVAE:
@@ -145,7 +150,11 @@ class JointEncoderSystem(System):
             self.joint.record_latents(*torch.cat(parts).unbind(1))
 
         trained = self.joint if module is None else module
-        return StageSpec("joint", trained, settings, loss, reads=reads, finish=finish)
+        start = None
+        if getattr(settings, "start", "random") == "factor-analysis":
+            check_linear(self.joint)
+            start = partial(start_at_factors, self.joint)
+        return StageSpec("joint", trained, settings, loss, reads=reads, start=start, finish=finish)
 
     @property
     def latents(self) -> CachedColumn:

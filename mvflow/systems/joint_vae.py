@@ -21,7 +21,11 @@ BLOCK_ROWS = 2048
 """Rows of which moments are taken at once."""
 
 
-def head_width(latent_dim: int, modalities: int, merge: Iterable[int] | Literal["concat"]) -> int:
+Merge = Iterable[int] | Literal["concat", "sum"]
+"""Widths of hidden layers, or a way without any."""
+
+
+def head_width(latent_dim: int, modalities: int, merge: Merge) -> int:
     """Features that each head of q(z|X) has: location and log-scale of z, or of its part.
 
     Raises:
@@ -53,6 +57,17 @@ class _Concat(nn.Module):
         return features.unflatten(-1, (self.heads, 2, -1)).transpose(-3, -2).flatten(-3)
 
 
+class _Sum(nn.Module):
+    """The sum of all heads."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.unflatten(-1, (self.heads, -1)).sum(-2)
+
+
 class JointVAE(nn.Module):
     """p(X, z) = N(z; 0, I) prod_j p(x_j|z), with a Gaussian q(z|X) (Eq. 1 and 3).
 
@@ -64,7 +79,7 @@ class JointVAE(nn.Module):
         heads: name -> network from rows to (rows, `head_width`) features.
         decoders: p(x_j|z) of all modalities.
         latent_dim: dimension of z.
-        merge: widths of the hidden layers that merge the heads, or "concat".
+        merge: widths of the hidden layers that merge the heads, or "concat" or "sum".
     """
 
     def __init__(
@@ -73,7 +88,7 @@ class JointVAE(nn.Module):
         heads: Mapping[str, nn.Module],
         decoders: Decoders,
         latent_dim: int,
-        merge: Iterable[int] | Literal["concat"] = (512, 512),
+        merge: Merge = (512, 512),
     ) -> None:
         super().__init__()
         self.modalities = tuple(sorted(modalities, key=lambda m: m.name))
@@ -82,7 +97,11 @@ class JointVAE(nn.Module):
         self.heads = ModalityDict(heads)
         self.decoders = decoders
         count, width = len(self.modalities), 2 * latent_dim
-        self.merge = _Concat(count) if merge == "concat" else MLP(width * count, *merge, width)
+        self.is_additive = merge == "sum"
+        ways = {"concat": _Concat, "sum": _Sum}
+        self.merge = (
+            ways[merge](count) if isinstance(merge, str) else MLP(width * count, *merge, width)
+        )
         self.radius: Tensor
         self.latent_mean: Tensor
         self.latent_std: Tensor

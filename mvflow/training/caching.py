@@ -23,7 +23,7 @@ __all__ = ["ColumnCache", "with_cached_columns"]
 
 _log = logging.getLogger(__name__)
 
-CHUNK_ROWS = 2048
+ENCODED_ROWS = 2048
 """Rows encoded at once."""
 
 _SPLITS = ("", ".validation")
@@ -103,7 +103,7 @@ class _Job:
     def key(self) -> str:
         products = torch.get_float32_matmul_precision()
         machine = [
-            self.device.type, products, torch.__version__, version("mvflow"), CHUNK_ROWS
+            self.device.type, products, torch.__version__, version("mvflow"), ENCODED_ROWS
         ]  # fmt: skip
         text = json.dumps([self.depends_on(), machine], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -189,5 +189,5 @@ def _digest(module: nn.Module) -> str:
 def _blocks(column: CachedColumn, table: Table, only: str | None) -> Iterator[Tensor]:
     for module in column.modules:
         module.eval()
-    for batch in table.batches(CHUNK_ROWS):
+    for batch in table.batches(ENCODED_ROWS):
         yield column.compute(batch if only is None else batch[only]).float()

@@ -71,6 +71,10 @@ class TrainingState:
         self.epoch += 1
         self._start_of_epoch = self._snapshot()
         self._reset_epoch()
+        self.compare(validation_loss)
+
+    def compare(self, validation_loss: float | None) -> None:
+        """Keep the weights at the start of this epoch if they are the best so far."""
         if not self.settings.keeps_best or validation_loss is None:
             return
         if validation_loss < self.best_loss:

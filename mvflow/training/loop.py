@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mvflow.core import ConfigError, DataError, NumericsError, UsageError, derive_seed, generator
+from mvflow.core import DataError, NumericsError, UsageError, derive_seed, generator
 from mvflow.nn import seeded
 from mvflow.training.captured import Compile, TrainingStep, training_step
 from mvflow.training.checkpoint import TrainingState
@@ -65,7 +65,6 @@ def run_stage(
         processes: train data-parallel with these; the rows of a batch are divided among them.
 
     Raises:
-        ConfigError: if the best weights are to be kept, but no rows are held out.
         DataError: if there are no rows.
         LostError: if another process ends or does not answer.
         NumericsError: if a loss is not finite, in training or in validation; the message names
@@ -76,12 +75,6 @@ def run_stage(
     if not len(stage.train):
         msg = f"stage {stage.name!r} has no rows to train on"
         raise DataError(msg)
-    if stage.settings.keeps_best and stage.validation is None:
-        msg = (
-            f"stage {stage.name!r} keeps its best weights (patience, keep_best), but no rows are "
-            "held out to tell them by: set data.validation above 0, or give validation rows"
-        )
-        raise ConfigError(msg)
     if processes is not None:
         if compile in ("graph", "torch"):
             msg = f"compile={compile!r} is for one process: leave it out, or train with one"
@@ -120,6 +113,9 @@ class _Loop:
         state, stage = self.state, self.stage
         if resume is not None:
             state.restore(resume)
+        elif stage.settings.keep_best and stage.settings.epochs:
+            initial = self.validate()
+            state.compare(None if initial is None else initial["loss"])
         stage.trainable.train()
         step = training_step(self.eager, compile)
         started = state.epoch

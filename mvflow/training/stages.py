@@ -57,6 +57,6 @@ def build_stage(
     def loss(batch: Mapping[str, Tensor], progress: float) -> Losses:
         return loss_of(Observed.from_columns(batch), progress)
 
-    held = seen[1] if validation is not None else None
-    stage = Stage(spec.name, spec.module, loss, spec.settings, seen[0], held)
+    validation = seen[1] if validation is not None else None
+    stage = Stage(spec.name, spec.module, loss, spec.settings, seen[0], validation)
     return replace(stage, model=system, resident_tables=tuple(tables))

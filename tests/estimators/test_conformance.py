@@ -1,6 +1,7 @@
 """One suite for what every estimator promises: NumPy in, NumPy out, nothing by accident."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import numpy as np
@@ -126,6 +127,24 @@ def test_training_a_stage_anew_drops_what_rests_on_it_and_nothing_else(small, pa
         if after:
             with pytest.raises(NotFittedError, match="missing: "):
                 made.generate({"m0": small.data(2)[0]["m0"]})
+
+
+def test_eight_threads_find_what_one_finds(estimator, x):
+    """Whatever is asked, with the rule for subsets too: bits, not nearly."""
+    names = sorted(x)
+    given = {name: x[name] for name in names[:-1]}
+
+    def ask(_):
+        found = [estimator.generate(given, 3, seed=5)[names[-1]]]
+        found += [estimator.generate(None, 3, seed=5)[name] for name in names]
+        found += [estimator.log_likelihood(x, n=10, seed=5)]
+        found += estimator.encode(x) if estimator.can_encode else ()
+        return found
+
+    alone = ask(0)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(ask, range(8)):
+            assert all(np.array_equal(a, b) for a, b in zip(alone, found, strict=True))
 
 
 def test_shapes_for_each_subset(estimator, x, count):

@@ -199,13 +199,13 @@ def test_large_checkpoints_are_written_less_often(tmp_path, small, monkeypatch):
     config = small.estimator(JNF, 2).config
     run, clock = RunDirectory.create(tmp_path / "run", config), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    keeper, written = fitting._Checkpoints(run, "key", NoOpCallback()), []
+    keeper, written = fitting.CheckpointCallback(run, "key", NoOpCallback()), []
 
     def slow(stage, tensors, about):
         written.append(clock[0])
         clock[0] += seconds
 
-    monkeypatch.setattr(RunDirectory, "keep_checkpoint", lambda self, *args: slow(*args))
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", lambda self, *args: slow(*args))
     for seconds, wait in (
         (0.01, fitting.CHECKPOINT_SECONDS),
         (3.0, 3.0 / fitting.CHECKPOINT_SHARE),

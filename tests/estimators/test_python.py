@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import mvflow
 from mvflow import JNF, ArraySource, EarlyStopping, Modality, ModelCheckpoint
-from mvflow.core import DataError, MvflowError, NotFittedError, UsageError
+from mvflow.core import ConfigError, DataError, MvflowError, NotFittedError, UsageError
 from mvflow.training import NoOpCallback
 
 
@@ -133,6 +133,18 @@ def test_words_for_devices_and_counts(small, model):
         model.generate(n=2.0)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("settings", [{"patience": 3}, {"keep_best": True}])
+def test_the_best_weights_are_not_kept_without_rows_that_tell_them(small, settings):
+    made, data = (
+        fresh(small, joint={"epochs": 2} | settings, data={"validation": 0}),
+        small.data(2),
+    )
+    with pytest.raises(ConfigError, match="'joint' keeps its best weights .* no rows are held"):
+        made.fit(data[0])
+    made.fit(data[0], validation=data[0])
+
+
 def test_no_seed_gives_fresh_draws(model):
     a, b = (model.draw(None, 3, seed=None).z for _ in range(2))
     assert not np.array_equal(a, b)
@@ -180,6 +192,16 @@ def test_parameters_can_be_set(small):
     assert made.config.joint.epochs == 7
 
 
+def test_every_public_name_has_an_example():
+    """Which the tests of modules run; a system's own estimator has those of `Estimator`."""
+    public = {name: getattr(mvflow, name) for name in mvflow.__all__}
+    members = inspect.getmembers(mvflow.Estimator)
+    public |= {name: value for name, value in members if not name.startswith("_")}
+    texts = {n: inspect.getdoc(getattr(x, "fget", x)) or "" for n, x in public.items()}
+    plain = {name for name, text in texts.items() if ">>>" not in text}
+    assert plain == {"Callback", "UnreliableDrawsWarning"}
+
+
 def test_the_signature_and_the_repr_say_what_there_is(small):
     assert {"modalities", "latent_dim", "posterior", "joint"} <= {
         *inspect.signature(JNF).parameters
@@ -209,7 +231,18 @@ def test_callbacks_can_stop_and_keep(small, tmp_path):
     made = fresh(small).fit(small.data(2)[0], seed=0, callback=[Second(), kept], progress=True)
     assert {r["epoch"] for r in made.history_} == {0, 1}
     assert (tmp_path / "joint.safetensors").is_file()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
     assert made.records_["joint"].epochs == 2
+
+
+def test_kept_weights_are_written_through_no_link(small, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in ("joint.safetensors", ".joint.safetensors.partial"):
+        (tmp_path / name).symlink_to(precious)
+    fresh(small).fit(small.data(2)[0], stages=["joint"], callback=ModelCheckpoint(tmp_path))
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "joint.safetensors").is_symlink()
 
 
 def test_early_stopping_ends_a_stage_that_gets_no_better(small):

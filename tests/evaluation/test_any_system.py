@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from mvflow.config import Classifiers, Evaluation
+from mvflow.config import Classifiers, EvaluationSettings
 from mvflow.core import ArraySource, Modality, UsageError, as_source, generator
 from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
 from mvflow.inference import Diagnostics, HMCSampler
@@ -24,9 +24,18 @@ class FactorModel:
     can_encode = can_project = False
 
     def __init__(self):
-        settings = Evaluation(rows=300, prior_draws=40, importance_rows=5, importance_draws=5)
+        settings = EvaluationSettings(
+            rows=300, prior_draws=40, importance_rows=5, importance_draws=5
+        )
         sampler = HMCSampler()
-        self.config = SimpleNamespace(recipe="", seed=0, evaluation=settings, sampler=sampler)
+        self.config = SimpleNamespace(
+            recipe="",
+            seed=0,
+            evaluation=settings,
+            sampler=sampler,
+            modalities={m.name: m for m in self.modalities},
+            covariates={},
+        )
 
     def facts(self):
         return {"system": "factor model"}
@@ -40,11 +49,11 @@ class FactorModel:
     def draw(self, given=None, n=1, *, seed=0, **_):
         rng = generator(seed)
         if not given:
-            return SimpleNamespace(z=rng.normal(size=(n, 1, 1)), diagnostics=EXACT)
+            return SimpleNamespace(z=rng.normal(size=(n, 1, 1)), diagnostics=EXACT, covariates={})
         count = 1 + sum(x.shape[1] for x in given.values())
         mean = sum(x.sum(1) for x in given.values()) / count
         z = mean[:, None] + rng.normal(size=(n, len(mean), 1)) / count**0.5
-        return SimpleNamespace(z=z, diagnostics=EXACT)
+        return SimpleNamespace(z=z, diagnostics=EXACT, covariates={})
 
     def sample_latent(self, given=None, n=1, **options):
         return self.draw(given, n, **options).z

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvflow import JNF, JNFShared
-from mvflow.config import Evaluation as Settings
+from mvflow.config import EvaluationSettings
 from mvflow.core import ArraySource, DataError, Modality, derive_seed
 from mvflow.evaluation import (
     Evaluation,
@@ -57,7 +57,9 @@ class Generator:
     def __init__(self, names, classes, rows, *, perfect):
         self.names, self.classes, self.perfect = names, classes, perfect
         self.modalities = [Modality(n, (1, 1)) for n in names]  # not a table: nothing to predict
-        self.config = SimpleNamespace(evaluation=Settings(product_rows=rows, prior_draws=rows))
+        self.config = SimpleNamespace(
+            evaluation=EvaluationSettings(product_rows=rows, prior_draws=rows)
+        )
 
     def priors(self):
         return ["own", "constant"]
@@ -146,7 +148,7 @@ def test_a_perfect_generator_is_coherent_and_a_random_one_by_chance(count, perfe
         (found.joint, classes ** (1 - count))
     ]:
         assert abs(value.mean - chance) < 4 * value.standard_error
-    exact = np.sqrt(1 / classes * (1 - 1 / classes) / Settings().rows)
+    exact = np.sqrt(1 / classes * (1 - 1 / classes) / EvaluationSettings().rows)
     for value in found.conditional.values():  # an error of so many shares is known to 2 %
         assert value.standard_error == pytest.approx(exact, rel=0.1)
 
@@ -187,7 +189,7 @@ def test_diversity_of_equal_draws_is_zero_and_of_random_ones_that_of_chance():
 def test_real_rows_apart_from_the_reference_say_how_far_is_near():
     labels = np.random.default_rng(0).integers(4, size=4000)
     generator = Generator(["m0", "m1", "m2"], 4, 100, perfect=True)
-    generator.config.evaluation = Settings(rows=1000, product_rows=50, prior_draws=500)
+    generator.config.evaluation = EvaluationSettings(rows=1000, product_rows=50, prior_draws=500)
     rows = EvaluationRows.of(4000, generator.config.evaluation, 0)
     assert rows.is_apart
     assert not set(rows.chosen) & set(rows.reference)
@@ -215,7 +217,7 @@ def test_distances_of_few_and_of_many_observed_modalities_compare():
     """A perfect generator is as near with one modality as with two: no size has more rows."""
     labels = np.random.default_rng(0).integers(4, size=4000)
     generator = Generator(["m0", "m1", "m2"], 4, 100, perfect=True)
-    generator.config.evaluation = Settings(rows=1000, product_rows=50, prior_draws=2000)
+    generator.config.evaluation = EvaluationSettings(rows=1000, product_rows=50, prior_draws=2000)
     distances = measured(generator, labels, None, [Wide()])["frechet"]["plain"]
     one, two = (distances.conditional_by_observed[size].mean for size in (1, 2))
     assert distances.mean.real.mean > 0.5  # what few rows alone make of it, and plainly
@@ -257,7 +259,7 @@ def test_rows_that_share_an_image_are_no_new_evidence():
     pairs = dict.fromkeys(values, index)
     test = ArraySource(values, labels=classes[index], pairs=pairs)
     generator = Generator(["m0", "m1"], 4, 100, perfect=False)
-    generator.config.evaluation = Settings(rows=1000, prior_draws=100)
+    generator.config.evaluation = EvaluationSettings(rows=1000, prior_draws=100)
     generator.decode = lambda z, names=None, covariates=None: dict.fromkeys(
         names or ["m0", "m1"], 0 * z
     )
@@ -294,7 +296,7 @@ def test_rows_are_compared_as_decoders_make_them():
     specs = [Modality("c", (2,), "categorical"), Modality("i", (1, 1, 2))]
     images = np.array([[[[255, 0]]], [[[51, 51]]]], np.uint8)
     test = ArraySource({"c": [1, 0], "i": images}, specs)
-    rows = EvaluationRows.of(2, Settings(), 0)
+    rows = EvaluationRows.of(2, EvaluationSettings(), 0)
     model = SimpleNamespace(modalities=specs)
     generated = Generation(model, test, rows, None, [], 0)
     np.testing.assert_array_equal(generated._values("c", np.array([1, 0])), [[0, 1], [1, 0]])

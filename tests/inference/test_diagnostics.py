@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mvflow.inference.diagnostics import MOST_ROWS, diagnose, exact
+from mvflow.inference.diagnostics import MAX_ROWS, chain_diagnostics, exact
 
 
 def found(positions, rows):
     nothing = torch.zeros(rows)
-    return diagnose(
+    return chain_diagnostics(
         positions,
         acceptance=nothing + 0.8,
         divergences=nothing.int(),
@@ -69,9 +69,9 @@ def test_autocorrelation_lowers_the_effective_size_as_theory_says():
 
 
 def test_only_the_first_rows_are_examined():
-    rows = MOST_ROWS + 5
+    rows = MAX_ROWS + 5
     got = found(independent(8, 2, rows), rows)
-    assert len(got.rhat) == len(got.ess) == MOST_ROWS
+    assert len(got.rhat) == len(got.ess) == MAX_ROWS
     assert len(got.acceptance) == rows
 
 

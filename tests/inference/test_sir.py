@@ -13,7 +13,7 @@ from mvflow.core import UsageError
 from mvflow.core.parts import create
 from mvflow.functional import effective_sample_size, normal_poe
 from mvflow.inference import SIR, HMCSampler, ProductOfExperts, draw
-from mvflow.inference.diagnostics import MOST_ROWS, weighted
+from mvflow.inference.diagnostics import MAX_ROWS, weighted
 from mvflow.nn import seeded
 
 LOCS = np.array([[[0.3, -0.2]], [[-0.1, 0.4]]])
@@ -133,9 +133,9 @@ def test_a_row_without_any_weight_is_finite_and_inside_and_known():
 
 
 def test_only_the_first_rows_have_a_pareto_k():
-    found = weighted(torch.randn(100, MOST_ROWS + 3), contacts=torch.zeros(MOST_ROWS + 3))
-    assert len(found.khat) == MOST_ROWS
-    assert len(found.ess) == MOST_ROWS + 3
+    found = weighted(torch.randn(100, MAX_ROWS + 3), contacts=torch.zeros(MAX_ROWS + 3))
+    assert len(found.khat) == MAX_ROWS
+    assert len(found.ess) == MAX_ROWS + 3
 
 
 def test_draws_say_by_which_method_they_were_made():

@@ -174,7 +174,7 @@ def test_weights_without_their_manifest_are_not_done(run, plan, config):
     """A process may be killed between the two; neither may then pass for the other."""
     finish(run, plan, "joint")
     before, other = run.manifest(), plan_of(changed(config, "joint", beta=2.0))
-    run.keep_checkpoint("joint", {}, {"key": "another"})
+    run.save_checkpoint("joint", {}, {"key": "another"})
     kept = run.checkpoint("joint").read_bytes()
     finish(run, other, "joint", value=1.0)
     run.checkpoint("joint").write_bytes(kept)  # which is removed after the manifest is written
@@ -186,7 +186,7 @@ def test_weights_without_their_manifest_are_not_done(run, plan, config):
 
 def test_the_checkpoint_before_the_newest_is_kept(run):
     for n in range(3):
-        run.keep_checkpoint("joint", {"n": torch.tensor(n)}, {"key": f"{n}"})
+        run.save_checkpoint("joint", {"n": torch.tensor(n)}, {"key": f"{n}"})
     for path, n in ((run.checkpoint("joint"), 2), (run.previous_checkpoint("joint"), 1)):
         assert read_tensors(path)[0] == {"n": torch.tensor(n)}
         assert run.newest_checkpoint("joint", f"{n}") == read_tensors(path)
@@ -196,7 +196,7 @@ def test_the_checkpoint_before_the_newest_is_kept(run):
 
 def test_without_the_newest_the_one_before_it_counts(run, plan, caplog):
     """As between the two renamings."""
-    run.keep_checkpoint("joint", {}, {"key": "k"})
+    run.save_checkpoint("joint", {}, {"key": "k"})
     run.checkpoint("joint").replace(run.previous_checkpoint("joint"))
     assert run.status("joint", plan) == "unfinished"
     tensors, about = run.newest_checkpoint("joint", "k")
@@ -324,7 +324,7 @@ def test_a_second_thread_is_refused(run):
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(run):
-    run.keep_checkpoint("joint", {}, {})
+    run.save_checkpoint("joint", {}, {})
     whole = {p for p in run.path.rglob("*") if p.is_file()} | {run.path / ".lock"}
     left = [".config.toml.a1", ".manifest.json.b2", ".history.jsonl.c3", ".joint.safetensors.d4"]
     for name in (*left, "checkpoints/.joint.safetensors.e5"):
@@ -341,7 +341,7 @@ def test_checkpoints_of_a_finished_stage_are_removed_and_no_others(run, plan):
     finish(run, plan, *STAGES)
     for stage, key in (("joint", run.records()["joint"].key), ("flows", "other")):
         for _ in range(2):
-            run.keep_checkpoint(stage, {}, {"key": key})
+            run.save_checkpoint(stage, {}, {"key": key})
     with run.lock():
         assert not run.checkpoint("joint").exists()
         assert not run.previous_checkpoint("joint").exists()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mvflow.config import Training
-from mvflow.core import ConfigError, DataError, NumericsError
+from mvflow.core import DataError, NumericsError
 from mvflow.nn import seeded
 from mvflow.stages import Losses
 from mvflow.training import NoOpCallback, Stage, Table, TensorColumn, loop, run_stage
@@ -299,13 +299,6 @@ def test_validation_is_that_of_the_end_of_the_stage_after_every_epoch():
 def test_no_rows_are_refused():
     with pytest.raises(DataError, match="stage 'joint' has no rows"):
         train(SETTINGS["plain"], train=table().subset(np.array([], np.int64)))
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize("settings", [{"patience": 3}, {"keep_best": True}])
-def test_the_best_weights_are_not_kept_without_rows_that_tell_them(settings):
-    with pytest.raises(ConfigError, match="'joint' keeps its best weights .* no rows are held"):
-        train(Training(epochs=5, **settings), validation=False)
 
 
 def test_frozen_parameters_stay():

@@ -12,10 +12,10 @@ from torch import Tensor
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.nn import MaskedLinear
 
-__all__ = ["Layer", "Levels", "levels"]
+__all__ = ["SortedLayer", "Levels", "levels"]
 
 
-class Layer(NamedTuple):
+class SortedLayer(NamedTuple):
     """One masked layer with its units sorted by level."""
 
     weight: Tensor
@@ -40,8 +40,8 @@ class Levels:
     """Features by level, (features,): row i of what is sorted is feature `order[i]`."""
     known: tuple[int, ...]
     """Number of features of the levels before level 0, 1, ... and in all."""
-    hidden: tuple[Layer, ...]
-    last: Layer
+    hidden: tuple[SortedLayer, ...]
+    last: SortedLayer
     """Parameters of the features in their order, those of one feature together."""
 
     @cached_property
@@ -101,6 +101,8 @@ def _until(level: Tensor, count: int) -> tuple[int, ...]:
     return (0, *sizes.cumsum(0).tolist())
 
 
-def _sorted(module: MaskedLinear, rows: Tensor, inputs: Tensor, until: tuple[int, ...]) -> Layer:
+def _sorted(
+    module: MaskedLinear, rows: Tensor, inputs: Tensor, until: tuple[int, ...]
+) -> SortedLayer:
     weight = (module.weight * module.mask)[rows[:, None], inputs]
-    return Layer(weight, module.bias[rows], until)
+    return SortedLayer(weight, module.bias[rows], until)

@@ -39,6 +39,10 @@ class Experts(Protocol):
         """Standard deviation of z ~ q(z|X) over the training rows."""
         ...
 
+    def encode(self, observed: Observed) -> Any:
+        """q(z|X), a diagonal Gaussian."""
+        ...
+
     def expert(
         self, name: str, x: Tensor, covariates: Mapping[str, Tensor] | None = None
     ) -> Distribution:

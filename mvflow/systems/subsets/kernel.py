@@ -1,0 +1,162 @@
+"""Kernel regression of z on what is observed: the posterior of any subset in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from mvflow.core import Observed
+from mvflow.core.parts import dump
+from mvflow.functional import kernel_regression
+from mvflow.posteriors import CorrelatedNormal
+from mvflow.stages import Rows, StageSpec
+from mvflow.systems.subsets.base import Experts, SubsetRule
+
+__all__ = ["Kernel", "KernelPosterior"]
+
+COVARIATE = "covariates/"
+
+
+class Kernel(SubsetRule):
+    """q(z|x_S) by kernel ridge regression of the means of q(z|X) on x_S, for tables of few rows.
+
+    A Gaussian process with one penalty for each dimension of z, chosen by the error of rows left
+    out one at a time. Those errors also give the covariance, so that it is not too small where
+    rows are few; it grows with the distance to the training rows.
+    """
+
+    uses_experts: ClassVar[bool] = False
+
+    rows: PositiveInt = 2048
+    """Training rows that are kept, drawn at random if there are more."""
+    width: PositiveFloat = 0.3
+    """Factor of the mean squared distance of two rows, per standardised column, in exp(-...)."""
+
+    def combine(
+        self, system: Experts, module: nn.Module | None, observed: Observed
+    ) -> Distribution:
+        """The regression on what is observed."""
+        assert isinstance(module, KernelPosterior)
+        return module(_features(system, observed))
+
+    def build(self, system: Experts) -> KernelPosterior:
+        """The rows that are kept; none before the stage."""
+        blocks = [m.name for m in system.modalities]
+        blocks += [f"{COVARIATE}{name}" for name in system.settings.covariates]
+        return KernelPosterior(blocks, system.latent.dim, self.width)
+
+    def stages(self, system: Experts, module: nn.Module | None) -> Sequence[StageSpec]:
+        """One stage in closed form."""
+        assert isinstance(module, KernelPosterior)
+
+        def fit(rows: Rows, rng: np.random.Generator) -> None:
+            if len(rows) > self.rows:
+                rows = rows.subset(np.sort(rng.permutation(len(rows))[: self.rows]))
+            inputs: dict[str, list[Tensor]] = {}
+            moments = []
+            with torch.no_grad():
+                for batch in rows.batches(2048):
+                    observed = Observed.from_columns(batch)
+                    q = system.encode(observed).base_dist
+                    moments.append(torch.stack([q.loc, q.scale], 1))
+                    for name, x in _features(system, observed).items():
+                        inputs.setdefault(name, []).append(x)
+            module.keep({n: torch.cat(x) for n, x in inputs.items()}, torch.cat(moments))
+
+        reads = {"subset": dump(self, "subsets")}
+        spec = system.posterior_stage("kernel", module, system.settings.joint, reads, None)
+        return [replace(spec, settings=None, loss=None, columns=(), start=None, fit=fit)]
+
+
+class KernelPosterior(nn.Module):
+    """Kernel regressions on every subset of blocks of columns, each solved when first asked for.
+
+    Args:
+        blocks: names of all blocks of columns.
+        latent: dimension of z.
+        width: as of `Kernel`.
+    """
+
+    def __init__(self, blocks: Sequence[str], latent: int, width: float) -> None:
+        super().__init__()
+        self.blocks, self.width = list(blocks), width
+        self.latents: Tensor
+        self.register_buffer("latents", torch.zeros(0, 2, latent))
+        self._solved: dict[tuple[str, ...], Any] = {}
+
+    def keep(self, inputs: Mapping[str, Tensor], latents: Tensor) -> None:
+        """Keep training rows.
+
+        Args:
+            inputs: block -> rows (rows, columns).
+            latents: means and scales of q(z|X) of these rows, (rows, 2, latent).
+        """
+        self._solved.clear()
+        self.latents = latents
+        for name, x in inputs.items():
+            mean, std = x.mean(0), x.std(0, correction=0)
+            moments = torch.stack([mean, torch.where(std > 0, std, 1.0)])
+            number = self.blocks.index(name)
+            self.register_buffer(f"moments_{number}", moments)
+            self.register_buffer(f"inputs_{number}", (x - mean) / moments[1])
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+        """Rows are as many as were kept."""
+        self._solved.clear()
+        for key, value in state.items():
+            name = key.removeprefix(prefix)
+            if key.startswith(prefix) and name.startswith(("inputs_", "moments_", "latents")):
+                self.register_buffer(name, torch.empty_like(value, device=self.latents.device))
+        super()._load_from_state_dict(state, prefix, *args)
+
+    def forward(self, blocks: Mapping[str, Tensor]) -> CorrelatedNormal:
+        """q(z|x_S): batch shape (rows,), event shape (latent,).
+
+        Args:
+            blocks: rows of what is observed, (rows, columns) each.
+        """
+        key = tuple(sorted(blocks))
+        if key not in self._solved:
+            kernel = self._kernel({name: self._kept("inputs", name) for name in key})
+            z, scale = self.latents.double().unbind(1)
+            self._solved[key] = kernel_regression(kernel, z, scale.square())
+        rows = {}
+        for name in key:
+            mean, std = self._kept("moments", name)
+            rows[name] = (blocks[name] - mean) / std
+        loc, scale = self._solved[key].predict(self._kernel(rows))
+        factor = self._solved[key].factor
+        dtype = self.latents.dtype
+        return CorrelatedNormal(loc.to(dtype), scale.to(dtype), factor.to(dtype))
+
+    def _kept(self, what: str, block: str) -> Tensor:
+        kept: Tensor = getattr(self, f"{what}_{self.blocks.index(block)}")
+        return kept
+
+    def _kernel(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Of given rows with those that were kept, in float64."""
+        total, columns = torch.zeros((), device=self.latents.device, dtype=torch.float64), 0
+        for name, x in rows.items():
+            kept = self._kept("inputs", name).double()
+            total, columns = total + torch.cdist(x.double(), kept).square(), columns + x.shape[1]
+        return (-self.width * total / columns).exp()
+
+
+def _features(system: Experts, observed: Observed) -> dict[str, Tensor]:
+    """What posteriors see, as vectors; covariates are always observed."""
+    blocks = {}
+    for modality in system.modalities:
+        if (x := observed.x.get(modality.name)) is not None:
+            seen = system.condition(modality.name, x)
+            if seen is x:
+                seen = modality.likelihood_part.flat(modality.shape)(x)
+            blocks[modality.name] = seen.float().flatten(1)
+    covariates = observed.covariates or {}
+    return blocks | {f"{COVARIATE}{n}": c.float().flatten(1) for n, c in covariates.items()}

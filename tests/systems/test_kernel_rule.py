@@ -1,0 +1,135 @@
+"""JNF with a factor-analytic start and the subset rule "kernel": closed forms of linear data."""
+
+import numpy as np
+import pytest
+import torch
+
+from mvflow import JNF, load
+from mvflow.core import ConfigError, Modality, Observed
+from mvflow.systems.factors import factor_analysis
+
+SIZES = {"a": 4, "b": 3, "c": 5}
+LATENT = 2
+
+
+@pytest.fixture(scope="module")
+def truth():
+    rng = np.random.default_rng(1)
+    loadings = rng.normal(size=(sum(SIZES.values()), LATENT))
+    return loadings / np.linalg.norm(loadings, axis=1, keepdims=True) * 0.9
+
+
+def rows(truth, n, seed):
+    rng = np.random.default_rng(seed)
+    noise = np.sqrt(1 - 0.81) * rng.normal(size=(n, len(truth)))
+    x = 3 + 2 * (rng.normal(size=(n, LATENT)) @ truth.T + noise)
+    cuts = np.cumsum(list(SIZES.values()))[:-1]
+    return {n: v.astype(np.float32) for n, v in zip(SIZES, np.split(x, cuts, 1), strict=True)}
+
+
+def model(epochs=0, **settings):
+    net = {"kind": "linear-mlp", "hidden": [8], "dropout": 0.1}
+    return JNF(
+        [Modality(n, (d,), {"kind": "normal", "scale": "learned"}, 1.0) for n, d in SIZES.items()],
+        LATENT,
+        networks={n: {"encoder": net, "decoder": net} for n in SIZES},
+        joint={
+            "epochs": epochs,
+            "merge": "sum",
+            "start": "factor-analysis",
+            "keep_best": True,
+            **settings,
+        },
+        subset="kernel",
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(truth):
+    return model().fit(rows(truth, 600, 0))
+
+
+def test_factor_analysis_finds_the_covariance_it_was_given(truth):
+    covariance = torch.from_numpy(truth @ truth.T + np.diag(np.full(len(truth), 0.19)))
+    loadings, noise = factor_analysis(covariance, LATENT)
+    # EM is stopped after 20 steps
+    torch.testing.assert_close(loadings @ loadings.T + noise.diag(), covariance, rtol=0, atol=5e-3)
+    inner = loadings.T @ (loadings / noise[:, None])
+    torch.testing.assert_close(inner, inner.diagonal().diag(), rtol=0, atol=1e-8)
+
+
+def test_the_start_is_the_posterior_of_the_linear_model(fitted, truth):
+    """E[x_T | X] of q(z|X), against the Gaussian conditional with the true covariance."""
+    new = rows(truth, 200, 5)
+    system = fitted.system_
+    x = {n: torch.from_numpy(v) for n, v in new.items()}
+    with torch.no_grad():
+        q = system.encode(Observed(x))
+        decoded = torch.cat([d.mean for d in system.decode(q.mean).values()], 1).numpy()
+    unit = (np.concatenate(list(new.values()), 1) - 3) / 2
+    precision = np.eye(LATENT) + truth.T @ truth / 0.19
+    expected = 3 + 2 * unit @ truth @ np.linalg.inv(precision) @ truth.T / 0.19
+    error = np.abs(decoded - expected)
+    assert error.mean() < 0.15  # estimated of 600 rows: a few standard errors of 2 / sqrt(600)
+    spread = q.base_dist.scale.numpy() if hasattr(q, "base_dist") else q.stddev.numpy()
+    found = np.sort(spread.mean(0))
+    np.testing.assert_allclose(
+        found, np.sort(np.sqrt(1 / np.linalg.eigvalsh(precision))), rtol=0.15
+    )
+
+
+@pytest.mark.parametrize("given", [("a",), ("b", "c")])
+def test_predictions_are_near_the_best_there_are_and_intervals_hold(fitted, truth, given):
+    new = rows(truth, 500, 7)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        q = fitted.system_.combine(Observed({n: torch.from_numpy(new[n]) for n in given}))
+        target = next(n for n in SIZES if n not in given)
+        drawn = fitted.system_.decode(q.sample((200,)), [target])[target]
+        mean, x = drawn.mean.mean(0).numpy(), drawn.sample().numpy()
+    start = dict(zip(SIZES, np.cumsum([0, *SIZES.values()]), strict=False))
+    own = {n: np.arange(start[n], start[n] + SIZES[n]) for n in SIZES}
+    seen = np.concatenate([own[n] for n in given])
+    covariance = truth @ truth.T + 0.19 * np.eye(len(truth))
+    best = np.linalg.solve(covariance[np.ix_(seen, seen)], covariance[np.ix_(seen, own[target])])
+    unit = (np.concatenate([new[n] for n in given], 1) - 3) / 2
+    least = ((new[target] - 3 - 2 * unit @ best) ** 2).mean()
+    assert ((new[target] - mean) ** 2).mean() < 1.1 * least  # 600 rows, not infinitely many
+    low, high = np.quantile(x, [0.05, 0.95], axis=0)
+    covered = ((new[target] >= low) & (new[target] <= high)).mean()
+    assert 0.86 < covered < 0.94
+
+
+def test_far_from_all_rows_nothing_is_known(fitted):
+    far = Observed({"a": torch.full((1, SIZES["a"]), 1e4)})
+    near = Observed({"a": torch.full((1, SIZES["a"]), 3.0)})
+    with torch.no_grad():
+        away, here = (fitted.system_.combine(o) for o in (far, near))
+    assert away.mean.abs().max() < 1e-6
+    assert (away.stddev > 1.2 * here.stddev).all()
+
+
+def test_it_is_saved_with_its_rows(fitted, truth, tmp_path):
+    new = {"b": rows(truth, 5, 3)["b"]}
+    fitted.save(tmp_path / "run")
+    again = load(tmp_path / "run")
+    expected = fitted.sample_latent(new, 3, seed=0)
+    np.testing.assert_array_equal(again.sample_latent(new, 3, seed=0), expected)
+
+
+def test_training_goes_on_from_the_start_and_never_ends_worse(truth):
+    data = rows(truth, 300, 0)
+    losses = {}
+    for epochs in (0, 3):
+        trained = model(epochs, learning_rate=0.05).fit(data)
+        held = trained.system_.joint.losses
+        torch.manual_seed(0)
+        with torch.no_grad():
+            x = {n: torch.from_numpy(v) for n, v in rows(truth, 2000, 9).items()}
+            losses[epochs] = float(held(Observed(x)).total)
+    assert losses[3] < losses[0] + 0.3  # chosen by 15 held-out rows, seen at 2,000
+
+
+def test_what_cannot_start_there_is_refused():
+    with pytest.raises(ConfigError, match=r"factor-analysis.*merge=\"sum\".*random"):
+        model(merge=(8,)).stage_names  # noqa: B018
