@@ -31,7 +31,7 @@ __all__ = ["Estimator"]
 
 
 class Estimator(GenerativeEstimator):
-    """A multimodal generative model of any system, with a NumPy face.
+    """A multimodal generative model of any system, with NumPy arrays in and out.
 
     The constructor stores its configuration; `fit` trains and returns the estimator. Each system
     has an estimator of its own: `JNF`, `JNFShared`, ... (`mvflow.estimators.estimator_class`).

@@ -158,7 +158,7 @@ class RunDirectory:
     def newest_checkpoint(
         self, stage: str, key: str
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and description of the newest whole checkpoint made under `key`, or None.
+        """Tensors and description of the newest intact checkpoint made under `key`, or None.
 
         What is damaged is passed over, and a warning logged that says what is taken instead.
         """
@@ -320,7 +320,7 @@ class RunDirectory:
         rows: int,
         blocks: Callable[[], Iterable[NDArray[Any]]],
     ) -> NDArray[np.float32]:
-        """Rows kept under `key`, as a memory map; made and written if they are not there, whole.
+        """Cached array under `key`, as a memory map; computed if it is missing or damaged.
 
         Of each name one array is kept: those of other keys are removed to make room.
 
@@ -388,7 +388,7 @@ class RunDirectory:
         append_line(self.path / HISTORY, json.dumps(dict(record)))
 
     def _sync_history(self) -> None:
-        """What is kept next rests on the records up to now, so they are on the disk before it."""
+        """Write the history through to the disk (fsync), before what refers to its records."""
         path = self.path / HISTORY
         if path.is_file():
             with writing(path):
