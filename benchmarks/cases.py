@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["SECONDS", "Prepare", "main", "run_cases"]
 
 SECONDS = 10
-"""That a case may take."""
+"""Of processor time that a case may take: a busy machine is not a hang."""
 
 CHUNK = 200
 """Cases that one process runs."""
@@ -38,7 +38,7 @@ def run_cases(prepare: Prepare, numbers: Iterable[int]) -> dict[int, str]:
             sender.close()
             done = set()
             with contextlib.suppress(EOFError):
-                while receiver.poll(6 * SECONDS):
+                while receiver.poll(12 * SECONDS):
                     number, reason = receiver.recv()
                     done.add(number)
                     wrong |= {number: reason} if reason else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mvflow.runs import directory
+from mvflow.runs import directory, history
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +42,7 @@ def test_the_harness_of_runs_sees_what_it_looks_for(fuzz, monkeypatch):
     def none(*_):
         pass
 
-    monkeypatch.setattr(directory, "check_shape", none)
+    monkeypatch.setattr(history, "check_shape", none)
     found = " ".join(fuzz["runs"](range(3, 210, 7)).values())
     assert "history: " in found
     monkeypatch.setattr(directory, "read_tensors", unchecked)

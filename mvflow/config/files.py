@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -13,7 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from mvflow.config.schema import FORMAT, Config
-from mvflow.core import ConfigError, DataError, registry, unknown_name
+from mvflow.core import ConfigError, DataError, UsageError, registry, unknown_name
 from mvflow.core.files import check_depth, read_bytes
 from mvflow.core.parts import Kind, create, problem
 
@@ -329,13 +328,25 @@ def _first_problem(error: ValidationError, schema: type[Config]) -> str:
     if first["type"] != "extra_forbidden":
         return problem(error)
     key, path = str(first["loc"][-1]), [str(p) for p in first["loc"][:-1]]
-    known = _fields_at(schema, path)
     where = f" (in {'.'.join(path)})" if path else ""
-    if not path:
-        having = [s for s in registry("systems").names() if _has_field(s, key)]
-        if having and not difflib.get_close_matches(key, known, n=1):
-            return f"unknown key {key!r}: that is a section of system {', '.join(having)}"
-    return unknown_name("key", key, known) + where
+    having = _systems_with(path, key)
+    if having:
+        kind: Any = settings_of(having[0]).model_fields[key].annotation if not path else None
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        what = "section" if is_section else "setting"
+        return f"unknown key {key!r}: that is a {what} of system {', '.join(having)}{where}"
+    return unknown_name("key", key, _fields_at(schema, path)) + where
+
+
+def _systems_with(path: list[str], key: str) -> list[str]:
+    """Systems whose settings have a key in the section at `path`."""
+    having = []
+    for name in registry("systems").names():
+        try:
+            having += [name] if key in _fields_at(settings_of(name), path) else []
+        except UsageError:  # of another package, and broken
+            continue
+    return having
 
 
 def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
@@ -349,13 +360,6 @@ def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
     return (
         list(node.model_fields) if isinstance(node, type) and issubclass(node, BaseModel) else []
     )
-
-
-def _has_field(system: str, key: str) -> bool:
-    try:
-        return key in settings_of(system).model_fields
-    except ConfigError:
-        return False
 
 
 def with_part(config: Config, field: str, kind: str) -> Config:
@@ -374,7 +378,9 @@ def with_part(config: Config, field: str, kind: str) -> Config:
     )
     group = next((m.group for m in metadata if isinstance(m, Kind)), None)
     if group is None:
-        msg = f"system {config.system!r} has no {field}: leave --{field} out"
+        having = ", ".join(_systems_with([], field))
+        others = f", or choose a system that has one ({having})" if having else ""
+        msg = f"system {config.system!r} has no {field}: leave --{field} out{others}"
         raise ConfigError(msg)
     registry(group).load(kind)
     raw = config.model_dump(mode="json")

@@ -49,7 +49,12 @@ class ConfiguredEstimator:
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """An untrained estimator of a complete configuration of its system."""
+        """An untrained estimator of a complete configuration of its system.
+
+        Examples:
+            >>> type(model).from_config(model.config).trained_
+            ()
+        """
         if config.system != cls.system:
             msg = f"{cls.__name__} needs system {cls.system!r}, but got {config.system!r}"
             raise UsageError(msg)
@@ -63,6 +68,10 @@ class ConfiguredEstimator:
 
         Raises:
             ConfigError: if the recipe or a key is unknown.
+
+        Examples:
+            >>> JNF.from_recipe("toy", "joint.epochs=3").config.joint.epochs
+            3
         """
         return cls.from_config(
             config_from_dict(recipe(name, [f"system={cls.system}", *assignments]))
@@ -75,6 +84,10 @@ class ConfiguredEstimator:
 
         Raises:
             UsageError: if the system has no such part, or there is no such kind.
+
+        Examples:
+            >>> model.with_parts(posterior="gaussian").trained_  # the flows are to be trained anew
+            ('joint',)
         """
         config = self.config
         for field, kind in kinds.items():
@@ -86,6 +99,10 @@ class ConfiguredEstimator:
 
         Raises:
             ConfigError: if there is no such field or a value cannot be used.
+
+        Examples:
+            >>> model.with_settings(sampler={"kind": "sir"}).trained_
+            ('joint', 'flows')
         """
         return self._like(config_from_dict({**self.config.model_dump(), **settings}))
 
@@ -102,7 +119,12 @@ class ConfiguredEstimator:
         self.history_ = History()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Arguments of the constructor, as they were given."""
+        """Arguments of the constructor, as they were given.
+
+        Examples:
+            >>> model.get_params()["latent_dim"]
+            2
+        """
         if not hasattr(self, "_params"):
             own = ("shape", "likelihood", "weight")
             sections = self.config.modalities
@@ -127,6 +149,10 @@ class ConfiguredEstimator:
 
         Raises:
             ConfigError: if there is no such argument, or a value cannot be used.
+
+        Examples:
+            >>> JNF(specs, latent_dim=2).set_params(joint__epochs=3).config.joint.epochs
+            3
         """
         new = self.get_params()
         for key, value in params.items():
@@ -175,26 +201,51 @@ class ConfiguredEstimator:
 
     @property
     def trained_(self) -> tuple[str, ...]:
-        """Names of the stages trained so far, in order."""
+        """Names of the stages trained so far, in order.
+
+        Examples:
+            >>> model.trained_
+            ('joint', 'flows')
+        """
         return tuple(self.records_)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """Specifications, sorted by name."""
+        """Specifications, sorted by name.
+
+        Examples:
+            >>> [m.name for m in model.modalities]
+            ['a', 'b']
+        """
         return self.config.specifications()
 
     @property
     def latent_dim(self) -> int:
-        """Dimension of z, with all its parts."""
+        """Dimension of z, with all its parts.
+
+        Examples:
+            >>> model.latent_dim
+            2
+        """
         return self._fitted_system().latent.dim
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """Names of the stages of the configured system, in order."""
+        """Names of the stages of the configured system, in order.
+
+        Examples:
+            >>> JNF(specs, latent_dim=2).stage_names
+            ('joint', 'flows')
+        """
         return self._plan().names
 
     def facts(self) -> dict[str, str]:
-        """What the model is, in a few words each, for reports and tables."""
+        """What the model is, in a few words each, for reports and tables.
+
+        Examples:
+            >>> model.facts()["posterior"]
+            'MAF, 2 transforms'
+        """
         self._plan()
         return {**self.system_.facts(), "prior": self.config.prior.title}
 

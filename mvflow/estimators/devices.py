@@ -1,4 +1,4 @@
-"""Words for devices."""
+"""Names of devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["check_device"]
 
 
 def check_device(word: str | torch.device) -> str:
-    """A device that is there; "auto" is a GPU where there is one, else the CPU.
+    """Name of an available device; "auto" is a GPU where there is one, else the CPU.
 
     Raises:
         UsageError: if torch knows no such device, or it is not on this machine.

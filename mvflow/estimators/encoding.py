@@ -45,7 +45,12 @@ class EncodingEstimator(TrainableEstimator):
 
     @property
     def can_encode(self) -> bool:
-        """Whether the system has a joint encoder q(z|X) besides its subset rule."""
+        """Whether the system has a joint encoder q(z|X) besides its subset rule.
+
+        Examples:
+            >>> model.can_encode
+            True
+        """
         return isinstance(self._base_system(), Encodes)
 
     def encode(
@@ -59,6 +64,11 @@ class EncodingEstimator(TrainableEstimator):
 
         Raises:
             UsageError: if a modality is missing, or the system has no joint encoder.
+
+        Examples:
+            >>> loc, scale = model.encode(x)
+            >>> loc.shape, bool((scale > 0).all())
+            ((4, 2), True)
         """
         observed, system = self._checked(x, covariates), self._base_system()
         missing = [m.name for m in self.modalities if m.name not in observed.x]
@@ -80,7 +90,12 @@ class EncodingEstimator(TrainableEstimator):
 
     @property
     def can_project(self) -> bool:
-        """Whether the model has projections of each modality."""
+        """Whether the model has projections of each modality.
+
+        Examples:
+            >>> model.can_project, shared.can_project
+            (False, True)
+        """
         system = self._fitted_system()
         return isinstance(system, Projects) and system.projectors is not None
 
@@ -89,6 +104,10 @@ class EncodingEstimator(TrainableEstimator):
 
         Raises:
             UsageError: if the model has no projectors.
+
+        Examples:
+            >>> {name: g.shape for name, g in shared.project(x).items()}
+            {'a': (4, 2), 'b': (4, 2)}
         """
         observed, system = self._checked(x, need_covariates=False), self._fitted_system()
         if not isinstance(system, Projects) or not self.can_project:
@@ -118,6 +137,11 @@ class EncodingEstimator(TrainableEstimator):
         Raises:
             DataError: if z is not of that shape.
             UsageError: if a covariate of the model is missing.
+
+        Examples:
+            >>> z = model.sample_latent(n=7)
+            >>> {name: mean.shape for name, mean in model.decode(z).items()}
+            {'a': (7, 1, 3), 'b': (7, 1, 2)}
         """
         specs = {m.name: m.likelihood_part for m in self.modalities}
 
@@ -143,6 +167,11 @@ class EncodingEstimator(TrainableEstimator):
             targets: names of modalities; by default all.
             seed: of the draws; None gives fresh ones.
             covariates: as in `decode`.
+
+        Examples:
+            >>> z = model.encode(x)[0]
+            >>> model.simulate(z, ["b"])["b"].shape
+            (4, 2)
         """
         seed = check_seed(seed)
 
@@ -164,6 +193,10 @@ class EncodingEstimator(TrainableEstimator):
             targets: names of modalities; by default all.
             noise: for all alike; None: as the likelihood of each has it, which says draws for
                 tables and means for images and classes.
+
+        Examples:
+            >>> model.has_noise(), model.has_noise(noise=False)
+            ({'a': True, 'b': True}, {'a': False, 'b': False})
         """
         specs = {m.name: m for m in self.modalities}
         wanted = subset_of(specs if targets is None else targets, self.modalities)

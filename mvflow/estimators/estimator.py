@@ -31,7 +31,7 @@ __all__ = ["Estimator"]
 
 
 class Estimator(GenerativeEstimator):
-    """A multimodal generative model of any system, with a NumPy face.
+    """A multimodal generative model of any system, with NumPy arrays in and out.
 
     The constructor stores its configuration; `fit` trains and returns the estimator. Each system
     has an estimator of its own: `JNF`, `JNFShared`, ... (`mvflow.estimators.estimator_class`).
@@ -48,6 +48,15 @@ class Estimator(GenerativeEstimator):
         system_: the trained torch module, after `fit` or `load`.
         trained_: names of the stages trained so far, in order.
         records_: what is recorded of each: data, content hash of the weights.
+
+    Examples:
+        Those of all methods are of this model and these rows:
+
+        >>> rng = np.random.default_rng(0)
+        >>> rows = {"a": rng.normal(size=(64, 3)), "b": rng.normal(size=(64, 2))}
+        >>> specs, short = [Modality("a", (3,)), Modality("b", (2,))], {"epochs": 1}
+        >>> model = JNF(specs, latent_dim=2, joint=short, flows=short).fit(rows, seed=0)
+        >>> x = {name: values[:4] for name, values in rows.items()}
     """
 
     def posterior_log_prob(
@@ -66,6 +75,11 @@ class Estimator(GenerativeEstimator):
             DataError: if z is not of that shape.
             NotFittedError: if a stage has not been trained.
             UsageError: if no modality is given.
+
+        Examples:
+            >>> z = model.sample_latent({"a": x["a"]}, n=5)
+            >>> model.posterior_log_prob(z, {"a": x["a"]}).shape
+            (5, 4)
         """
         self._check_fitted()
         observed = self._checked(given, covariates)
@@ -108,6 +122,12 @@ class Estimator(GenerativeEstimator):
         Raises:
             DataError: if the data do not fit the modalities or are not finite.
             UsageError: if there is nothing to score, or `n` is not positive.
+
+        Examples:
+            >>> model.log_likelihood(x, n=100).shape
+            (4,)
+            >>> model.log_likelihood({"b": x["b"]}, given={"a": x["a"]}, n=100).shape
+            (4,)
         """
         for each in (x, given):
             check_mapping(each)
@@ -135,12 +155,22 @@ class Estimator(GenerativeEstimator):
         return as_given(values, x)
 
     def evaluate(self, test: Source | Batch, classifiers: Any = None, **options: Any) -> Any:
-        """Measure the model on test rows, as `mvflow.evaluate`."""
+        """Measure the model on test rows, as `mvflow.evaluate`.
+
+        Examples:
+            >>> sorted(model.evaluate(rows).log_likelihood)
+            ['a->b', 'b->a', 'joint']
+        """
         module = importlib.import_module("mvflow.evaluation")  # a higher layer
         return module.evaluate(self, self.as_source(test), classifiers, **options)
 
     def report(self, path: str | Path, test: Source | Batch, *, seed: int = 0) -> Path:
-        """Write a report on the model as one HTML file, and return its path."""
+        """Write a report on the model as one HTML file, and return its path.
+
+        Examples:
+            >>> model.report(folder / "report.html", rows).name
+            'report.html'
+        """
         module, rows = importlib.import_module("mvflow.report"), self.as_source(test)
         stages = {name: record.to_dict() for name, record in self.records_.items()}
         entry = module.Entry(
@@ -157,7 +187,12 @@ class Estimator(GenerativeEstimator):
 
     @property
     def plot(self) -> Plots:
-        """Figures: `plot.history()`, `plot.latent(x)`, `plot.samples()`."""
+        """Figures: `plot.history()`, `plot.latent(x)`, `plot.samples()`.
+
+        Examples:
+            >>> len(model.plot.history().axes)
+            2
+        """
         return Plots(self)
 
     def as_source(self, data: Source | Batch) -> Source:
@@ -166,6 +201,10 @@ class Estimator(GenerativeEstimator):
         Raises:
             DataError: if a value does not fit its modality.
             UsageError: if it is neither.
+
+        Examples:
+            >>> len(model.as_source(x))
+            4
         """
         specs = self.config.covariate_specs()
         source = as_source(data, self.modalities, covariate_specs=specs)

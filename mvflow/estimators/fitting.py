@@ -134,7 +134,7 @@ def train_stage(
     budget: int | None = None,
     compile: Compile = "auto",
 ) -> StageRecord:
-    """Train one stage, going on from its checkpoint if the run directory has a fitting one.
+    """Train one stage, resuming from its checkpoint if the run directory has a fitting one.
 
     Args:
         spec: of the stage.
@@ -322,7 +322,7 @@ class CheckpointCallback:
         self.due = time.monotonic() + CHECKPOINT_SECONDS
 
     def restore(self, stage: str) -> Checkpoint | None:
-        """The checkpoint to go on from, if there is one made under the same key."""
+        """The checkpoint to resume from, if there is one made under the same key."""
         if self.run is None:
             return None
         newest = self.run.newest_checkpoint(stage, self.key)

@@ -82,6 +82,11 @@ class GenerativeEstimator(EncodingEstimator):
             DataError: if the data do not fit the modalities or are not finite.
             NotFittedError: if a stage has not been trained.
             UsageError: if there is no such prior, or sampler.
+
+        Examples:
+            >>> drawn = model.draw({"a": x["a"]}, n=5)
+            >>> drawn.z.shape, drawn.diagnostics.method
+            ((5, 4, 2), 'exact')
         """
         seed, n = check_seed(seed), check_count(n)
         check_mapping(given)
@@ -119,6 +124,10 @@ class GenerativeEstimator(EncodingEstimator):
 
         Warns:
             UnreliableDrawsWarning: if their diagnostics are bad.
+
+        Examples:
+            >>> model.sample_latent({"a": x["a"]}, n=5).shape
+            (5, 4, 2)
         """
         return as_given(self._warned(self.draw(given, n, **options)).z, given)
 
@@ -134,6 +143,10 @@ class GenerativeEstimator(EncodingEstimator):
 
         With all modalities it is the mean of q(z|X), else that of `n` draws. `covariates` as in
         `draw`.
+
+        Examples:
+            >>> model.transform(x).shape
+            (4, 2)
         """
         check_mapping(x)
         if {*x} >= {m.name for m in self.modalities} and self.can_encode:
@@ -190,6 +203,11 @@ class GenerativeEstimator(EncodingEstimator):
 
         Warns:
             UnreliableDrawsWarning: if diagnostics are bad and `full_output` does not return them.
+
+        Examples:
+            >>> made = model.generate({"a": x["a"]}, n=5)
+            >>> {name: values.shape for name, values in made.items()}
+            {'b': (5, 4, 2)}
         """
         check_mapping(given)
         names = [m.name for m in self.modalities]
@@ -208,13 +226,23 @@ class GenerativeEstimator(EncodingEstimator):
         return (generated, drawn) if full_output else generated
 
     def priors(self) -> list[str]:
-        """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior."""
+        """Names of the priors to draw from: p(z) of the model, then a fitted prior.
+
+        Examples:
+            >>> model.priors()
+            ['standard']
+        """
         has_fitted = self._base_system().fitted_prior is not None and "prior" in self.records_
         return [STANDARD, *([self.config.prior.kind] if has_fitted else [])]
 
     @property
     def radius(self) -> float:
-        """Of the ball in which draws given observations lie; infinity where there is none."""
+        """Radius of the ball in which draws given observations lie; infinity for none.
+
+        Examples:
+            >>> model.radius > 0
+            True
+        """
         self._base_system()
         return float(self._ball)
 

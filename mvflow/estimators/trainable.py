@@ -89,6 +89,13 @@ class TrainableEstimator(ConfiguredEstimator):
                 of the stages.
             UsageError: if there is no stage of a given name, no such way to compile, or the run
                 has another configuration.
+
+        Examples:
+            >>> made = JNF(specs, latent_dim=2, joint=short, flows=short)
+            >>> made.fit(rows, seed=0, stages=["joint"]).trained_
+            ('joint',)
+            >>> made.fit(rows, stages=["flows"]).trained_
+            ('joint', 'flows')
         """
         way, device = check_compile(compile), check_device(device)
         seed = None if seed is None else check_seed(seed)
@@ -212,6 +219,10 @@ class TrainableEstimator(ConfiguredEstimator):
 
         Returns:
             This estimator.
+
+        Examples:
+            >>> model.distribute(None) is model
+            True
         """
         self._processes = processes
         return self
@@ -221,6 +232,12 @@ class TrainableEstimator(ConfiguredEstimator):
 
         Raises:
             UsageError: if something is there already.
+
+        Examples:
+            >>> model.save(folder / "saved")
+            >>> again = load(folder / "saved")
+            >>> bool((again.encode(x)[0] == model.encode(x)[0]).all())
+            True
         """
         if not self.records_:
             self._check_fitted()
@@ -231,7 +248,14 @@ class TrainableEstimator(ConfiguredEstimator):
             run.append_history(line)
 
     def restore(self, run: RunDirectory, device: str = "cpu") -> Self:
-        """Take the weights of all finished stages of a run directory."""
+        """Take the weights of all finished stages of a run directory.
+
+        Examples:
+            >>> model.save(folder / "restored")
+            >>> run = RunDirectory.open(folder / "restored")
+            >>> type(model).from_config(run.config()).restore(run).trained_
+            ('joint', 'flows')
+        """
         device = check_device(device)
         self._build()
         self.records_ = restore_weights(self.system_, self.plan_, run)

@@ -20,7 +20,7 @@ from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
 from mvflow.core import Modality
 from mvflow.evaluation.networks import BATCH_ROWS, ModalityNetworks
-from mvflow.nn import MLP, flat
+from mvflow.nn import MLP, flat, flat_features
 from mvflow.stages import Losses
 from mvflow.training import as_input
 
@@ -42,8 +42,8 @@ class Autoencoder(nn.Module):
     def __init__(self, modality: Modality, classes: int) -> None:
         super().__init__()
         self.flat = flat(modality)
-        self.encoder = MLP(modality.size, HIDDEN, CODE)
-        self.decoder = MLP(CODE, HIDDEN, modality.size)
+        self.encoder = MLP(flat_features(modality), HIDDEN, CODE)
+        self.decoder = MLP(CODE, HIDDEN, flat_features(modality))
         self.head = nn.Linear(CODE, classes) if classes else None
         for name in ("centre", "spread", "scale"):
             self.register_buffer(name, torch.ones(()))

@@ -113,6 +113,14 @@ def check_calibration(
 
     Raises:
         UsageError: if there are too few rows or draws, or a modality is unknown.
+
+    Examples:
+        >>> from mvflow import JNF, Modality
+        >>> rows = {name: np.random.default_rng(0).normal(size=(40, 2)) for name in "ab"}
+        >>> specs, short = [Modality("a", (2,)), Modality("b", (2,))], {"epochs": 1}
+        >>> model = JNF(specs, latent_dim=2, joint=short, flows=short).fit(rows)
+        >>> sorted(check_calibration(model, rows=20, subsets=[["a"], ["b"]]).subsets)
+        ['a', 'b']
     """
     for name, value, least in (("rows", rows, MIN_ROWS), ("draws", draws, MIN_DRAWS)):
         if value < least:

@@ -48,6 +48,15 @@ def evaluate(
 
     Raises:
         DataError: if the rows do not fit the model, or coherence is asked of rows without labels.
+
+    Examples:
+        >>> from mvflow import JNF, Modality
+        >>> rows = {name: np.random.default_rng(0).normal(size=(40, 2)) for name in "ab"}
+        >>> few = {"rows": 8, "prior_draws": 8, "importance_rows": 4, "sampler_rows": 2}
+        >>> specs, short = [Modality("a", (2,)), Modality("b", (2,))], {"epochs": 1}
+        >>> model = JNF(specs, latent_dim=2, joint=short, flows=short, evaluation=few).fit(rows)
+        >>> sorted(evaluate(model, rows).log_likelihood)
+        ['a->b', 'b->a', 'joint']
     """
     test = estimator.as_source(test)
     if classifiers is not None and test.labels is None:

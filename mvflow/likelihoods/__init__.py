@@ -3,9 +3,12 @@
 from mvflow.likelihoods.base import Likelihood, LikelihoodModule
 from mvflow.likelihoods.bernoulli import Bernoulli
 from mvflow.likelihoods.categorical import Categorical
+from mvflow.likelihoods.categorical_columns import CategoricalColumns
 from mvflow.likelihoods.laplace import Laplace
+from mvflow.likelihoods.mixed import Group, Mixed
 from mvflow.likelihoods.negative_binomial import NegativeBinomial
 from mvflow.likelihoods.normal import Normal
+from mvflow.likelihoods.ordinal import Ordinal
 from mvflow.likelihoods.poisson import Poisson
 from mvflow.likelihoods.student_t import StudentT
 from mvflow.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
@@ -13,11 +16,15 @@ from mvflow.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegat
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "CategoricalColumns",
+    "Group",
     "Laplace",
     "Likelihood",
     "LikelihoodModule",
+    "Mixed",
     "NegativeBinomial",
     "Normal",
+    "Ordinal",
     "Poisson",
     "StudentT",
     "ZeroInflatedNegativeBinomial",

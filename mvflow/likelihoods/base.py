@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -102,8 +103,12 @@ class Likelihood(Part):
         return (self.outputs_per_value * shape[0], *shape[1:])
 
     def flat(self, shape: Shape) -> nn.Module:
-        """Module from rows to vectors (rows, size), for fully connected encoders."""
+        """Module from rows to vectors (rows, flat_features), for fully connected encoders."""
         return nn.Flatten()
+
+    def flat_features(self, shape: Shape) -> int:
+        """Width of these vectors."""
+        return math.prod(shape)
 
 
 class LikelihoodModule(nn.Module):

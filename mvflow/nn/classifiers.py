@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from mvflow.core import ConfigError, Modality
-from mvflow.nn.inputs import flat
+from mvflow.nn.inputs import flat, flat_features
 from mvflow.nn.mlp import MLP
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def build_classifier(settings: Classifiers, modality: Modality, classes: int) ->
         return encoder
     is_image = len(modality.shape) == 3 and min(modality.shape[1:]) >= 16
     if settings.kind == "mlp" or (settings.kind == "auto" and not is_image):
-        return nn.Sequential(flat(modality), MLP(modality.size, *settings.hidden, classes))
+        return nn.Sequential(
+            flat(modality), MLP(flat_features(modality), *settings.hidden, classes)
+        )
     if not is_image:
         msg = (
             f"a lenet classifier cannot take {modality.name!r} of shape {modality.shape}: "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mvflow.core import Modality
 
-__all__ = ["OneHot", "Standardise", "flat"]
+__all__ = ["OneHot", "Standardise", "flat", "flat_features"]
 
 
 class OneHot(nn.Module):
@@ -75,6 +75,12 @@ class Standardise(nn.Module):
 
 
 def flat(modality: Modality) -> nn.Module:
-    """Module from rows of `modality` to vectors (rows, size), as its likelihood says."""
+    """Module from rows of `modality` to vectors (rows, flat_features), as its likelihood says."""
     module: nn.Module = modality.likelihood_part.flat(modality.shape)
     return module
+
+
+def flat_features(modality: Modality) -> int:
+    """Width of the vectors that `flat` makes."""
+    width: int = modality.likelihood_part.flat_features(modality.shape)
+    return width

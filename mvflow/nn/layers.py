@@ -15,7 +15,7 @@ from mvflow.core.parts import Section
 from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
 from mvflow.nn.convolutions import ChannelsLast, Transposed
 from mvflow.nn.covariates import ConditionalNetwork, total_width
-from mvflow.nn.inputs import flat
+from mvflow.nn.inputs import flat, flat_features
 
 __all__ = ["BatchNorm", "Layer", "LayersDecoder", "LayersEncoder", "LayersNetwork"]
 
@@ -64,7 +64,7 @@ class LayersNetwork(Network):
         """A `LayersEncoder`."""
         check_encoder(self.output, modality)
         if not self.layers:
-            network = LayersEncoder((modality.size,), self, out_features, dropout)
+            network = LayersEncoder((flat_features(modality),), self, out_features, dropout)
             return nn.Sequential(flat(modality), network)
         self._check(modality, is_decoder=False)
         return LayersEncoder(modality.shape, self, out_features, dropout)
@@ -80,7 +80,9 @@ class LayersNetwork(Network):
         width, names = total_width(covariates), [c.name for c in covariates]
         if not self.layers:
             check_encoder(self.output, modality)
-            network = LayersEncoder((modality.size + width,), self, out_features, dropout)
+            network = LayersEncoder(
+                (flat_features(modality) + width,), self, out_features, dropout
+            )
             return ConditionalNetwork(flat(modality), network, names)
         encoder = self.encoder(modality, out_features, dropout)
         assert isinstance(encoder, LayersEncoder)

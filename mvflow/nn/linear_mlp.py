@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mvflow.core import Covariate, Modality
 from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
 from mvflow.nn.covariates import ConditionalNetwork, total_width
-from mvflow.nn.inputs import flat
+from mvflow.nn.inputs import flat, flat_features
 from mvflow.nn.mlp import MLP
 
 __all__ = ["LinearMLP", "LinearMLPNetwork"]
@@ -64,7 +64,7 @@ class LinearMLPNetwork(Network):
         """Rows as vectors, then a `LinearMLP`."""
         check_encoder(self.output, modality)
         share = max(dropout, self.dropout)
-        network = LinearMLP(modality.size, *self.hidden, out_features, dropout=share)
+        network = LinearMLP(flat_features(modality), *self.hidden, out_features, dropout=share)
         return nn.Sequential(flat(modality), network)
 
     def conditional_encoder(
@@ -76,7 +76,7 @@ class LinearMLPNetwork(Network):
     ) -> nn.Module:
         """Rows as vectors and covariates beside them, then a `LinearMLP`."""
         check_encoder(self.output, modality)
-        width = modality.size + total_width(covariates)
+        width = flat_features(modality) + total_width(covariates)
         network = LinearMLP(width, *self.hidden, out_features, dropout=max(dropout, self.dropout))
         return ConditionalNetwork(flat(modality), network, [c.name for c in covariates])
 

@@ -11,7 +11,7 @@ from torch import nn
 from mvflow.core import Covariate, Modality
 from mvflow.nn.base import Network, Output, check_encoder, finish_decoder
 from mvflow.nn.covariates import ConditionalNetwork, total_width
-from mvflow.nn.inputs import flat
+from mvflow.nn.inputs import flat, flat_features
 
 __all__ = ["MLP", "MLPNetwork"]
 
@@ -55,7 +55,7 @@ class MLPNetwork(Network):
     def encoder(self, modality: Modality, out_features: int, dropout: float = 0.0) -> nn.Module:
         """Rows as vectors, then an `MLP`."""
         check_encoder(self.output, modality)
-        mlp = MLP(modality.size, *self.hidden, out_features, dropout=dropout)
+        mlp = MLP(flat_features(modality), *self.hidden, out_features, dropout=dropout)
         return nn.Sequential(flat(modality), mlp)
 
     def conditional_encoder(
@@ -67,7 +67,7 @@ class MLPNetwork(Network):
     ) -> nn.Module:
         """Rows as vectors and covariates beside them, then an `MLP`."""
         check_encoder(self.output, modality)
-        width = modality.size + total_width(covariates)
+        width = flat_features(modality) + total_width(covariates)
         network = MLP(width, *self.hidden, out_features, dropout=dropout)
         return ConditionalNetwork(flat(modality), network, [c.name for c in covariates])
 

@@ -1,8 +1,9 @@
 """Files of a run: configuration, weights, checkpoints, history, manifest. Nothing is computed."""
 
-from mvflow.runs.directory import RunDirectory, read_tensors, weights_hash, write_tensors
+from mvflow.runs.directory import RunDirectory
 from mvflow.runs.files import read_json, write_atomically, write_json
 from mvflow.runs.plan import Inputs, Plan, StageRecord
+from mvflow.runs.weights import read_tensors, weights_hash, write_tensors
 
 __all__ = [
     "Inputs",

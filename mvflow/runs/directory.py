@@ -1,28 +1,23 @@
-"""The run directory: the one place where a trained model lives (DESIGN: what a run looks like)."""
+"""The run directory of one model: configuration, weights, checkpoints, history and manifest."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import platform
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from mvflow.config import Config, parse_toml, to_toml
@@ -30,9 +25,6 @@ from mvflow.core import DataError, StageError, Units, UsageError
 from mvflow.core.files import (
     MissingFileError,
     check_shape,
-    open_append,
-    open_regular,
-    parse_json,
     reading,
 )
 from mvflow.runs.files import (
@@ -45,120 +37,16 @@ from mvflow.runs.files import (
     write_json,
     writing,
 )
+from mvflow.runs.history import HISTORY, read_history
+from mvflow.runs.locking import locked
 from mvflow.runs.plan import Inputs, Plan, StageRecord
+from mvflow.runs.weights import read_header, read_tensors, write_tensors
 
-__all__ = ["RunDirectory", "read_tensors", "weights_hash", "write_tensors"]
+__all__ = ["RunDirectory"]
 
 Status = Literal["done", "stale", "unfinished", "missing", "replaced"]
 
 logger = logging.getLogger(__name__)
-
-RECORD = {
-    "stage": str,
-    "epoch": int,
-    "loss": float,
-    "terms": {str: float},
-    "validation": ({str: float}, type(None)),
-    "seconds": float,
-}
-"""What a line of `history.jsonl` has, and perhaps more."""
-
-_HELD: dict[Path, tuple[int, int]] = {}
-"""Who holds the lock of a directory, as process and thread: a forked process does not."""
-
-
-def weights_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values in the order of the names.
-
-    Examples:
-        >>> hashes = [weights_hash({"w": torch.full((2,), x)}) for x in (0.0, 0.0, 1.0)]
-        >>> hashes[0] == hashes[1], hashes[0] == hashes[2]
-        (True, False)
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        plain = value.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def write_tensors(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    about: Mapping[str, Any],
-    *,
-    previous: Path | None = None,
-) -> None:
-    """Write tensors, a JSON object and the hashes of both as one safetensors file, atomically.
-
-    Equal tensors and equal `about` give equal files. `previous` is where the file that was at
-    `path` is kept.
-
-    Raises:
-        DataError: if the disk is full or the directory cannot be written.
-    """
-    plain = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}
-    # One key of metadata: safetensors writes several in random order.
-    header = json.loads(json.dumps({"about": about, "sha256": weights_hash(plain)}))
-    text = json.dumps({**header, "header_sha256": _hash(header)}, sort_keys=True)
-    content = save(plain, {"mvflow": text})  # Python then writes it, and says why it could not
-    write_atomically(path, lambda p: p.write_bytes(content), previous=previous)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
-
-    Raises:
-        DataError: if the file is missing, damaged, or was altered after it was written.
-    """
-    try:
-        open_regular(path).close()  # a pipe would be waited for
-        with safe_open(path, "pt") as file:
-            about = _about(file)
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        if about["sha256"] != weights_hash(tensors):
-            msg = "its content is not what was written: it does not fit its hash"
-            raise ValueError(msg)
-        return tensors, about
-    except (OSError, SafetensorError, ValueError) as error:
-        msg = f"{path} is missing or damaged ({error})"
-        raise DataError(msg) from error
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """What a file says of itself without being read whole; empty if it is missing or damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            return _about(file)
-    except (OSError, SafetensorError, ValueError):
-        return {}
-
-
-def _about(file: Any) -> dict[str, Any]:
-    """The JSON object of an open file, and as `sha256` the hash of its tensors."""
-    text = (file.metadata() or {}).get("mvflow")
-    if text is None:
-        msg = "it has no header of mvflow"
-        raise ValueError(msg)
-    header = parse_json(text, "its header", {"about": dict, "sha256": str})
-    if header.pop("header_sha256", None) != _hash(header):
-        msg = "its header is not what was written: it does not fit its hash"
-        raise ValueError(msg)
-    return {**header["about"], "sha256": header["sha256"]}
-
-
-def _hash(header: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Lock a file, or fail at once; where the system has no such locks, nothing is done."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove(path: Path) -> None:
@@ -280,7 +168,7 @@ class RunDirectory:
     def newest_checkpoint(
         self, stage: str, key: str
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and description of the newest whole checkpoint made under `key`, or None.
+        """Tensors and description of the newest intact checkpoint made under `key`, or None.
 
         What is damaged is passed over, and a warning logged that says what is taken instead.
         """
@@ -322,7 +210,7 @@ class RunDirectory:
         if not self.weights(stage).is_file():
             return "unfinished" if self._checkpoints(stage) else "missing"
         entries = self.records()
-        entry, header = entries.get(stage), _header(self.weights(stage))
+        entry, header = entries.get(stage), read_header(self.weights(stage))
         if entry is None:
             # The manifest is written after the weights; a process may be killed between the two.
             return "unfinished"
@@ -416,7 +304,7 @@ class RunDirectory:
             if any(n not in ours or entry.needs.get(n) != ours[n].weights for n in needs):
                 continue
             key = plan.key(stage, inputs.like(entry.inputs), {n: ours[n].key for n in needs})
-            intact = _header(other.weights(stage)).get("sha256") == entry.weights
+            intact = read_header(other.weights(stage)).get("sha256") == entry.weights
             if entry.key == key and intact:
                 write_atomically(
                     self.weights(stage), partial(shutil.copyfile, other.weights(stage))
@@ -442,7 +330,7 @@ class RunDirectory:
         rows: int,
         blocks: Callable[[], Iterable[NDArray[Any]]],
     ) -> NDArray[np.float32]:
-        """Rows kept under `key`, as a memory map; made and written if they are not there, whole.
+        """Cached array under `key`, as a memory map; computed if it is missing or damaged.
 
         Of each name one array is kept: those of other keys are removed to make room.
 
@@ -503,28 +391,15 @@ class RunDirectory:
         Raises:
             DataError: if the file cannot be read, or a line is JSON of another shape.
         """
-        path = self.path / "history.jsonl"
-        if not path.is_file():
-            return []
-        records = []
-        with open_regular(path) as file, reading(path):
-            for number, line in enumerate(file, 1):
-                what = f"line {number} of {path}"
-                try:
-                    record = parse_json(line, what, object)
-                except DataError:
-                    continue
-                check_shape(record, RECORD, what)
-                records.append(record)
-        return records
+        return read_history(self.path / HISTORY)
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add one line to `history.jsonl`."""
-        append_line(self.path / "history.jsonl", json.dumps(dict(record)))
+        append_line(self.path / HISTORY, json.dumps(dict(record)))
 
     def _sync_history(self) -> None:
-        """What is kept next rests on the records up to now, so they are on the disk before it."""
-        path = self.path / "history.jsonl"
+        """Write the history through to the disk (fsync), before what refers to its records."""
+        path = self.path / HISTORY
         if path.is_file():
             with writing(path):
                 fsync(path)
@@ -533,7 +408,7 @@ class RunDirectory:
         """Forget the records of a stage from `epoch` on: they are about to be made again."""
         kept = [r for r in self.history() if r["stage"] != stage or r["epoch"] < epoch]
         text = "".join(json.dumps(r) + "\n" for r in kept)
-        write_atomically(self.path / "history.jsonl", lambda p: p.write_text(text, "utf-8"))
+        write_atomically(self.path / HISTORY, lambda p: p.write_text(text, "utf-8"))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -546,27 +421,10 @@ class RunDirectory:
             DataError: if the directory cannot be written.
             StageError: if another process is training here.
         """
-        place, holder = self.path.resolve(), (os.getpid(), threading.get_ident())
-        if _HELD.get(place) == holder:
+        with locked(self.path) as is_new:
+            if is_new:
+                self._tidy()
             yield
-            return
-        with writing(self.path):
-            file = open_append(self.path / ".lock")
-        with file:
-            try:
-                with writing(self.path):
-                    _lock(file)
-            except DataError as error:
-                if not isinstance(error.__cause__, BlockingIOError):
-                    raise
-                msg = f"another process is training in {self.path}: wait for it, or stop it first"
-                raise StageError(msg) from error
-            self._tidy()
-            _HELD[place] = holder
-            try:
-                yield
-            finally:
-                del _HELD[place]
 
     def _tidy(self) -> None:
         """Check that files can be written here, and remove what a killed process left half done.
@@ -583,7 +441,7 @@ class RunDirectory:
         with contextlib.suppress(DataError):  # who reads a damaged manifest next says so
             records = self.records()
         for stage, record in records.items():
-            if _header(self.weights(stage)).get("sha256") == record.weights:
+            if read_header(self.weights(stage)).get("sha256") == record.weights:
                 for path in self._checkpoints(stage):
-                    if _header(path).get("key") == record.key:
+                    if read_header(path).get("key") == record.key:
                         _remove(path)

@@ -110,7 +110,7 @@ class _Job:
 
 
 def _materialised(jobs: Sequence[_Job], cache: ColumnCache | None) -> list[AnyColumn]:
-    """All columns in memory, or all in files."""
+    """Compute the arrays: all in memory, or all in files of the cache."""
     if cache is None:
         return [_in_memory(job) for job in jobs]
     size = sum(job.rows * next(job.blocks())[0].numel() * 4 for job in jobs if job.rows)

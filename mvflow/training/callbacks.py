@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mvflow.core.files import write_atomically
 from mvflow.training.stage import Callback, Checkpoint, EpochRecord, NoOpCallback, StepRecord
 
 __all__ = ["Callbacks", "EarlyStopping", "History", "ModelCheckpoint", "Progress", "Record"]
@@ -28,7 +29,7 @@ class History(list[dict[str, Any]]):
 
 
 class Callbacks(NoOpCallback):
-    """Several callbacks as one; any of them can stop the stage."""
+    """Composite callback: calls several, and any of them can stop the stage."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
@@ -44,7 +45,7 @@ class Callbacks(NoOpCallback):
 
 
 class Record(NoOpCallback):
-    """Callback that appends each epoch to a history."""
+    """Callback that appends the record of each epoch to a history."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -92,6 +93,19 @@ class ModelCheckpoint(NoOpCallback):
 
     Args:
         folder: where `STAGE.safetensors` is written.
+
+    Raises:
+        DataError: if it cannot be written.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> kept, folder = [Checkpoint({"weight": torch.ones(2)}, {})], tempfile.mkdtemp()
+        >>> callback = ModelCheckpoint(folder)
+        >>> for epoch, loss in enumerate([3.0, 2.0, 2.5]):
+        ...     record = EpochRecord("joint", epoch, loss, {}, None, 0.1, 1, 1)
+        ...     callback.on_epoch(record, lambda: kept[0])
+        >>> callback.best, [path.name for path in Path(folder).iterdir()]
+        ({'joint': 2.0}, ['joint.safetensors'])
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -100,18 +114,15 @@ class ModelCheckpoint(NoOpCallback):
 
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> None:
         """Write it if the (validation) loss is the lowest so far."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         loss = record.loss if record.validation is None else record.validation["loss"]
         if record.epoch > 0 and loss >= self.best.get(record.stage, math.inf):
             return
         self.best[record.stage] = loss
-        self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint().tensors.items()}
-        target = self.folder / f"{record.stage}.safetensors"
-        partial = target.with_name(f".{target.name}.partial")
-        save_file(tensors, partial)
-        partial.replace(target)
+        path = self.folder / f"{record.stage}.safetensors"
+        write_atomically(path, lambda temporary: temporary.write_bytes(save(tensors)))
 
 
 class Progress(NoOpCallback):

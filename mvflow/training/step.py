@@ -150,7 +150,7 @@ def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> 
 
 @contextmanager
 def _no_validation() -> Iterator[None]:
-    """Distributions do not validate their arguments: each check would synchronise.
+    """Turn off argument validation of distributions: each check would synchronise.
 
     Values that are not finite reach the loss, which the loop checks once an epoch.
     """

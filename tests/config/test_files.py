@@ -281,8 +281,50 @@ def test_a_section_of_another_system_says_whose_it_is(monkeypatch):
     found = {"other": type("Other", (), {"Settings": Other})}
     monkeypatch.setattr(kinds, "names", lambda self: [*found, "jnf"])
     monkeypatch.setattr(kinds, "load", lambda self, name: found.get(name) or load(name))
-    with pytest.raises(ConfigError, match="unknown key 'wake': that is a section of system other"):
+    with pytest.raises(ConfigError, match="unknown key 'wake': that is a setting of system other"):
         config_from_dict(RAW | {"wake": 3})
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("system", "changes", "says"),
+    [
+        (
+            "mvae",
+            {"joint": {"samples": 3}},
+            r"'samples': .* setting of system mmvae, mmvae-plus \(",
+        ),
+        (
+            "mopoe",
+            {"joint": {"alpha": 1}},
+            r"'alpha': .* setting of system jmvae, mvtcae \(in joint",
+        ),
+        ("mvtcae", {"private_dim": 3}, "'private_dim': .* setting of system mmvae-plus, nexus$"),
+        (
+            "mmvae",
+            {"flows": {"epochs": 3}},
+            "'flows': that is a section of system jnf, jnf-shared$",
+        ),
+        (
+            "telbo",
+            {"joint": {"dropout": 0.1}},
+            r"'dropout': .* setting of system nexus \(in joint\)",
+        ),
+        ("jnf", {"family": "normal"}, "'family': .* setting of system mmvae, mmvae-plus$"),
+    ],
+)
+def test_an_option_of_other_systems_says_whose_it_is(system, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        config_from_dict({**RAW, "system": system, **changes})
+
+
+@pytest.mark.bad_input
+def test_a_part_of_other_systems_says_whose_it_is():
+    config = config_from_dict({**RAW, "system": "mvae"})
+    with pytest.raises(
+        ConfigError, match=r"leave --posterior out, or choose .* \(jnf, jnf-shared\)"
+    ):
+        with_part(config, "posterior", "maf")
 
 
 @pytest.mark.bad_input

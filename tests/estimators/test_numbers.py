@@ -11,8 +11,7 @@ import torch
 
 from mvflow import JNF, MVAE, Modality, load
 from mvflow.core import DataError, MvflowError, NumericsError, UnreliableDrawsWarning
-from mvflow.runs import RunDirectory
-from mvflow.runs.directory import read_tensors, write_tensors
+from mvflow.runs import RunDirectory, read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")

@@ -192,6 +192,16 @@ def test_parameters_can_be_set(small):
     assert made.config.joint.epochs == 7
 
 
+def test_every_public_name_has_an_example():
+    """Which the tests of modules run; a system's own estimator has those of `Estimator`."""
+    public = {name: getattr(mvflow, name) for name in mvflow.__all__}
+    members = inspect.getmembers(mvflow.Estimator)
+    public |= {name: value for name, value in members if not name.startswith("_")}
+    texts = {n: inspect.getdoc(getattr(x, "fget", x)) or "" for n, x in public.items()}
+    plain = {name for name, text in texts.items() if ">>>" not in text}
+    assert plain == {"Callback", "UnreliableDrawsWarning"}
+
+
 def test_the_signature_and_the_repr_say_what_there_is(small):
     assert {"modalities", "latent_dim", "posterior", "joint"} <= {
         *inspect.signature(JNF).parameters
@@ -221,7 +231,18 @@ def test_callbacks_can_stop_and_keep(small, tmp_path):
     made = fresh(small).fit(small.data(2)[0], seed=0, callback=[Second(), kept], progress=True)
     assert {r["epoch"] for r in made.history_} == {0, 1}
     assert (tmp_path / "joint.safetensors").is_file()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
     assert made.records_["joint"].epochs == 2
+
+
+def test_kept_weights_are_written_through_no_link(small, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    for name in ("joint.safetensors", ".joint.safetensors.partial"):
+        (tmp_path / name).symlink_to(precious)
+    fresh(small).fit(small.data(2)[0], stages=["joint"], callback=ModelCheckpoint(tmp_path))
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "joint.safetensors").is_symlink()
 
 
 def test_early_stopping_ends_a_stage_that_gets_no_better(small):

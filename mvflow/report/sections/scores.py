@@ -90,7 +90,7 @@ def _matrices(context: Context, chance: float | None) -> list[Table]:
             key: Cell(f"{e.mean:.2f}", kind="number", shade=_shade(e.mean, chance or 0.0))
             for key, e in metrics.coherence.conditional.items()
         }
-        caption = f"{entry.name}: conditional coherence; the darker, the farther above chance."
+        caption = f"{entry.name}: conditional coherence, coloured by how far it is above chance."
         tables.append(matrix(cells, entry.names, caption))
     return tables
 

@@ -74,6 +74,13 @@ def load(
     Raises:
         UsageError: if `path` is not a run directory.
         DataError: if a file in it is damaged.
+
+    Examples:
+        >>> model.save(folder / "mine")
+        >>> load(folder / "mine").trained_
+        ('joint', 'flows')
+        >>> load(folder / "mine", posterior="gaussian").trained_
+        ('joint',)
     """
     run = RunDirectory.open(path)
     config = run.config(objects)
