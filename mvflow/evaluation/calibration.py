@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from mvflow.core import Batch, Source, Subset, UsageError, derive_seed, generator, subset_of
+from mvflow.core import (
+    COVARIATES,
+    Batch,
+    Source,
+    Subset,
+    UsageError,
+    covariate_columns,
+    derive_seed,
+    generator,
+    subset_of,
+)
 from mvflow.estimators import Estimator
 from mvflow.evaluation.calibration_result import (
     Calibration,
@@ -180,10 +190,20 @@ def _subsets(
 def _simulated(
     estimator: Estimator, rows: int, seed: int
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-    """Latents of the prior, and rows of all modalities drawn from the decoders."""
+    """Latents of the prior, and rows of all modalities drawn from the decoders.
+
+    Of a model with covariates, each row has some at random, levels alike and numbers as the
+    training rows spread: under the model they say nothing of z.
+    """
     seeds = [derive_seed(seed, "calibration", what) for what in ("z", "x")]
     z = estimator.draw(None, rows, seed=seeds[0]).z[:, 0]
-    return z, estimator.simulate(z, seed=seeds[1])
+    rng, columns = generator(seed, "calibration", "covariates"), {}
+    for covariate in estimator.config.covariate_specs():
+        column = rng.normal(size=(rows, 1))
+        if covariate.levels is not None:
+            column = np.eye(covariate.width)[rng.integers(covariate.width, size=rows)]
+        columns[COVARIATES + covariate.name] = column.astype(np.float32)
+    return z, {**estimator.simulate(z, seed=seeds[1], covariates=columns), **columns}
 
 
 def _real(
@@ -209,7 +229,8 @@ def _subset(
     singles: list[Verdict],
     curves: Sequence[StageCurve],
 ) -> SubsetCalibration:
-    observed, path = {name: x[name] for name in given}, derive_seed(seed, "calibration", *given)
+    observed = {**{name: x[name] for name in given}, **covariate_columns(x)}
+    path = derive_seed(seed, "calibration", *given)
     is_several = 1 < len(given) < len(estimator.modalities)
     n = min(draws, BINS - 1) if is_several else draws
     drawn = estimator.draw(observed, n, seed=path)

@@ -71,16 +71,26 @@ class RunDirectory:
         Raises:
             UsageError: if something is there already; nothing is touched.
         """
+        cls.check_free(path)
         run = cls(Path(path))
-        with reading(run.path):
-            exists = os.path.lexists(run.path)
-            is_free = not exists or (run.path.is_dir() and not any(run.path.iterdir()))
-        if not is_free:
-            msg = f"{path} exists already: choose another name, or remove it first"
-            raise UsageError(msg)
         run.write_config(config)
         run._write_manifest({})
         return run
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Check that a new run directory can have this name.
+
+        Raises:
+            UsageError: if something is there already.
+        """
+        place = Path(path)
+        with reading(place):
+            exists = os.path.lexists(place)
+            is_free = not exists or (place.is_dir() and not any(place.iterdir()))
+        if not is_free:
+            msg = f"{path} exists already: choose another name, or remove it first"
+            raise UsageError(msg)
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

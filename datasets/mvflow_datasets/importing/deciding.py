@@ -12,6 +12,7 @@ from scipy.sparse import issparse
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry, unknown_name
 from mvflow_datasets.importing.decided import NOISE, Decided, plain_number
+from mvflow_datasets.importing.mixed_tables import decide_mixed
 from mvflow_datasets.importing.references import Raw
 from mvflow_datasets.importing.sparse_matrices import decide_sparse
 from mvflow_datasets.importing.transforms import (
@@ -41,7 +42,7 @@ def decide(
     name: str,
     raw: Raw,
     parts: Mapping[str, NDArray[np.int64]],
-    likelihood: str | None = None,
+    likelihoods: Mapping[str, str] | None = None,
     transforms: Mapping[str, str] | None = None,
 ) -> Decided:
     """Choose likelihood and units of a modality, from the values of the rows that are used.
@@ -50,7 +51,7 @@ def decide(
         name: of the modality.
         raw: its values as found.
         parts: part of the data -> rows that it takes; the units are those of `train`.
-        likelihood: the user's choice, if any.
+        likelihoods: the user's choices: column -> likelihood, `""` for all without their own.
         transforms: the user's choices: column -> transform, `""` for all without their own.
 
     Raises:
@@ -63,14 +64,22 @@ def decide(
         'values 0 to 8, standardised; normal, scale 0.5'
     """
     transforms = transforms or {}
+    likelihoods = likelihoods or {}
     known = registry("likelihoods").names()
-    if likelihood is not None and likelihood not in known:
-        raise UsageError(unknown_name("likelihood", likelihood, known))
+    for kind in likelihoods.values():
+        if kind not in known:
+            raise UsageError(unknown_name("likelihood", kind, known))
+    likelihood = likelihoods.get("")
     for step in transforms.values():
         if step not in TRANSFORMS:
             raise UsageError(unknown_name("transform", step, TRANSFORMS))
     if issparse(raw.values):
+        if set(likelihoods) - {""}:
+            msg = f"modality {name!r} is sparse: its columns have one likelihood"
+            raise UsageError(msg)
         return decide_sparse(name, raw, parts, likelihood, transforms)
+    if raw.levels or set(likelihoods) - {""}:
+        return decide_mixed(name, raw, parts, likelihoods, transforms)
     used = raw.values[np.unique(np.concatenate(list(parts.values())))]
     if not len(used) or used.size == 0:
         msg = f"modality {name!r} has no values: its array has shape {raw.values.shape}"
