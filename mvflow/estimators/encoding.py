@@ -187,11 +187,11 @@ class EncodingEstimator(TrainableEstimator):
         seed = check_seed(seed)
 
         def draws(i: int, decoded: Mapping[str, Distribution]) -> dict[str, Tensor]:
-            made = {}
+            samples = {}
             for name, p in decoded.items():  # each by itself, whatever else is drawn
                 with own_generator(seed, "simulate", name, i, device=self._device):
-                    made[name] = p.sample()
-            return made
+                    samples[name] = p.sample()
+            return samples
 
         return self._decoded(z, targets, covariates, draws, CHUNK_ROWS)
 
@@ -224,7 +224,7 @@ class EncodingEstimator(TrainableEstimator):
     ) -> dict[str, NDArray[Any]]:
         """What `take` makes of p(x_j|z), for so many latents at once: means or draws."""
         self._base_system()
-        handed, z = z, checked_latent(z, self.system_.latent.dim)
+        given_z, z = z, checked_latent(z, self.system_.latent.dim)
         names = [m.name for m in self.modalities]
         wanted = subset_of(names if targets is None else targets, self.modalities)
         chunks = torch.from_numpy(z.reshape(-1, z.shape[-1])).split(size)
@@ -242,7 +242,7 @@ class EncodingEstimator(TrainableEstimator):
         parts = self._map_chunks(chunk, len(chunks))
         flat = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
         shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in flat.items()}
-        return as_given(shaped, {"z": handed})
+        return as_given(shaped, {"z": given_z})
 
     def predictive(
         self,
