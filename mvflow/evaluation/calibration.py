@@ -31,8 +31,7 @@ from mvflow.evaluation.calibration_result import (
     SubsetCalibration,
 )
 from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
-from mvflow.evaluation.result import SubsetSampler
-from mvflow.evaluation.sampler_checks import kept_steps, sampler_checks
+from mvflow.evaluation.sampler_checks import VERDICTS, check_sampler
 from mvflow.evaluation.values import Verdict
 from mvflow.functional import (
     coverage,
@@ -41,7 +40,6 @@ from mvflow.functional import (
     rank_counts,
     rank_statistics,
 )
-from mvflow.inference import Diagnostics
 
 __all__ = ["check_calibration"]
 
@@ -78,7 +76,6 @@ ADVICE = {
     "subset": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
 }
 """What to do about a posterior of several modalities; else the loss curves tell."""
-VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
 
 
 class _RankTests(NamedTuple):
@@ -236,7 +233,7 @@ def _subset(
     drawn = estimator.draw(observed, n, seed=path)
     ranks = rank_statistics(z, drawn.z)
     fit = _test_ranks(ranks, n, generator(path, "ties"))
-    sampler = _check_sampler(drawn.diagnostics, len(z), estimator.config.sampler)
+    sampler = check_sampler(drawn.diagnostics, len(z), estimator.config.sampler)
     worst = int(fit.p_values.min(0).argmin())
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
@@ -333,19 +330,3 @@ def _advice(fit: _RankTests, k: int, verdict: str, kind: str, what_to_do: str) -
         found = fit.coverage[LEVELS == 0.8][0][k]
         what = f"80 % intervals of z{k} hold {100 * found:.0f} % of the true values"
     return f"{kind.capitalize()} ({what}): {what_to_do}."
-
-
-def _check_sampler(diagnostics: Diagnostics, rows: int, sampler: Any) -> SubsetSampler:
-    """Summary of the draws given one subset; where a sampler made them, its worst diagnostic."""
-    summary: dict[str, Any] = diagnostics.summary()
-    if diagnostics.method == "exact":
-        return SubsetSampler.of(summary)
-    if diagnostics.rhat.size:
-        summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
-    found = SubsetSampler.of(summary)
-    checks = sampler_checks(found, rows, kept_steps(sampler), found.rows_above_1_2)
-    poor = max(checks, key=lambda check: VERDICTS.index(check.verdict))
-    advice = poor.advice
-    if poor.verdict != "good":
-        advice = f"{poor.name}, {poor.value}: {advice[0].lower()}{advice[1:]}"
-    return found.model_copy(update={"verdict": poor.verdict, "advice": advice})
