@@ -26,7 +26,7 @@ def check_device(word: str | torch.device) -> str:
         torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         number = torch.cuda.device_count()
-        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(number))])
-        msg = f"device {word!r} cannot be used: expected 'auto' or one of {there}"
+        available = ", ".join(["cpu", *(f"cuda:{i}" for i in range(number))])
+        msg = f"device {word!r} cannot be used: expected 'auto' or one of {available}"
         raise UsageError(msg) from error
     return str(device)

@@ -225,6 +225,11 @@ class GenerativeEstimator(EncodingEstimator):
         generated = as_given({name: both[name] for name in wanted}, given)
         return (generated, drawn) if full_output else generated
 
+    def needs_sampler(self, given: Batch) -> bool:
+        """Whether draws given these rows of modalities need a sampler, as a product's do."""
+        self._check_fitted()
+        return not isinstance(self._posterior(self._checked(given), False), Distribution)
+
     def priors(self) -> list[str]:
         """Names of the priors to draw from: p(z) of the model, then a fitted prior.
 

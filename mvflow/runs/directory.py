@@ -295,15 +295,19 @@ class RunDirectory:
             Names of the stages that were taken.
         """
         taken: list[str] = []
-        theirs = other.records()
+        other_records = other.records()
         for stage in plan.names:
-            ours = self.records()
-            if self.status(stage, plan, inputs) == "done" or stage not in theirs:
+            own_records = self.records()
+            if self.status(stage, plan, inputs) == "done" or stage not in other_records:
                 continue
-            entry, needs = theirs[stage], plan.spec(stage).needs
-            if any(n not in ours or entry.needs.get(n) != ours[n].weights for n in needs):
+            entry, needs = other_records[stage], plan.spec(stage).needs
+            if any(
+                n not in own_records or entry.needs.get(n) != own_records[n].weights for n in needs
+            ):
                 continue
-            key = plan.key(stage, inputs.like(entry.inputs), {n: ours[n].key for n in needs})
+            key = plan.key(
+                stage, inputs.like(entry.inputs), {n: own_records[n].key for n in needs}
+            )
             intact = read_header(other.weights(stage)).get("sha256") == entry.weights
             if entry.key == key and intact:
                 write_atomically(
@@ -378,12 +382,12 @@ class RunDirectory:
 
     def _write_manifest(self, update: Mapping[str, Any]) -> None:
         packages = ("mvflow", "torch", "zuko", "numpy")
-        made = {
+        environment = {
             "versions": {name: version(name) for name in packages},
             "python": platform.python_version(),
             "machine": platform.machine(),
         }
-        write_json(self.path / "manifest.json", {**self.manifest(), **made, **update})
+        write_json(self.path / "manifest.json", {**self.manifest(), **environment, **update})
 
     def history(self) -> list[dict[str, Any]]:
         """Records of all epochs, oldest first; a line cut off by a crash is left out.
@@ -434,8 +438,8 @@ class RunDirectory:
         with writing(self.path), tempfile.TemporaryFile(dir=self.path):
             pass
         for name in ("config.toml", "manifest.json", "history.jsonl", "*.safetensors", "*.npy"):
-            for place in (self.path, self.path / "checkpoints", self.arrays):
-                for path in place.glob(f".{name}.*"):
+            for folder in (self.path, self.path / "checkpoints", self.arrays):
+                for path in folder.glob(f".{name}.*"):
                     _remove(path)
         records: dict[str, StageRecord] = {}
         with contextlib.suppress(DataError):  # who reads a damaged manifest next says so

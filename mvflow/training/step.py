@@ -154,9 +154,9 @@ def _no_validation() -> Iterator[None]:
 
     Values that are not finite reach the loss, which the loop checks once an epoch.
     """
-    before = Distribution._validate_args
+    validate_args = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(before)
+        Distribution.set_default_validate_args(validate_args)

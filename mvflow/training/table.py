@@ -122,13 +122,13 @@ class Table:
         columns = source.columns()
         size = sum(c.values.nbytes for c in columns.values())
         is_held = budget is None or size <= budget
-        made = {
+        tensors = {
             name: _column(c, device)
             if is_held and not getattr(c.values, "is_sparse", False)
             else _mapped_column(c, device)
             for name, c in columns.items()
         }
-        return cls(made, len(source))
+        return cls(tensors, len(source))
 
     @property
     def is_streamed(self) -> bool:
