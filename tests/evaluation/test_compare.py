@@ -328,3 +328,12 @@ def test_doubtful_likelihoods_and_chains_are_noted(runs):
     notes = compare([one, other]).notes
     assert f"likelihoods not to be trusted (Pareto k): {one.name}" in notes
     assert f"chains of some subsets did not agree (R-hat): {other.name}" in notes
+
+
+def test_verdicts_are_said_once_for_runs_that_share_them():
+    """A comparison of many runs has a line for each verdict, not one for each run."""
+    first, second = (run("jnf", n, (0.5, 0.5, 0.5, 1.0))._replace(verdict="Good.") for n in (0, 1))
+    assert "all runs: Good" in compare([first, second]).notes
+    notes = compare([first, second._replace(verdict="Look closer.")]).notes
+    assert f"{first.name}: Good" in notes
+    assert f"{second.name}: Look closer" in notes
