@@ -1,204 +1,173 @@
-"""`mvflow impute`: files of one's own in, what they lack out, in the units of the files."""
+"""`mvflow impute`: fill in what rows of one's own do not have."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mvflow_cli.observed import GivenRows, read_observed
 from mvflow_cli.opening import open_store, open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, Threads
+from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
 from mvflow_cli.output import say, show_json
-from mvflow_cli.sample import covariate_values
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import numpy as np
+    from numpy.typing import NDArray
 
-    from mvflow.core import Units
     from mvflow.estimators import Estimator
-    from mvflow_datasets import Store
-    from mvflow_datasets.importing import ModalityRows
+    from mvflow.runs import RunDirectory
 
 __all__ = ["impute"]
 
-UNLIKE = "unlike training rows"
-
 
 def impute(
-    run: RunPath,
-    files: Annotated[
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
+    given: Annotated[
         list[str],
-        typer.Argument(
-            metavar="[NAME=]FILE[:PART]...",
-            help="What is observed, in files that 'mvflow data import' reads. Without a name, a "
-            "file is taken for all modalities whose columns, or parts, it has.",
+        typer.Option(
+            metavar="NAME=FILE[:PART]",
+            help="An observed modality, as 'mvflow data import' reads it and in the units of such "
+            "files. May be repeated; rows that files name are paired by name.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Table to write: .csv, .tsv or .parquet.", show_default=False),
+        typer.Option(
+            help="File to write: .csv, .tsv, .parquet, or .h5ad for one modality of numbers.",
+            show_default=False,
+        ),
     ],
     targets: Annotated[
         list[str] | None,
         typer.Option(
-            "--target",
-            metavar="NAME",
-            help="A modality to impute; may be repeated. By default all that is not given.",
+            metavar="NAME[,NAME]",
+            help="What to fill in; by default all that is not given. May be repeated.",
             show_default=False,
         ),
     ] = None,
-    level: Annotated[
-        float,
-        typer.Option(help="Of the intervals; calibrated ones exist for .5, .8, .9 and .95."),
-    ] = 0.9,
-    draws: Annotated[int, typer.Option(min=2, help="Draws per row.")] = 100,
     covariate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="A covariate of all rows, for a model that has some; may be repeated.",
+            help="Covariate of all rows, for a model that has some. May be repeated.",
             show_default=False,
         ),
     ] = None,
+    level: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of the values inside an interval.")
+    ] = 0.9,
+    n: Annotated[int, typer.Option("--n", min=2, help="Predictive draws per row.")] = 100,
     seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Fill in modalities: means and intervals for new rows, with their names, in file units.
+    """Fill in modalities that rows of your files do not have: means and intervals, by name.
 
-    Intervals are calibrated on held-out rows if the run has been evaluated. Rows whose values are
-    less likely than those of all held-out rows are marked.
+    Values are in the units of the files that the store was imported from. Intervals are quantiles
+    of predictive draws, widened as 'mvflow evaluate' has calibrated them on held-out rows.
 
-    Example: mvflow impute runs/digits kar=new-kar.csv fou=new-fou.csv --out filled.csv
+    Example: mvflow impute runs/own --given rna=new.csv --out protein.csv
     """
-    import numpy as np
+    from mvflow.core import Units, UsageError
+    from mvflow_cli.sample import named_values
+    from mvflow_datasets.imputed import FORMATS, summarise_draws, write_imputed
 
-    from mvflow.core import UsageError
-    from mvflow.runs import read_intervals, write_atomically
-    from mvflow_datasets.importing import pair_rows
-
-    writer = _writer(out)
+    if out.exists() and not force:
+        msg = f"{out} exists already: add --force to replace it"
+        raise UsageError(msg)
+    if out.suffix.lower() not in FORMATS:
+        msg = f"--out {out} ends in {out.suffix!r}: known are {', '.join(FORMATS)}"
+        raise UsageError(msg)
     set_up(device, threads)
     opened, model = open_trained(run, device)
-    with open_store(opened, model.config, store) as data:
-        rows = _read(files, model, data)
-        given = pair_rows(rows)
-        intervals = read_intervals(opened)
-        if intervals is not None and level not in intervals.levels:
-            known = ", ".join(f"{x:g}" for x in intervals.levels)
-            msg = f"--level {level:g}: intervals were calibrated at {known}"
-            raise UsageError(msg)
-        values = covariate_values("--covariate", covariate, model.config)
-        options: dict[str, Any] = {"seed": seed, "covariates": values}
-        absent = model.impute(
-            given, targets=targets, n=draws, level=level, intervals=intervals, **options
-        )
-        mark = model.unlike(given, data[model.config.data.test], **options)
-        units = dict(data.units)
-    names = next((m.row_names for m in rows.values() if m.row_names is not None), None)
-    table = _table({n: x.to_frame(units.get(n), _index(names)) for n, x in absent.items()})
-    table[UNLIKE] = mark
-    write_atomically(out, partial(writer, table))
-    for note in dict.fromkeys(note for m in rows.values() for note in m.notes):
-        say(note, err=json)
-    kind = "calibrated on held-out rows" if intervals else "of draws, not calibrated"
-    hint = "" if intervals else f": 'mvflow evaluate {run}' calibrates them"
-    say(f"{100 * level:g} % intervals are {kind}{hint}", err=json)
-    if mark.any():
-        say(f"{int(np.sum(mark))} of {len(mark)} rows are {UNLIKE}", err=json)
-    if json:
-        result = {"out": str(out), "rows": len(table), "targets": list(absent)}
-        show_json({**result, "calibrated": intervals is not None, "unlike": int(mark.sum())})
-    else:
-        say(f"wrote {len(table):,} rows of {', '.join(absent)} to {out}")
-
-
-def _read(files: list[str], model: Estimator, store: Store) -> dict[str, ModalityRows]:
-    """Each observed modality, from the file that is named for it or has its columns.
-
-    Raises:
-        DataError: if a file cannot be used.
-        UsageError: if a modality is named twice or unknown.
-    """
-    from mvflow.core import DataError, Units, UsageError, subset_of
-    from mvflow_datasets.importing import read_modality
-
+    said = named_values("--covariate", covariate, model.config)
+    without = [text for text in given if "=" not in text]
+    if without:
+        msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"
+        raise UsageError(msg)
+    seen = read_observed(opened, model.config, given, None, store, said)
+    wanted = [name for text in targets or [] for name in text.split(",")]
+    draws = model.generate(
+        seen.batch,
+        n,
+        targets=wanted or None,
+        noise=True,
+        seed=seed,
+        covariates=seen.covariates or None,
+    )
     specs = {m.name: m for m in model.modalities}
-    rows: dict[str, ModalityRows] = {}
-
-    def units(name: str) -> Units:
-        return dict(store.units).get(name, Units())
-
-    for text in files:
-        name, equals, file = text.partition("=")
-        if equals:
-            subset_of([name], model.modalities)
-            _check_new(name, rows)
-            rows[name] = read_modality(file, specs[name], units(name))
-            continue
-        reasons = []
-        for each, spec in specs.items():
-            part = f"{text}:{each}" if Path(text).suffix == ".h5mu" else text
-            try:
-                read = read_modality(part, spec, units(each))
-            except DataError as error:
-                reasons.append(str(error))
-                continue
-            _check_new(each, rows)
-            rows[each] = read
-        if len(reasons) == len(specs):
-            msg = f"{text} has no modality of this run whole: {reasons[0]}"
-            raise UsageError(msg)
-    return rows
-
-
-def _check_new(name: str, rows: dict[str, ModalityRows]) -> None:
-    if name in rows:
-        from mvflow.core import UsageError
-
-        msg = f"two files have modality {name!r}: name what each is for, as in {name}=FILE"
-        raise UsageError(msg)
-
-
-def _index(names: Any) -> list[str] | None:
-    return None if names is None else [str(name) for name in names]
-
-
-def _table(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """All targets side by side; columns that several have are named after their modality too."""
-    import pandas as pd
-
-    names = [column for frame in frames.values() for column in frame.columns]
-    twice = {name for name in names if names.count(name) > 1}
-    renamed = [
-        frame.rename(columns={c: f"{modality}.{c}" for c in frame.columns if c in twice})
-        for modality, frame in frames.items()
-    ]
-    return pd.concat(renamed, axis=1)
-
-
-def _writer(out: Path) -> Any:
-    """How a table is written to a file of this kind: (table, path) -> nothing.
-
-    Raises:
-        UsageError: if it is none that we write.
-    """
-    from mvflow.core import UsageError
-
-    def as_text(table: pd.DataFrame, path: Path, separator: str) -> None:
-        table.to_csv(path, sep=separator, index=table.index.dtype == object)
-
-    ways = {
-        ".csv": partial(as_text, separator=","),
-        ".tsv": partial(as_text, separator="\t"),
-        ".parquet": lambda table, path: table.to_parquet(path),
+    units, calibrated, tables = opened.units(), True, {}
+    for name, values in draws.items():
+        margin = _margin(opened, name, [*seen.batch], level)
+        calibrated = calibrated and margin is not None
+        tables[name] = summarise_draws(
+            values,
+            specs[name],
+            units.get(name, Units()),
+            level,
+            margin=0.0 if margin is None else margin,
+            row_names=seen.row_names,
+        )
+    unlike = _unlike(opened, model, seen, store, seed)
+    write_imputed(out, tables, level, unlike=unlike)
+    rows = len(next(iter(tables.values())).mean)
+    about: dict[str, Any] = {
+        "out": str(out),
+        "rows": rows,
+        "targets": [*tables],
+        "level": level,
+        "calibrated": calibrated,
+        "unlike": None if unlike is None else int(unlike.sum()),
     }
-    if out.suffix not in ways:
-        msg = f"--out {out}: expected a name that ends in {', '.join(ways)}"
-        raise UsageError(msg)
-    return ways[out.suffix]
+    if json:
+        show_json(about)
+        return
+    for note in seen.notes:
+        say(note)
+    if unlike is None:
+        say("the store is not there: rows are not compared with those held out")
+    elif unlike.any():
+        say(f"{int(unlike.sum())} of {rows:,} rows are unlike those held out: do not trust them")
+    how = "calibrated on held-out rows" if calibrated else _uncalibrated(run)
+    say(f"wrote {out}: {', '.join(tables)} of {rows:,} rows; {100 * level:g} % intervals, {how}")
+
+
+def _unlike(
+    run: RunDirectory, model: Estimator, seen: GivenRows, store: Path | None, seed: int
+) -> NDArray[np.bool_] | None:
+    """Rows less likely than all that were held out for testing; None without the store."""
+    from mvflow.core import DataError
+
+    try:
+        opened = open_store(run, model.config, store)
+    except DataError:
+        if store is not None:
+            raise
+        return None
+    with opened:
+        reference = opened[model.config.data.test]
+        return model.unlike(seen.batch, reference, seed=seed, covariates=seen.covariates or None)
+
+
+def _margin(run: RunDirectory, target: str, given: list[str], level: float) -> Any | None:
+    """By how much intervals are widened; None if nobody has measured it."""
+    from mvflow.core import UsageError
+    from mvflow.runs.intervals import read_intervals
+
+    intervals = read_intervals(run)
+    if intervals is None:
+        return None
+    try:
+        return intervals.margin(target, given, level)
+    except UsageError:
+        return None
+
+
+def _uncalibrated(run: Path) -> str:
+    return f"not calibrated: 'mvflow evaluate {run}' does that"

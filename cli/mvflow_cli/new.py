@@ -83,15 +83,15 @@ def new(
         "prior": prior,
     }
     config = configure(recipe, store, choices, settings or [], seed)
-    found = run.with_name(f"{run.name}.search.json")
+    searched_file = run.with_name(f"{run.name}.search.json")
     if recipe == "auto" and not quick:
         from mvflow.runs import RunDirectory
 
         RunDirectory.check_free(run)
-        config = searched(config, found, budget, fixed=bool(settings), err=json)
+        config = searched(config, searched_file, budget, fixed=bool(settings), err=json)
     made, taken = create(run, config, adopt)
-    if found.is_file():
-        found.replace(made.path / "search.json")
+    if searched_file.is_file():
+        searched_file.replace(made.path / "search.json")
     if json:
         show_json(
             {"run": str(made.path), "config": config.model_dump(mode="json"), "adopted": taken}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import Batch, Modality, Source, Units, UsageError, subset_of
+from mvflow.core import Batch, Modality, Source, UsageError, subset_of
 from mvflow.metrics import CalibratedIntervals, central_intervals
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mvflow.estimators.generative import GenerativeEstimator
 
 __all__ = ["Imputed", "imputed", "unlike"]
@@ -38,51 +36,6 @@ class Imputed(NamedTuple):
     """Of the intervals."""
     is_calibrated: bool
     """Whether they were widened on held-out rows."""
-
-    def to_frame(
-        self, units: Units | None = None, index: Sequence[str] | None = None
-    ) -> pd.DataFrame:
-        """A table in the units of the file: each column, and beside it the ends of its interval.
-
-        Args:
-            units: of the modality, as its store has them.
-            index: names of the rows.
-
-        Examples:
-            >>> x = np.zeros((2, 1))
-            >>> absent = Imputed(Modality("b", (1,)), x, x - 1, x + 1, x[None], 0.9, True)
-            >>> absent.to_frame(Units(("height",), shift=170.0)).columns.tolist()
-            ['height', 'height low', 'height high']
-            >>> absent.to_frame(Units(("height",), shift=170.0)).iloc[0].tolist()
-            [170.0, 169.0, 171.0]
-        """
-        import pandas as pd
-
-        units = units or Units()
-        if self.low is None or self.high is None:
-            return pd.DataFrame(self._classes(units), index=index)
-        mean, low, high = (_flat(units.restore(x)) for x in (self.mean, self.low, self.high))
-        names = list(units.names)
-        if len(names) != mean.shape[1]:
-            names = [f"{self.modality.name}.{i}" for i in range(mean.shape[1])]
-        columns: dict[str, Any] = {}
-        for j, name in enumerate(names):
-            if name in units.levels:
-                columns[name] = self._modes(j, units.levels[name])
-                continue
-            columns |= {name: mean[:, j], f"{name} low": low[:, j], f"{name} high": high[:, j]}
-        return pd.DataFrame(columns, index=index)
-
-    def _classes(self, units: Units) -> dict[str, Any]:
-        best = self.mean.argmax(-1)
-        name = self.modality.name
-        return {name: units.restore(best), f"{name} probability": self.mean.max(-1)}
-
-    def _modes(self, column: int, levels: Sequence[str]) -> NDArray[Any]:
-        """The class of most draws of a column of a mixed table."""
-        codes = _draws_flat(self.draws)[..., column].astype(np.int64)
-        votes = np.stack([(codes == k).sum(0) for k in range(len(levels))], -1)
-        return np.array(levels)[votes.argmax(-1)]
 
 
 def imputed(
@@ -157,11 +110,3 @@ def unlike(
     floor = float(np.min(model.log_likelihood(seen, **options)))
     rows = {key: x for key, x in given.items() if key in names}
     return np.asarray(model.log_likelihood(rows, covariates=covariates, **options) < floor)
-
-
-def _flat(x: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(x).reshape(len(x), -1)
-
-
-def _draws_flat(x: NDArray[Any]) -> NDArray[Any]:
-    return x.reshape(*x.shape[:2], -1)

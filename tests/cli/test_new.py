@@ -29,7 +29,7 @@ def test_writes_a_complete_configuration(mvflow, store, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("system", registry("systems").names())
 def test_without_a_recipe_the_store_decides_for_any_system(mvflow, store, tmp_path, system):
-    found = mvflow("new", tmp_path / "a", "--store", store, "--system", system)
+    found = mvflow("new", tmp_path / "a", "--store", store, "--system", system, "--quick")
     assert found.code == 0, found
     config = RunDirectory.open(tmp_path / "a").config()
     assert (config.recipe, config.system, config.latent_dim) == ("auto", system, 20)

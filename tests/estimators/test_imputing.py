@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from mvflow import JNF, Modality
-from mvflow.core import Units, UsageError
-from mvflow.estimators.imputing import Imputed
+from mvflow.core import UsageError
 from mvflow.metrics import CalibratedIntervals
 
 SPECS = [Modality("a", (3,)), Modality("b", (2,)), Modality("c", (4,), "categorical")]
@@ -53,28 +52,6 @@ def test_calibrated_intervals_are_wider_by_the_margin_of_their_direction(model, 
     np.testing.assert_allclose(calibrated.low, raw.low - margin)
     np.testing.assert_allclose(calibrated.high, raw.high + margin)
     assert (raw.is_calibrated, calibrated.is_calibrated) == (False, True)
-
-
-def test_a_frame_has_the_units_and_names_of_the_file():
-    x = np.array([[0.0, 1.0]])
-    units = Units(
-        ("age", "group"),
-        levels={"group": ("no", "yes")},
-        shift=np.array([40.0, 0.0]),
-        scale=np.array([10.0, 1.0]),
-    )
-    draws = np.array([[[0.1, 1.0]], [[0.2, 1.0]], [[0.3, 0.0]]])
-    absent = Imputed(Modality("t", (2,)), x, x - 1, x + 1, draws, 0.9, False)
-    frame = absent.to_frame(units, ["p1"])
-    assert frame.index.tolist() == ["p1"]
-    assert frame.loc["p1"].tolist() == [40.0, 30.0, 50.0, "yes"]  # most draws say yes
-
-
-def test_a_class_comes_back_by_its_name():
-    shares = np.array([[0.1, 0.7, 0.2]])
-    absent = Imputed(SPECS[2], shares, None, None, np.zeros((5, 1)), 0.9, False)
-    frame = absent.to_frame(Units(classes=("x", "y", "z")))
-    assert frame.iloc[0].tolist() == ["y", 0.7]
 
 
 def test_rows_unlike_training_are_marked_and_those_like_it_hardly_ever(model, rows):

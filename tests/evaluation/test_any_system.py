@@ -35,6 +35,7 @@ class FactorModel:
             sampler=sampler,
             modalities={m.name: m for m in self.modalities},
             covariates={},
+            covariate_specs=tuple,
         )
 
     def facts(self):
@@ -66,7 +67,7 @@ class FactorModel:
     def generate(self, given=None, n=1, *, targets=None, **options):
         return self.decode(self.draw(given, n, **options).z, targets)
 
-    def simulate(self, z, targets=None, *, seed=0):
+    def simulate(self, z, targets=None, *, seed=0, covariates=None):
         rng = generator(seed)
         return {name: x + rng.normal(size=x.shape) for name, x in self.decode(z, targets).items()}
 

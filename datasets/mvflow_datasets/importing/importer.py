@@ -253,8 +253,8 @@ def _taken(
     positions = {name: at[part] for name, at in rows.positions.items()}
     if all(len(np.unique(at)) == len(at) for at in positions.values()):
         return positions, None
-    found = {name: np.unique(at, return_inverse=True) for name, at in positions.items()}
-    return {n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()}
+    unique = {name: np.unique(at, return_inverse=True) for name, at in positions.items()}
+    return {n: f[0] for n, f in unique.items()}, {n: f[1] for n, f in unique.items()}
 
 
 def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict[str, Any]:
@@ -288,12 +288,12 @@ def _report(
 ) -> Imported:
     lines = []
     for name, at in places.items():
-        raw, found = raws[name], decided[name]
-        categorical = found.modality.kind == "categorical"
-        shape = "1" if categorical else " x ".join(map(str, found.modality.shape))
+        raw, each = raws[name], decided[name]
+        categorical = each.modality.kind == "categorical"
+        shape = "1" if categorical else " x ".join(map(str, each.modality.shape))
         note = f" ({raw.note})" if raw.note else ""
         lines.append(
-            f"{name}: {raw.values.shape[0]:,} rows of {shape} from {at}{note}; {found.words}"
+            f"{name}: {raw.values.shape[0]:,} rows of {shape} from {at}{note}; {each.words}"
         )
     lines.append(rows.words)
     if rows.labels is not None:

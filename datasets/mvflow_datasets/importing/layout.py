@@ -254,9 +254,9 @@ def _has_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
     return commas > 0 and not any(is_number(cell) and "." in cell for cell in cells)
 
 
-def ragged(path: Path, line: int, found: int, expected: int) -> DataError:
+def ragged(path: Path, line: int, cells: int, expected: int) -> DataError:
     """The error of a row that has more or fewer cells than the first."""
     return DataError(
-        f"{path}, line {line} has {found} cells: expected {expected}, as in the first line "
+        f"{path}, line {line} has {cells} cells: expected {expected}, as in the first line "
         "(--separator and --header say how a table is laid out)"
     )

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mvflow.core import DataError, UsageError, unknown_name
+from mvflow.core.memory import check_memory
 from mvflow_datasets.importing.layout import (
     guess_layout,
     open_text,
@@ -124,8 +125,8 @@ class _TextTable:
             return DataError(
                 f"{self.path} cannot be read as a table: {' '.join(str(error).split())}"
             )
-        expected, line, found = map(int, numbers.groups())
-        return ragged(self.path, line + self._layout.skip, found, expected)
+        expected, line, cells = map(int, numbers.groups())
+        return ragged(self.path, line + self._layout.skip, cells, expected)
 
 
 class _ParquetTable:
@@ -175,6 +176,7 @@ class _ParquetTable:
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         from pyarrow import ArrowException
+        from pyarrow.parquet import read_metadata
         from pyarrow.parquet import read_table as read_arrow
     except ImportError as error:
         msg = (
@@ -183,11 +185,15 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         )
         raise DataError(msg) from error
     try:
+        about = read_metadata(path)
+        check_memory(8 * about.num_rows * about.num_columns, str(path))
         table = read_arrow(path)
         frame = table.to_pandas(ignore_metadata=True)
         known = (table.schema.pandas_metadata or {}).get("index_columns", [])
         index = [name for name in known if isinstance(name, str) and name in frame.columns]
         return frame.set_index(index) if index else frame
+    except DataError:
+        raise
     except (ArrowException, OSError, ValueError) as error:
         msg = f"{path} is truncated, damaged or not a Parquet file"
         raise DataError(msg) from error

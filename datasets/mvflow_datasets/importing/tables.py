@@ -51,17 +51,17 @@ def read_table(
         chosen = list(columns)
     frame = table.frame(chosen)
     is_text = len(chosen) == 1 and not _numeric(frame.iloc[:, 0]).notna().any()
-    found: dict[str, tuple[str, ...]] = {}
+    classes: dict[str, tuple[str, ...]] = {}
     if is_text and len(chosen) == 1 and not levels:
         values = _texts(table, frame, options)
     else:
-        coded, found = _coded(table, frame, options, levels or {})
+        coded, classes = _coded(table, frame, options, levels or {})
         values = _numbers(table, coded, options)
     left_out = [name for name in without if name in table.names]
     note = f"without {_few(left_out)}" if left_out and not at.part else ""
     warnings = (*table.warnings, *_suspects(at, values, chosen))
     row_names = table.row_names()
-    return Raw(values, tuple(chosen), row_names, found, note, table.guesses, warnings)
+    return Raw(values, tuple(chosen), row_names, classes, note, table.guesses, warnings)
 
 
 def read_column(at: Reference, options: ReadOptions | None = None) -> Raw:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["predictions"]
 
-ROWS, DRAWS, WORST_COLUMNS, MAX_PANELS = 100, 20, 3, 6
+ROWS, DRAWS, WORST_COLUMNS, MAX_PANELS = 60, 20, 3, 6
 MEASURES = {"r2": "R²", "deviance": "deviance", "accuracy": "accuracy"}
 
 
