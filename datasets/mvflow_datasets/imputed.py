@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import Modality, Units, UsageError
 from mvflow.core.files import replacing
+from mvflow.metrics import central_intervals
 from mvflow_datasets.importing.frames import as_frame
 
 __all__ = ["FORMATS", "Imputed", "summarise_draws", "write_imputed"]
@@ -67,7 +68,7 @@ def summarise_draws(
     else:
         x = x.reshape(*x.shape[:2], -1)
         levels = {units.names.index(name): of for name, of in units.levels.items()}
-    ends = np.quantile(x, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ends = central_intervals(x, [level])[0]  # as they were calibrated
     ends += np.array([-1.0, 1.0])[:, None, None] * np.asarray(margin)
     plain = Units(units.names, (), {}, units.shift, units.scale, units.log1p, units.knots)
     shape = modality.shape if not units.classes else (1,)
