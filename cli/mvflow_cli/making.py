@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,11 @@ def make_runs(variants: Mapping[str, Sequence[str]], out: Path, store: Path, rec
 
 def _is_there(path: Path, new: Path) -> bool:
     """Whether a directory holds a run with the same configuration as a new one."""
+    from mvflow.config import read_toml
     from mvflow.core import UsageError
 
     if (path / "config.toml").is_file():
-        ours, theirs = (_flat(tomllib.loads((p / "config.toml").read_text())) for p in (new, path))
+        ours, theirs = (_flat(read_toml(p / "config.toml")) for p in (new, path))
         for key in sorted(ours.keys() | theirs.keys()):
             if ours.get(key) != theirs.get(key):
                 msg = (
