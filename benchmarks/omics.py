@@ -22,6 +22,8 @@ from mvflow import JNF, Modality
 
 DRAWS = 200
 LEVEL = 0.9
+INDEPENDENCE = 30.0
+"""Factor of what latents and batch have in common."""
 Numbers = NDArray[np.float64]
 
 
@@ -51,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=2000, help="a fifth of them to test on")
     parser.add_argument("--splits", type=int, default=3, help="simulations, each split anew")
+    parser.add_argument("--methods", help="names that begin so, separated by commas")
     parser.add_argument("--epochs", type=int, default=200, help="at most, of JNF's joint stage")
     add_options(parser, device=False)
     arguments = parsed(parser, "omics", {"cells": 300, "splits": 1, "epochs": 3})
@@ -63,6 +66,9 @@ def main() -> None:
     }
     if totalvi_is_installed():
         methods["totalVI"] = totalvi
+    if arguments.methods:
+        begin = tuple(arguments.methods.split(","))
+        methods = {name: method for name, method in methods.items() if name.startswith(begin)}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     for seed in range(arguments.splits):
         cells = simulate_cells(arguments.cells, seed=seed)
@@ -178,7 +184,11 @@ def jnf(cells: Cells, split: Split, seed: int, epochs: int, *, removed: bool) ->
         [Modality(n, x.shape[1:], kinds[n], weight=1.0) for n, x in data.items()],
         10,
         networks={n: {"encoder": network, "decoder": network} for n in data},
-        joint={**training, "learning_rate": 2e-3, "clip": 10.0, "merge": [64]},
+        joint={
+            **training,
+            **{"learning_rate": 2e-3, "clip": 10.0, "merge": [64]},
+            **({"independence": INDEPENDENCE} if removed else {}),
+        },
         flows={**training, "learning_rate": 1e-3, "epochs": max(1, epochs // 2)},
         data={"validation": 0.1},
     )
@@ -244,8 +254,9 @@ def totalvi(cells: Cells, split: Split, seed: int, epochs: int) -> Found:
     """TotalVI (Gayoso et al. 2021) at its defaults.
 
     Protein is imputed as its authors do: cells without protein are batches of their own in
-    training, so that it has seen the RNA of the test cells. Latents of the test cells given both
-    come from a second model, trained on the training cells alone.
+    training, so that it has seen the RNA of these cells. What it gives is brought to the level of
+    counts by a line for each protein, fitted to the calibration cells. Latents of the test cells
+    given both come from a second model, trained on the training cells alone.
     """
     import anndata
     import scvi
@@ -263,21 +274,31 @@ def totalvi(cells: Cells, split: Split, seed: int, epochs: int) -> Found:
         model.train(max_epochs=short, accelerator="cpu", enable_progress_bar=False)
         return model
 
-    whole, sees = np.concatenate([split.train, split.test]), np.arange(len(split.train))
-    hidden = np.arange(len(split.train), len(whole))
+    whole = np.concatenate([split.train, split.calibration, split.test])
+    hidden, tests = (
+        np.arange(len(split.train), len(whole)),
+        np.arange(len(whole))[-len(split.test) :],
+    )
     batch, protein = cells.batch[whole].astype("U8"), cells.protein[whole].astype(np.float32)
-    batch[hidden] = np.char.add(batch[hidden], " test")
+    batch[hidden] = np.char.add(batch[hidden], " hidden")
     protein[hidden] = 0
     model = trained(whole, batch, protein)
-    predicted = np.zeros((len(hidden), protein.shape[1]))
+    expressed = np.zeros(protein.shape)
     for level in ("A", "B"):
-        at = hidden[cells.batch[split.test] == level]
-        _, found = model.get_normalized_expression(
-            indices=at, transform_batch=[level], n_samples=25, return_numpy=True,
+        at = hidden[cells.batch[whole[hidden]] == level]
+        _, expressed[at] = model.get_normalized_expression(
+            indices=at,
+            transform_batch=[level],
+            n_samples=25,
+            return_numpy=True,
             include_protein_background=True,
-        )  # fmt: skip
-        predicted[at - len(sees)] = np.log1p(found)
-    from_rna = model.get_latent_representation(indices=hidden)
+        )
+    logs, true = np.log1p(expressed), np.log1p(cells.protein[whole])
+    known = hidden[: len(split.calibration)]
+    lines = [np.polyfit(logs[known, j], true[known, j], 1) for j in range(logs.shape[1])]
+    pairs = zip(lines, logs[tests].T, strict=True)
+    predicted = np.column_stack([np.polyval(line, column) for line, column in pairs])
+    from_rna = model.get_latent_representation(indices=tests)
     full = trained(split.train, cells.batch[split.train], cells.protein[split.train].astype("f4"))
     test = anndata.AnnData(cells.rna[split.test].astype(np.float32))
     test.obs["batch"] = cells.batch[split.test]

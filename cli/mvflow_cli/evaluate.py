@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,15 +28,18 @@ from mvflow_cli.options import (
     Timeout,
 )
 from mvflow_cli.output import say, show, show_json
-from mvflow_cli.progress import TrainingProgress
+from mvflow_cli.progress import TrainingProgress, say_plan, time_left
 
 if TYPE_CHECKING:
     from mvflow.evaluation import Evaluation
+    from mvflow.evaluation.predictions import Interval
     from mvflow.evaluation.result import Coherence, Frechet
     from mvflow.metrics import Estimate
 
 __all__ = ["evaluate"]
 
+SHOWN_LEVEL = 0.9
+"""Of the intervals whose coverage is shown; the file has others."""
 MAX_SHOWN = 12
 """Directions beyond which the table shows means; the file always has all."""
 
@@ -50,6 +54,16 @@ def evaluate(
             help="Split to evaluate on; by default the one for testing.", show_default=False
         ),
     ] = None,
+    subsets: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Subsets of each number of observed modalities that are measured, drawn with the "
+            "seed; of single ones, and of all but one, all are. By default evaluation.subsets of "
+            "the run.",
+            show_default=False,
+        ),
+    ] = None,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -58,7 +72,10 @@ def evaluate(
     timeout: Timeout = 300.0,
     json: Json = False,
 ) -> None:
-    """Measure coherence, Fréchet distances, likelihoods, diversity and the sampler of a run.
+    """Measure what a run predicts and generates: R², intervals, coherence, distances, likelihoods.
+
+    Says first what it will do and about how long that takes. Interrupted, it goes on where it
+    was when it is called again.
 
     Example: mvflow evaluate runs/toy --json
     """
@@ -67,9 +84,13 @@ def evaluate(
     ) as processes:
         place = device if processes is None else str(processes.device)
         opened, model = open_trained(run, place, subset=subset)
+        if subsets is not None:
+            settings = model.config.evaluation.model_copy(update={"subsets": subsets})
+            model = model.with_settings(evaluation=settings.model_dump())
         with (
             open_store(opened, model.config, store) as data,
-            TrainingProgress(err=json) as progress,
+            TrainingProgress(err=json) as training,
+            time_left(err=json) as progress,
         ):
             result = measure(
                 opened,
@@ -78,8 +99,10 @@ def evaluate(
                 seed=seed,
                 split=split,
                 device=place,
-                callback=progress,
+                callback=training,
                 processes=processes,
+                on_plan=partial(say_plan, err=json),
+                progress=progress,
             )
             diagnosis = load_calibration(opened, model)
             judgement = judge_run(model, result, diagnosis)
@@ -91,6 +114,8 @@ def evaluate(
     if result.coherence is None:
         say("the store has no labels: evaluated without coherence")
     show(_table(str(run), result))
+    if result.prediction_sentence:
+        say(result.prediction_sentence)
     say_verdict(judgement)
 
 
@@ -123,11 +148,58 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
         for of, spread in _short(found.conditional):
             real = found.real[of.split("->")[1]].mean
             yield title, of, f"{_with_error(spread, 3)} (real rows {real:.3f})"
+    yield from _prediction_lines(result)
     sampler = result.sampler
     for key in ("acceptance", "rhat_worst", "divergences", "ess_median", "ball_contacts"):
         number = getattr(sampler, key)
         if number is not None and sampler.method != "exact":
             yield f"sampler {sampler.name}", key, f"{number:.4g}"
+
+
+def _prediction_lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
+    """Tables: every direction, or where there are many, means by number of observed modalities."""
+    for key, found in result.predictions.items() if len(result.predictions) <= MAX_SHOWN else ():
+        scores = {"model": found.model, **found.baselines}
+        values = {name: getattr(of, found.measure) for name, of in scores.items()}
+        title = {"r2": "R²", "accuracy": "accuracy", "deviance": "Poisson deviance"}[found.measure]
+        yield title, key, _beside(values)
+        yield from _interval_line(key, found.model.intervals)
+    if len(result.predictions) <= MAX_SHOWN:
+        return
+    for size, means in result.predictions_by_observed.items():
+        of = f"{size} observed ({means.directions} directions)"
+        if means.r2:
+            yield "R²", of, _beside(means.r2)
+        if means.accuracy:
+            yield "accuracy", of, _beside(means.accuracy)
+        if SHOWN_LEVEL in means.coverage:
+            raw, calibrated = (
+                levels.get(SHOWN_LEVEL) for levels in (means.coverage, means.calibrated_coverage)
+            )
+            yield _coverage_line(of, raw, calibrated)
+
+
+def _interval_line(of: str, intervals: Mapping[float, Interval]) -> Iterator[tuple[str, str, str]]:
+    if SHOWN_LEVEL in intervals:
+        found = intervals[SHOWN_LEVEL]
+        yield _coverage_line(of, found.coverage, found.calibrated_coverage)
+
+
+def _coverage_line(
+    of: str, raw: Estimate | None, calibrated: Estimate | None
+) -> tuple[str, str, str]:
+    shown = "-" if raw is None else _with_error(raw, 3)
+    if calibrated is not None:
+        shown += f"; calibrated {_with_error(calibrated, 3)}"
+    return f"{100 * SHOWN_LEVEL:.0f} % intervals hold", of, shown
+
+
+def _beside(values: Mapping[str, Estimate | None]) -> str:
+    """The model's number, and those of baselines."""
+    known = {name: value for name, value in values.items() if value is not None}
+    own = _with_error(known.pop("model"), 3) if "model" in known else "-"
+    others = ", ".join(f"{name} {value.mean:.3f}" for name, value in known.items())
+    return f"{own} ({others})" if others else own
 
 
 def _coherence_lines(found: Coherence, result: Evaluation) -> Iterator[tuple[str, str, str]]:

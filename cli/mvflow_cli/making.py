@@ -40,11 +40,13 @@ def make_runs(variants: Mapping[str, Sequence[str]], out: Path, store: Path, rec
 
 def _is_there(path: Path, new: Path) -> bool:
     """Whether a directory holds a run with the same configuration as a new one."""
-    from mvflow.config import read_toml
     from mvflow.core import UsageError
+    from mvflow.runs import RunDirectory
 
     if (path / "config.toml").is_file():
-        ours, theirs = (_flat(read_toml(p / "config.toml")) for p in (new, path))
+        ours, theirs = (
+            _flat(RunDirectory.open(p).config().model_dump(mode="json")) for p in (new, path)
+        )
         for key in sorted(ours.keys() | theirs.keys()):
             if ours.get(key) != theirs.get(key):
                 msg = (

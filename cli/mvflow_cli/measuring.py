@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from mvflow.estimators import Estimator
-    from mvflow.evaluation import Calibration, Evaluation, ModalityClassifiers
+    from mvflow.evaluation import (
+        Calibration,
+        Evaluation,
+        EvaluationPlan,
+        ModalityClassifiers,
+    )
     from mvflow.evaluation.networks import ModalityNetworks
     from mvflow.runs import RunDirectory
     from mvflow.training import Callback, Processes
@@ -45,16 +50,35 @@ def measure(
     device: str = "cpu",
     callback: Callback | None = None,
     processes: Processes | None = None,
+    on_plan: Callable[[EvaluationPlan], None] | None = None,
+    progress: Callable[[int, int, str, float], None] | None = None,
 ) -> Evaluation:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
     With another kind of subset posterior than `config.toml` has, the file is named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
-    kept beside the store; they are trained if there are none yet. Several processes divide the
-    rows to draw, decode and score; the one that is_main trains and writes.
+    kept beside the store; they are trained if there are none yet. Intervals of tables are
+    calibrated on the same rows and kept beside. Several processes divide the rows to draw, decode
+    and score; the one that is_main trains and writes. One process alone keeps what is finished,
+    so that it can be interrupted and goes on.
+
+    Args:
+        run: the run.
+        model: its model.
+        store: its store.
+        seed: of rows, subsets and draws.
+        split: of the store; by default the one for testing.
+        device: where networks that measure are trained.
+        callback: of their training.
+        processes: that all run this.
+        on_plan: called before it starts with what it will do, and about how long that takes.
+        progress: called before each part; see `mvflow.evaluate`.
     """
+    from mvflow.core import fingerprint
     from mvflow.evaluation import ModalityAutoencoders, evaluate
-    from mvflow.runs import write_json
+    from mvflow.runs import write_intervals, write_json
+    from mvflow_cli.keeping import KeptParts
+    from mvflow_datasets.importing import read_units
 
     test = store[split or model.config.data.test]
     is_main = processes is None or processes.is_main_process
@@ -69,10 +93,30 @@ def measure(
     )
     if processes is not None and is_main:
         processes.barrier()
-    evaluation = evaluate(model.distribute(processes), test, classifiers, [features], seed=seed)
-    result = evaluation.model_copy(update={"split": test.name, **run_state(run, model, SECTIONS)})
+    state, parts = run_state(run, model, SECTIONS), None
+    if processes is None:
+        parts = KeptParts(run.path, {**state, "seed": seed, "rows": fingerprint(test)})
+    is_own = evaluation_path(run, model).name == "evaluation.json"
+    evaluation = evaluate(
+        model.distribute(processes),
+        test,
+        classifiers,
+        [features],
+        seed=seed,
+        train=store[model.config.data.train],
+        units=read_units(store.path),
+        parts=parts,
+        on_plan=on_plan if processes is None else None,
+        progress=progress if is_main else None,
+        on_intervals=(lambda wide: write_intervals(run, wide, state["stages"]))
+        if is_main and is_own
+        else None,
+    )
+    result = evaluation.model_copy(update={"split": test.name, **state})
     if is_main:
         write_json(evaluation_path(run, model), result.to_dict())
+    if parts is not None:
+        parts.clear()
     return result
 
 
@@ -159,8 +203,12 @@ def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
 
 
 def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
-    """What tells whether a result is still that of a run: its weights, and some settings."""
+    """What tells whether a result is still that of a run: its weights, and some settings.
+
+    An evaluation of more or fewer subsets is one all the same.
+    """
     records, settings = run.records(), model.config.model_dump(mode="json")
+    settings["evaluation"].pop("subsets")
     return {
         "stages": {name: records[name].key for name in model.stage_names},
         "settings": {name: settings[name] for name in sections},

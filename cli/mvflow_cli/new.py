@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from mvflow_cli.output import say, show_json
 if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
+    from mvflow.tuning import Trial
 
 __all__ = ["configure", "create", "new", "settled"]
 
@@ -61,6 +63,12 @@ def new(
             show_default=False,
         ),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of recipe auto: leave out the search for settings.")
+    ] = False,
+    budget: Annotated[
+        float, typer.Option(min=0, help="Of recipe auto: seconds that the search may take.")
+    ] = 600,
     json: Json = False,
 ) -> None:
     """Make a run directory; its config.toml may be edited before training.
@@ -75,7 +83,15 @@ def new(
         "prior": prior,
     }
     config = configure(recipe, store, choices, settings or [], seed)
+    searched_file = run.with_name(f"{run.name}.search.json")
+    if recipe == "auto" and not quick:
+        from mvflow.runs import RunDirectory
+
+        RunDirectory.check_free(run)
+        config = searched(config, searched_file, budget, fixed=bool(settings), err=json)
     made, taken = create(run, config, adopt)
+    if searched_file.is_file():
+        searched_file.replace(made.path / "search.json")
     if json:
         show_json(
             {"run": str(made.path), "config": config.model_dump(mode="json"), "adopted": taken}
@@ -85,6 +101,59 @@ def new(
     if adopt is not None:
         none = f"took nothing from {adopt}: no finished stage has the same data and settings"
         say(f"took {', '.join(taken)} from {adopt}" if taken else none)
+
+
+def searched(config: Config, path: Path, budget: float, *, fixed: bool, err: bool) -> Config:
+    """The configuration with the settings that impute held-out rows best, within a budget.
+
+    Args:
+        config: to begin with.
+        path: file that keeps trials, so that an interrupted search goes on.
+        budget: seconds.
+        fixed: whether settings were given by hand: they are not searched over.
+        err: whether lines go to standard error.
+    """
+    from mvflow.tuning import alternatives, tune
+    from mvflow_datasets import Store
+
+    count = sum(map(len, alternatives(config)))
+    if not count:
+        return config
+    if fixed:
+        say("settings are given by --set: they are taken as they are, without a search", err=err)
+        return config
+    say(
+        f"searching: up to {count + 1} settings, each trained on a part of the rows and measured "
+        f"by what it imputes of others; at most {budget:g} s ('--quick' leaves it out)",
+        err=err,
+    )
+    best = -math.inf
+
+    def told(trial: Trial, left: float) -> None:
+        nonlocal best
+        mark = "best so far" if trial.score > best else f"best {best:.4f}"
+        best = max(best, trial.score)
+        shown = ", ".join(_short(trial.changes)) or "the recipe's own settings"
+        say(
+            f"R2 {trial.score:.4f} ({mark}): {shown}; {trial.seconds:.0f} s, "
+            f"at most {max(0, left):.0f} s left",
+            err=err,
+        )
+
+    try:
+        with Store.open(config.data.store) as store:
+            rows = store[config.data.train]
+            chosen, _ = tune(config, rows, seconds=budget, path=path, callback=told)
+    except KeyboardInterrupt:
+        say(f"mvflow: interrupted; trials are kept in {path}: the same command goes on", err=True)
+        raise typer.Exit(1) from None
+    return chosen
+
+
+def _short(changes: Sequence[str]) -> Iterator[str]:
+    """Each changed setting once, whatever number of networks it is changed in."""
+    parts = (change.partition("=") for change in changes)
+    yield from dict.fromkeys(f"{key.rpartition('.')[2]} {value}" for key, _, value in parts)
 
 
 def configure(
@@ -147,7 +216,10 @@ def settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, A
         train = opened[data.get("train", "train")]
         arrays = train.info()["arrays"]
         bytes_only = {name for name, array in arrays.items() if array["dtype"] == "uint8"}
-        return resolved(auto_config(train.modalities, len(train), bytes_only), assignments)
+        raw = auto_config(
+            train.modalities, len(train), bytes_only, covariates=bool(opened.covariates)
+        )
+        return resolved(raw, assignments)
 
 
 def create(

@@ -21,9 +21,10 @@ from rich.table import Column
 from mvflow_cli.output import console, say
 
 if TYPE_CHECKING:
+    from mvflow.evaluation import EvaluationPlan
     from mvflow.training import Checkpoint, EpochRecord, StepRecord
 
-__all__ = ["LINE_INTERVAL", "TrainingProgress", "counting"]
+__all__ = ["LINE_INTERVAL", "TrainingProgress", "counting", "say_plan", "time_left"]
 
 LINE_INTERVAL = 2.0
 """Least seconds between two lines where there is no terminal; a stage's last epoch has one."""
@@ -131,6 +132,57 @@ def counting(what: str, *, err: bool = False) -> Iterator[Callable[[int, int, st
 
         yield update
         bars.update(task, completed=bars.tasks[task].total)
+
+
+def say_plan(plan: EvaluationPlan, *, err: bool = False) -> None:
+    """What an evaluation will do and about how long that takes, in two lines."""
+    sizes = ", ".join(f"{count} of {size}" for size, count in plan.subsets.items())
+    subsets = sum(plan.subsets.values())
+    line = f"evaluates {subsets} subsets of modalities" + (f" ({sizes})" if subsets else "")
+    if plan.skipped:
+        line += f", {sum(plan.skipped.values()):,} others left out (--subsets takes more)"
+    say(line, err=err)
+    few = {size: rows for size, rows in plan.rows_by_observed.items() if rows < plan.rows}
+    rows = f"{plan.rows:,} rows"
+    if few:
+        rows += f", {min(few.values()):,} where {min(few)} or more are observed"
+    draws = f", {plan.draws} draws of each" if plan.draws > 1 else ""
+    kept = f", {plan.finished} of {plan.parts} parts are kept" if plan.finished else ""
+    say(f"on {rows}{draws}{kept}; about {_clock(plan.seconds)}", err=err)
+
+
+@contextmanager
+def time_left(*, err: bool = False) -> Iterator[Callable[[int, int, str, float], None]]:
+    """A function of (done, in all, name of the next, seconds left) that shows them.
+
+    Args:
+        err: show it on stderr.
+    """
+    terminal = console(err=err)
+    printed = [0.0]
+    if not terminal.is_terminal:
+
+        def line(done: int, total: int, name: str, seconds: float) -> None:
+            if time.monotonic() - printed[0] > LINE_INTERVAL:
+                printed[0] = time.monotonic()
+                say(f"part {done + 1}/{total}: {name}, {_clock(seconds)} left", err=err)
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(12),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
+    with Bars(*columns, console=terminal, transient=True) as bars:
+        task = bars.add_task("evaluation", left="", total=None)
+
+        def update(done: int, total: int, name: str, seconds: float) -> None:
+            left = f"{_clock(seconds)} left"
+            bars.update(task, description=name, completed=done, total=total, left=left)
+
+        yield update
 
 
 def _bars(terminal: Console) -> Bars:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from mvflow_cli.measuring import load_classifiers, load_evaluation, measure
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
 from mvflow_cli.output import say, show_json
-from mvflow_cli.progress import TrainingProgress
+from mvflow_cli.progress import TrainingProgress, say_plan, time_left
 
 if TYPE_CHECKING:
     from mvflow.core import Modality
@@ -98,9 +99,16 @@ def make_report(
             metrics = load_evaluation(opened, model)
             if metrics is None:
                 say(f"{run}: evaluating", err=err)
-                with TrainingProgress(err=err) as progress:
+                with TrainingProgress(err=err) as training, time_left(err=err) as progress:
                     metrics = measure(
-                        opened, model, data, seed=seed, device=device, callback=progress
+                        opened,
+                        model,
+                        data,
+                        seed=seed,
+                        device=device,
+                        callback=training,
+                        on_plan=partial(say_plan, err=err),
+                        progress=progress,
                     )
                 evaluated.append(str(run))
             classifiers = classifiers or load_classifiers(opened, model, data, device=device)

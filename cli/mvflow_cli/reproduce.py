@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -186,7 +187,8 @@ def _announce(
             for job, spec in {s.system: (j, s) for j, s in zip(jobs, specs, strict=True)}.values()
             if spec.system in todo
         }
-    total = sum(seconds[system].get(stage, 0.0) for system, stage in missing.values()) / count
+    total = sum(seconds[system].get(stage, 0.0) for system, stage in missing.values())
+    total /= min(count, os.cpu_count() or 1) if device == "cpu" else 1  # a GPU is shared
     say(
         f"training takes at most about {_duration(total)} with {count} at once "
         f"(from {len(seconds)} short trainings); evaluation comes on top",

@@ -97,10 +97,10 @@ class _Folder:
 
     @property
     def names(self) -> list[str]:
-        found = os.walk(self.place)
+        walk = os.walk(self.place)
         return [
             (Path(folder) / file).relative_to(self.place).as_posix()
-            for folder, _, files in found
+            for folder, _, files in walk
             for file in files
         ]
 

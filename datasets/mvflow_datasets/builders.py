@@ -120,9 +120,9 @@ class SourceFolder:
         """Its files in the order of their names, numbers in them by value: 2.jpg before 10.jpg."""
         if not place.is_dir():
             return []
-        found = (file for file in place.iterdir() if not file.name.startswith("."))
+        files = (file for file in place.iterdir() if not file.name.startswith("."))
         return sorted(
-            (file for file in found if file.name.lower().endswith(self.endings)), key=_by_number
+            (file for file in files if file.name.lower().endswith(self.endings)), key=_by_number
         )
 
     def checksums(self, place: Path) -> dict[str, str]:
@@ -160,8 +160,8 @@ class SourceArchive:
         folders = (source, *(source / name for name in names))
         inner = (folder / name for folder in folders for name in ("", *names))
         archives = (source / f"{name}{ending}" for name in names for ending in ENDINGS)
-        found = next((place for place in inner if (place / self.inside).is_dir()), None)
-        return found or next((place for place in archives if place.is_file()), None)
+        inside = next((place for place in inner if (place / self.inside).is_dir()), None)
+        return inside or next((place for place in archives if place.is_file()), None)
 
     def checksums(self, place: Path) -> dict[str, str]:
         """SHA-256 of the archive; of a folder, that of what `sha256sum` lists, sorted by name."""
@@ -291,8 +291,8 @@ class Builder:
             raise UsageError(msg)
         folder = Path(source)
         with reading(folder):
-            found = {file: file.find(folder) for file in self._nearest_form(folder)}
-        for file, place in found.items():
+            places = {file: file.find(folder) for file in self._nearest_form(folder)}
+        for file, place in places.items():
             if isinstance(file, SourceFolder) or file.download is None:
                 continue
             if place is None:
@@ -330,8 +330,8 @@ class Builder:
             return ""
         sizes = [d.size for d in downloads]
         size = f"{readable_size(sum(sizes))}{'' if all(sizes) else ' and more'}"
-        whole = len(downloads) == len(missing) and len(self.forms) == 1
-        what = "them" if whole else ", ".join(d.name for d in downloads)
+        is_complete = len(downloads) == len(missing) and len(self.forms) == 1
+        what = "them" if is_complete else ", ".join(d.name for d in downloads)
         hosts = " and ".join(dict.fromkeys(d.host for d in downloads))
         how_much = size if any(sizes) else "size not known"
         return f"; --download would fetch {what} ({how_much}) from {hosts}"
@@ -359,10 +359,10 @@ class Builder:
             raise UsageError(msg)
         lacking = []
         for form in self.forms:
-            found = {file.name: file.find(Path(source)) for file in form}
-            missing = [f"{f.name} ({f.where_published})" for f in form if not found[f.name]]
+            places = {file.name: file.find(Path(source)) for file in form}
+            missing = [f"{f.name} ({f.where_published})" for f in form if not places[f.name]]
             if not missing:
-                return form, {name: place for name, place in found.items() if place}
+                return form, {name: place for name, place in places.items() if place}
             lacking.append("; ".join(missing))
         listing = ", or else ".join(lacking)
         msg = f"source files are not in {source}: {listing}{self._offer(Path(source))}"

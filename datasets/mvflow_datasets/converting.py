@@ -154,21 +154,21 @@ def _datasets(group: h5py.Group, before: str = "", depth: int = 0) -> Iterator[t
         if not isinstance(group.get(name, getlink=True), h5py.HardLink) or depth > 3:
             msg = f"{key} is a link"
             raise Misfit(msg)
-        found = group[name]
-        if isinstance(found, h5py.Group):
-            yield from _datasets(found, f"{key}/", depth + 1)
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item, f"{key}/", depth + 1)
             continue
-        text = h5py.check_string_dtype(found.dtype) is not None
-        outside = found.is_virtual or found.external or found.chunks
+        text = h5py.check_string_dtype(item.dtype) is not None
+        outside = item.is_virtual or item.external or item.chunks
         if (
             outside
-            or found.ndim == 0
-            or 0 in found.shape[1:]
-            or not (text or found.dtype.kind in "biuf")
+            or item.ndim == 0
+            or 0 in item.shape[1:]
+            or not (text or item.dtype.kind in "biuf")
         ):
             msg = f"{key} is not an array as mvflow 0.1 wrote them"
             raise Misfit(msg)
-        yield key, found
+        yield key, item
 
 
 def _whole(dataset: h5py.Dataset) -> NDArray[Any]:

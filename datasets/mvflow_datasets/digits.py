@@ -82,8 +82,8 @@ def read_idx(path: Path, *, ndim: int) -> NDArray[np.uint8]:
         data = _read(file, size + 1, path)  # and not more, whatever it unpacks to
     if len(data) != size:
         more = "at least " if len(data) > size else ""
-        found = header + len(data)
-        msg = f"{path} has {more}{found} bytes: expected {header + size} for {shape}"
+        actual = header + len(data)
+        msg = f"{path} has {more}{actual} bytes: expected {header + size} for {shape}"
         raise DataError(msg)
     return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -105,16 +105,16 @@ def _read_mat(path: Path, *names: str) -> list[NDArray[Any]]:
                 if name in names:
                     check_memory(8 * math.prod(shape), f"variable {name} in {path}")
             file.seek(0)
-            found = loadmat(file, variable_names=names)
+            arrays = loadmat(file, variable_names=names)
     except DataError:
         raise
     except Exception as error:  # scipy's reader fails on damaged files in many ways
         msg = f"{path} is truncated or not a MATLAB file ({error}): download it again"
         raise DataError(msg) from error
-    if missing := [name for name in names if name not in found]:
+    if missing := [name for name in names if name not in arrays]:
         msg = f"{path} has no variable {' and '.join(missing)}: expected {' and '.join(names)}"
         raise DataError(msg)
-    return [np.asarray(found[name]) for name in names]
+    return [np.asarray(arrays[name]) for name in names]
 
 
 def _digits(

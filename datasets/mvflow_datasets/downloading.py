@@ -163,8 +163,8 @@ def fetch(
                 pause(seconds)
         part.finish()
     if not download.checksum:
-        found = _digest(path, "sha256")
-        watcher.on_note(f"{path.name}: no checksum of it is published; what came has {found}")
+        digest = _digest(path, "sha256")
+        watcher.on_note(f"{path.name}: no checksum of it is published; what came has {digest}")
     watcher.on_end(path)
 
 
@@ -246,15 +246,15 @@ class _Part:
 
     def finish(self) -> None:
         """Give it its name, if it is what was published; else discard it."""
-        for what, wanted, found in (
+        for what, wanted, actual in (
             ("bytes", self.download.size, self.kept),
             ("the checksum", self.download.checksum, self.download.checksum_of(self.place)),
         ):
-            if wanted and found != wanted:
+            if wanted and actual != wanted:
                 self.discard()
                 msg = (
                     f"{self.path.name} from {self.download.url} is not what was published: "
-                    f"expected {what} {wanted}, found {found}; it is removed, run it again"
+                    f"expected {what} {wanted}, found {actual}; it is removed, run it again"
                 )
                 raise DataError(msg)
         with writing(self.path):
@@ -366,10 +366,10 @@ def _begin(part: _Part, response: http.client.HTTPResponse) -> int | None:
 def _range(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     """First byte of an answer with a part of a file, -1 if it does not say; bytes of the whole."""
     text = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text)
-    if not found:
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text)
+    if not match:
         return -1, None
-    return int(found[1]), None if found[2] == "*" else int(found[2])
+    return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def _validator(response: http.client.HTTPResponse) -> str:

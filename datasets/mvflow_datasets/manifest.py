@@ -242,16 +242,16 @@ class Manifest:
         Raises:
             Misfit: if arrays overlap, or lie outside the file.
         """
-        at, found = self.start, []
+        at, gaps = self.start, []
         for key, entry in sorted(self.arrays.items(), key=lambda item: item[1].offset):
             if not entry.nbytes:
                 continue
             if entry.offset < at or entry.offset + entry.nbytes > self.size:
                 msg = f"{key} lies outside the file or over another array"
                 raise Misfit(msg)
-            found.append(Gap(at, entry.offset))
+            gaps.append(Gap(at, entry.offset))
             at = entry.offset + entry.nbytes
-        return [*found, Gap(at, self.size)]
+        return [*gaps, Gap(at, self.size)]
 
     def _check(self, file: OpenedFile) -> None:
         """Check that the entries fit the file, and all of it that is in no array its hash."""
@@ -291,8 +291,8 @@ def damaged(path: Path, reason: object) -> DataError:
 def _header(file: OpenedFile) -> tuple[int, str]:
     """Length and SHA-256 of the manifest of a store."""
     head = file.read(0, min(file.size, _HEADER))
-    found = re.fullmatch(rb"mvflow-store ([1-9]\d{0,8}) ([1-9]\d{0,8}) ([0-9a-f]{64})\n+", head)
-    if not found or len(head) != _HEADER:
+    match = re.fullmatch(rb"mvflow-store ([1-9]\d{0,8}) ([1-9]\d{0,8}) ([0-9a-f]{64})\n+", head)
+    if not match or len(head) != _HEADER:
         if head.startswith(_HDF5):
             msg = (
                 f"{file.path} is an HDF5 file but not an mvflow store of format {FORMAT_VERSION}: "
@@ -305,7 +305,7 @@ def _header(file: OpenedFile) -> tuple[int, str]:
                 "build it with 'mvflow data build', or copy it again"
             )
         raise DataError(msg)
-    version = int(found[1])
+    version = int(match[1])
     if version != FORMAT_VERSION:
         newer = version > FORMAT_VERSION
         age, cure = ("a newer", "upgrade mvflow") if newer else ("an older", "build it anew")
@@ -314,7 +314,7 @@ def _header(file: OpenedFile) -> tuple[int, str]:
             f"this one reads {FORMAT_VERSION}): {cure}"
         )
         raise DataError(msg)
-    return int(found[2]), found[3].decode()
+    return int(match[2]), match[3].decode()
 
 
 def _check_entry(key: str, entry: Entry) -> None:

@@ -48,9 +48,9 @@ MODALITIES = (
 def _split(path: Path) -> SplitData:
     content = _loaded(path)
     if not isinstance(content, tuple | list) or len(content) < len(_PARTS):
-        found = type(content).__name__
-        found += f" of {len(content)}" if hasattr(content, "__len__") else ""
-        msg = f"{path} holds {found}: expected a tuple of {', '.join(_PARTS)} and two scalings"
+        actual = type(content).__name__
+        actual += f" of {len(content)}" if hasattr(content, "__len__") else ""
+        msg = f"{path} holds {actual}: expected a tuple of {', '.join(_PARTS)} and two scalings"
         raise DataError(msg)
     labels, images, trajectories, sounds = (
         _array(path, name, part) for name, part in zip(_PARTS, content, strict=False)

@@ -81,8 +81,8 @@ class OpenedFile:
             self._changed("changed")
 
     def _now(self) -> tuple[int, int]:
-        found = os.fstat(self._file.fileno())
-        return found.st_size, found.st_mtime_ns
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
 
     def _changed(self, how: str) -> None:
         msg = (

@@ -56,20 +56,22 @@ def read_paired_pngs(place: Path, size: tuple[int, int], modalities: int) -> dic
         UsageError: if there are fewer modalities than asked for.
     """
     files = open_files(place)
-    found = _found(files)
-    count = _count(place, found)
+    images = _images_of(files)
+    count = _count(place, images)
     if modalities > count:
         msg = f"modalities is {modalities}: expected at most {count}, as many as {place} holds"
         raise UsageError(msg)
     return {
-        split: _split(files, {k: found[split, k] for k in range(modalities or count)}, split, size)
+        split: _split(
+            files, {k: images[split, k] for k in range(modalities or count)}, split, size
+        )
         for split in SPLITS
     }
 
 
-def _found(files: Files) -> dict[tuple[str, int], _Named]:
+def _images_of(files: Files) -> dict[tuple[str, int], _Named]:
     """Split and number of the modality -> its images."""
-    found: dict[tuple[str, int], _Named] = defaultdict(dict)
+    images: dict[tuple[str, int], _Named] = defaultdict(dict)
     for path in files.names:
         place = _PLACE.search(path)
         if place is None or place[3].startswith("."):
@@ -78,21 +80,21 @@ def _found(files: Files) -> dict[tuple[str, int], _Named]:
         if name is None:
             msg = f"{files.place / path}: expected a name such as 17.4.png, image 17 of class 4"
             raise DataError(msg)
-        image, folder = _Image(int(name[1]), int(name[2])), found[place[1], int(place[2])]
+        image, folder = _Image(int(name[1]), int(name[2])), images[place[1], int(place[2])]
         if image in folder:
             both = " and ".join(sorted([path, folder[image]]))
             msg = f"{files.place} has image {image} twice, as {both}: remove one"
             raise DataError(msg)
         folder[image] = path
-    return dict(found)
+    return dict(images)
 
 
-def _count(place: Path, found: Iterable[tuple[str, int]]) -> int:
+def _count(place: Path, images: Iterable[tuple[str, int]]) -> int:
     """Number of modalities, which both splits have without a gap."""
-    numbers = {k for _, k in found} or {0}
+    numbers = {k for _, k in images} or {0}
     for split in SPLITS:
         for k in range(max(numbers) + 1):
-            if (split, k) not in found:
+            if (split, k) not in images:
                 msg = (
                     f"{place} has no images {split}/m{k}/<index>.<class>.png: "
                     "expected the published PNG files of train and test, complete"

@@ -101,8 +101,8 @@ def _drawn(drawings: list[Drawing], variants: int, rng: np.random.Generator) -> 
 
 def _listed(place: Path, names: Iterable[str]) -> list[_Recording]:
     """All recordings, by digit, speaker and take; each class must be in both splits."""
-    found = [(name, m) for name in names if (m := _WAV.search(name))]
-    recordings = [_Recording(name, int(m[1]), m[2], int(m[3])) for name, m in found]
+    matches = [(name, m) for name in names if (m := _WAV.search(name))]
+    recordings = [_Recording(name, int(m[1]), m[2], int(m[3])) for name, m in matches]
     for split, takes in (
         ("train", f"{_TEST_TAKES} or later"),
         ("test", f"0 to {_TEST_TAKES - 1}"),
@@ -179,21 +179,21 @@ def _make(
         drawn = _drawn(drawings[split], versions, rng)
         rng = generator(seed, "pendigits-speech", split, "pairs")
         splits[split] = _paired(drawn, spoken[split], times, rng)
-    found = {
+    counts_by_split = {
         split: {
             "drawings": len(drawings[split]),
             "recordings": len(spoken[split].labels) // (variants if split == "train" else 1),
         }
         for split in splits
     }
-    return Content(MODALITIES, splits, note=_note(found))
+    return Content(MODALITIES, splits, note=_note(counts_by_split))
 
 
-def _note(found: Mapping[str, Mapping[str, int]]) -> str:
+def _note(counts_by_split: Mapping[str, Mapping[str, int]]) -> str:
     """What is not as published."""
     return ", ".join(
         f"{count:,} of {_PUBLISHED[split][what]:,} {split} {what}"
-        for split, counts in found.items()
+        for split, counts in counts_by_split.items()
         for what, count in counts.items()
         if count != _PUBLISHED[split][what]
     )

@@ -19,145 +19,21 @@ from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from mvflow.core import (
-    COVARIATES,
-    Column,
-    Covariate,
-    DataError,
-    Modality,
-    Units,
-    UsageError,
-    check_rows,
-    unknown_name,
-)
+from mvflow.core import DataError, Modality, Units, UsageError, unknown_name
 from mvflow.core.files import MissingFileError
 from mvflow_datasets.manifest import ABOUT, FORMAT_VERSION, Manifest, Misfit, damaged
 from mvflow_datasets.opened import OpenedFile
-from mvflow_datasets.sparse import SPARSE_PARTS, StoredSparse
+from mvflow_datasets.split import Split
 from mvflow_datasets.stored import Check, StoredArray, value_check
 from mvflow_datasets.units import unpack_units
-from mvflow_datasets.writing import SplitData, check_names, write_store
+from mvflow_datasets.writing import SplitData, write_store
 
 __all__ = ["Split", "SplitData", "Store", "write_store"]
-
-_NUMBERS = ("|b1", "|i1", "|u1", *(f"<{kind}{n}" for kind in "iu" for n in (2, 4, 8)))
-_FLOATS = ("<f2", "<f4", "<f8")
-
-
-class Split:
-    """Rows of one split of a store: a `mvflow.core.Source` that reads what it is asked for.
-
-    Labels, factors and pairs are held in memory. The arrays of the modalities stay on disk; each
-    of their values is compared with the hash that was taken when it was written, once, when it
-    is first read.
-    """
-
-    def __init__(self, name: str, manifest: Manifest, arrays: Mapping[str, StoredArray]) -> None:
-        self.name = name
-        self.modalities = manifest.modalities
-        self._rows = rows = manifest.splits[name]
-        inside = {
-            key.removeprefix(f"{name}/"): array
-            for key, array in arrays.items()
-            if key.startswith(f"{name}/")
-        }
-        factors = [key.removeprefix("factors/") for key in inside if key.startswith("factors/")]
-        try:
-            check_names(name, [m.name for m in self.modalities], factors)
-        except DataError as error:
-            raise Misfit(str(error)) from error
-        self._stored = {m.name: _stored(name, inside, m) for m in self.modalities}
-        self._index = _read_pairs(name, inside.get("pairs"), self._stored, rows)
-        self.labels: NDArray[np.int64] | None = None
-        if "labels" in inside:
-            labels = _shaped(f"{name}/labels", inside["labels"], ("<i8",), (rows,))
-            self.labels = np.asarray(labels)
-        self.factors: Mapping[str, NDArray[Any]] = (held := {})
-        for factor in factors:
-            found = inside[f"factors/{factor}"]
-            shape = (rows, *found.shape[1:])
-            _shaped(f"{name}/factors/{factor}", found, (*_NUMBERS, *_FLOATS), shape)
-            held[factor] = np.asarray(found)
-        read = [
-            key for name in self._stored for key in (name, *(f"{name}/{p}" for p in SPARSE_PARTS))
-        ]
-        read = [*filter(inside.__contains__, read), *(["pairs"] if self._index else [])]
-        self.covariates: Mapping[str, Covariate] = manifest.covariates
-        self._covariates = {
-            c.name: _encoded(name, inside, c, rows) for c in self.covariates.values()
-        }
-        read += [COVARIATES + covariate for covariate in self.covariates]
-        self._fingerprint = manifest.fingerprint(name, read)
-        self._store: Store | None = None
-        self.class_names: Mapping[int, str] = {}
-        self.factor_names: Mapping[str, str] = {}
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all values of its modalities; they are compared with it as they are read."""
-        return self._fingerprint
-
-    @property
-    def units(self) -> Mapping[str, Units]:
-        """Modality -> how its values came from those of the files, and what they are called."""
-        return {} if self._store is None else self._store.units
-
-    @property
-    def row_names(self) -> tuple[str, ...]:
-        """Names of the rows in the files, or their numbers there; empty if nobody kept them."""
-        names = None if self._store is None else self._store.about(f"rows/{self.name}")
-        return () if names is None else tuple(names.tolist())
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def __repr__(self) -> str:
-        return f"Split({self.name!r}, {self._rows:,} rows of {', '.join(self._stored)})"
-
-    def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Arrays of the given rows, in their order, and encoded covariates as `covariates/NAME`.
-
-        Only those rows are read; sparse ones are made dense.
-
-        Raises:
-            DataError: if a row is not one of 0...len - 1.
-            UsageError: if `rows` is not a list of whole numbers.
-        """
-        at = check_rows(rows, self._rows, f"split {self.name!r}")
-        values = {
-            name: stored.take(at if self._index is None else self._index[name][at])
-            for name, stored in self._stored.items()
-        }
-        return values | {COVARIATES + name: x[at] for name, x in self._covariates.items()}
-
-    def columns(self) -> dict[str, Column]:
-        """All modalities as stored: arrays that are read when rows of them are asked for."""
-        columns = {
-            name: Column(cast(Any, stored), None if self._index is None else self._index[name])
-            for name, stored in self._stored.items()
-        }
-        return columns | {COVARIATES + n: Column(x, None) for n, x in self._covariates.items()}
-
-    def info(self) -> dict[str, Any]:
-        """Rows, rows per label, names of the factors, type and distinct rows of each array."""
-        labels, counts = np.unique(
-            np.empty(0, np.int64) if self.labels is None else self.labels, return_counts=True
-        )
-        return {
-            "rows": self._rows,
-            "labels": {str(label): int(n) for label, n in zip(labels, counts, strict=True)},
-            "factors": list(self.factors),
-            "arrays": {
-                name: {"dtype": str(stored.dtype), "distinct": len(stored)}
-                | ({"filled": stored.filled} if isinstance(stored, StoredSparse) else {})
-                for name, stored in self._stored.items()
-            },
-        }
 
 
 class Store:
@@ -201,13 +77,13 @@ class Store:
 
     def _names(self, key: str) -> list[tuple[str, str]]:
         """Pairs of key and readable name that `write_store` was given."""
-        found = self.about(key)
-        if found is None:
+        pairs = self.about(key)
+        if pairs is None:
             return []
-        if found.ndim != 2 or found.shape[1] != 2:
-            msg = f"_about/{key} has shape {found.shape}, expected pairs"
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            msg = f"_about/{key} has shape {pairs.shape}, expected pairs"
             raise Misfit(msg)
-        return [(str(k), str(name)) for k, name in found]
+        return [(str(k), str(name)) for k, name in pairs]
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -241,8 +117,8 @@ class Store:
         """What `write_store` was given as `about` under this key; None if nothing."""
         if (array := self._arrays.get(f"{ABOUT}{key}")) is None:
             return None
-        found = np.asarray(array)
-        return np.char.decode(found, "utf-8", "replace") if found.dtype.kind == "S" else found
+        values = np.asarray(array)
+        return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
 
     @cached_property
     def units(self) -> Mapping[str, Units]:
@@ -302,9 +178,6 @@ class Store:
         self.close()
 
 
-# The functions below raise Misfit on a damaged store; `Store` adds its path.
-
-
 def _check_of(key: str, modalities: tuple[Modality, ...], dtype: str) -> Check | None:
     """Which values an array may hold, by its place."""
     split, _, name = key.partition("/")
@@ -319,62 +192,3 @@ def _check_of(key: str, modalities: tuple[Modality, ...], dtype: str) -> Check |
     if part == "indices":
         return lambda x: np.asarray((x >= 0) & (x < modality.shape[0]))
     return value_check(modality, dtype)
-
-
-def _encoded(
-    split: str, inside: Mapping[str, StoredArray], covariate: Covariate, rows: int
-) -> NDArray[np.float32]:
-    """A covariate as networks see it, (rows, width)."""
-    key = COVARIATES + covariate.name
-    dtype = "<f4" if covariate.levels is None else "<i4"
-    values = np.asarray(_shaped(f"{split}/{key}", inside.get(key), (dtype,), (rows,)))
-    levels = covariate.levels
-    is_valid = np.isfinite(values) if levels is None else (values >= 0) & (values < len(levels))
-    if not is_valid.all():
-        msg = f"{split}/{key} has {values[~is_valid][0]} in row {int(np.argmin(is_valid))}"
-        raise Misfit(msg)
-    return covariate.encode(values if levels is None else np.array(levels)[values])
-
-
-def _stored(
-    split: str, inside: Mapping[str, StoredArray], modality: Modality
-) -> StoredArray | StoredSparse:
-    parts = {p: inside[key] for p in SPARSE_PARTS if (key := f"{modality.name}/{p}") in inside}
-    if parts and modality.name not in inside and len(modality.shape) == 1:
-        return StoredSparse(f"{split}/{modality.name}", parts, modality.shape[0])
-    categorical = modality.kind == "categorical"
-    shape, types = ((), ("<i8",)) if categorical else (modality.shape, ("|u1", "<f4"))
-    return _shaped(f"{split}/{modality.name}", inside.get(modality.name), types, (None, *shape))
-
-
-def _read_pairs(
-    split: str, stored: StoredArray | None, values: Mapping[str, Any], rows: int
-) -> dict[str, NDArray[np.int32]] | None:
-    """Row -> position in the array of each modality, or None where row i is row i of each."""
-    if stored is None:
-        for name, array in values.items():
-            _shaped(f"{split}/{name}", array, (array.dtype.str,), (rows, *array.shape[1:]))
-        return None
-    pairs = np.asarray(_shaped(f"{split}/pairs", stored, ("<i4",), (rows, len(values))))
-    for index, (name, array) in zip(pairs.T, values.items(), strict=True):
-        if rows and not 0 <= index.min() <= index.max() < len(array):
-            msg = f"{split}/pairs points outside the {len(array)} rows of {name!r}"
-            raise Misfit(msg)
-    return {name: pairs[:, j].copy() for j, name in enumerate(values)}
-
-
-def _shaped(what: str, array: Any, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> Any:
-    """An array of a type and a shape that a store may have; None stands for any length."""
-    if array is None:
-        msg = f"{what} is missing"
-        raise Misfit(msg)
-    wrong = [n for n, m in zip(array.shape, shape, strict=False) if m is not None and n != m]
-    if wrong or array.ndim != len(shape) or array.dtype.str not in dtypes:
-        expected = " or ".join(np.dtype(dtype).name for dtype in dtypes)
-        lengths = ", ".join("any" if n is None else str(n) for n in shape)
-        msg = (
-            f"{what} is {array.dtype} of shape {array.shape}, "
-            f"expected {expected} of shape ({lengths})"
-        )
-        raise Misfit(msg)
-    return array

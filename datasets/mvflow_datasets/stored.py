@@ -91,8 +91,8 @@ class StoredArray:
         known = self._verified[blocks]
         new = np.flatnonzero(~known)
         new = new[np.argsort(blocks[new], kind="stable")]
-        found, starts = np.unique(blocks[new], return_index=True)
-        for block, here in zip(found.tolist(), np.split(new, starts[1:]), strict=False):
+        touched, starts = np.unique(blocks[new], return_index=True)
+        for block, here in zip(touched.tolist(), np.split(new, starts[1:]), strict=False):
             out[here] = self._verified_block(block)[flat[here] - block * self._step]
         self._read_runs(out, flat, np.flatnonzero(known))
         return out.reshape(*at.shape, *self.shape[1:])

@@ -66,11 +66,11 @@ def _drawing(segment: str) -> Drawing:
     if not head or head[1] != head[2]:
         msg = "expected its class, and a comment with that class, the writer and a number"
         raise ValueError(msg)
-    found = _STROKE.findall(segment)
-    if len(found) != segment.count(".PEN_DOWN") or not _END.search(segment):
+    segments = _STROKE.findall(segment)
+    if len(segments) != segment.count(".PEN_DOWN") or not _END.search(segment):
         msg = "a stroke is cut off or is not made of whole numbers; download the file again"
         raise ValueError(msg)
-    strokes = [_points(text) for text in found]
+    strokes = [_points(text) for text in segments]
     if not sum(map(_length, strokes)) > 0:
         msg = "it has no ink: expected strokes of at least two different points"
         raise ValueError(msg)

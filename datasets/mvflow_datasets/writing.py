@@ -168,8 +168,8 @@ def write_store(
 
 def _sorted(values: Mapping[str, Any] | None) -> dict[str, Any]:
     """The same JSON object with its keys in order, so that equal ones give equal bytes."""
-    found: dict[str, Any] = json.loads(json.dumps(dict(values or {}), sort_keys=True))
-    return found
+    ordered: dict[str, Any] = json.loads(json.dumps(dict(values or {}), sort_keys=True))
+    return ordered
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

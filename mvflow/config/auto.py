@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from mvflow.core import Modality
@@ -14,24 +14,37 @@ AUTO = "auto"
 """Name of the recipe that `auto_config` stands for."""
 
 JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
-MAX_LATENT = 20
+TABLE_STEPS = 2000
+MAX_LATENT, MAX_TABLE_LATENT = 20, 128
+KERNEL_ROWS = 8192
+"""Rows up to which kernel regressions, on some of them, stand for networks."""
+MAX_COLUMNS = 4096
+"""Columns of all tables of which a factor analysis is made."""
 
 
 def auto_config(
-    modalities: Iterable[Modality], rows: int, intensities: Collection[str] = ()
+    modalities: Iterable[Modality],
+    rows: int,
+    intensities: Collection[str] = (),
+    *,
+    covariates: bool = False,
 ) -> dict[str, Any]:
     """Networks, latent size and length of training for data that no recipe was written for.
 
     Starting points, to be edited in `config.toml`, not optima: images whose sides can be halved
     get convolutions, all else fully connected layers with a width by its size; the latent space
     is no larger than half the data, a twentieth of the rows, or the paper's 20; the epochs give
-    a stated number of steps, within limits.
+    a stated number of steps, within limits; of the joint stage the best epoch counts.
+
+    Where all modalities are tables of numbers, training starts at a factor analysis, scales of
+    columns are learned, and posteriors of subsets are kernel regressions where rows are few.
 
     Args:
         modalities: specifications; likelihood, scale and weight are taken over.
         rows: number of rows to train on.
         intensities: names of the modalities whose values lie in [0, 1] for certain, so that
             a decoder whose outputs are in the units of the data may end in a sigmoid.
+        covariates: whether rows have covariates.
 
     Returns:
         A plain dict in the form of a recipe's file (see `resolved`).
@@ -42,6 +55,55 @@ def auto_config(
         (20, {'kind': 'conv', 'channels': [32, 64, 128]})
     """
     specs = tuple(modalities)
+    raw = _general(specs, rows, intensities)
+    if covariates or not all(_is_table(m) and m.name not in intensities for m in specs):
+        return raw
+    if sum(m.size for m in specs) > MAX_COLUMNS:
+        return raw
+    return _of_tables(raw, specs, rows)
+
+
+def _is_table(modality: Modality) -> bool:
+    likelihood = modality.likelihood_part
+    return len(modality.shape) == 1 and "scale" in type(likelihood).model_fields
+
+
+def _of_tables(raw: dict[str, Any], specs: Sequence[Modality], rows: int) -> dict[str, Any]:
+    """What is different where all modalities are tables of numbers."""
+    batch = _between(2 ** round(math.log2(max(1, rows / 24))), 8, 128)
+    network = {"kind": "linear-mlp", "hidden": [256, 256], "dropout": 0.3}
+    for m in specs:
+        section = raw["modalities"][m.name]
+        section["likelihood"] = m.likelihood_part.to_dict() | {
+            "kind": m.likelihood_part.kind,
+            "scale": "learned",
+        }
+        section |= {"encoder": network, "decoder": network}
+        section.setdefault("weight", 1.0)
+    size = sum(m.size for m in specs)
+    raw["latent_dim"] = min(MAX_TABLE_LATENT, max(2, size // 2), max(2, rows // 8))
+    raw["data"]["validation"] = 0.2 if rows < 200 else raw["data"]["validation"]
+    raw["joint"] = {
+        "epochs": _epochs(TABLE_STEPS, rows, batch),
+        "batch_size": batch,
+        "learning_rate": 1e-3,
+        "schedule": "one-cycle",
+        "clip": 100.0,
+        "weight_decay": 0.1,
+        "keep_best": True,
+        "merge": "sum",
+        "start": "factor-analysis",
+    }
+    rule = (
+        {"kind": "kernel"}
+        if rows <= KERNEL_ROWS
+        else {"kind": "amortised", "posterior": {"kind": "gaussian"}, "patience": 20}
+    )
+    raw["by"]["system"] = {name: {"subset": rule} for name in ("jnf", "jnf-shared")}
+    return raw
+
+
+def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str]) -> dict[str, Any]:
     batch = _between(2 ** round(math.log2(max(1, rows / 32))), 16, 128)
     size = sum(m.size for m in specs)
     latent = min(MAX_LATENT, max(2, size // 2), max(2, rows // 20))
@@ -60,6 +122,7 @@ def auto_config(
         "joint": {
             "epochs": _epochs(JOINT_STEPS, rows, batch),
             **training,
+            "keep_best": True,
             "merge": [_width(2 * latent * len(specs))] * 2,
         },
         "by": {"projector": {"*": {"projector": {"dim": dim, "dropout": 0.1}}}},
@@ -75,6 +138,7 @@ def auto_config(
             "batch_size": 2 * batch,
             **fitting,
         },
+        "evaluation": {"subsets": 2, "product_rows": 64} if len(specs) > 4 else {},
         "classifiers": {
             "kind": "lenet" if all(_fits_lenet(m) for m in specs) else "mlp",
             "epochs": _epochs(CLASSIFIER_STEPS, rows, batch),

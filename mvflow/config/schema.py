@@ -127,6 +127,11 @@ class EvaluationSettings(Section):
 
     rows: PositiveInt = 2000
     product_rows: PositiveInt = 256
+    """Rows conditioned on where a sampler is needed, and rows of each Fréchet distance of three
+    modalities or more."""
+    subsets: PositiveInt = 10
+    """Subsets of each number of observed modalities, drawn with the seed if there are more; of
+    single ones, and of all but one, all are taken."""
     prior_draws: PositiveInt = 10000
     importance_rows: PositiveInt = 200
     importance_draws: PositiveInt = 1000

@@ -142,9 +142,9 @@ def check_count(n: Any) -> int:
     return _whole(n, "n", 1, "at least one draw, as a whole number")
 
 
-def _whole(value: Any, name: str, least: int, expected: str) -> int:
+def _whole(value: Any, name: str, minimum: int, expected: str) -> int:
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_whole or value < least:
+    if not is_whole or value < minimum:
         msg = f"{name}={value!r}: expected {expected}"
         raise UsageError(msg)
     return int(value)

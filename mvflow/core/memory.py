@@ -39,11 +39,12 @@ def check_memory(nbytes: int, what: str) -> None:
     """
     if nbytes <= _SMALL:
         return
-    there = available_memory()
-    if nbytes > there:
+    available = available_memory()
+    if nbytes > available:
         msg = (
-            f"{what} takes {nbytes / 2**20:,.0f} MiB of memory, and {there / 2**20:,.0f} MiB are "
-            "available: use a smaller one, or a machine with more memory"
+            f"{what} takes {nbytes / 2**20:,.0f} MiB of memory, and "
+            f"{available / 2**20:,.0f} MiB are available: use a smaller one, "
+            "or a machine with more memory"
         )
         raise DataError(msg)
 

@@ -1,7 +1,7 @@
 """NumPy-facing objects: fit, sample, generate, score, save."""
 
+from mvflow.estimators.classes import estimator_class, load
 from mvflow.estimators.estimator import Estimator
-from mvflow.estimators.faces import estimator_class, load
 from mvflow.estimators.fitting import check_fits
 from mvflow.estimators.generative import LatentDraws
 

@@ -162,8 +162,8 @@ class ConfiguredEstimator:
                 value = {**(now if isinstance(now, Mapping) else {}), setting: value}
             new[section] = value
         if params:
-            made = type(self)(**new)
-            self.__dict__ = made.__dict__
+            changed = type(self)(**new)
+            self.__dict__ = changed.__dict__
         return self
 
     def __sklearn_is_fitted__(self) -> bool:

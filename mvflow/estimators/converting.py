@@ -97,9 +97,9 @@ def renew_fingerprints(path: Path, splits: Mapping[str, Source]) -> list[str]:
     """
     run = RunDirectory.open(path)
     with run.lock():
-        config, before = run.config(), run.records()
-        records = _renewed(path, config, before, splits[config.data.train])
-        changed = [name for name in records if records[name] != before[name]]
+        config, old_records = run.config(), run.records()
+        records = _renewed(path, config, old_records, splits[config.data.train])
+        changed = [name for name in records if records[name] != old_records[name]]
         for name in changed:
             run.finish(name, run.read_weights(name), records[name])
     return changed

@@ -1,4 +1,4 @@
-"""Words for devices."""
+"""Names of devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["check_device"]
 
 
 def check_device(word: str | torch.device) -> str:
-    """A device that is there; "auto" is a GPU where there is one, else the CPU.
+    """Name of an available device; "auto" is a GPU where there is one, else the CPU.
 
     Raises:
         UsageError: if torch knows no such device, or it is not on this machine.
@@ -26,7 +26,7 @@ def check_device(word: str | torch.device) -> str:
         torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         number = torch.cuda.device_count()
-        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(number))])
-        msg = f"device {word!r} cannot be used: expected 'auto' or one of {there}"
+        available = ", ".join(["cpu", *(f"cuda:{i}" for i in range(number))])
+        msg = f"device {word!r} cannot be used: expected 'auto' or one of {available}"
         raise UsageError(msg) from error
     return str(device)

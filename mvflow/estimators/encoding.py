@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,18 @@ from mvflow.nn import own_generator
 from mvflow.systems import Encodes, Projects
 from mvflow.training import as_input
 
-__all__ = ["EncodingEstimator"]
+__all__ = ["EncodingEstimator", "Predictive"]
+
+
+class Predictive(NamedTuple):
+    """What p(x_j|z) says at draws of z, by modality."""
+
+    mean: dict[str, NDArray[Any]]
+    """(n, rows, *shape); class probabilities of a categorical modality."""
+    draws: dict[str, NDArray[Any]]
+    """(n, rows, *shape), with the likelihood's noise."""
+    log_prob: dict[str, NDArray[np.float64]]
+    """(n, rows): of the true values, in nats."""
 
 
 class EncodingEstimator(TrainableEstimator):
@@ -176,11 +187,11 @@ class EncodingEstimator(TrainableEstimator):
         seed = check_seed(seed)
 
         def draws(i: int, decoded: Mapping[str, Distribution]) -> dict[str, Tensor]:
-            made = {}
+            samples = {}
             for name, p in decoded.items():  # each by itself, whatever else is drawn
                 with own_generator(seed, "simulate", name, i, device=self._device):
-                    made[name] = p.sample()
-            return made
+                    samples[name] = p.sample()
+            return samples
 
         return self._decoded(z, targets, covariates, draws, CHUNK_ROWS)
 
@@ -213,7 +224,7 @@ class EncodingEstimator(TrainableEstimator):
     ) -> dict[str, NDArray[Any]]:
         """What `take` makes of p(x_j|z), for so many latents at once: means or draws."""
         self._base_system()
-        handed, z = z, checked_latent(z, self.system_.latent.dim)
+        given_z, z = z, checked_latent(z, self.system_.latent.dim)
         names = [m.name for m in self.modalities]
         wanted = subset_of(names if targets is None else targets, self.modalities)
         chunks = torch.from_numpy(z.reshape(-1, z.shape[-1])).split(size)
@@ -231,7 +242,46 @@ class EncodingEstimator(TrainableEstimator):
         parts = self._map_chunks(chunk, len(chunks))
         flat = {name: np.concatenate([p[name] for p in parts]) for name in wanted}
         shaped = {name: x.reshape(*z.shape[:-1], *x.shape[1:]) for name, x in flat.items()}
-        return as_given(shaped, {"z": handed})
+        return as_given(shaped, {"z": given_z})
+
+    def predictive(
+        self,
+        z: ArrayLike,
+        x: Batch,
+        *,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
+    ) -> Predictive:
+        """Means and draws of p(x_j|z) with the density of true values, of each modality of x.
+
+        Args:
+            z: (n, rows, latent_dim).
+            x: values of as many rows.
+            seed: of the draws; None gives fresh ones.
+            covariates: as in `decode`.
+        """
+        observed, seed = self._checked(x, need_covariates=False), check_seed(seed)
+        z = checked_latent(z, self.system_.latent.dim, observed.rows)
+        parts: list[dict[str, tuple[Tensor, Tensor, Tensor]]] = []
+        specs = {m.name: m.likelihood_part for m in self.modalities}
+        for i, rows in enumerate(chunks_of(observed)):
+            at = slice(i * CHUNK_ROWS, i * CHUNK_ROWS + rows.rows)
+            own = {k: np.asarray(v)[at] for k, v in (covariates or {}).items()}
+            flat = torch.from_numpy(np.ascontiguousarray(z[:, at])).to(self._device)
+            seen = self._covariate_chunks(own, flat.shape[:-1], flat[..., 0].numel())(0)
+            with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
+                decoded = self.system_.decode(flat.flatten(0, 1), rows.x.keys(), seen)
+                parts.append({})
+                for name, value in rows.x.items():
+                    q, shape = decoded[name], flat.shape[:2]
+                    repeated = value.repeat(len(z), *[1] * (value.ndim - 1))
+                    found = specs[name].mean(q), q.sample(), q.log_prob(repeated).double()
+                    parts[-1][name] = tuple(t.unflatten(0, shape).cpu() for t in found)
+        joined = [
+            {name: torch.cat([p[name][k] for p in parts], 1).numpy() for name in observed.x}
+            for k in range(3)
+        ]
+        return Predictive(*joined)
 
     @property
     def _device(self) -> torch.device:

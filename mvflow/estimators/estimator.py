@@ -31,7 +31,7 @@ __all__ = ["Estimator"]
 
 
 class Estimator(GenerativeEstimator):
-    """A multimodal generative model of any system, with a NumPy face.
+    """A multimodal generative model of any system, with NumPy arrays in and out.
 
     The constructor stores its configuration; `fit` trains and returns the estimator. Each system
     has an estimator of its own: `JNF`, `JNFShared`, ... (`mvflow.estimators.estimator_class`).
@@ -109,7 +109,8 @@ class Estimator(GenerativeEstimator):
         n: int = 1000,
         seed: int | None = 0,
         covariates: Mapping[str, Any] | None = None,
-    ) -> NDArray[np.float64]:
+        full_output: bool = False,
+    ) -> Any:
         """Importance-sampled log p(x), or log p(x | given), of each row in nats, (rows,).
 
         Args:
@@ -118,6 +119,8 @@ class Estimator(GenerativeEstimator):
             n: draws of z per row; the estimate is a lower bound on average that tightens with n.
             seed: of the draws; None gives fresh ones.
             covariates: of the rows, as in `draw`.
+            full_output: return `ImportanceSampled`, with effective numbers of draws and Pareto
+                shapes of the weights beside the values.
 
         Raises:
             DataError: if the data do not fit the modalities or are not finite.
@@ -143,7 +146,7 @@ class Estimator(GenerativeEstimator):
         if not scored:
             msg = "no modality to score: x is empty"
             raise UsageError(msg)
-        values = log_likelihood(
+        sampled = log_likelihood(
             self.system_,
             scored,
             {name: seen.x[name] for name in given or () if name in seen.x},
@@ -152,7 +155,7 @@ class Estimator(GenerativeEstimator):
             map_chunks=self._map_chunks,
             covariates=seen.covariates,
         )
-        return as_given(values, x)
+        return sampled if full_output else as_given(sampled.values, x)
 
     def evaluate(self, test: Source | Batch, classifiers: Any = None, **options: Any) -> Any:
         """Measure the model on test rows, as `mvflow.evaluate`.

@@ -134,7 +134,7 @@ def train_stage(
     budget: int | None = None,
     compile: Compile = "auto",
 ) -> StageRecord:
-    """Train one stage, going on from its checkpoint if the run directory has a fitting one.
+    """Train one stage, resuming from its checkpoint if the run directory has a fitting one.
 
     Args:
         spec: of the stage.
@@ -168,7 +168,7 @@ def train_stage(
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
     rows, validation = held_out(plan, rows, validation)
-    began, before, epochs = time.perf_counter(), 0.0, 0
+    began, seconds_before, epochs = time.perf_counter(), 0.0, 0
     with contextlib.nullcontext() if run is None else run.lock():
         if spec.fit is not None:
             _freeze_others(spec, system)
@@ -199,8 +199,8 @@ def train_stage(
             except (KeyboardInterrupt, LostError):
                 checkpoints.save()
                 raise
-            before, epochs = checkpoints.seconds_before, checkpoints.epochs
-        seconds = before + time.perf_counter() - began
+            seconds_before, epochs = checkpoints.seconds_before, checkpoints.epochs
+        seconds = seconds_before + time.perf_counter() - began
         return close_stage(
             spec,
             plan,
@@ -322,7 +322,7 @@ class CheckpointCallback:
         self.due = time.monotonic() + CHECKPOINT_SECONDS
 
     def restore(self, stage: str) -> Checkpoint | None:
-        """The checkpoint to go on from, if there is one made under the same key."""
+        """The checkpoint to resume from, if there is one made under the same key."""
         if self.run is None:
             return None
         newest = self.run.newest_checkpoint(stage, self.key)

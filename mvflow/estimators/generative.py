@@ -226,8 +226,13 @@ class GenerativeEstimator(EncodingEstimator):
         generated = as_given({name: both[name] for name in wanted}, given)
         return (generated, drawn) if full_output else generated
 
+    def needs_sampler(self, given: Batch) -> bool:
+        """Whether draws given these rows of modalities need a sampler, as a product's do."""
+        self._check_fitted()
+        return not isinstance(self._posterior(self._checked(given), False), Distribution)
+
     def priors(self) -> list[str]:
-        """What may be drawn where nothing is observed: p(z) of the model, then a fitted prior.
+        """Names of the priors to draw from: p(z) of the model, then a fitted prior.
 
         Examples:
             >>> model.priors()
@@ -238,7 +243,7 @@ class GenerativeEstimator(EncodingEstimator):
 
     @property
     def radius(self) -> float:
-        """Of the ball in which draws given observations lie; infinity where there is none.
+        """Radius of the ball in which draws given observations lie; infinity for none.
 
         Examples:
             >>> model.radius > 0

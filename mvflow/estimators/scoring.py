@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from mvflow.core import Observed
-from mvflow.functional import log_mean_exp, mixture_log_prob
-from mvflow.inference import refuse
+from mvflow.functional import effective_sample_size, log_mean_exp, mixture_log_prob
+from mvflow.inference import pareto_k, refuse
 from mvflow.nn import own_generator
 from mvflow.systems import System
 
-__all__ = ["Chunk", "MapChunks", "log_likelihood"]
+__all__ = ["Chunk", "ImportanceSampled", "MapChunks", "log_likelihood"]
 
 MAX_DECODED_VALUES = 2**24
 """Decoded values held at once."""
@@ -29,6 +29,18 @@ MapChunks = Callable[[Chunk, int], list[dict[str, NDArray[Any]]]]
 """The results of so many chunks, in order."""
 
 
+class ImportanceSampled(NamedTuple):
+    """Log-likelihoods with what tells whether they are to be trusted, each (rows,)."""
+
+    values: NDArray[np.float64]
+    """In nats."""
+    ess: NDArray[np.float64]
+    """Effective number of draws."""
+    khat: NDArray[np.float64]
+    """Shape of the Pareto tail of the weights: averages over them are unreliable from 0.7 on
+    (Vehtari et al. 2024). Infinite where draws are too few to tell."""
+
+
 def log_likelihood(
     system: System,
     x: Mapping[str, Tensor],
@@ -38,7 +50,7 @@ def log_likelihood(
     seed: int,
     map_chunks: MapChunks,
     covariates: Mapping[str, Tensor] | None = None,
-) -> NDArray[np.float64]:
+) -> ImportanceSampled:
     r"""Log p(x | given) = log E_{q(z|given)} prod_j p(x_j|z) of each row (paper C.2).
 
     z is drawn from an equal mixture of q(z|given) and of posteriors that have seen x, so that
@@ -68,12 +80,17 @@ def log_likelihood(
             Observed({k: v[at] for k, v in each.items()}, None, own) for each in (x, given)
         )
         with torch.no_grad(), own_generator(seed, "likelihood", i, device=device):
-            return {"": _log_likelihood(system, scored, seen, n).double().cpu().numpy()}
+            return _log_likelihood(system, scored, seen, n)
 
-    return np.concatenate([p[""] for p in map_chunks(chunk, -(-rows // size))])
+    parts = map_chunks(chunk, -(-rows // size))
+    return ImportanceSampled(
+        *(np.concatenate([p[key] for p in parts]) for key in ImportanceSampled._fields)
+    )
 
 
-def _log_likelihood(system: System, x: Observed, given: Observed, n: int) -> Tensor:
+def _log_likelihood(
+    system: System, x: Observed, given: Observed, n: int
+) -> dict[str, NDArray[Any]]:
     target = system.posterior(given) if given.x else system.prior()
     proposals = list(system.proposals(x._replace(x={**given.x, **x.x})))
     if not isinstance(target, Distribution):
@@ -96,7 +113,12 @@ def _log_likelihood(system: System, x: Observed, given: Observed, n: int) -> Ten
         constant = _log_mean(log_target, finite, "the density of what is given is not a number")
         refuse(constant.isneginf(), "no draw has a density under what is given")
         value = value - constant
-    return value
+    weights = log_joint.double().masked_fill(~finite | log_joint.isnan(), -torch.inf).cpu()
+    return {
+        "values": value.double().cpu().numpy(),
+        "ess": effective_sample_size(weights, axis=0).numpy(),
+        "khat": np.array([pareto_k(row) for row in weights.T.numpy()]),
+    }
 
 
 def _log_mean(log_weights: Tensor, finite: Tensor, what: str) -> Tensor:

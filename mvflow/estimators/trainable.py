@@ -97,7 +97,7 @@ class TrainableEstimator(ConfiguredEstimator):
             >>> made.fit(rows, stages=["flows"]).trained_
             ('joint', 'flows')
         """
-        way, device = check_compile(compile), check_device(device)
+        compile_mode, device = check_compile(compile), check_device(device)
         seed = None if seed is None else check_seed(seed)
         specs = self.config.covariate_specs()
         train = as_source(
@@ -122,14 +122,14 @@ class TrainableEstimator(ConfiguredEstimator):
             plan.spec(stage)
         if run is not None and self._is_main_process:
             _check_same_config(run, config)
-        before = dict(self.__dict__)
+        state = dict(self.__dict__)
         try:
             return self._train(
-                config, wanted, (train, held_out), run, device, callback, progress, way
+                config, wanted, (train, held_out), run, device, callback, progress, compile_mode
             )
         except BaseException:
-            if before["records_"] and before.get("system_") is not self.__dict__.get("system_"):
-                self.__dict__ = before  # what was trained before stays as it was
+            if state["records_"] and state.get("system_") is not self.__dict__.get("system_"):
+                self.__dict__ = state  # what was trained before stays as it was
             raise
 
     def _train(
@@ -141,7 +141,7 @@ class TrainableEstimator(ConfiguredEstimator):
         device: str,
         callback: Callback | Sequence[Callback] | None,
         progress: bool,
-        way: Any,
+        compile_mode: Any,
     ) -> Self:
         train, held_out = sources
         if config != self.config:
@@ -177,7 +177,7 @@ class TrainableEstimator(ConfiguredEstimator):
                         if self._is_main_process
                         else None,
                         processes=self._processes,
-                        compile=way,
+                        compile=compile_mode,
                     )
                     self.records_[spec.name] = record
         self.system_.eval().requires_grad_(False)
@@ -198,13 +198,13 @@ class TrainableEstimator(ConfiguredEstimator):
 
     def _reset(self, wanted: Sequence[str]) -> None:
         """Bring stages to their initial weights, and drop what was trained on them."""
-        again = {*wanted, *self.plan_.after(wanted)} & {*self.trained_}
-        if again:
-            before = self.records_
-            trained = {n: self.plan_.spec(n).module.state_dict() for n in before}
+        retrained = {*wanted, *self.plan_.after(wanted)} & {*self.trained_}
+        if retrained:
+            records = self.records_
+            trained = {n: self.plan_.spec(n).module.state_dict() for n in records}
             self._build()
-            for name, record in before.items():
-                if name not in again:
+            for name, record in records.items():
+                if name not in retrained:
                     self.plan_.spec(name).module.load_state_dict(trained[name])
                     self.records_[name] = record
 
@@ -276,10 +276,10 @@ class TrainableEstimator(ConfiguredEstimator):
 
 def _check_same_config(run: RunDirectory, config: Config) -> None:
     """Check that a run was made for this configuration; where its store lies does not matter."""
-    ours, theirs = (c.model_dump(mode="json") for c in (config, run.config()))
-    for each in (ours, theirs):
+    expected, existing = (c.model_dump(mode="json") for c in (config, run.config()))
+    for each in (expected, existing):
         each["data"]["store"] = ""
-    differing = [key for key in ours if ours[key] != theirs.get(key)]
+    differing = [key for key in expected if expected[key] != existing.get(key)]
     if differing:
         msg = (
             f"{run.path}/config.toml is of another configuration ({', '.join(differing)} differ): "

@@ -5,16 +5,20 @@ from mvflow.evaluation.calibration import check_calibration
 from mvflow.evaluation.calibration_result import Calibration
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.evaluate import evaluate
-from mvflow.evaluation.generation import FeatureNetwork, direction
+from mvflow.evaluation.generation import FeatureNetwork
+from mvflow.evaluation.parts import EvaluationPlan, PartStore
 from mvflow.evaluation.predictions import Prediction, PredictionMeans
 from mvflow.evaluation.result import Evaluation
+from mvflow.evaluation.rows import direction
 
 __all__ = [
     "Calibration",
     "Evaluation",
+    "EvaluationPlan",
     "FeatureNetwork",
     "ModalityAutoencoders",
     "ModalityClassifiers",
+    "PartStore",
     "Prediction",
     "PredictionMeans",
     "check_calibration",

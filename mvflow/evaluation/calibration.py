@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from mvflow.core import Batch, Source, Subset, UsageError, derive_seed, generator, subset_of
+from mvflow.core import (
+    COVARIATES,
+    Batch,
+    Source,
+    Subset,
+    UsageError,
+    covariate_columns,
+    derive_seed,
+    generator,
+    subset_of,
+)
 from mvflow.estimators import Estimator
 from mvflow.evaluation.calibration_result import (
     Calibration,
@@ -21,8 +31,7 @@ from mvflow.evaluation.calibration_result import (
     SubsetCalibration,
 )
 from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
-from mvflow.evaluation.result import SubsetSampler
-from mvflow.evaluation.sampler_checks import kept_steps, sampler_checks
+from mvflow.evaluation.sampler_checks import VERDICTS, check_sampler
 from mvflow.evaluation.values import Verdict
 from mvflow.functional import (
     coverage,
@@ -31,7 +40,6 @@ from mvflow.functional import (
     rank_counts,
     rank_statistics,
 )
-from mvflow.inference import Diagnostics
 
 __all__ = ["check_calibration"]
 
@@ -68,7 +76,6 @@ ADVICE = {
     "subset": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
 }
 """What to do about a posterior of several modalities; else the loss curves tell."""
-VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
 
 
 class _RankTests(NamedTuple):
@@ -180,10 +187,20 @@ def _subsets(
 def _simulated(
     estimator: Estimator, rows: int, seed: int
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-    """Latents of the prior, and rows of all modalities drawn from the decoders."""
+    """Latents of the prior, and rows of all modalities drawn from the decoders.
+
+    Of a model with covariates, each row has some at random, levels alike and numbers as the
+    training rows spread: under the model they say nothing of z.
+    """
     seeds = [derive_seed(seed, "calibration", what) for what in ("z", "x")]
     z = estimator.draw(None, rows, seed=seeds[0]).z[:, 0]
-    return z, estimator.simulate(z, seed=seeds[1])
+    rng, columns = generator(seed, "calibration", "covariates"), {}
+    for covariate in estimator.config.covariate_specs():
+        column = rng.normal(size=(rows, 1))
+        if covariate.levels is not None:
+            column = np.eye(covariate.width)[rng.integers(covariate.width, size=rows)]
+        columns[COVARIATES + covariate.name] = column.astype(np.float32)
+    return z, {**estimator.simulate(z, seed=seeds[1], covariates=columns), **columns}
 
 
 def _real(
@@ -209,13 +226,14 @@ def _subset(
     singles: list[Verdict],
     curves: Sequence[StageCurve],
 ) -> SubsetCalibration:
-    observed, path = {name: x[name] for name in given}, derive_seed(seed, "calibration", *given)
+    observed = {**{name: x[name] for name in given}, **covariate_columns(x)}
+    path = derive_seed(seed, "calibration", *given)
     is_several = 1 < len(given) < len(estimator.modalities)
     n = min(draws, BINS - 1) if is_several else draws
     drawn = estimator.draw(observed, n, seed=path)
     ranks = rank_statistics(z, drawn.z)
     fit = _test_ranks(ranks, n, generator(path, "ties"))
-    sampler = _check_sampler(drawn.diagnostics, len(z), estimator.config.sampler)
+    sampler = check_sampler(drawn.diagnostics, len(z), estimator.config.sampler)
     worst = int(fit.p_values.min(0).argmin())
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
@@ -312,19 +330,3 @@ def _advice(fit: _RankTests, k: int, verdict: str, kind: str, what_to_do: str) -
         found = fit.coverage[LEVELS == 0.8][0][k]
         what = f"80 % intervals of z{k} hold {100 * found:.0f} % of the true values"
     return f"{kind.capitalize()} ({what}): {what_to_do}."
-
-
-def _check_sampler(diagnostics: Diagnostics, rows: int, sampler: Any) -> SubsetSampler:
-    """Summary of the draws given one subset; where a sampler made them, its worst diagnostic."""
-    summary: dict[str, Any] = diagnostics.summary()
-    if diagnostics.method == "exact":
-        return SubsetSampler.of(summary)
-    if diagnostics.rhat.size:
-        summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
-    found = SubsetSampler.of(summary)
-    checks = sampler_checks(found, rows, kept_steps(sampler), found.rows_above_1_2)
-    poor = max(checks, key=lambda check: VERDICTS.index(check.verdict))
-    advice = poor.advice
-    if poor.verdict != "good":
-        advice = f"{poor.name}, {poor.value}: {advice[0].lower()}{advice[1:]}"
-    return found.model_copy(update={"verdict": poor.verdict, "advice": advice})

@@ -385,4 +385,10 @@ def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
         notes.append(f"accuracy of the classifiers on real test rows: {listed}")
     if any(a != accuracies[0] for a in accuracies):
         notes.append("runs were measured by different classifiers: coherences do not compare")
-    return notes + [f"{r.name}: {r.verdict.rstrip('.')}" for r in runs if r.verdict]
+    verdicts: dict[str, list[str]] = {}
+    for run in runs:
+        verdicts.setdefault(run.verdict.rstrip("."), []).append(run.name)
+    for verdict, names in verdicts.items():
+        who = "all runs" if len(names) == len(runs) > 1 else ", ".join(names)
+        notes += [f"{who}: {verdict}"] if verdict else []
+    return notes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -13,20 +15,34 @@ from numpy.typing import NDArray
 from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.classifiers import ModalityClassifiers
-from mvflow.evaluation.generation import (
-    EvaluationRows,
-    FeatureNetwork,
-    Generation,
-    batches,
-    direction,
+from mvflow.evaluation.generation import FeatureNetwork, Generation
+from mvflow.evaluation.parts import (
+    DiversityPart,
+    EstimatesPart,
+    EvaluationPlan,
+    JointPart,
+    LikelihoodPart,
+    Part,
+    PartStore,
+    RebuiltPart,
+    SubsetPart,
+    compute_parts,
+    estimated_seconds,
+    kept_parts,
 )
-from mvflow.evaluation.result import Evaluation, Latent, Projections, SamplerCheck
+from mvflow.evaluation.predictive import LEVELS, PREDICTIVE_DRAWS, Units
+from mvflow.evaluation.result import Evaluation, ImportanceCheck, Latent, Projections, SamplerCheck
+from mvflow.evaluation.rows import EvaluationRows, batches, chosen_subsets, direction
+from mvflow.evaluation.summaries import coherence, frechet, prediction_means, prediction_sentence
+from mvflow.evaluation.values import Verdict
 from mvflow.functional import canonical_correlations
-from mvflow.metrics import Estimate
+from mvflow.metrics import CalibratedIntervals
 
 __all__ = ["evaluate"]
 
 SAMPLER_DRAWS = 8
+DIRECTIONS_PER_SUBSET = 3
+"""Directions whose likelihood is estimated, for each subset of a size that is drawn."""
 
 
 def evaluate(
@@ -36,6 +52,12 @@ def evaluate(
     networks: Sequence[FeatureNetwork] = (),
     *,
     seed: int = 0,
+    train: Source | Batch | None = None,
+    units: Mapping[str, Units] | None = None,
+    parts: PartStore | None = None,
+    on_plan: Callable[[EvaluationPlan], None] | None = None,
+    progress: Callable[[int, int, str, float], None] | None = None,
+    on_intervals: Callable[[CalibratedIntervals], object] | None = None,
 ) -> Evaluation:
     """Measure a trained model on test rows.
 
@@ -44,7 +66,16 @@ def evaluate(
         test: rows that it was not trained on; a dict of arrays will do.
         classifiers: of the same modalities; None leaves coherence out.
         networks: whose features Fréchet distances are taken in, besides the classifiers'.
-        seed: of the rows chosen and of all draws.
+        seed: of the rows and subsets chosen, and of all draws.
+        train: rows that it was trained on, for ridge regression and nearest neighbours beside
+            its predictions of tables; None leaves these baselines out.
+        units: modality -> how its stored values become those of the file.
+        parts: keeps finished parts, and has those of an evaluation that was interrupted.
+        on_plan: called before it starts with what it will do and about how long that takes; the
+            time is measured only if it is given.
+        progress: called before each part with how many are done, how many there are, the name of
+            the next, and about how many seconds are left.
+        on_intervals: called with the intervals calibrated on these rows, if tables are predicted.
 
     Raises:
         DataError: if the rows do not fit the model, or coherence is asked of rows without labels.
@@ -59,48 +90,227 @@ def evaluate(
         ['a->b', 'b->a', 'joint']
     """
     test = estimator.as_source(test)
+    train = None if train is None else estimator.as_source(train)
     if classifiers is not None and test.labels is None:
         msg = "the test rows have no labels: coherence needs a class for each row"
         raise DataError(msg)
-    rows = EvaluationRows.of(len(test), estimator.config.evaluation, seed)
+    settings = estimator.config.evaluation
+    rows = EvaluationRows.of(len(test), settings, seed)
     all_networks = [*([] if classifiers is None else [classifiers]), *networks]
-    generation = Generation(estimator, test, rows, classifiers, all_networks, seed)
+    generation = Generation(
+        estimator, test, rows, classifiers, all_networks, seed, train, units or {}
+    )
+    subsets = chosen_subsets(generation.names, settings.subsets, seed)
+    work = [*_subset_parts(generation, subsets), *_other_parts(generation)]
+    kept = kept_parts(work, parts)
+    seconds: dict[str, float] = {}
+    if on_plan is not None:
+        left = [part for part in work if part.name not in kept]
+        seconds = estimated_seconds(left)
+        on_plan(_plan(generation, subsets, work, len(kept), seconds))
+    results = compute_parts(work, kept, parts, seconds, progress)
+    if on_intervals is not None and generation.tables:
+        on_intervals(_intervals(generation, subsets, results))
+    return _put_together(generation, subsets, results)
+
+
+def _subset_parts(of: Generation, subsets: Mapping[int, Sequence[tuple[str, ...]]]) -> list[Part]:
+    return [
+        Part(
+            f"given {'+'.join(given)}",
+            SubsetPart,
+            partial(of.subset, given),
+            "one" if size == 1 else "several",
+            size,
+            partial(of.subset, given),
+            len(of.rows_given(given)),
+        )
+        for size, found in subsets.items()
+        for given in found
+    ]
+
+
+def _other_parts(of: Generation) -> list[Part]:
+    settings = of.estimator.config.evaluation
+    priors = dict(zip(("joint", "joint_fitted"), of.estimator.priors(), strict=False))
+    singles = [(a, b) for a in of.names for b in of.names if a != b]
+    wanted = DIRECTIONS_PER_SUBSET * settings.subsets
+    if len(singles) > wanted:
+        order = generator(of.seed, "likelihood directions").permutation(len(singles))[:wanted]
+        singles = [singles[i] for i in sorted(order)]
+    count = min(settings.importance_rows, len(of.rows.chosen))
+    likelihoods = [(None, ""), *singles]
+    return [
+        *(Part(name, JointPart, partial(of.joint, prior)) for name, prior in priors.items()),
+        Part("reconstruction", RebuiltPart, of.rebuilt),
+        Part("diversity", DiversityPart, of.diversity),
+        *(
+            Part(
+                _likelihood_name(source, target),
+                LikelihoodPart,
+                partial(_likelihood, of, source, target),
+                "joint likelihood" if source is None else "likelihood",
+                1,
+                partial(_likelihood, of, source, target),
+                count,
+            )
+            for source, target in likelihoods
+        ),
+        Part("posterior density", EstimatesPart, partial(_posterior_log_density, of)),
+        Part("sampler", SamplerCheck, partial(_sampler, of)),
+    ]
+
+
+def _likelihood_name(source: str | None, target: str) -> str:
+    return f"likelihood {'joint' if source is None else direction((source,), target)}"
+
+
+def _plan(
+    of: Generation,
+    subsets: Mapping[int, Sequence[tuple[str, ...]]],
+    work: Sequence[Part],
+    finished: int,
+    seconds: Mapping[str, float],
+) -> EvaluationPlan:
+    return EvaluationPlan(
+        subsets={size: len(found) for size, found in subsets.items()},
+        skipped=_skipped(of, subsets),
+        rows=len(of.rows.chosen),
+        rows_by_observed={size: len(of.rows_given(found[0])) for size, found in subsets.items()},
+        draws=PREDICTIVE_DRAWS if of.tables else 1,
+        parts=len(work),
+        finished=finished,
+        seconds=sum(seconds.values()),
+    )
+
+
+def _skipped(of: Generation, subsets: Mapping[int, Sequence[tuple[str, ...]]]) -> dict[int, int]:
+    counts = {size: comb(len(of.names), size) - len(found) for size, found in subsets.items()}
+    return {size: count for size, count in counts.items() if count}
+
+
+def _put_together(
+    of: Generation, subsets: Mapping[int, Sequence[tuple[str, ...]]], results: Mapping[str, Any]
+) -> Evaluation:
+    estimator, rows = of.estimator, of.rows
+    generated: list[SubsetPart] = [
+        results[f"given {'+'.join(given)}"] for found in subsets.values() for given in found
+    ]
+    joint = {name: results[name] for name in ("joint", "joint_fitted") if name in results}
+    rebuilt: RebuiltPart = results["reconstruction"]
     radius = estimator.radius
+    real = of.real() if rows.is_apart and of.networks else {}
+    likelihoods = {
+        name.removeprefix("likelihood "): part
+        for name, part in results.items()
+        if isinstance(part, LikelihoodPart)
+    }
+    predictions = {
+        direction(part.given, target): found
+        for part in generated
+        for target, found in part.predictions.items()
+    }
+    labels = of.test.labels
     return Evaluation(
         facts=estimator.facts(),
         recipe=estimator.config.recipe,
         rows=len(rows.chosen),
-        seed=seed,
+        rows_by_observed={len(part.given): part.rows for part in generated},
+        seed=of.seed,
         trained_with_seed=estimator.config.seed,
-        **generation.measure(),
-        classifiers={} if classifiers is None else classifiers.accuracy,
-        log_likelihood=_log_likelihoods(generation),
-        posterior_log_density=_posterior_log_density(generation),
-        sampler=_sampler(generation),
+        coherence=None
+        if of.classifiers is None or labels is None
+        else coherence(generated, joint, rebuilt.kept, labels[rows.chosen], of.clusters),
+        frechet={
+            network.name: frechet(
+                network.name,
+                of.feature_counts[network.name],
+                generated,
+                joint,
+                real,
+                rows=of.compared,
+                reference_rows=len(rows.reference),
+            )
+            for network in of.networks
+        },
+        reconstruction=rebuilt.errors,
+        diversity=results["diversity"].spaces,
+        classifiers={} if of.classifiers is None else of.classifiers.accuracy,
+        log_likelihood={name: part.value for name, part in likelihoods.items()},
+        likelihood_checks={name: part.check for name, part in likelihoods.items()},
+        posterior_log_density=results["posterior density"].values,
+        sampler=results["sampler"],
+        sampler_by_subset={
+            "+".join(part.given): part.sampler for part in generated if len(part.given) > 1
+        },
         latent=Latent(
             radius=radius if math.isfinite(radius) else None,
-            redrawn=generation.contacts,
-            largest_norm=max(generation.norms, default=0.0),
+            redrawn={
+                part.given[0]: part.contacts or 0.0 for part in generated if len(part.given) == 1
+            },
+            largest_norm=max((p.norm for p in generated if len(p.given) == 1), default=0.0),
         ),
-        shared=_projections(generation) if estimator.can_project else None,
+        shared=_projections(of) if estimator.can_project else None,
+        predictions=predictions,
+        predictions_by_observed=prediction_means([*predictions.values()]),
+        prediction_sentence=prediction_sentence([*predictions.values()]),
+        subsets_skipped=_skipped(of, subsets),
     )
 
 
-def _log_likelihoods(of: Generation) -> dict[str, Estimate]:
+def _intervals(
+    of: Generation, subsets: Mapping[int, Sequence[tuple[str, ...]]], results: Mapping[str, Any]
+) -> CalibratedIntervals:
+    margins = {}
+    for found in subsets.values():
+        for given in found:
+            part: SubsetPart = results[f"given {'+'.join(given)}"]
+            for target, wide in part.margins.items():
+                margins[direction(given, target)] = np.array(wide)
+    return CalibratedIntervals(LEVELS, PREDICTIVE_DRAWS, margins)
+
+
+def _likelihood(
+    of: Generation, source: str | None, target: str, rows: int | None = None
+) -> LikelihoodPart:
+    """Log p(X) of the model, or of one modality given another."""
     settings = of.estimator.config.evaluation
-    some = of.test.take(of.rows.chosen[: settings.importance_rows])
-    draws: dict[str, Any] = {"n": settings.importance_draws, "seed": of.seed}
-    out = {"joint": of.estimator.log_likelihood(some, **draws)}
-    for source in of.names:
-        for target in of.names:
-            if source != target:
-                out[direction((source,), target)] = of.estimator.log_likelihood(
-                    {target: some[target]}, given={source: some[source]}, **draws
-                )
-    return {key: of.estimate(values) for key, values in out.items()}
+    at = of.rows.chosen[: settings.importance_rows][:rows]
+    scored = of.taken(at, of.names if source is None else [target])
+    found = of.estimator.log_likelihood(
+        scored,
+        given=None if source is None else of.taken(at, [source]),
+        n=settings.importance_draws,
+        seed=of.seed,
+        full_output=True,
+    )
+    return LikelihoodPart(
+        value=of.estimate(found.values), check=_importance_check(found.ess, found.khat)
+    )
 
 
-def _posterior_log_density(of: Generation) -> dict[str, Estimate]:
+def _importance_check(ess: NDArray[Any], khat: NDArray[Any]) -> ImportanceCheck:
+    bad = float(np.mean(khat > 0.7))
+    verdict: Verdict = "good"
+    advice = "Nothing to do: weights are even enough."
+    if bad > 0.05:
+        verdict = "look closer" if bad <= 0.5 else "do not trust"
+        advice = (
+            f"In {100 * bad:.0f} % of rows a few draws carry the weight (Pareto k above 0.7), so "
+            "that the likelihood is too low by an unknown amount: raise "
+            "evaluation.importance_draws, and compare it with other models with care."
+        )
+    return ImportanceCheck(
+        ess_median=float(np.median(ess)),
+        ess_worst=float(np.min(ess)),
+        khat_worst=min(float(np.max(khat)), 1e3),
+        rows_khat_above_0_7=bad,
+        verdict=verdict,
+        advice=advice,
+    )
+
+
+def _posterior_log_density(of: Generation) -> EstimatesPart:
     """Log q(z|x_j) at draws z ~ q(z|X) of held-out rows; nothing of posteriors without density."""
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in of.names}
     rng = generator(of.seed, "posterior density")
@@ -113,10 +323,10 @@ def _posterior_log_density(of: Generation) -> dict[str, Estimate]:
             z = of.estimator.draw(x, 1, seed=of.batch_seed(("posterior density",), place)).z[0]
         for name, values in found.items():
             try:
-                values.append(of.estimator.posterior_log_prob(z, {name: x[name]}))
+                values.append(of.estimator.posterior_log_prob(z, of.taken(at, [name])))
             except UsageError:
                 continue
-    return {name: of.estimate(np.concatenate(v)) for name, v in found.items() if v}
+    return EstimatesPart(values={n: of.estimate(np.concatenate(v)) for n, v in found.items() if v})
 
 
 def _sampler(of: Generation) -> SamplerCheck:
@@ -127,8 +337,8 @@ def _sampler(of: Generation) -> SamplerCheck:
     return SamplerCheck.of(
         draws.diagnostics.summary(),
         name=estimator.config.sampler.kind,
-        given="+".join(sorted(some)),
-        rows=len(next(iter(some.values()))),
+        given="+".join(of.names),
+        rows=draws.z.shape[1],
         largest_norm=float(np.linalg.norm(draws.z, axis=-1).max()),
     )
 

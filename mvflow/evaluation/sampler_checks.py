@@ -6,11 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mvflow.evaluation.checks import Check, Level, check_of, grade_high, grade_low, number
-from mvflow.evaluation.result import SamplerSummary
+from mvflow.evaluation.result import SamplerSummary, SubsetSampler
+from mvflow.evaluation.values import Verdict
+from mvflow.inference import Diagnostics
 
 __all__ = [
+    "VERDICTS",
     "acceptance",
+    "check_sampler",
     "contacts",
     "divergences",
     "effective",
@@ -21,6 +27,9 @@ __all__ = [
     "sampler_checks",
     "weights",
 ]
+
+VERDICTS: tuple[Verdict, ...] = ("good", "look closer", "do not trust")
+"""From best to worst."""
 
 
 def acceptance(mean: float, lowest: float) -> Check:
@@ -227,3 +236,19 @@ def sampler_checks(
 def kept_steps(sampler: Any) -> int:
     """Kept steps of one row over all chains, by a sampler's settings; 0 if it has no chains."""
     return int(getattr(sampler, "chains", 0) * getattr(sampler, "draws", 0))
+
+
+def check_sampler(diagnostics: Diagnostics, rows: int, sampler: Any) -> SubsetSampler:
+    """Summary of the draws given one subset; where a sampler made them, its worst diagnostic."""
+    summary: dict[str, Any] = diagnostics.summary()
+    if diagnostics.method == "exact":
+        return SubsetSampler.of(summary)
+    if diagnostics.rhat.size:
+        summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
+    found = SubsetSampler.of(summary)
+    checks = sampler_checks(found, rows, kept_steps(sampler), found.rows_above_1_2)
+    poor = max(checks, key=lambda check: VERDICTS.index(check.verdict))
+    advice = poor.advice
+    if poor.verdict != "good":
+        advice = f"{poor.name}, {poor.value}: {advice[0].lower()}{advice[1:]}"
+    return found.model_copy(update={"verdict": poor.verdict, "advice": advice})

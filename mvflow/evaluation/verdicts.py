@@ -38,6 +38,7 @@ __all__ = [
     "judge",
     "overfitting",
     "sample_size",
+    "subset_checks",
 ]
 
 
@@ -143,7 +144,9 @@ def baselines(shortfalls: Mapping[str, float], beaten: Collection[str]) -> Check
     if beaten:
         value = f"a baseline predicts better in {len(beaten)} of {len(shortfalls)} directions, "
         value += f"by {mean:.2f} on average"
-    text = "Ridge regression or nearest neighbours predict better: use those, or train on."
+    text = (
+        "Ridge regression or nearest neighbours predict better: the matrix of scores says where."
+    )
     advice: dict[Level, str] = {"look closer": text, "do not trust": text}
     share = len(beaten) / max(len(shortfalls), 1)
     levels = grade_low(mean, 0.01, 0.05), grade_low(share, 0.25, 0.75)
@@ -256,17 +259,25 @@ def _predictions(predictions: Mapping[str, Prediction]) -> list[Check]:
 
 def _sampler(evaluation: Evaluation, config: Config) -> Check:
     """The worst check of what draws given some modalities go through."""
-    checks = evaluation_checks(evaluation, config)
-    for name, summary in evaluation.sampler_by_subset.items():
-        rows = evaluation.rows_by_observed.get(name.count("+") + 1, evaluation.rows)
-        steps = kept_steps(config.sampler)
-        of_subset = sampler_checks(summary, rows, steps, summary.rows_above_1_2)
-        checks += [c._replace(name=f"given {name}: {c.name}") for c in of_subset]
+    checks = evaluation_checks(evaluation, config) + subset_checks(evaluation, config)
     if not checks:
         return Check("Sampler", "draws are exact", "good", "Nothing to do.")
     poor = max(checks, key=lambda c: LEVELS.index(c.verdict))
     value = "all diagnostics pass" if poor.verdict == "good" else f"{poor.name}, {poor.value}"
     return Check("Sampler", value, poor.verdict, poor.advice)
+
+
+def subset_checks(evaluation: Evaluation, config: Config) -> list[Check]:
+    """The worst check of the sampler's draws given each subset, the worst subset first."""
+    checks = []
+    for name, summary in evaluation.sampler_by_subset.items():
+        rows = evaluation.rows_by_observed.get(name.count("+") + 1, evaluation.rows)
+        steps, far = kept_steps(config.sampler), summary.rows_above_1_2
+        if of_subset := sampler_checks(summary, rows, steps, far):
+            poor = max(of_subset, key=lambda c: LEVELS.index(c.verdict))
+            value = f"{poor.name}: {poor.value}"
+            checks.append(poor._replace(name=f"given {_listed([name])}", value=value))
+    return sorted(checks, key=lambda c: -LEVELS.index(c.verdict))
 
 
 def evaluation_checks(evaluation: Evaluation, config: Config) -> list[Check]:

@@ -22,6 +22,7 @@ from mvflow.functional.densities import (
     normal_log_prob,
     standard_normal_log_prob,
 )
+from mvflow.functional.dependence import squared_correlations
 from mvflow.functional.diversity import pairwise_distance
 from mvflow.functional.frechet import frechet_distance
 from mvflow.functional.importance import (
@@ -86,6 +87,7 @@ __all__ = [
     "power_tail_log_density",
     "rank_counts",
     "rank_statistics",
+    "squared_correlations",
     "standard_normal_log_prob",
     "total_correlation",
 ]

@@ -84,5 +84,5 @@ def gaussian_mixture_step(
         spread = xp.matrix_transpose(away) @ away + strength * covariance
         factors.append(xp.linalg.cholesky(spread / (count[k] + strength)))
     weights = (count + 1) / (z.shape[0] + means.shape[0])
-    made = GaussianMixture(xp.log(weights), means, xp.stack(factors))
-    return made, xp.sum(log_density) + penalty
+    updated = GaussianMixture(xp.log(weights), means, xp.stack(factors))
+    return updated, xp.sum(log_density) + penalty

@@ -1,7 +1,7 @@
 """Unnormalised posteriors, products of experts, and the samplers that draw from them."""
 
 from mvflow.inference.chains import IndependentChains, MarkovChains, TorchRandom
-from mvflow.inference.diagnostics import Diagnostics
+from mvflow.inference.diagnostics import Diagnostics, pareto_k
 from mvflow.inference.draws import draw
 from mvflow.inference.finite import finite_draws, refuse
 from mvflow.inference.gaussian import PartlyProperProduct, normal_moments, product_of
@@ -36,6 +36,7 @@ __all__ = [
     "finite_draws",
     "into_ball",
     "normal_moments",
+    "pareto_k",
     "product_of",
     "refuse",
 ]

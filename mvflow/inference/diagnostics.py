@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mvflow.functional import effective_sample_size
 
-__all__ = ["Diagnostics", "chain_diagnostics", "exact", "merged_rows", "weighted"]
+__all__ = ["Diagnostics", "chain_diagnostics", "exact", "merged_rows", "pareto_k", "weighted"]
 
 WORST_RHAT = 1000.0
 """R-hat of chains that never move, where the formula divides by zero."""
@@ -183,7 +183,7 @@ def weighted(
         _NONE,
         ess,
         ess / len(weights),
-        np.array([_pareto_k(w) for w in weights[:, :MAX_ROWS].T.numpy()]),
+        np.array([pareto_k(w) for w in weights[:, :MAX_ROWS].T.numpy()]),
         largest,
         _flags(improper),
     )
@@ -193,7 +193,7 @@ def _flags(values: Tensor | None) -> NDArray[np.bool_]:
     return np.zeros(0, np.bool_) if values is None else values.cpu().numpy()
 
 
-def _pareto_k(log_weights: NDArray[np.float64]) -> float:
+def pareto_k(log_weights: NDArray[np.float64]) -> float:
     """Shape of the weights' tail: 0 if they are all equal there, infinite if too few are left."""
     from arviz_stats.base.array import array_stats
 

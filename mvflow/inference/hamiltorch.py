@@ -90,7 +90,7 @@ class Hamiltorch(Sampler):
         self, package: Any, target: _Row, z: Tensor, inverse_mass: Tensor, steps: int
     ) -> Tensor:
         """A start and `steps` states after it, (1 + steps, latent_dim)."""
-        size, again = self.step_size, self.warmup
+        size, restart_steps = self.step_size, self.warmup
         common = {"num_steps_per_sample": self.num_steps, "inv_mass": inverse_mass}
         common |= {"verbose": False, "debug": 2}
         if self.adaptive and self.warmup:
@@ -104,17 +104,17 @@ class Hamiltorch(Sampler):
                 **common,
             )
             if not torch.equal(first, last):
-                z, again = last, 0
+                z, restart_steps = last, 0
         states, _ = package.sample(
             target,
             z,
-            num_samples=again + steps,
+            num_samples=restart_steps + steps,
             burn=-1,
             step_size=size,
             sampler=package.Sampler.HMC,
             **common,
         )
-        return torch.stack([state.detach() for state in states[again:]])
+        return torch.stack([state.detach() for state in states[restart_steps:]])
 
 
 class _Row:

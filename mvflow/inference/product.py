@@ -201,8 +201,8 @@ class ProductOfExperts:
         """
         parts = pool.split(len(pool) // len(self.experts))
         precision = torch.stack([1 / part.var(0).clamp_min(1e-12) for part in parts]).sum(0)
-        least = precision / len(parts) / 2
-        return 1 / torch.maximum(precision - (len(parts) - 1) * self.divisor.precision, least)
+        minimum = precision / len(parts) / 2
+        return 1 / torch.maximum(precision - (len(parts) - 1) * self.divisor.precision, minimum)
 
     def mixture_draws(self, n: int) -> Tensor:
         """`n` draws per row, (n, rows, latent_dim), each of an expert chosen at random."""

@@ -42,5 +42,5 @@ class CategoricalColumns(CodeLikelihood):
     def mean(self, distribution: td.Distribution) -> Tensor:
         """Most probable class of each value."""
         assert isinstance(distribution, td.Independent)
-        found: Tensor = distribution.base_dist.mode
-        return found
+        mode: Tensor = distribution.base_dist.mode
+        return mode

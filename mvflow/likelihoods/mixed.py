@@ -39,8 +39,8 @@ class Group(Section):
             return raw
         kind = raw.get("likelihood")
         kind = "categorical-columns" if kind == "categorical" else kind
-        rest = {key: value for key, value in raw.items() if key != "classes"}
-        return {**rest, "likelihood": {"kind": kind, "classes": raw["classes"]}}
+        settings = {key: value for key, value in raw.items() if key != "classes"}
+        return {**settings, "likelihood": {"kind": kind, "classes": raw["classes"]}}
 
 
 class Mixed(Likelihood):
@@ -86,8 +86,8 @@ class Mixed(Likelihood):
     def mean(self, distribution: td.Distribution) -> Tensor:
         """Of each column what its likelihood has without noise."""
         assert isinstance(distribution, td.Independent)
-        found: Tensor = distribution.base_dist.mean
-        return found
+        mean: Tensor = distribution.base_dist.mean
+        return mean
 
     def learned(self, shape: Shape) -> dict[str, Tensor]:
         """Parameters of all groups."""
@@ -113,8 +113,8 @@ class Mixed(Likelihood):
 
     def is_valid(self, x: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
         """Which values the likelihoods of their columns can have."""
-        found = [p.is_valid(x[:, at], x[:, at].shape[1:]) for p, at in self._spans(shape)]
-        return np.concatenate(found, 1)
+        valid = [p.is_valid(x[:, at], x[:, at].shape[1:]) for p, at in self._spans(shape)]
+        return np.concatenate(valid, 1)
 
     def expects(self, shape: Shape) -> str:
         """What was expected, by columns."""
@@ -143,7 +143,7 @@ class Mixed(Likelihood):
                 f"shape {tuple(shape)}: say of each column what it is"
             )
             raise ConfigError(msg)
-        found = []
+        spans = []
         for group, start, stop in zip(self.groups, [0, *ends], ends, strict=False):
             width = stop - start
             if group.likelihood.row_shape((width,)) != (width,):
@@ -152,8 +152,8 @@ class Mixed(Likelihood):
                     "rows are single numbers: use 'categorical-columns' with a number of classes"
                 )
                 raise ConfigError(msg)
-            found.append((group.likelihood, slice(start, stop)))
-        return found
+            spans.append((group.likelihood, slice(start, stop)))
+        return spans
 
     def _widths(self, shape: Shape) -> list[int]:
         return [p.outputs((at.stop - at.start,))[0] for p, at in self._spans(shape)]

@@ -1,5 +1,8 @@
-"""Metrics with standard errors: means over dependent rows, moments and distances in batches."""
+"""Metrics with standard errors: means over dependent rows, predictions, moments and distances."""
 
+from mvflow.metrics.calibrated import CalibratedIntervals
+from mvflow.metrics.classification import calibration_error, log_losses, probability_ahead
+from mvflow.metrics.conformal import conformal_quantile, interval_scores
 from mvflow.metrics.estimates import (
     Distance,
     Estimate,
@@ -7,15 +10,39 @@ from mvflow.metrics.estimates import (
     mean_and_error,
     mean_of_means,
 )
+from mvflow.metrics.forecasts import central_intervals, crps_of_draws, crps_of_normal
 from mvflow.metrics.moments import FrechetDistance, MeanAndCovariance, Moments
+from mvflow.metrics.regression import (
+    correlation,
+    poisson_deviance,
+    r_squared,
+    r_squared_terms,
+    rmse,
+    rmse_terms,
+)
 
 __all__ = [
+    "CalibratedIntervals",
     "Distance",
     "Estimate",
     "FrechetDistance",
     "Jackknife",
     "MeanAndCovariance",
     "Moments",
+    "calibration_error",
+    "central_intervals",
+    "conformal_quantile",
+    "correlation",
+    "crps_of_draws",
+    "crps_of_normal",
+    "interval_scores",
+    "log_losses",
     "mean_and_error",
     "mean_of_means",
+    "poisson_deviance",
+    "probability_ahead",
+    "r_squared",
+    "r_squared_terms",
+    "rmse",
+    "rmse_terms",
 ]

@@ -80,9 +80,11 @@ class _Allocation(TorchFunctionMode):
         """Refuse a tensor on the meta device that would take more memory than there is."""
         if not isinstance(result, Tensor) or result.numel() < SMALL or result._base is not None:
             return
-        there = available_memory()
-        if result.nbytes > there:
-            raise _too_large(self.what, f"of shape {tuple(result.shape)} ", result.nbytes, there)
+        available = available_memory()
+        if result.nbytes > available:
+            raise _too_large(
+                self.what, f"of shape {tuple(result.shape)} ", result.nbytes, available
+            )
 
 
 def _shape_of(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -92,11 +94,13 @@ def _shape_of(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return None  # its shape depends on values
 
 
-def _too_large(what: str, shape: str, nbytes: int | None, there: int | None = None) -> ConfigError:
+def _too_large(
+    what: str, shape: str, nbytes: int | None, available: int | None = None
+) -> ConfigError:
     takes = "more" if nbytes is None else f"{nbytes / 2**30:,.1f} GiB"
-    there = available_memory() if there is None else there
+    available = available_memory() if available is None else available
     return ConfigError(
         f"{what} are too large: an array {shape}takes {takes} of memory, where "
-        f"{there / 2**30:,.1f} GiB are available: choose fewer or narrower layers, or a smaller "
-        "latent_dim"
+        f"{available / 2**30:,.1f} GiB are available: choose fewer or narrower layers, or a "
+        "smaller latent_dim"
     )

@@ -171,11 +171,11 @@ def _outputs(modality: Modality) -> tuple[int, ...]:
 
 def _probed(network: nn.Module, x: Tensor, what: str) -> tuple[int, ...]:
     """Shape of what a network gives for one row."""
-    place = next(network.parameters(), x)
+    parameter = next(network.parameters(), x)
     mode = network.training
     try:
         with torch.no_grad():
-            output = network.eval()(x.to(place.device))
+            output = network.eval()(x.to(parameter.device))
     except Exception as error:
         msg = (
             f"the {what} ({type(network).__name__}) cannot take a row of shape "

@@ -88,6 +88,6 @@ class SummedNetwork(nn.Module):
 
 def encode_rows(network: nn.Module, x: Tensor, covariates: Mapping[str, Tensor] | None) -> Tensor:
     """Features of rows by a network that may see covariates, or not."""
-    sees = isinstance(network, ConditionalNetwork | SummedNetwork)
-    features: Tensor = network(x, covariates) if sees else network(x)
+    takes_covariates = isinstance(network, ConditionalNetwork | SummedNetwork)
+    features: Tensor = network(x, covariates) if takes_covariates else network(x)
     return features

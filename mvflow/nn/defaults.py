@@ -32,6 +32,6 @@ def torch_defaults() -> Iterator[None]:
             yield
     finally:
         with _lock:
-            before = _inside.pop()
+            dtype = _inside.pop()
             if not _inside:
-                torch.set_default_dtype(before)
+                torch.set_default_dtype(dtype)

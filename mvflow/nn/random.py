@@ -38,9 +38,9 @@ def seeded(seed: int, *path: str | int, device: torch.device | str = "cpu") -> I
         >>> bool((a == b).all())
         True
     """
-    place = torch.device(device)
-    devices = [] if place.type == "cpu" else [place]
-    with _global, torch.random.fork_rng(devices, device_type=place.type if devices else "cuda"):
+    device = torch.device(device)
+    devices = [] if device.type == "cpu" else [device]
+    with _global, torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
         torch.manual_seed(derive_seed(seed, *path))
         yield
 

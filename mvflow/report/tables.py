@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mvflow.metrics import Estimate
-from mvflow.report.words import arrow, signed
+from mvflow.report.words import signed
 
-__all__ = ["Cell", "Table", "columns", "comparison", "matrix", "score_row", "some_directions"]
+__all__ = ["Cell", "Table", "columns", "comparison", "matrix", "score_row"]
 
 MAX_COLUMNS = 6
 """Beyond this, a comparison shows its columns as rows."""
@@ -119,30 +119,3 @@ def matrix(
         caption += f" The first {len(shown)} of {len(names)} modalities."
     kept = [row for row in rows if any(isinstance(c, Cell) and c.text for c in row)]
     return Table(caption, [corner, *(f"→ {name}" for name in shown)], kept, "matrix")
-
-
-def some_directions(keys: Sequence[str], limit: int = MAX_NAMES) -> tuple[list[str], str]:
-    """Keys that a table shows, and what to say of those that it leaves out.
-
-    Of more directions than `limit`, those with the most modalities given.
-
-    Examples:
-        >>> some_directions(["joint", "a->b", "b->a"])
-        (['joint', 'a->b', 'b->a'], '')
-        >>> some_directions(["joint", "a->c", "b->c", "a+b->c"], 2)
-        (['joint', 'b->c', 'a+b->c'], ' 2 of 3 directions; all are in evaluation.json.')
-    """
-    directions = [key for key in keys if "->" in key]
-    if len(directions) <= limit:
-        return list(keys), ""
-    chosen = set(sorted(directions, key=lambda key: key.count("+"))[-limit:])
-    kept = [key for key in keys if "->" not in key or key in chosen]
-    return kept, f" {limit} of {len(directions)} directions; all are in evaluation.json."
-
-
-def direction_rows(
-    maps: Sequence[Mapping[str, Estimate] | None], prefix: str = ""
-) -> tuple[dict[str, list[Estimate | None]], str]:
-    """Scores by direction, at most some of them, and what to say of the others."""
-    keys, left_out = some_directions(sorted(columns(maps), key=lambda key: "->" in key))
-    return {prefix + arrow(key): score_row(maps, key) for key in keys}, left_out

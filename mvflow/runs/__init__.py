@@ -2,6 +2,7 @@
 
 from mvflow.runs.directory import RunDirectory
 from mvflow.runs.files import read_json, write_atomically, write_json
+from mvflow.runs.intervals import read_intervals, write_intervals
 from mvflow.runs.plan import Inputs, Plan, StageRecord
 from mvflow.runs.weights import read_tensors, weights_hash, write_tensors
 
@@ -10,10 +11,12 @@ __all__ = [
     "Plan",
     "RunDirectory",
     "StageRecord",
+    "read_intervals",
     "read_json",
     "read_tensors",
     "weights_hash",
     "write_atomically",
+    "write_intervals",
     "write_json",
     "write_tensors",
 ]

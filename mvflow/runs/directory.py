@@ -71,16 +71,26 @@ class RunDirectory:
         Raises:
             UsageError: if something is there already; nothing is touched.
         """
+        cls.check_free(path)
         run = cls(Path(path))
-        with reading(run.path):
-            exists = os.path.lexists(run.path)
-            is_free = not exists or (run.path.is_dir() and not any(run.path.iterdir()))
-        if not is_free:
-            msg = f"{path} exists already: choose another name, or remove it first"
-            raise UsageError(msg)
         run.write_config(config)
         run._write_manifest({})
         return run
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Check that a new run directory can have this name.
+
+        Raises:
+            UsageError: if something is there already.
+        """
+        place = Path(path)
+        with reading(place):
+            exists = os.path.lexists(place)
+            is_free = not exists or (place.is_dir() and not any(place.iterdir()))
+        if not is_free:
+            msg = f"{path} exists already: choose another name, or remove it first"
+            raise UsageError(msg)
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -158,7 +168,7 @@ class RunDirectory:
     def newest_checkpoint(
         self, stage: str, key: str
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and description of the newest whole checkpoint made under `key`, or None.
+        """Tensors and description of the newest intact checkpoint made under `key`, or None.
 
         What is damaged is passed over, and a warning logged that says what is taken instead.
         """
@@ -285,15 +295,19 @@ class RunDirectory:
             Names of the stages that were taken.
         """
         taken: list[str] = []
-        theirs = other.records()
+        other_records = other.records()
         for stage in plan.names:
-            ours = self.records()
-            if self.status(stage, plan, inputs) == "done" or stage not in theirs:
+            own_records = self.records()
+            if self.status(stage, plan, inputs) == "done" or stage not in other_records:
                 continue
-            entry, needs = theirs[stage], plan.spec(stage).needs
-            if any(n not in ours or entry.needs.get(n) != ours[n].weights for n in needs):
+            entry, needs = other_records[stage], plan.spec(stage).needs
+            if any(
+                n not in own_records or entry.needs.get(n) != own_records[n].weights for n in needs
+            ):
                 continue
-            key = plan.key(stage, inputs.like(entry.inputs), {n: ours[n].key for n in needs})
+            key = plan.key(
+                stage, inputs.like(entry.inputs), {n: own_records[n].key for n in needs}
+            )
             intact = read_header(other.weights(stage)).get("sha256") == entry.weights
             if entry.key == key and intact:
                 write_atomically(
@@ -320,7 +334,7 @@ class RunDirectory:
         rows: int,
         blocks: Callable[[], Iterable[NDArray[Any]]],
     ) -> NDArray[np.float32]:
-        """Rows kept under `key`, as a memory map; made and written if they are not there, whole.
+        """Cached array under `key`, as a memory map; computed if it is missing or damaged.
 
         Of each name one array is kept: those of other keys are removed to make room.
 
@@ -368,12 +382,12 @@ class RunDirectory:
 
     def _write_manifest(self, update: Mapping[str, Any]) -> None:
         packages = ("mvflow", "torch", "zuko", "numpy")
-        made = {
+        environment = {
             "versions": {name: version(name) for name in packages},
             "python": platform.python_version(),
             "machine": platform.machine(),
         }
-        write_json(self.path / "manifest.json", {**self.manifest(), **made, **update})
+        write_json(self.path / "manifest.json", {**self.manifest(), **environment, **update})
 
     def history(self) -> list[dict[str, Any]]:
         """Records of all epochs, oldest first; a line cut off by a crash is left out.
@@ -388,7 +402,7 @@ class RunDirectory:
         append_line(self.path / HISTORY, json.dumps(dict(record)))
 
     def _sync_history(self) -> None:
-        """What is kept next rests on the records up to now, so they are on the disk before it."""
+        """Write the history through to the disk (fsync), before what refers to its records."""
         path = self.path / HISTORY
         if path.is_file():
             with writing(path):
@@ -424,8 +438,8 @@ class RunDirectory:
         with writing(self.path), tempfile.TemporaryFile(dir=self.path):
             pass
         for name in ("config.toml", "manifest.json", "history.jsonl", "*.safetensors", "*.npy"):
-            for place in (self.path, self.path / "checkpoints", self.arrays):
-                for path in place.glob(f".{name}.*"):
+            for folder in (self.path, self.path / "checkpoints", self.arrays):
+                for path in folder.glob(f".{name}.*"):
                     _remove(path)
         records: dict[str, StageRecord] = {}
         with contextlib.suppress(DataError):  # who reads a damaged manifest next says so

@@ -91,9 +91,9 @@ def read_array(path: Path) -> NDArray[np.float32]:
     """
     try:
         with open_regular(path) as file:
-            left, checksum = path.stat().st_size - CHECKSUM, 0
-            while left > 0 and (block := file.read(min(left, READ))):
-                checksum, left = zlib.crc32(block, checksum), left - len(block)
+            remaining, checksum = path.stat().st_size - CHECKSUM, 0
+            while remaining > 0 and (block := file.read(min(remaining, READ))):
+                checksum, remaining = zlib.crc32(block, checksum), remaining - len(block)
             if checksum.to_bytes(CHECKSUM, "little") != file.read():
                 msg = "its content does not fit its checksum"
                 raise ValueError(msg)

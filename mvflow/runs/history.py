@@ -21,7 +21,7 @@ RECORD = {
     "validation": ({str: float}, type(None)),
     "seconds": float,
 }
-"""What a line of `history.jsonl` has, and perhaps more."""
+"""Required fields of a line, with their types."""
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

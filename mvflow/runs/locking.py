@@ -32,8 +32,8 @@ def locked(path: Path) -> Iterator[bool]:
         DataError: if the directory cannot be written.
         StageError: if another process holds it.
     """
-    place, holder = path.resolve(), (os.getpid(), threading.get_ident())
-    if _HELD.get(place) == holder:
+    resolved, holder = path.resolve(), (os.getpid(), threading.get_ident())
+    if _HELD.get(resolved) == holder:
         yield False
         return
     with writing(path):
@@ -47,11 +47,11 @@ def locked(path: Path) -> Iterator[bool]:
                 raise
             msg = f"another process is training in {path}: wait for it, or stop it first"
             raise StageError(msg) from error
-        _HELD[place] = holder
+        _HELD[resolved] = holder
         try:
             yield True
         finally:
-            del _HELD[place]
+            del _HELD[resolved]
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -36,7 +36,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """What is recorded of a finished stage: `manifest.json` has one for each."""
+    """Manifest entry of a finished stage."""
 
     key: str
     """Hash of settings, data, seed and the keys of earlier stages."""
@@ -133,7 +133,7 @@ class Plan:
         return self._specs[name]
 
     def after(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Stages that rest on any of these, directly or not."""
+        """Stages that depend on any of these, directly or not."""
         changed = set(names)
         for spec in self.stages:
             if changed & set(spec.needs):

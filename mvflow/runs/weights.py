@@ -80,7 +80,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What a file says of itself without being read whole; empty if it is missing or damaged."""
+    """Header of a file of weights, without its tensors; empty if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
             return _content(file)

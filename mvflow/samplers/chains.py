@@ -64,9 +64,9 @@ def run(
         >>> chains.positions.shape, bool(abs(chains.positions.std() - 1) < 0.1)
         ((100, 8, 1, 2), True)
     """
-    for name, value, least in (("warmup", warmup, 0), ("draws", draws, 1), ("thin", thin, 1)):
-        if value < least:
-            msg = f"{name} is {value}, expected at least {least}"
+    for name, value, minimum in (("warmup", warmup, 0), ("draws", draws, 1), ("thin", thin, 1)):
+        if value < minimum:
+            msg = f"{name} is {value}, expected at least {minimum}"
             raise UsageError(msg)
     xp = namespace(position)
     target = _Counted(value_and_grad)

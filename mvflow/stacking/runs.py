@@ -43,7 +43,7 @@ def train_stacked(
     Returns:
         Directory of each run that failed, and why.
     """
-    way, inputs = check_compile(compile), Inputs(fingerprint(source))
+    compile_mode, inputs = check_compile(compile), Inputs(fingerprint(source))
     each = [_Run(RunDirectory.open(path), inputs) for path in runs]
     failed: dict[str, str] = {}  # key of a stage -> why
     while True:
@@ -58,7 +58,7 @@ def train_stacked(
             return {one.run.path: one.error for one in each if one.error}
         # Those with the least done come first, so that later stages find the most alike.
         group = min(waiting.values(), key=lambda g: min(one.done() for one in g.values()))
-        _train(list(group.values()), source, device, way)
+        _train(list(group.values()), source, device, compile_mode)
         failed |= {key: one.error for key, one in group.items() if one.error}
 
 

@@ -126,7 +126,7 @@ class _Stack:
                 for i, each in enumerate(self.validations()):
                     self.best[i] = math.inf if each is None else each["loss"]
                     self.best_epoch[i] = -1
-        said = time.perf_counter()
+        reported = time.perf_counter()
         for epoch in range(self.settings.epochs):
             began, rows = time.perf_counter(), self.rows(epoch)
             self.sums.clear()
@@ -141,9 +141,9 @@ class _Stack:
                 validations = list(self.validations())
             seconds = time.perf_counter() - began
             self.end_epoch(epoch, rows, losses, validations, seconds, kept)
-            if time.perf_counter() - said > LINE_INTERVAL:
-                said, many = time.perf_counter(), len(self.active)
-                about = (self.first.name, epoch + 1, self.settings.epochs, many, seconds)
+            if time.perf_counter() - reported > LINE_INTERVAL:
+                reported, active = time.perf_counter(), len(self.active)
+                about = (self.first.name, epoch + 1, self.settings.epochs, active, seconds)
                 _log.info("%s: epoch %d of %d, %d runs, %.1f s", *about)
             if not self.active:
                 break

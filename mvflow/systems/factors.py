@@ -42,8 +42,8 @@ def factor_analysis(covariance: Tensor, factors: int) -> tuple[Tensor, Tensor]:
     kept = min(factors, columns)
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0), vectors.flip(1)
-    rest = values[kept:].mean() if kept < columns else values.new_zeros(())
-    loadings = vectors[:, :kept] * (values[:kept] - rest).clamp_min(0).sqrt()
+    mean_noise = values[kept:].mean() if kept < columns else values.new_zeros(())
+    loadings = vectors[:, :kept] * (values[:kept] - mean_noise).clamp_min(0).sqrt()
     noise = (covariance.diagonal() - loadings.square().sum(1)).clamp_min(FLOOR)
     identity = torch.eye(kept, dtype=covariance.dtype)
     for _ in range(EM_STEPS):

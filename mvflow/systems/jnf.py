@@ -144,7 +144,8 @@ class JNF(JointEncoderSystem):
         return [*stages, *self.rule.stages(self, self.subset_module)]
 
     def _joint_losses(self, observed: Observed, progress: float | Tensor) -> Losses:
-        return self.joint.losses(observed, self.settings.joint.beta_at(progress))
+        settings = self.settings.joint
+        return self.joint.losses(observed, settings.beta_at(progress), settings.independence)
 
     def _projector_stage(self, objective: Objective) -> StageSpec:
         objective.check_batch(self.settings.projectors.batch_size)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
@@ -39,6 +39,9 @@ class JointTraining(BetaTraining):
     """
 
     merge: Merge = (512, 512)
+    independence: Annotated[NonNegativeFloat, Later()] = 0.0
+    """Factor of the squared correlations of z with the covariates of a batch's rows, which are to
+    leave the latents; 0 leaves that to the ELBO alone, which hardly notices small ones."""
     start: Annotated[Literal["random", "factor-analysis"], Later()] = "random"
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from zuko.distributions import DiagNormal
 
 from mvflow.core import ConfigError, Modality, Observed, rescale_weights
-from mvflow.functional import normal_kl_standard
-from mvflow.nn import MLP, ModalityDict, encode_rows, upcast_to_float32
+from mvflow.functional import normal_kl_standard, squared_correlations
+from mvflow.nn import MLP, ModalityDict, encode_rows, join_covariates, upcast_to_float32
 from mvflow.stages import Losses
 from mvflow.systems.decoders import Decoders
 
@@ -117,8 +117,17 @@ class JointVAE(nn.Module):
         loc, log_scale = upcast_to_float32(self.merge(torch.cat(features, -1))).chunk(2, -1)
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
-    def losses(self, observed: Observed, beta: float | Tensor = 1.0) -> Losses:
-        """Minus the ELBO with lambda_j and beta (Eq. 3), from one draw of z per row."""
+    def losses(
+        self, observed: Observed, beta: float | Tensor = 1.0, independence: float = 0.0
+    ) -> Losses:
+        """Minus the ELBO with lambda_j and beta (Eq. 3), from one draw of z per row.
+
+        Args:
+            observed: rows of all modalities.
+            beta: factor of the divergence.
+            independence: factor of the squared correlations, over the rows, of the means of
+                q(z|X) with the covariates; nothing where there are none.
+        """
         q = self.posterior(observed.x, observed.covariates)
         z = q.rsample()
         kl = normal_kl_standard(q.base_dist.loc, q.base_dist.scale).mean()
@@ -127,6 +136,11 @@ class JointVAE(nn.Module):
             terms[name] = fit.mean()
             total = total - self.weights[name] * terms[name]
         terms["elbo"] = sum(terms[m.name] for m in self.modalities) - kl
+        names = self.decoders.covariates
+        if independence and names:
+            covariates = join_covariates(names, observed.covariates)
+            terms["dependence"] = squared_correlations(q.base_dist.loc, covariates)
+            total = total + independence * terms["dependence"]
         return Losses(total, terms)
 
     @torch.no_grad()

@@ -74,10 +74,10 @@ def _subsets(present: Tensor, count: int) -> Tensor:
 
     The random ones have two modalities or more, but not all, any number as likely as any other.
     """
-    many, rows, device = *present.shape, present.device
-    alone = torch.eye(many, dtype=torch.bool, device=device)[..., None].expand(-1, -1, rows)
-    subsets = [torch.ones_like(alone[:, :1]), alone[:, : many if many > 1 else 0]]
-    if many > 2 and count:
-        order = torch.rand(many, count, rows, device=device).argsort(0).argsort(0)
-        subsets.append(order < torch.randint(2, many, (count, rows), device=device))
+    modalities, rows, device = *present.shape, present.device
+    alone = torch.eye(modalities, dtype=torch.bool, device=device)[..., None].expand(-1, -1, rows)
+    subsets = [torch.ones_like(alone[:, :1]), alone[:, : modalities if modalities > 1 else 0]]
+    if modalities > 2 and count:
+        order = torch.rand(modalities, count, rows, device=device).argsort(0).argsort(0)
+        subsets.append(order < torch.randint(2, modalities, (count, rows), device=device))
     return torch.cat(subsets, 1) & present[:, None]

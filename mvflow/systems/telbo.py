@@ -41,7 +41,9 @@ class TELBO(CoordinatedSystem):
         settings = self.settings
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
-            return self.joint.losses(observed, settings.joint.beta_at(progress))
+            return self.joint.losses(
+                observed, settings.joint.beta_at(progress), settings.joint.independence
+            )
 
         reads = network_settings(settings)
         return [

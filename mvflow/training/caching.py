@@ -76,14 +76,14 @@ def with_cached_columns(
         for column in by_value:
             stored = table.columns[column.of or ""]
             jobs.setdefault((column.name, id(stored)), _value_job(column, tables, i, cache))
-    made = dict(zip(jobs, _materialised(list(jobs.values()), cache), strict=True))
+    computed = dict(zip(jobs, _materialised(list(jobs.values()), cache), strict=True))
     out = []
     for i, table in enumerate(tables):
         replaced = dict(table.columns)
         for column in by_value:
             stored = table.columns[column.of or ""]
-            replaced[column.name] = replace(made[column.name, id(stored)], index=stored.index)
-        joined = {f"cached/{c.name}": made[c.name, i] for c in by_row}
+            replaced[column.name] = replace(computed[column.name, id(stored)], index=stored.index)
+        joined = {f"cached/{c.name}": computed[c.name, i] for c in by_row}
         seen = table.with_columns(replaced)
         out.append(seen.joined(joined) if joined else seen)
     return out
@@ -110,7 +110,7 @@ class _Job:
 
 
 def _materialised(jobs: Sequence[_Job], cache: ColumnCache | None) -> list[AnyColumn]:
-    """All columns in memory, or all in files."""
+    """Compute the arrays: all in memory, or all in files of the cache."""
     if cache is None:
         return [_in_memory(job) for job in jobs]
     size = sum(job.rows * next(job.blocks())[0].numel() * 4 for job in jobs if job.rows)

@@ -29,7 +29,7 @@ class History(list[dict[str, Any]]):
 
 
 class Callbacks(NoOpCallback):
-    """Several callbacks as one; any of them can stop the stage."""
+    """Composite callback: calls several, and any of them can stop the stage."""
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = tuple(callbacks)
@@ -45,7 +45,7 @@ class Callbacks(NoOpCallback):
 
 
 class Record(NoOpCallback):
-    """Callback that appends each epoch to a history."""
+    """Callback that appends the record of each epoch to a history."""
 
     def __init__(self, history: History) -> None:
         self.history = history

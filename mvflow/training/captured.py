@@ -96,7 +96,7 @@ class CapturedStep:
 
 @contextmanager
 def _undone(step: Step) -> Iterator[None]:
-    """Undo all that this block changes, in place: weights, moments, sums, generators."""
+    """Warm up without a trace: weights, moments, sums and generators are restored in place."""
     stage, optimizer, device = step.stage, step.optimizer, step.stage.train.device
 
     def changing() -> Iterator[Tensor]:

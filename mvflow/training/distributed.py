@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """The processes of a run, as seen by one of them.
+    """Process group of data-parallel training, as seen by one of its ranks.
 
     Args:
         fabric: a launched `lightning_fabric.Fabric`.
@@ -44,7 +44,7 @@ class Processes:
     # Training
 
     def distribute(self, stage: Stage) -> Stage:
-        """The stage with its loss in DDP: gradients and losses are means over the processes.
+        """The stage with its loss wrapped in DDP: gradients and losses are means over ranks.
 
         Raises:
             StageError: if the processes do not train the same stage.
@@ -65,7 +65,7 @@ class Processes:
         return replace(stage, loss=loss)
 
     def shard(self, rows: Tensor) -> Tensor:
-        """This process's part of each batch (..., rows); all parts are of equal size.
+        """This rank's shard of each batch (..., rows); all shards are of equal size.
 
         Raises:
             UsageError: if there are fewer rows than processes.
@@ -78,7 +78,7 @@ class Processes:
 
     @torch.no_grad()
     def synchronize(self, module: nn.Module) -> None:
-        """Copy the main process's parameters and buffers to all others."""
+        """Broadcast the main process's parameters and buffers to all others."""
         with self.watched():
             for value in (*module.parameters(), *module.buffers()):
                 distributed.broadcast(value.data, 0)
@@ -96,18 +96,18 @@ class Processes:
             raise StageError(msg)
 
     def barrier(self) -> None:
-        """Wait for all processes."""
+        """Barrier: wait for all processes."""
         with self.watched():
             self._fabric.barrier()
 
     def broadcast(self, value: T) -> T:
-        """The main process's `value`, in all processes; any object that pickle takes."""
+        """Broadcast the main process's `value` to all; any object that pickle takes."""
         with self.watched():
             shared: T = self._fabric.broadcast(value)
         return shared
 
     def map_shards(self, work: Callable[[int], T], count: int) -> list[T]:
-        """The results of `work(0)` to `work(count - 1)`, divided among the processes."""
+        """Map shards to results, `work(0)` to `work(count - 1)`, divided among the processes."""
         own = {i: work(i) for i in range(self.rank, count, self.world_size)}
         results = {i: value for each in self._all(own) for i, value in each.items()}
         return [results[i] for i in range(count)]

@@ -1,4 +1,4 @@
-"""Joining the processes of a run, started by us or by a launcher."""
+"""Set-up of the process group, whose processes we or a launcher such as torchrun started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def connect(
     device: str = "cpu",
     timeout: float = 300.0,
 ) -> Processes:
-    """Join the processes of this run, and wait until all are there.
+    """Join the process group of this run, and wait until all ranks are there.
 
     They are those that torchrun, `srun` or MPI have started, found by their environment.
 

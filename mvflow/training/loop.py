@@ -166,7 +166,7 @@ class _Loop:
         return StepRecord(stage.name, epoch, step, self.steps, loss, stage.settings.epochs)
 
     def batches(self, rows: Tensor, steps: range) -> Iterator[tuple[int, Batch]]:
-        """Number and batch of each step; of several processes, this one's share of it."""
+        """Index and batch of each step; with several processes, this rank's shard of it."""
         train, processes = self.stage.train, self.processes
         shard = rows if processes is None else processes.shard(rows)
         order = (shard[i] for i in steps)
@@ -207,12 +207,12 @@ class _Loop:
         return {"loss": loss, **terms}
 
     def not_finite(self, rows: Tensor, step: int, what: str = "training") -> str:
-        """What is said of a step whose loss is not finite, after `TrainingState.rewind`."""
+        """Error message for a loss that is not finite, after `TrainingState.rewind`."""
         kept = "checkpoint resumed from" if self.state.first_step else "last good epoch"
         return not_finite(self.stage, self.state.epoch, step, rows[step], kept, what)
 
     def first_bad_step(self, rows: Tensor) -> int:
-        """Repeat the epoch eagerly, looking at the loss of each step; the state is rewound."""
+        """First step whose loss is not finite: repeats the epoch eagerly, rewinds the state."""
         state, epoch = self.state, self.state.epoch
         state.rewind()
         try:
@@ -230,14 +230,14 @@ class _Loop:
 
 
 def batching(stage: Stage) -> tuple[int, int]:
-    """Steps of an epoch, and rows of a step."""
+    """Steps per epoch, and batch size."""
     rows = len(stage.train)
     size = max(1, min(stage.settings.batch_size, rows))
     return min(stage.settings.steps_per_epoch or rows // size, rows // size), size
 
 
 def shuffled_rows(stage: Stage, seed: int, epoch: int) -> Tensor:
-    """Row indices of each step of an epoch, (steps, rows of a step)."""
+    """Shuffled row indices of an epoch, (steps, batch)."""
     steps, size = batching(stage)
     order = generator(seed, stage.name, "order", epoch).permutation(len(stage.train))
     return torch.from_numpy(order[: steps * size]).to(stage.train.device).view(steps, size)
@@ -251,7 +251,7 @@ def epoch_record(
     validation: dict[str, float] | None,
     seconds: float,
 ) -> EpochRecord:
-    """The line of the history for an epoch."""
+    """History record of an epoch."""
     settings, (steps, size) = stage.settings, batching(stage)
     last = (epoch + (steps - 1) / steps) / settings.epochs
     return EpochRecord(
@@ -263,7 +263,7 @@ def epoch_record(
 def not_finite(
     stage: Stage, epoch: int, step: int, rows: Tensor, kept: str, what: str = "training"
 ) -> str:
-    """What is said of a loss that is not finite at a step, counted from 0, on these rows."""
+    """Error message for a loss that is not finite at a step, counted from 0, on these rows."""
     names = rows.tolist()
     shown = ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")
     loss = "loss" if what == "training" else f"{what} loss"

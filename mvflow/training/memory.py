@@ -27,9 +27,9 @@ SHORTAGES = ("can't allocate memory", "not enough memory")
 
 def free_memory(device: torch.device | str) -> int:
     """Bytes that rows may take on a device: half of what is free there now."""
-    place = torch.device(device)
-    if place.type == "cuda":
-        return int(SHARE * torch.cuda.mem_get_info(place)[0])
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(SHARE * torch.cuda.mem_get_info(device)[0])
     lines = Path("/proc/meminfo")
     if lines.is_file():
         words = dict(line.split(":") for line in lines.read_text().splitlines())
@@ -68,7 +68,7 @@ def watched_memory(stage: Stage) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         is_shortage = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not is_shortage and not any(said in str(error) for said in SHORTAGES):
+        if not is_shortage and not any(message in str(error) for message in SHORTAGES):
             raise
         size = min(stage.settings.batch_size, len(stage.train))
         msg = (

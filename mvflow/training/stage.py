@@ -43,7 +43,7 @@ class Stage:
 
 
 class EpochRecord(NamedTuple):
-    """One line of the training history."""
+    """Record of one epoch, a line of the training history."""
 
     stage: str
     epoch: int
@@ -58,7 +58,7 @@ class EpochRecord(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """Where the training of a stage is within an epoch."""
+    """Record of one step: where the training of a stage is within an epoch."""
 
     stage: str
     epoch: int

@@ -1,4 +1,4 @@
-"""From a stage as a system describes it to one that the loop can train."""
+"""Training stages from the stage specifications of systems."""
 
 from __future__ import annotations
 

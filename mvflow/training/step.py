@@ -150,13 +150,13 @@ def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> 
 
 @contextmanager
 def _no_validation() -> Iterator[None]:
-    """Distributions do not validate their arguments: each check would synchronise.
+    """Turn off argument validation of distributions: each check would synchronise.
 
     Values that are not finite reach the loss, which the loop checks once an epoch.
     """
-    before = Distribution._validate_args
+    validate_args = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(before)
+        Distribution.set_default_validate_args(validate_args)

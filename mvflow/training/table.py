@@ -28,7 +28,7 @@ BLOCK = 2048
 
 @dataclass(frozen=True, slots=True)
 class TensorColumn:
-    """`mvflow.core.Column` as tensors."""
+    """Column in device memory: `mvflow.core.Column` as tensors."""
 
     values: Tensor
     index: Tensor | None
@@ -46,7 +46,7 @@ class TensorColumn:
 
 @dataclass(frozen=True, slots=True)
 class MappedColumn:
-    """A column that stays where it is stored; only the rows asked for come to the device.
+    """Column that stays where it is stored; only the rows asked for come to the device.
 
     Args:
         stored: values, as a memory map of a store gives them.
@@ -76,7 +76,7 @@ AnyColumn = TensorColumn | MappedColumn
 
 
 def as_input(x: Tensor) -> Tensor:
-    """What networks take: uint8 intensities become float32 in [0, 1], all else stays.
+    """Network inputs: uint8 intensities become float32 in [0, 1], all else stays.
 
     Images are laid out in memory with channels last, as convolutions like them best.
 
@@ -91,7 +91,7 @@ def as_input(x: Tensor) -> Tensor:
 
 
 class Table:
-    """Columns of equal length on one device.
+    """Data set in memory: columns of equal length on one device.
 
     Args:
         columns: name -> values and index.
@@ -122,13 +122,13 @@ class Table:
         columns = source.columns()
         size = sum(c.values.nbytes for c in columns.values())
         is_held = budget is None or size <= budget
-        made = {
+        tensors = {
             name: _column(c, device)
             if is_held and not getattr(c.values, "is_sparse", False)
             else _mapped_column(c, device)
             for name, c in columns.items()
         }
-        return cls(made, len(source))
+        return cls(tensors, len(source))
 
     @property
     def is_streamed(self) -> bool:
@@ -136,7 +136,7 @@ class Table:
         return any(isinstance(c, MappedColumn) for c in self.columns.values())
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that it holds on its device."""
+        """All tensors on its device."""
         for column in self.columns.values():
             if isinstance(column, TensorColumn):
                 yield column.values
@@ -150,7 +150,7 @@ class Table:
 
     @property
     def device(self) -> torch.device:
-        """Where the values are."""
+        """Device of the values."""
         column = next(iter(self.columns.values()))
         return column.device if isinstance(column, MappedColumn) else column.values.device
 

@@ -12,12 +12,15 @@ ROOT = Path(__file__).parents[2]
 ARGUMENTS = {"coherence": ["toy"], "gpu": ["--device", "cpu", "--minutes", "5"]}
 HELPERS = {"cases", "common", "noise", "profiling", "rival", "roofline"}
 NO_TABLES = {"fuzz", "fuzz_stores", "mutations"}  # pass or fail; `tests/test_fuzz.py`, by hand
+NEEDED = {"agreement": "multivae"}
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem[0] != "_")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in HELPERS | NO_TABLES])
 def test_a_quick_one_writes_its_tables(name, tmp_path):
+    if name in NEEDED:
+        pytest.importorskip(NEEDED[name], reason=f"{name} needs {NEEDED[name]}")
     out = tmp_path / ("out" if name == "gpu" else "out.json")
     words = [f"benchmarks.{name}", *ARGUMENTS.get(name, []), "--quick", "--out", str(out)]
     found = subprocess.run(

@@ -136,6 +136,19 @@ def test_samples_of_files_are_those_of_the_same_rows_of_the_store(mvflow, here):
         np.testing.assert_array_equal(stored["samples/image"][...], file["samples/image"][...])
 
 
+def test_a_mixed_table_is_described(mvflow, here):
+    found = mvflow("data", "import", "out.h5", "--modality", "c=table.csv:a,b,ill")
+    assert "c, column 'ill': bernoulli (no, yes)" in found.out
+    found = mvflow("data", "info", "out.h5")
+    assert found.code == 0, found
+    assert "mixed" in found.out
+    steps = ("--likelihood", "c:a=student-t", "--transform", "c:b=quantile")
+    found = mvflow(
+        "data", "import", "out.h5", "--modality", "c=table.csv:a,b,ill", *steps, "--force"
+    )
+    assert "1 bernoulli, 1 normal, 1 student-t; transforms of numbers: quantile" in found.out
+
+
 def test_auto_with_splits_of_other_names(refused, mvflow, here):
     assert mvflow("data", "import", "out.h5", *WORDS).code == 0
     words = ("new", "run", "--recipe", "auto", "--store", "out.h5")

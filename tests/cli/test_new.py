@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from mvflow.core import Modality, registry
 from mvflow.posteriors import NSF
 from mvflow.projectors import DCCA, Contrastive
 from mvflow.runs import RunDirectory
+from mvflow.tuning import search
 from mvflow_datasets import SplitData, write_store
 
 
@@ -27,7 +29,7 @@ def test_writes_a_complete_configuration(mvflow, store, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("system", registry("systems").names())
 def test_without_a_recipe_the_store_decides_for_any_system(mvflow, store, tmp_path, system):
-    found = mvflow("new", tmp_path / "a", "--store", store, "--system", system)
+    found = mvflow("new", tmp_path / "a", "--store", store, "--system", system, "--quick")
     assert found.code == 0, found
     config = RunDirectory.open(tmp_path / "a").config()
     assert (config.recipe, config.system, config.latent_dim) == ("auto", system, 20)
@@ -118,3 +120,50 @@ def test_data_of_other_modalities_or_shapes_are_refused(refused, store, tmp_path
     line = refused("new", tmp_path / "a", "--recipe", "toy", "--store", other, code=1)
     assert "'square' of the data has shape (1, 16, 16), but the model expects (1, 32, 32)" in line
     assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture
+def tables(mvflow, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 2))
+    for name, columns in (("a", 3), ("b", 4)):
+        x = z @ rng.normal(size=(2, columns)) + 0.1 * rng.normal(size=(60, columns))
+        header = ",".join(f"{name}{i}" for i in range(columns))
+        np.savetxt(f"{name}.csv", x, delimiter=",", header=header, comments="")
+    words = ("--modality", "a=a.csv", "--modality", "b=b.csv")
+    assert mvflow("data", "import", "s.h5", *words).code == 0
+    return tmp_path / "s.h5"
+
+
+def test_settings_for_tables_are_searched_within_a_budget(mvflow, refused, tables):
+    made = mvflow("new", "run", "--store", "s.h5", "--budget", "0.001")
+    assert made.code == 0, made
+    assert "at most 0.001 s ('--quick' leaves it out)" in " ".join(made.out.split())
+    assert "(best so far): the recipe's own settings" in " ".join(made.out.split())
+    assert (tables.parent / "run" / "search.json").is_file()
+    assert not (tables.parent / "run.search.json").exists()
+    assert "exists already" in refused("new", "run", "--store", "s.h5", code=2)
+    quick = mvflow("new", "quick", "--store", "s.h5", "--quick")
+    assert "search" not in quick.out
+    configs = [RunDirectory.open(tables.parent / name).config() for name in ("run", "quick")]
+    assert configs[0] == configs[1]
+    assert configs[0].joint.start == "factor-analysis"
+
+
+def test_an_interrupted_search_goes_on(mvflow, tables, monkeypatch):
+    score, asked = search._Search.score, []
+
+    def interrupted(self, config):
+        asked.append(config)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return score(self, config)
+
+    monkeypatch.setattr(search._Search, "score", interrupted)
+    stopped = mvflow("new", "run", "--store", "s.h5")
+    assert stopped.code == 1
+    assert "the same command goes on" in " ".join(stopped.err.split())
+    again = mvflow("new", "run", "--store", "s.h5", "--budget", "0.001")
+    assert again.code == 0
+    assert len(asked) == 2  # the first trial was kept

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mvflow_cli.making import make_runs
+
 SHORT = (
     *("joint.epochs=1", "joint.steps_per_epoch=3", "flows.epochs=1", "flows.steps_per_epoch=1"),
     *("evaluation.rows=64", "evaluation.prior_draws=64", "evaluation.importance_rows=4"),
@@ -63,3 +65,27 @@ def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_pat
     table1 = ("reproduce", "table1", "--store", store)
     assert "needs a store of mnist-svhn" in refused(*table1, code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_made_before_a_setting_had_a_default_is_the_same_run(mvflow, store, tmp_path):
+    """Its file lacks the setting, whose default is what `mvflow new` writes today."""
+    words = (
+        "sweep",
+        store,
+        "--recipe",
+        "toy",
+        "--set",
+        "joint.epochs=0",
+        "--set",
+        "flows.epochs=0",
+    )
+    out = tmp_path / "a"
+    make_runs({"run": ["joint.epochs=0", "flows.epochs=0"]}, out, store, "toy")
+    config = out / "run" / "config.toml"
+    text = config.read_text()
+    older = text.replace('output = "identity"\n', "", 1)
+    assert older != text
+    config.write_text(older)
+    found = mvflow(*words, "--out", out)
+    assert found.code == 0, found
+    assert config.read_text() == older

@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ from mvflow_datasets.archives import open_files
 from mvflow_datasets.digits import read_idx, read_svhn
 from mvflow_datasets.images import read_photograph
 from mvflow_datasets.importing.arrays import read_array
+from mvflow_datasets.importing.reading import read_values
 from mvflow_datasets.importing.references import Reference
 from mvflow_datasets.mhd import _loaded
 from mvflow_datasets.strokes import read_unipen
@@ -61,6 +63,21 @@ def test_an_array_of_a_npz_that_does_not_fit(tmp_path):
         assert len(read_array(Reference(tmp_path / "a.npz", "y")).values) == 3
         with pytest.raises(DataError, match=f"array 'x' of .*a.npz {MEMORY}"):
             read_array(Reference(tmp_path / "a.npz", "x"))
+
+
+def test_tables_and_matrices_of_nothing_but_zeros(tmp_path):
+    anndata = pytest.importorskip("anndata", reason="needs mvflow[omics]")
+    pytest.importorskip("pyarrow", reason="needs mvflow[parquet]")
+    zeros = np.zeros((10_000, 400), np.float64)  # 30 MiB
+    anndata.AnnData(zeros).write_h5ad(tmp_path / "a.h5ad", compression="gzip")
+    pd.DataFrame(zeros).to_parquet(tmp_path / "a.parquet")
+    for name in ("a.h5ad", "a.parquet"):
+        path = tmp_path / name
+        assert path.stat().st_size < 3 * MIB
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mvflow.core.memory.available_memory", lambda: 20 * MIB)
+            with pytest.raises(DataError, match=f"{name} {MEMORY}"):
+                read_values(Reference(path))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ FORGED = {
     "its manifest was altered": lambda m: m.update(more=1),
     "'splits.train' is a list, expected a whole number": lambda m: m["splits"].update(train=[]),
     "'modalities[0].shape[1]' is 2.5": lambda m: m["modalities"][0].update(shape=[1, 2.5, 3]),
-    "unknown likelihood 'poisson'": lambda m: m["modalities"][0].update(likelihood="poisson"),
+    "unknown likelihood 'gauss'": lambda m: m["modalities"][0].update(likelihood="gauss"),
     "the modalities are named": lambda m: m["modalities"].append(m["modalities"][0]),
     "cannot name a split": lambda m: m["splits"].update({"../x": 1}),
     "what HDF5 says of its arrays was altered": lambda m: m["arrays"].pop("train/image"),

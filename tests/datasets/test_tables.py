@@ -129,7 +129,7 @@ def test_what_looks_like_a_label_or_an_index_is_pointed_out_and_kept(tmp_path):
     assert raw.columns == ("n", "a", "b", "c", "class")
     said = " ".join(raw.warnings)
     assert "column 'n' counts the rows" in said
-    assert "column 'class' has 2 different whole numbers and looks like a label" in said
+    assert "column 'class' has 2 different values and looks like a label" in said
     assert "column 'c'" not in said
 
 

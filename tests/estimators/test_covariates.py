@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mvflow import JNF, JNFShared, Modality, load
-from mvflow.core import ArraySource, DataError, UsageError, registry
+from mvflow.core import ArraySource, DataError, Observed, UsageError, registry
 from mvflow.estimators import estimator_class
+from mvflow.nn import seeded
 
 SHIFT = np.array([4.0, -4.0, 0.0])
 
@@ -60,6 +62,24 @@ def test_latents_do_not_hold_what_covariates_say(model, rows):
     apart = np.abs(z[is_b].mean(0) - z[~is_b].mean(0))
     deviation = np.sqrt(z.var(0) + (spread**2).mean(0))
     assert (apart / deviation).max() < 0.5  # in the data, 4 standard deviations of the cause
+
+
+def test_independence_adds_the_correlation_of_the_means_with_covariates(model, rows):
+    x, batch = rows
+    taken = ArraySource(x, covariates={"batch": batch}).take(range(50))
+    observed = Observed.from_columns({k: torch.from_numpy(v) for k, v in taken.items()})
+    joint = model.system_.joint
+    totals = []
+    for weight in (0.0, 3.0):
+        with seeded(0, "loss"):
+            totals.append(joint.losses(observed, 1.0, weight))
+    loc = joint.posterior(observed.x, observed.covariates).base_dist.loc.numpy()
+    both = np.corrcoef(loc.T, taken["covariates/batch"].T)[: loc.shape[1], loc.shape[1] :]
+    # float32 sums over fifty rows
+    np.testing.assert_allclose(totals[1].terms["dependence"], (both**2).sum(), rtol=1e-4)
+    added = totals[1].total - totals[0].total
+    np.testing.assert_allclose(added, 3 * (both**2).sum(), rtol=1e-3)
+    assert "dependence" not in totals[0].terms
 
 
 def test_columns_of_a_source_stand_for_values(model, rows):

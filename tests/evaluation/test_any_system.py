@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from mvflow.config import Classifiers, EvaluationSettings
 from mvflow.core import ArraySource, Modality, UsageError, as_source, generator
@@ -27,7 +28,15 @@ class FactorModel:
             rows=300, prior_draws=40, importance_rows=5, importance_draws=5
         )
         sampler = HMCSampler()
-        self.config = SimpleNamespace(recipe="", seed=0, evaluation=settings, sampler=sampler)
+        self.config = SimpleNamespace(
+            recipe="",
+            seed=0,
+            evaluation=settings,
+            sampler=sampler,
+            modalities={m.name: m for m in self.modalities},
+            covariates={},
+            covariate_specs=tuple,
+        )
 
     def facts(self):
         return {"system": "factor model"}
@@ -41,16 +50,16 @@ class FactorModel:
     def draw(self, given=None, n=1, *, seed=0, **_):
         rng = generator(seed)
         if not given:
-            return SimpleNamespace(z=rng.normal(size=(n, 1, 1)), diagnostics=EXACT)
+            return SimpleNamespace(z=rng.normal(size=(n, 1, 1)), diagnostics=EXACT, covariates={})
         count = 1 + sum(x.shape[1] for x in given.values())
         mean = sum(x.sum(1) for x in given.values()) / count
         z = mean[:, None] + rng.normal(size=(n, len(mean), 1)) / count**0.5
-        return SimpleNamespace(z=z, diagnostics=EXACT)
+        return SimpleNamespace(z=z, diagnostics=EXACT, covariates={})
 
     def sample_latent(self, given=None, n=1, **options):
         return self.draw(given, n, **options).z
 
-    def decode(self, z, targets=None):
+    def decode(self, z, targets=None, *, covariates=None):
         sizes = {m.name: m.shape[0] for m in self.modalities}
         z = np.asarray(z, np.float32)
         return {name: np.repeat(z, sizes[name], -1) for name in targets or sizes}
@@ -58,16 +67,25 @@ class FactorModel:
     def generate(self, given=None, n=1, *, targets=None, **options):
         return self.decode(self.draw(given, n, **options).z, targets)
 
-    def simulate(self, z, *, seed=0):
+    def simulate(self, z, targets=None, *, seed=0, covariates=None):
         rng = generator(seed)
-        return {name: x + rng.normal(size=x.shape) for name, x in self.decode(z).items()}
+        return {name: x + rng.normal(size=x.shape) for name, x in self.decode(z, targets).items()}
+
+    def needs_sampler(self, given):
+        return False
+
+    def predictive(self, z, x, *, seed=0, covariates=None):
+        mean = self.decode(z, x)
+        density = {n: norm.logpdf(x[n], m).sum(-1) for n, m in mean.items()}
+        return SimpleNamespace(mean=mean, draws=self.simulate(z, x, seed=seed), log_prob=density)
 
     def posterior_log_prob(self, z, given):
         msg = "posteriors of this system have no density"
         raise UsageError(msg)
 
-    def log_likelihood(self, x, *, given=None, n=1, seed=0):
-        return np.zeros(len(next(iter(x.values()))))
+    def log_likelihood(self, x, *, given=None, n=1, seed=0, full_output=False):
+        values = np.zeros(len(next(iter(x.values()))))
+        return SimpleNamespace(values=values, ess=values + n, khat=values)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +98,33 @@ def rows():
 @pytest.fixture(scope="module")
 def measured(rows):
     classifiers = ModalityClassifiers.train(rows, rows, Classifiers(kind="mlp", epochs=5))
-    return evaluate(FactorModel(), rows, classifiers), classifiers
+    model, z = FactorModel(), generator(3).normal(size=(2000, 1))
+    train = ArraySource(model.simulate(z, seed=4), model.modalities)
+    return evaluate(model, rows, classifiers, train=train), classifiers
+
+
+def test_predictions_of_the_true_model_are_as_good_as_can_be_and_their_intervals_hold(measured):
+    """Given a, z has mean sum(a) / 4 and variance 1 / 4: b = z + noise has variance 1.25."""
+    found = measured[0].predictions["a->b"]
+    assert found.kind == "numbers"
+    # b has variance 2, of which 1.25 is left
+    assert abs(found.model.r2.mean - 0.375) < 4 * found.model.r2.standard_error
+    assert abs(found.baselines["ridge"].r2.mean - 0.375) < 4 * found.model.r2.standard_error
+    assert found.winner == "tied"  # ridge regression is the right model, too
+    assert "equally well within noise" in found.sentence
+    assert abs(found.differences["constant"].mean - 0.375) < 0.1
+    for level, interval in found.model.intervals.items():
+        for share in (interval.coverage, interval.calibrated_coverage):
+            assert abs(share.mean - level) < 4 * max(share.standard_error, 0.02)
+        z = norm.ppf((1 + level) / 2)
+        assert interval.width == pytest.approx(2 * z * (1.25 / 2) ** 0.5, rel=0.1)
+    score = norm.entropy(scale=1.25**0.5)  # of one column; two share z, which tells a little more
+    assert -found.model.log_score.mean == pytest.approx(2 * score, abs=0.15)
+    assert found.model.crps.mean == pytest.approx((1.25 / np.pi) ** 0.5, rel=0.06)
+    assert found.baselines["ridge"].crps.mean == pytest.approx(found.model.crps.mean, rel=0.06)
+    assert [c.name for c in found.columns] in (["0", "1"], ["1", "0"])
+    assert measured[0].predictions_by_observed[1].wins == {"tied": 2}
+    assert measured[0].prediction_sentence.startswith("Of 2 directions to tables the model and")
 
 
 def test_what_a_system_does_not_have_is_left_out(measured):

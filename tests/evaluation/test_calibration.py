@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from torch.distributions import Independent, Normal
 from zuko.distributions import DiagNormal
 
 from mvflow import JNF, ArraySource, JNFShared
@@ -39,6 +40,33 @@ def known(linear_gaussian):
 def rows(known):
     data = {name: x.astype(np.float32) for name, x in known.sample(300, seed=5).items()}
     return ArraySource(data, known.specs)
+
+
+def test_rows_are_simulated_and_conditioned_on_with_the_same_covariates(known):
+    """Rows of batch A are shifted by the decoder, and experts undo it: exact, if both see it."""
+    estimator = known.estimator(
+        posterior="gaussian", covariates={"batch": {"levels": ["A", "B"]}, "age": {"mean": 50.0}}
+    )
+    system = estimator.system_
+    plain = system.decode
+
+    def shift(covariates):
+        return 5 * covariates["batch"][:, :1] + covariates["age"]
+
+    def decode(z, names=None, covariates=None):
+        decoded = plain(z, names)
+        return {
+            n: Independent(Normal(p.mean + shift(covariates), p.stddev), 1)
+            for n, p in decoded.items()
+        }
+
+    system.decode = decode
+    for _, flow in system.flows.items():
+        forward = flow.forward
+        flow.forward = lambda x, c=None, forward=forward: forward(x - shift(c))
+    found = check_calibration(estimator, subsets=SINGLE)
+    assert found.failed == []
+    assert found.verdict == "good"
 
 
 @pytest.mark.parametrize("seed", range(3))

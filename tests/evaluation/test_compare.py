@@ -296,3 +296,12 @@ def test_runs_measured_otherwise_or_in_part_are_noted(runs):
     del raw["coherence"]
     found = compare([runs[0]._replace(metrics=Evaluation.from_dict(raw))])
     assert not any(m.key.startswith("coherence") for m in found.measures)
+
+
+def test_verdicts_are_said_once_for_runs_that_share_them():
+    """A comparison of many runs has a line for each verdict, not one for each run."""
+    first, second = (run("jnf", n, (0.5, 0.5, 0.5, 1.0))._replace(verdict="Good.") for n in (0, 1))
+    assert "all runs: Good" in compare([first, second]).notes
+    notes = compare([first, second._replace(verdict="Look closer.")]).notes
+    assert f"{first.name}: Good" in notes
+    assert f"{second.name}: Look closer" in notes

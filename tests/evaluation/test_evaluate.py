@@ -19,7 +19,11 @@ from mvflow.evaluation import (
     evaluate,
     generation,
 )
-from mvflow.evaluation.generation import EvaluationRows, Generation
+from mvflow.evaluation import rows as evaluation_rows
+from mvflow.evaluation.generation import Generation
+from mvflow.evaluation.rows import EvaluationRows, chosen_subsets
+from mvflow.evaluation.summaries import coherence, frechet
+from mvflow.inference.diagnostics import exact
 from mvflow.metrics import Estimate
 from mvflow.runs import read_json, write_json
 
@@ -52,7 +56,7 @@ class Generator:
 
     def __init__(self, names, classes, rows, *, perfect):
         self.names, self.classes, self.perfect = names, classes, perfect
-        self.modalities = [SimpleNamespace(name=n) for n in names]
+        self.modalities = [Modality(n, (1, 1)) for n in names]  # not a table: nothing to predict
         self.config = SimpleNamespace(
             evaluation=EvaluationSettings(product_rows=rows, prior_draws=rows)
         )
@@ -75,10 +79,12 @@ class Generator:
             z = 0 * z if prior == "constant" else z
         else:
             z = np.broadcast_to(next(iter(given.values())), (n, *given[min(given)].shape))
-        contacts = np.zeros(z.shape[1])
-        return SimpleNamespace(z=z, diagnostics=SimpleNamespace(contacts=contacts))
+        return SimpleNamespace(z=z, diagnostics=exact())
 
-    def decode(self, z, names=None):
+    def needs_sampler(self, given):
+        return True
+
+    def decode(self, z, names=None, *, covariates=None):
         z = np.asarray(z)
         seed = derive_seed(int(z.sum()), *z.shape)
         return self._made(z.shape[:-1], z[..., 0], seed, names or self.names)
@@ -90,7 +96,31 @@ def measured(generator, labels, classifiers, networks=(), seed=0):
     test = ArraySource(x, labels=labels)
     rows = EvaluationRows.of(len(labels), generator.config.evaluation, seed)
     everyone = [*([classifiers] if classifiers else []), *networks]
-    return Generation(generator, test, rows, classifiers, everyone, seed).measure()
+    return put_together(Generation(generator, test, rows, classifiers, everyone, seed))
+
+
+def put_together(of):
+    """What an evaluation has of generated rows."""
+    subsets = chosen_subsets(of.names, 10, of.seed)
+    parts = [of.subset(given) for found in subsets.values() for given in found]
+    keys = dict(zip(("joint", "joint_fitted"), of.estimator.priors(), strict=False))
+    joint = {key: of.joint(prior) for key, prior in keys.items()}
+    rebuilt = of.rebuilt()
+    found = {
+        "rows_by_observed": {len(part.given): part.rows for part in parts},
+        "reconstruction": rebuilt.errors,
+        "diversity": of.diversity().spaces,
+    }
+    if of.classifiers is not None:
+        labels = of.test.labels[of.rows.chosen]
+        found["coherence"] = coherence(parts, joint, rebuilt.kept, labels, of.clusters)
+    real = of.real() if of.rows.is_apart else {}
+    sizes = {"rows": of.compared, "reference_rows": len(of.rows.reference)}
+    found["frechet"] = {
+        name: frechet(name, count, parts, joint, real, **sizes)
+        for name, count in (of.feature_counts.items() if of.networks else ())
+    }
+    return found
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -230,10 +260,12 @@ def test_rows_that_share_an_image_are_no_new_evidence():
     test = ArraySource(values, labels=classes[index], pairs=pairs)
     generator = Generator(["m0", "m1"], 4, 100, perfect=False)
     generator.config.evaluation = EvaluationSettings(rows=1000, prior_draws=100)
-    generator.decode = lambda z, names=None: dict.fromkeys(names or ["m0", "m1"], 0 * z)
+    generator.decode = lambda z, names=None, covariates=None: dict.fromkeys(
+        names or ["m0", "m1"], 0 * z
+    )
     rows = EvaluationRows.of(1000, generator.config.evaluation, 0)
     network = Labels()
-    found = Generation(generator, test, rows, network, [network], 0).measure()["coherence"]
+    found = put_together(Generation(generator, test, rows, network, [network], 0))["coherence"]
     share = np.mean(classes == 0)
     for value in found.conditional.values():
         assert value.mean == pytest.approx(share)
@@ -246,7 +278,7 @@ def test_rows_may_pass_in_batches_of_any_size(fitted, small, monkeypatch):
     data, labels = small.data(2, rows=60, seed=9)
     test = ArraySource(data, labels=labels)
     whole = evaluate(fitted(JNFShared, 2), test, Labels(), [Plain()])
-    monkeypatch.setattr(generation, "BATCH_ROWS", 16)
+    monkeypatch.setattr(evaluation_rows, "BATCH_ROWS", 16)
     parts = evaluate(fitted(JNFShared, 2), test, Labels(), [Plain()])
     for key in ("log_likelihood", "sampler", "classifiers", "rows_by_observed"):
         assert getattr(parts, key) == getattr(whole, key)
@@ -265,7 +297,8 @@ def test_rows_are_compared_as_decoders_make_them():
     images = np.array([[[[255, 0]]], [[[51, 51]]]], np.uint8)
     test = ArraySource({"c": [1, 0], "i": images}, specs)
     rows = EvaluationRows.of(2, EvaluationSettings(), 0)
-    generated = Generation(None, test, rows, None, [], 0)
+    model = SimpleNamespace(modalities=specs)
+    generated = Generation(model, test, rows, None, [], 0)
     np.testing.assert_array_equal(generated._values("c", np.array([1, 0])), [[0, 1], [1, 0]])
     probabilities = np.array([[0.2, 0.8]], np.float32)
     np.testing.assert_array_equal(generated._values("c", probabilities), probabilities)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from mvflow.evaluation.verdicts import evaluation_checks
+from mvflow.evaluation.result import SubsetSampler
+from mvflow.evaluation.verdicts import evaluation_checks, subset_checks
 from mvflow.metrics import Estimate
 from mvflow.report.words import agreement_sentence, conditional_sentence, of_100, readings
 
@@ -88,3 +89,31 @@ def test_importance_resampling_is_judged_by_its_weights(three):
 
     assert verdict() == ("Importance weights", GOOD)
     assert verdict(ess_worst=20.0, rows_dominated=1) == ("Importance weights", NO)
+
+
+def test_the_worst_subset_decides_on_the_sampler(three):
+    entry = three[0][0]
+    sound = {
+        "method": "mcmc", "acceptance": 0.8, "acceptance_worst": 0.7, "divergences": 0,
+        "rhat_worst": 1.01, "rhat_median": 1.0, "rows_above_1_05": 0.0, "rows_above_1_2": 0.0,
+        "ess_worst": 200.0, "ess_median": 300.0,
+    }  # fmt: skip
+    subsets = {
+        "curve+kind": SubsetSampler(**sound),
+        "curve+photo": SubsetSampler(**sound | {"rows_above_1_05": 0.5, "rows_above_1_2": 0.3}),
+    }
+    latent = entry.metrics.latent.model_copy(update={"radius": None})
+    exact = entry.metrics.sampler.model_copy(update={"method": "exact"})
+    metrics = entry.metrics.model_copy(
+        update={"sampler_by_subset": subsets, "latent": latent, "sampler": exact}
+    )
+    checks = subset_checks(metrics, entry.estimator.config)
+    assert [(c.name, c.verdict) for c in checks] == [
+        ("given curve + photo", NO),
+        ("given curve + kind", GOOD),
+    ]
+    (sampler,) = (
+        c for c in replace(entry, metrics=metrics).judgement.checks if c.name == "Sampler"
+    )
+    assert sampler.verdict == NO
+    assert "given curve + photo, R-hat" in sampler.value

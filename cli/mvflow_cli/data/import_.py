@@ -78,8 +78,8 @@ def import_(
         list[str] | None,
         typer.Option(
             "--likelihood",
-            metavar="NAME=KIND",
-            help="normal, laplace, bernoulli or categorical, where not the suggested one.",
+            metavar="NAME[:COLUMN]=KIND",
+            help="One of 'mvflow list likelihoods', where not the suggested one.",
             show_default=False,
         ),
     ] = None,

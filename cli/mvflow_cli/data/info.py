@@ -40,7 +40,9 @@ def info(
     for m in found["modalities"]:
         kinds = {_stored_as(s["arrays"][m["name"]]) for s in found["splits"].values()}
         shape = " x ".join(map(str, m["shape"]))
-        modalities.add_row(m["name"], shape, m["likelihood"], ", ".join(sorted(kinds)))
+        likelihood = m["likelihood"]
+        kind = likelihood if isinstance(likelihood, str) else likelihood["kind"]
+        modalities.add_row(m["name"], shape, kind, ", ".join(sorted(kinds)))
     show(modalities)
     if found["covariates"]:
         covariates = Table("covariate", "values")

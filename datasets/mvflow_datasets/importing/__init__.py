@@ -1,6 +1,7 @@
 """Data of one's own: arrays, tables, images and annotated matrices become a store."""
 
 from mvflow.core import Units
+from mvflow_datasets.importing.frames import as_frame
 from mvflow_datasets.importing.importer import Imported, Wanted, import_data
 from mvflow_datasets.importing.pairing import split_shares
 from mvflow_datasets.importing.references import ReadOptions
@@ -13,6 +14,7 @@ __all__ = [
     "ReadOptions",
     "Units",
     "Wanted",
+    "as_frame",
     "import_data",
     "pair_rows",
     "read_modality",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from mvflow.core import DataError, unknown_name
+from mvflow.core.memory import check_memory
 from mvflow_datasets.importing.references import (
     Raw,
     ReadOptions,
@@ -137,9 +138,17 @@ def _read(at: Reference, element: Any) -> Any:
     except ImportError as error:
         msg = f"{at.path} is read by anndata: pip install 'mvflow[omics]'"
         raise DataError(msg) from error
+    check_memory(_nbytes(element), f"{element.name} of {at.path}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the age of the layout
         return read_elem(element)
+
+
+def _nbytes(element: Any) -> int:
+    """Bytes of all arrays of an element, unpacked."""
+    if isinstance(element, h5py.Dataset):
+        return int(element.nbytes)
+    return sum(map(_nbytes, element.values()))
 
 
 def _matrix(at: Reference, group: Any, place: str) -> tuple[Any, tuple[str, ...]]:

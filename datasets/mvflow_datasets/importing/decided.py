@@ -27,6 +27,7 @@ class Decided:
         words: what was found and done, for the report.
         transform: what was done to the values.
         warning: what the user should look at, or nothing.
+        lines: a sentence for each guess about columns.
     """
 
     modality: Modality
@@ -35,6 +36,7 @@ class Decided:
     words: str
     transform: str = "none"
     warning: str = ""
+    lines: tuple[str, ...] = ()
 
 
 def plain_number(value: Any) -> Any:

@@ -12,6 +12,7 @@ from scipy.sparse import issparse
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry, unknown_name
 from mvflow_datasets.importing.decided import NOISE, Decided, plain_number
+from mvflow_datasets.importing.mixed_tables import decide_mixed
 from mvflow_datasets.importing.references import Raw
 from mvflow_datasets.importing.sparse_matrices import decide_sparse
 from mvflow_datasets.importing.transforms import (
@@ -29,7 +30,7 @@ MOST_NAMED_CLASSES = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
+class _Shaped:
     """Values in the shape of the modality, and whether they are an image."""
 
     values: NDArray[Any]
@@ -41,16 +42,16 @@ def decide(
     name: str,
     raw: Raw,
     parts: Mapping[str, NDArray[np.int64]],
-    likelihood: str | None = None,
+    likelihoods: Mapping[str, str] | None = None,
     transforms: Mapping[str, str] | None = None,
 ) -> Decided:
     """Choose likelihood and units of a modality, from the values of the rows that are used.
 
     Args:
         name: of the modality.
-        raw: its values as found.
+        raw: its values as read.
         parts: part of the data -> rows that it takes; the units are those of `train`.
-        likelihood: the user's choice, if any.
+        likelihoods: the user's choices: column -> likelihood, `""` for all without their own.
         transforms: the user's choices: column -> transform, `""` for all without their own.
 
     Raises:
@@ -63,14 +64,22 @@ def decide(
         'values 0 to 8, standardised; normal, scale 0.5'
     """
     transforms = transforms or {}
+    likelihoods = likelihoods or {}
     known = registry("likelihoods").names()
-    if likelihood is not None and likelihood not in known:
-        raise UsageError(unknown_name("likelihood", likelihood, known))
+    for kind in likelihoods.values():
+        if kind not in known:
+            raise UsageError(unknown_name("likelihood", kind, known))
+    likelihood = likelihoods.get("")
     for step in transforms.values():
         if step not in TRANSFORMS:
             raise UsageError(unknown_name("transform", step, TRANSFORMS))
     if issparse(raw.values):
+        if set(likelihoods) - {""}:
+            msg = f"modality {name!r} is sparse: its columns have one likelihood"
+            raise UsageError(msg)
         return decide_sparse(name, raw, parts, likelihood, transforms)
+    if raw.levels or set(likelihoods) - {""}:
+        return decide_mixed(name, raw, parts, likelihoods, transforms)
     used = raw.values[np.unique(np.concatenate(list(parts.values())))]
     if not len(used) or used.size == 0:
         msg = f"modality {name!r} has no values: its array has shape {raw.values.shape}"
@@ -88,15 +97,15 @@ def decide(
         raise DataError(msg)
     if chosen == "categorical":
         return _categorical(name, raw, used, parts)
-    found = _shaped(raw.values, used)
+    shaped = _shaped(raw.values, used)
     if chosen == "bernoulli":
-        return _bernoulli(name, raw, found, used, parts)
+        return _bernoulli(name, raw, shaped, used, parts)
     if not scales:
-        arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
-        words = f"values {_range(used)}{found.note}, left as they are; {chosen}"
-        modality = Modality(name, found.values.shape[1:], chosen)
+        arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
+        words = f"values {_range(used)}{shaped.note}, left as they are; {chosen}"
+        modality = Modality(name, shaped.values.shape[1:], chosen)
         return Decided(modality, arrays, Units(raw.columns), words)
-    return _continuous(name, raw, found, used, parts, likelihood, transforms)
+    return _continuous(name, raw, shaped, used, parts, likelihood, transforms)
 
 
 def _suggested(used: NDArray[Any]) -> str:
@@ -127,22 +136,22 @@ def _all(values: NDArray[Any], law: Callable[[NDArray[Any]], NDArray[np.bool_]])
     return all(bool(law(piece).all()) for piece in pieces)
 
 
-def _shaped(values: NDArray[Any], used: NDArray[Any]) -> _Found:
+def _shaped(values: NDArray[Any], used: NDArray[Any]) -> _Shaped:
     """Values as (rows, *shape); images as (rows, channels, height, width)."""
     if values.ndim == 1:
-        return _Found(values[:, None], False)
+        return _Shaped(values[:, None], False)
     if values.ndim < 3:
-        return _Found(values, False)
+        return _Shaped(values, False)
     unit = values.dtype in {np.dtype(np.uint8), np.dtype(bool)} or bool(
         used.min() >= 0 and used.max() <= 1
     )
     if values.ndim == 3:
         image = unit and min(values.shape[1:]) >= 8
-        return _Found(values[:, None] if image else values, image)
+        return _Shaped(values[:, None] if image else values, image)
     first, last = values.shape[1] in {1, 2, 3, 4}, values.shape[-1] in {1, 2, 3, 4}
     if values.ndim == 4 and last and not first:
-        return _Found(np.moveaxis(values, -1, 1), True, ", channels moved to the front")
-    return _Found(values, values.ndim == 4)
+        return _Shaped(np.moveaxis(values, -1, 1), True, ", channels moved to the front")
+    return _Shaped(values, values.ndim == 4)
 
 
 def _categorical(
@@ -172,55 +181,59 @@ def _categorical(
 
 
 def _bernoulli(
-    name: str, raw: Raw, found: _Found, used: NDArray[Any], parts: Mapping[str, NDArray[np.int64]]
+    name: str,
+    raw: Raw,
+    shaped: _Shaped,
+    used: NDArray[Any],
+    parts: Mapping[str, NDArray[np.int64]],
 ) -> Decided:
-    modality = Modality(name, found.values.shape[1:], "bernoulli")
+    modality = Modality(name, shaped.values.shape[1:], "bernoulli")
     units = Units(raw.columns)
     if _is_binary(used):
-        arrays = {p: 255 * (found.values[r] != 0).astype(np.uint8) for p, r in parts.items()}
-        return Decided(modality, arrays, units, f"values 0 and 1{found.note}; bernoulli")
+        arrays = {p: 255 * (shaped.values[r] != 0).astype(np.uint8) for p, r in parts.items()}
+        return Decided(modality, arrays, units, f"values 0 and 1{shaped.note}; bernoulli")
     if used.dtype != np.uint8 and (used.min() < 0 or used.max() > 1):
         msg = f"modality {name!r} runs {_range(used)}: a bernoulli likelihood needs 0 to 1"
         raise DataError(msg)
-    arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
-    return Decided(modality, arrays, units, f"values {_range(used)}{found.note}; bernoulli")
+    arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
+    return Decided(modality, arrays, units, f"values {_range(used)}{shaped.note}; bernoulli")
 
 
 def _continuous(
     name: str,
     raw: Raw,
-    found: _Found,
+    shaped: _Shaped,
     used: NDArray[Any],
     parts: Mapping[str, NDArray[np.int64]],
     likelihood: str | None,
     transforms: Mapping[str, str],
 ) -> Decided:
-    unit = found.image and (used.dtype == np.uint8 or (used.min() >= 0 and used.max() <= 1))
+    unit = shaped.image and (used.dtype == np.uint8 or (used.min() >= 0 and used.max() <= 1))
     if unit and set(transforms.values()) <= {"none"}:
         kind = likelihood or "laplace"
         scale = IMAGE_SCALE if kind == "laplace" else NOISE
-        modality = Modality(name, found.values.shape[1:], {"kind": kind, "scale": scale})
-        arrays = {p: _kept(found.values[r]) for p, r in parts.items()}
+        modality = Modality(name, shaped.values.shape[1:], {"kind": kind, "scale": scale})
+        arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
         what = "intensities" if used.dtype == np.uint8 else "values"
-        words = f"{what} {_range(used)}{found.note}; {kind}, scale {scale:g}"
+        words = f"{what} {_range(used)}{shaped.note}; {kind}, scale {scale:g}"
         return Decided(modality, arrays, Units(), words)
-    train = found.values[parts["train"]]
-    steps = _steps(name, raw.columns, found.values.shape[1:], transforms, used, train)
+    train = shaped.values[parts["train"]]
+    steps = _steps(name, raw.columns, shaped.values.shape[1:], transforms, used, train)
     if "log1p" in steps and used.min() < 0 and len(set(steps)) == 1:
         lowest = plain_number(used.min())
         msg = f"modality {name!r} has values down to {lowest}: log1p needs 0 or more"
         raise DataError(msg)
-    units = fit_units(train, steps, is_image=found.image)
+    units = fit_units(train, steps, is_image=shaped.image)
     what = f"values of modality {name!r}"
-    arrays = {p: _applied(units, found.values, r, what) for p, r in parts.items()}
+    arrays = {p: _applied(units, shaped.values, r, what) for p, r in parts.items()}
     kind = likelihood or "normal"
     noise = float(f"{NOISE * _deviation(arrays['train']):.2g}")
     if not noise > 0:
         msg = f"modality {name!r}: no value varies over the rows to train on"
         raise DataError(msg)
-    modality = Modality(name, found.values.shape[1:], {"kind": kind, "scale": noise})
+    modality = Modality(name, shaped.values.shape[1:], {"kind": kind, "scale": noise})
     shown = ", ".join(dict.fromkeys(_DONE[step] for step in steps))
-    words = f"values {_range(used)}{found.note}, {shown}; {kind}, scale {noise:g}"
+    words = f"values {_range(used)}{shaped.note}, {shown}; {kind}, scale {noise:g}"
     units = replace(units, names=raw.columns)
     return Decided(modality, arrays, units, words, _summary(steps), _still(name, raw, train))
 

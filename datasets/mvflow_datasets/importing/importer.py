@@ -49,7 +49,7 @@ class Wanted:
         covariate_kinds: name -> `categorical` or `continuous`, where not as suggested.
         keys: name of a modality (or `labels`, `groups`) -> where the keys of its rows are;
             `:COLUMN` is a column of its own file.
-        likelihoods: modality -> likelihood, where not the suggested one.
+        likelihoods: modality, or `modality:column` -> likelihood, where not the suggested one.
         transforms: modality, or `modality:column` -> `none`, `standardise`, `log1p` or
             `quantile`, where not the suggested one.
         split: shares of train and test, or of train, validation and test.
@@ -125,14 +125,13 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     rows = pair(raws, own_keys, places.keys())
     parts = divided(rows.groups, wanted.split, wanted.seed)
     taken = {part: _taken(rows, at) for part, at in parts.items()}
-    transforms = wanted.transforms
     decided = {
         name: decide(
             name,
             raws[name],
             {part: arrays[name] for part, (arrays, _) in taken.items()},
-            wanted.likelihoods.get(name),
-            {t.partition(":")[2]: s for t, s in transforms.items() if t.partition(":")[0] == name},
+            _of_columns(wanted.likelihoods, name),
+            _of_columns(wanted.transforms, name),
         )
         for name in places
     }
@@ -231,6 +230,12 @@ def _is_fact(name: str) -> bool:
     return name in FACTS or name.startswith(COVARIATES)
 
 
+def _of_columns(choices: Mapping[str, str], name: str) -> dict[str, str]:
+    """Choices `modality` and `modality:column` of one modality, by column or `""`."""
+    split = {key.partition(":"): value for key, value in choices.items()}
+    return {column: value for (of, _, column), value in split.items() if of == name}
+
+
 def _columns_of(path: Path, references: list[Reference]) -> list[str]:
     """Columns of a table that are keys, labels or groups, and so no values."""
     parts = [at.part for at in references if at.path == path and at.part]
@@ -248,8 +253,8 @@ def _taken(
     positions = {name: at[part] for name, at in rows.positions.items()}
     if all(len(np.unique(at)) == len(at) for at in positions.values()):
         return positions, None
-    found = {name: np.unique(at, return_inverse=True) for name, at in positions.items()}
-    return {n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()}
+    unique = {name: np.unique(at, return_inverse=True) for name, at in positions.items()}
+    return {n: f[0] for n, f in unique.items()}, {n: f[1] for n, f in unique.items()}
 
 
 def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict[str, Any]:
@@ -283,18 +288,19 @@ def _report(
 ) -> Imported:
     lines = []
     for name, at in places.items():
-        raw, found = raws[name], decided[name]
-        categorical = found.modality.kind == "categorical"
-        shape = "1" if categorical else " x ".join(map(str, found.modality.shape))
+        raw, each = raws[name], decided[name]
+        categorical = each.modality.kind == "categorical"
+        shape = "1" if categorical else " x ".join(map(str, each.modality.shape))
         note = f" ({raw.note})" if raw.note else ""
         lines.append(
-            f"{name}: {raw.values.shape[0]:,} rows of {shape} from {at}{note}; {found.words}"
+            f"{name}: {raw.values.shape[0]:,} rows of {shape} from {at}{note}; {each.words}"
         )
     lines.append(rows.words)
     if rows.labels is not None:
         shown = ", ".join(rows.classes[:8]) + ("..." if len(rows.classes) > 8 else "")
         lines.append(f"labels: {len(rows.classes)} classes ({shown})")
     lines += covariates
+    lines += [line for each in decided.values() for line in each.lines]
     lines += dict.fromkeys(guess for name in raws for guess in raws[name].guesses)
     lines.append(", ".join(f"{part} {len(at):,} rows" for part, at in parts.items()))
     warnings = list(dict.fromkeys(warning for raw in raws.values() for warning in raw.warnings))

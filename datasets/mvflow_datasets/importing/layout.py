@@ -115,7 +115,8 @@ def guess_layout(path: Path, options: ReadOptions) -> TableLayout:
     if options.separator is None:
         guesses.append(f"{path}: cells are separated by {SEPARATORS[separator]} (--separator)")
     if options.header is None:
-        shown = ", ".join(names[:4]) + ("..." if len(names) > 4 else "")
+        first_names = [name for name in names if name][:4]
+        shown = ", ".join(first_names) + ("..." if len(names) > 4 else "")
         said = f"names the columns ({shown}): {reason}" if reason else "is data: it has no header"
         guesses.append(f"{path}: line {records[0][0]} {said} (--header)")
     row_names = _row_names(path, names, options)
@@ -253,9 +254,9 @@ def _has_decimal_commas(rows: Sequence[Sequence[str]]) -> bool:
     return commas > 0 and not any(is_number(cell) and "." in cell for cell in cells)
 
 
-def ragged(path: Path, line: int, found: int, expected: int) -> DataError:
+def ragged(path: Path, line: int, cells: int, expected: int) -> DataError:
     """The error of a row that has more or fewer cells than the first."""
     return DataError(
-        f"{path}, line {line} has {found} cells: expected {expected}, as in the first line "
+        f"{path}, line {line} has {cells} cells: expected {expected}, as in the first line "
         "(--separator and --header say how a table is laid out)"
     )

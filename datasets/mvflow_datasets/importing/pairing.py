@@ -40,9 +40,9 @@ def joined(
         msg = f"no key occurs in all of {', '.join(keys)}: for example, {listed}"
         raise DataError(msg)
     order, start, count = {}, {}, {}
-    for name, found in keys.items():
-        order[name] = np.argsort(found, kind="stable")
-        ranked = found[order[name]]
+    for name, values in keys.items():
+        order[name] = np.argsort(values, kind="stable")
+        ranked = values[order[name]]
         start[name] = np.searchsorted(ranked, common, "left")
         count[name] = np.searchsorted(ranked, common, "right") - start[name]
     sizes = reduce(np.multiply, (c.astype(np.float64) for c in count.values()))
@@ -114,11 +114,11 @@ def divided(groups: ArrayLike, shares: Sequence[float], seed: int) -> dict[str, 
     part = np.empty(len(names), np.int64)
     part[order] = np.searchsorted(cuts, middle, "right")
     out = {name: np.flatnonzero(part[member] == i) for i, name in enumerate(PARTS[len(shares)])}
-    for name, found in out.items():
-        if len(found) < (2 if name == "train" else 1):
+    for name, members in out.items():
+        if len(members) < (2 if name == "train" else 1):
             kind = "rows" if len(names) == rows else f"rows in {len(names)} groups"
             msg = (
-                f"the {name} part of {rows} {kind} would have {len(found)}: "
+                f"the {name} part of {rows} {kind} would have {len(members)}: "
                 "bring more rows, or choose other shares (--split)"
             )
             raise DataError(msg)

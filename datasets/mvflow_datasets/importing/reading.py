@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def read_values(
     without: Collection[str] = (),
     options: ReadOptions | None = None,
     columns: Sequence[str] | None = None,
+    levels: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Raw:
     """Values of a modality.
 
@@ -36,6 +37,7 @@ def read_values(
         without: columns of a table to leave out.
         options: what the user says of the file.
         columns: of a table that are read, where the reference names none.
+        levels: column of a table -> its classes, where they are known already.
 
     Raises:
         DataError: if they cannot be read or used; the message names the place.
@@ -44,7 +46,7 @@ def read_values(
         at,
         folder=read_images,
         array=read_array,
-        table=lambda at: read_table(at, without, options, columns),
+        table=lambda at: read_table(at, without, options, columns, levels),
         annotated=read_annotated,
     )
     if not raw.values.shape[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ class Raw:
         values: (rows, ...) numbers, or (rows,) texts of one column, or a sparse matrix (CSR).
         columns: names of the values of a row, where the file has them.
         keys: (rows,) texts that name the rows, where the file has them.
+        levels: column of texts -> its classes, by the positions that stand in `values`.
         note: a phrase for the line of the modality in the report, such as channels moved.
         guesses: a sentence for each guess that was made while reading.
         warnings: a sentence for each thing that the user should look at.
@@ -117,6 +118,7 @@ class Raw:
     values: Any
     columns: tuple[str, ...] = ()
     keys: NDArray[np.str_] | None = None
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
     guesses: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -60,7 +60,8 @@ def read_modality(
                [ 2., 10.]], dtype=float32)
     """
     at = Reference.parse(str(reference))
-    raw = read_values(at, (), options, columns=None if at.part else units.names)
+    columns = None if at.part else units.names
+    raw = read_values(at, (), options, columns=columns, levels=units.levels)
     if units.names and raw.columns:
         raw = _chosen(raw, at, units.names)
     values = _in_shape(raw.values, modality, at)

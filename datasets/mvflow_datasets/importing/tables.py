@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, UsageError, unknown_name
-from mvflow_datasets.importing.layout import (
-    guess_layout,
-    is_number,
-    open_text,
-    ragged,
-    readable,
-    record_at,
-)
-from mvflow_datasets.importing.references import (
-    MISSING,
-    Raw,
-    ReadOptions,
-    Reference,
-    key_texts,
-    split_names,
-)
+from mvflow.core import DataError, unknown_name
+from mvflow_datasets.importing.layout import is_number
+from mvflow_datasets.importing.references import Raw, ReadOptions, Reference, split_names
+from mvflow_datasets.importing.table_files import Table, open_table
 
 __all__ = ["read_column", "read_table"]
 
@@ -36,62 +22,46 @@ LABEL_NAMES = {"class", "classes", "label", "labels", "target", "y", "diagnosis"
 INDEX_NAMES = {"id", "index", "idx", "row", "rownames", "sample", "sample_id", "unnamed"}
 
 
-_CASES = (str, str.lower, str.upper, str.title, str.capitalize)
-_MISSING = sorted({case(text) for text in MISSING for case in _CASES} | {"NaN"})
-
-
-class _Table(Protocol):
-    path: Path
-    names: tuple[str, ...]
-    """Columns of values, without that of the row names."""
-    known: tuple[str, ...]
-    """All columns."""
-    guesses: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-    def frame(self, columns: Sequence[str], *, as_texts: bool = False) -> pd.DataFrame:
-        """The named columns, in this order; texts as they stand in the file, or numbers."""
-        ...
-
-    def row_names(self) -> NDArray[np.str_] | None:
-        """(rows,) names of the rows, if there are any."""
-        ...
-
-    def place(self, row: int, column: str) -> tuple[str, str]:
-        """Where a value stands, for messages, and its text."""
-        ...
-
-
 def read_table(
     at: Reference,
     without: Collection[str] = (),
     options: ReadOptions | None = None,
     columns: Sequence[str] | None = None,
+    levels: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Raw:
     """Columns of a table: numbers, or one column of texts.
+
+    Among several columns, one of at most 20 different texts becomes the positions of its classes.
 
     Args:
         at: the file, with `:column,column` where not all columns are wanted.
         without: columns that are left out where none are named: keys and labels.
         options: what the user says of the file.
         columns: those to read, where the reference names none and all of them are there.
+        levels: column -> its classes, where they are known already.
 
     Raises:
         DataError: if the file is ragged or damaged, a column is unknown, or a value is missing
             or no number; the message names line and column.
     """
     options = options or ReadOptions()
-    table = _open(at.path, options)
+    table = open_table(at.path, options)
     chosen = _chosen(at, table, without)
     if columns and not at.part and set(columns) <= set(table.names):
         chosen = list(columns)
     frame = table.frame(chosen)
     is_text = len(chosen) == 1 and not _numeric(frame.iloc[:, 0]).notna().any()
-    values = _texts(table, frame, options) if is_text else _numbers(table, frame, options)
+    classes: dict[str, tuple[str, ...]] = {}
+    if is_text and len(chosen) == 1 and not levels:
+        values = _texts(table, frame, options)
+    else:
+        coded, classes = _coded(table, frame, options, levels or {})
+        values = _numbers(table, coded, options)
     left_out = [name for name in without if name in table.names]
     note = f"without {_few(left_out)}" if left_out and not at.part else ""
     warnings = (*table.warnings, *_suspects(at, values, chosen))
-    return Raw(values, tuple(chosen), table.row_names(), note, table.guesses, warnings)
+    row_names = table.row_names()
+    return Raw(values, tuple(chosen), row_names, classes, note, table.guesses, warnings)
 
 
 def read_column(at: Reference, options: ReadOptions | None = None) -> Raw:
@@ -101,7 +71,7 @@ def read_column(at: Reference, options: ReadOptions | None = None) -> Raw:
         DataError: as `read_table`, or if not exactly one column is named.
     """
     options = options or ReadOptions()
-    table = _open(at.path, options)
+    table = open_table(at.path, options)
     chosen = _chosen(at, table, ())
     if len(chosen) != 1:
         msg = f"{at.path} has the columns {_few(table.names)}: name one, as in {at.path}:COLUMN"
@@ -110,12 +80,7 @@ def read_column(at: Reference, options: ReadOptions | None = None) -> Raw:
     return Raw(_texts(table, frame, options), tuple(chosen), table.row_names())
 
 
-def _open(path: Path, options: ReadOptions) -> _Table:
-    is_parquet = path.suffix.lower() == ".parquet"
-    return _ParquetTable(path, options) if is_parquet else _TextTable(path, options)
-
-
-def _chosen(at: Reference, table: _Table, without: Collection[str]) -> list[str]:
+def _chosen(at: Reference, table: Table, without: Collection[str]) -> list[str]:
     if not at.part:
         chosen = [name for name in table.names if name not in without]
         if not chosen:
@@ -136,7 +101,7 @@ def _chosen(at: Reference, table: _Table, without: Collection[str]) -> list[str]
     return chosen
 
 
-def _texts(table: _Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[Any]:
+def _texts(table: Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[Any]:
     """One column as texts without space around them, or as numbers where the file has a type."""
     column = frame.iloc[:, 0]
     if column.dtype.kind in "biuf" and not column.isna().any():
@@ -150,7 +115,36 @@ def _texts(table: _Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[
     return texts.astype(np.str_)
 
 
-def _numbers(table: _Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[np.float64]:
+def _coded(
+    table: Table,
+    frame: pd.DataFrame,
+    options: ReadOptions,
+    known: Mapping[str, tuple[str, ...]],
+) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]]]:
+    """Columns of texts as the positions of their classes, and these classes."""
+    codes, levels = {}, {}
+    for name in frame.columns:
+        column = frame[name]
+        is_bool = column.dtype.kind == "b"
+        if name not in known and column.dtype.kind in "iuf":
+            continue
+        if name not in known and not is_bool and column.map(_looks_like_number).any():
+            continue  # a number among texts: refused, as they are
+        texts = _texts(table, column.astype(str).to_frame() if is_bool else frame[[name]], options)
+        distinct = known.get(name) or tuple(np.unique(texts.astype(np.str_)).tolist())
+        if name not in known and len(distinct) > min(MAX_CLASSES, max(2, len(texts) // 2)):
+            continue  # names, not classes
+        positions = {text: i for i, text in enumerate(distinct)}
+        try:
+            codes[name] = [positions[text] for text in texts.astype(np.str_).tolist()]
+        except KeyError as error:
+            what = unknown_name("class", str(error.args[0]), distinct)
+            raise DataError(f"{table.path}, column {name!r}: {what}") from error
+        levels[name] = distinct
+    return frame.assign(**codes) if codes else frame, levels
+
+
+def _numbers(table: Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[np.float64]:
     if any(dtype.kind not in "biuf" for dtype in frame.dtypes):
         frame = frame.apply(_numeric)
     values = frame.to_numpy(np.float64, na_value=np.nan)
@@ -171,7 +165,11 @@ def _numeric(column: pd.Series) -> pd.Series:
     return pd.to_numeric(column.mask(is_bad), errors="coerce").astype(np.float64)
 
 
-def _refused(table: _Table, row: int, column: str, options: ReadOptions) -> DataError:
+def _looks_like_number(value: Any) -> bool:
+    return isinstance(value, str) and is_number(value)
+
+
+def _refused(table: Table, row: int, column: str, options: ReadOptions) -> DataError:
     """The error of a value that is missing, infinite or no number."""
     where, text = table.place(row, column)
     cure = "remove or impute such rows first (--na-token says which texts are missing)"
@@ -205,7 +203,7 @@ def _suspects(at: Reference, values: NDArray[Any], names: Sequence[str]) -> list
         is_last = j == len(names) - 1 and j > 0 and is_whole[:-1].mean() < 0.5
         if (plain in LABEL_NAMES or is_last) and 1 < distinct <= min(MAX_CLASSES, len(rows) // 2):
             out.append(
-                f"{at.path}: column {name!r} has {distinct} different whole numbers and looks "
+                f"{at.path}: column {name!r} has {distinct} different values and looks "
                 f"like a label: --labels {at.path}:{name} takes it out"
             )
     return out
@@ -214,134 +212,3 @@ def _suspects(at: Reference, values: NDArray[Any], names: Sequence[str]) -> list
 def _few(names: Sequence[str]) -> str:
     shown = ", ".join(list(names)[:8])
     return f"{shown}... ({len(names):,} in all)" if len(names) > 8 else shown
-
-
-def _named_rows(values: NDArray[Any], where: str, options: ReadOptions) -> NDArray[np.str_] | None:
-    """Names of rows; None for 0, 1, 2... and 1, 2, 3..., which name nothing."""
-    keys = key_texts(values, where, options)
-    rows = np.arange(len(keys))
-    are_counts = any(np.array_equal(keys, (rows + start).astype(str)) for start in (0, 1))
-    return None if are_counts else keys
-
-
-class _TextTable:
-    """A text table."""
-
-    def __init__(self, path: Path, options: ReadOptions) -> None:
-        self.path, self._options = path, options
-        self._layout = guess_layout(path, options)
-        self.known = self._layout.columns
-        self.names = tuple(n for n in self.known if n != self._layout.row_names)
-        self.guesses, self.warnings = self._layout.guesses, self._layout.warnings
-
-    def frame(self, columns: Sequence[str], *, as_texts: bool = False) -> pd.DataFrame:
-        layout, tokens = self._layout, self._options.na_tokens
-        with open_text(self.path) as file, readable(self.path):
-            for _ in range(layout.skip):
-                file.readline()
-            try:
-                frame = pd.read_csv(
-                    file,
-                    sep=r"\s+" if layout.separator == " " else layout.separator,
-                    header=None,
-                    names=list(self.known),
-                    index_col=False,
-                    dtype=dict.fromkeys(columns, str) if as_texts else None,
-                    na_values=[] if as_texts else (_MISSING if tokens is None else [*tokens, ""]),
-                    keep_default_na=False,
-                    skipinitialspace=True,
-                    float_precision="round_trip",
-                    decimal=layout.decimal,
-                    low_memory=False,
-                )
-            except pd.errors.EmptyDataError:
-                frame = pd.DataFrame(columns=list(self.known), dtype=np.float64)
-            except pd.errors.ParserError as error:
-                raise self._unreadable(error) from error
-        return frame[list(columns)]
-
-    def row_names(self) -> NDArray[np.str_] | None:
-        name = self._layout.row_names
-        if name is None:
-            return None
-        texts = self.frame([name], as_texts=True)[name].fillna("").to_numpy(np.str_)
-        return _named_rows(texts, f"{self.path}, row names", self._options)
-
-    def place(self, row: int, column: str) -> tuple[str, str]:
-        line, cells = record_at(self.path, self._layout, row)
-        text = cells[self.known.index(column)].strip()
-        return f"{self.path}, line {line}, column {column!r}", text
-
-    def _unreadable(self, error: Exception) -> DataError:
-        numbers = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-        if numbers is None:
-            return DataError(
-                f"{self.path} cannot be read as a table: {' '.join(str(error).split())}"
-            )
-        expected, line, found = map(int, numbers.groups())
-        return ragged(self.path, line + self._layout.skip, found, expected)
-
-
-class _ParquetTable:
-    """A Parquet table; the index that pandas stores holds the row names."""
-
-    guesses: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    def __init__(self, path: Path, options: ReadOptions) -> None:
-        self.path, self._options = path, options
-        frame = _read_parquet(path)
-        if isinstance(frame.index, pd.MultiIndex):
-            frame = frame.reset_index()
-        frame.columns = frame.columns.map(str)
-        if options.index not in {None, "none"}:
-            if options.index not in frame.columns:
-                what = unknown_name("column", str(options.index), frame.columns)
-                raise UsageError(f"--index: {path}: {what}")
-            frame = frame.set_index(options.index)
-        is_counted = isinstance(frame.index, pd.RangeIndex) or options.index == "none"
-        self._index = None if is_counted else frame.index
-        self.names = tuple(frame.columns)
-        named = self._index is not None and self._index.name not in {None, *self.names}
-        self.known = (*self.names, str(frame.index.name)) if named else self.names
-        self._frame = frame.assign(**{str(frame.index.name): frame.index}) if named else frame
-        if self._index is not None and options.index is None:
-            self.guesses = (f"{path}: its index {self._index.name!r} names the rows (--index)",)
-
-    def frame(self, columns: Sequence[str], *, as_texts: bool = False) -> pd.DataFrame:
-        frame = self._frame[list(columns)]
-        is_category = [isinstance(dtype, pd.CategoricalDtype) for dtype in frame.dtypes]
-        return frame.astype(dict.fromkeys(frame.columns[is_category], object))
-
-    def row_names(self) -> NDArray[np.str_] | None:
-        if self._index is None:
-            return None
-        values = np.asarray(self._index)
-        values = values.astype(np.str_) if values.dtype.kind not in "iuf" else values
-        return _named_rows(values, f"{self.path}, row names", self._options)
-
-    def place(self, row: int, column: str) -> tuple[str, str]:
-        value = self._frame[column].iloc[row]
-        text = "" if pd.isna(value) else str(value)
-        return f"{self.path}, row {row}, column {column!r}", text
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_table as read_arrow
-    except ImportError as error:
-        msg = (
-            f"{path} is a Parquet file, and reading those needs pyarrow: "
-            "pip install 'mvflow[parquet]', or save the table as .csv"
-        )
-        raise DataError(msg) from error
-    try:
-        table = read_arrow(path)
-        frame = table.to_pandas(ignore_metadata=True)
-        known = (table.schema.pandas_metadata or {}).get("index_columns", [])
-        index = [name for name in known if isinstance(name, str) and name in frame.columns]
-        return frame.set_index(index) if index else frame
-    except (ArrowException, OSError, ValueError) as error:
-        msg = f"{path} is truncated, damaged or not a Parquet file"
-        raise DataError(msg) from error

@@ -190,10 +190,10 @@ class _Step(NamedTuple):
     last_bias: Tensor
 
     @classmethod
-    def of(cls, part: Ordered, before: Tensor | None) -> _Step:
+    def of(cls, part: Ordered, input_order: Tensor | None) -> _Step:
         net, context = part.solver.net, part.solver.context
         features, first = len(net.order), net.hidden[0]
-        enter = net.order if before is None else torch.argsort(before)[net.order]
+        enter = net.order if input_order is None else torch.argsort(input_order)[net.order]
         fixed = first.bias[None]
         if context is not None:
             fixed = linear(context, first.weight[:, features:], first.bias)

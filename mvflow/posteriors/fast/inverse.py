@@ -161,10 +161,10 @@ class Solver:
         for layer, below, above in zip(self.net.hidden, known, known[1:], strict=False):
             first, last = layer.until[level], layer.until[at]
             if first < last:
-                mine = above[first:last]
+                units = above[first:last]
                 if since < ready:
-                    mine.addmm_(layer.weight[first:last, since:ready], below[since:ready])
-                self.activate(mine)
+                    units.addmm_(layer.weight[first:last, since:ready], below[since:ready])
+                self.activate(units)
             since, ready = layer.until[start], last
 
     def _biases(self, batch: torch.Size, features: int) -> list[Tensor]:
@@ -217,10 +217,10 @@ class _Affine:
         until = self.net.hidden[-1].until
         since, ready = until[start], until[level + 1]
         first, last = self.net.known[level], self.net.known[level + 1]
-        mine = parameters[2 * first : 2 * last]
+        level_parameters = parameters[2 * first : 2 * last]
         if since < ready:
-            mine.addmm_(self.weight[2 * first : 2 * last, since:ready], h[since:ready])
-        difference, scale = mine[: last - first], mine[last - first :]
+            level_parameters.addmm_(self.weight[2 * first : 2 * last, since:ready], h[since:ready])
+        difference, scale = level_parameters[: last - first], level_parameters[last - first :]
         negative = torch.addcdiv(self.zero, scale, scale.abs().add_(1), value=LOG_SLOPE)
         torch.mul(difference, negative.exp_(), out=x[first:last])
 
@@ -249,9 +249,9 @@ class _Univariate:
         since, ready = until[start], until[level + 1]
         rows = slice(last.until[level], last.until[level + 1])
         parameters[rows].addmm_(last.weight[rows, since:ready], h[since:ready])
-        mine = slice(self.net.known[level], self.net.known[level + 1])
+        features = slice(self.net.known[level], self.net.known[level + 1])
         each = _univariate(self.transform, parameters[rows].T)
-        x[mine] = each.inv(target[mine].T).T
+        x[features] = each.inv(target[features].T).T
 
 
 def _univariate(transform: MaskedAutoregressiveTransform, phi: Tensor) -> Any:

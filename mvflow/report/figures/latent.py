@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,23 +12,15 @@ from mvflow.report.figures.sheet import GAP, TILE, PlotSpec, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
-__all__ = [
-    "LatentScatter",
-    "Panel",
-    "density_levels",
-    "latent_figure",
-    "posterior_panel",
-    "scatter_panel",
-]
+__all__ = ["LatentScatter", "Panel", "density_levels", "posterior_figure", "scatter_figure"]
 
-RAMPS = {0: ("#fbd0c4", "#7f0d12"), 1: ("#c9dffa", "#08306b")}
-"""Light to dark of the two classes of a binary label: red and blue, as in the paper."""
+RAMPS = ("Reds", "Blues")
+"""Light to dark of the two classes of a binary label, as in the paper."""
 FILL = ("#dcefd9", "#a9d8a0", "#63b365", "#23823b", "#0a4d20")
 MASSES = (0.99, 0.9, 0.7, 0.45, 0.2)
-WIDTH, HEIGHT = 540, 390
-"""Pixels of a panel: square axes at the left, draws or a key at the right."""
+WIDTH, HEIGHT, MAX_LEGEND = 540, 380, 14
 
 
 class LatentScatter(NamedTuple):
@@ -41,7 +32,7 @@ class LatentScatter(NamedTuple):
     names: dict[int, str]
     """Label -> what it is called."""
     factor: NDArray[Any] | None = None
-    """(rows,): darkness of the colour."""
+    """(rows,): darkness of the colour, for two classes."""
     factor_name: str = ""
     radius: float = float("inf")
     """Of the ball outside which nothing is drawn."""
@@ -51,13 +42,9 @@ class LatentScatter(NamedTuple):
 
     def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Range of each axis: that of nearly all rows, on one scale if `square`."""
-        if not self.square:
-            low, high = self.z.min(0), self.z.max(0)
-            margin = 0.06 * np.maximum(high - low, 1e-6)
-            bounds = np.stack([low - margin, high + margin], -1).tolist()
-            return tuple(bounds[0]), tuple(bounds[1])
-        low, high = np.quantile(self.z, [0.003, 0.997], axis=0)
-        middle, half = (low + high) / 2, 0.56 * max(float((high - low).max()), 1e-6)
+        low, high = np.quantile(self.z, [0.003, 0.997] if self.square else [0, 1], axis=0)
+        half = np.maximum(0.56 * (high - low), 1e-6)
+        half, middle = (half.max() if self.square else half), (low + high) / 2
         bounds = np.stack([middle - half, middle + half], -1).tolist()
         return tuple(bounds[0]), tuple(bounds[1])
 
@@ -75,88 +62,82 @@ class Panel(NamedTuple):
     wrong: NDArray[np.bool_] | None = None
 
 
-def colours(scatter: LatentScatter) -> NDArray[np.float64] | str:
-    """Colour of each row: its class, made lighter or darker by the factor."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
-
-    if scatter.labels is None:
-        return MUTED
-    classes = np.unique(scatter.labels)
-    if set(classes.tolist()) <= {0, 1}:
-        unit = np.full(len(scatter.z), 0.55)
-        if scatter.factor is not None:
-            span = np.ptp(scatter.factor) or 1
-            unit = (scatter.factor - scatter.factor.min()) / span
-        out = np.empty((len(unit), 4))
-        for label, ramp in RAMPS.items():
-            at = scatter.labels == label
-            out[at] = LinearSegmentedColormap.from_list("", ramp)(unit[at])
-        return out
-    palette = to_rgba_array([CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(len(classes))])
-    return np.asarray(palette[np.searchsorted(classes, scatter.labels)])
-
-
-def scatter_panel(part: Figure | SubFigure, scatter: LatentScatter, title: str) -> None:
+def scatter_figure(scatter: LatentScatter, title: str) -> Figure:
     """Where test rows lie, with a key to the colours."""
-    axes = _square(part, scatter, title)
-    axes.scatter(
-        scatter.z[:, 0], scatter.z[:, 1], s=5, c=colours(scatter), linewidths=0, rasterized=True
-    )
-    _ball(axes, scatter)
-    if scatter.labels is None:
-        return
-    classes = [int(c) for c in np.unique(scatter.labels)]
-    if scatter.factor is not None and set(classes) <= {0, 1}:
-        _ramps(part, scatter, classes)
-        return
-    from matplotlib.lines import Line2D
-
-    palette = dict(zip(scatter.labels.tolist(), colours(scatter), strict=True))
-    handles = [
-        Line2D([], [], ls="", marker="o", ms=5, color=palette[c], label=scatter.names[c])
-        for c in classes[:14]
-    ]
-    part.legend(handles=handles, loc="center left", bbox_to_anchor=(0.715, 0.5))
+    figure = new_figure(WIDTH, HEIGHT)
+    axes = figure.add_subplot()
+    paths = _rows(axes, scatter, s=5)
+    axes.set_title(title)
+    if scatter.factor is not None:
+        for path in paths[::-1]:
+            bar = figure.colorbar(path, ax=axes, shrink=0.55, aspect=12)
+            bar.ax.set_title(path.get_label(), fontsize=8)
+            bar.outline.set_visible(False)
+        figure.text(0.99, 0.02, f"dark = large {scatter.factor_name}", ha="right", color=MUTED)
+    elif paths:
+        figure.legend(handles=paths[:MAX_LEGEND], loc="outside right center", markerscale=2.5)
+    return figure
 
 
-def _ramps(part: Figure | SubFigure, scatter: LatentScatter, classes: Sequence[int]) -> None:
-    """One bar of colour for each class, light to dark with the factor."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    assert scatter.factor is not None
-    low, high = scatter.factor.min(), scatter.factor.max()
-    for i, label in enumerate(sorted(classes, reverse=True)):
-        key = part.add_axes((0.75 + 0.1 * i, 0.3, 0.035, 0.42))
-        ramp = LinearSegmentedColormap.from_list("", RAMPS[label])
-        key.imshow(np.linspace(0, 1, 64)[:, None], cmap=ramp, origin="lower", aspect="auto",
-                   extent=(0, 1, float(low), float(high)))  # fmt: skip
-        key.set_xticks([])
-        key.set_yticks([low, high] if i == len(classes) - 1 else [])
-        key.yaxis.tick_right()
-        key.spines[:].set_visible(False)
-        key.set_title(scatter.names[label], fontsize=8, pad=5)
-    part.text(
-        0.75, 0.25, f"dark = large\n{scatter.factor_name}", va="top", color=MUTED, fontsize=8
-    )
-
-
-def posterior_panel(part: Figure | SubFigure, panel: Panel) -> None:
+def posterior_figure(panel: Panel) -> Figure:
     """Density of one posterior over the faint scatter, its row, and eight draws."""
-    axes, z = _square(part, panel.scatter, panel.title), panel.scatter.z
-    axes.scatter(z[:, 0], z[:, 1], s=4, c=colours(panel.scatter), alpha=0.22, linewidths=0,
-                 rasterized=True)  # fmt: skip
+    figure = new_figure(WIDTH, HEIGHT)
+    axes, strip = figure.subplots(1, 2, width_ratios=(2, 1))
+    _rows(axes, panel.scatter, s=4, alpha=0.25)
+    axes.set_title(panel.title)
     levels = density_levels(panel.log_density)
-    (left, right), (bottom, top) = panel.scatter.limits()
-    steps = panel.log_density.shape[0]
-    across, up = np.linspace(left, right, steps), np.linspace(bottom, top, steps)
     if len(levels) > 1:
-        shades = FILL[len(FILL) - len(levels) + 1 :]
-        axes.contourf(across, up, panel.log_density, levels, colors=shades, alpha=0.85)
-        edge: dict[str, Any] = {"colors": FILL[-1], "linewidths": 0.7, "linestyles": "solid"}
-        axes.contour(across, up, panel.log_density, levels[:1], **edge)
-    _ball(axes, panel.scatter)
-    _inset(part, panel)
-    _strip(part, panel)
+        steps, limits = panel.log_density.shape[0], panel.scatter.limits()
+        across, up = (np.linspace(low, high, steps) for low, high in limits)
+        grid, shades = (across, up, panel.log_density), FILL[len(FILL) - len(levels) + 1 :]
+        axes.contourf(*grid, levels, colors=shades, alpha=0.85)
+        axes.contour(*grid, levels[:1], colors=FILL[-1], linewidths=0.7, linestyles="solid")
+    spec, value = panel.given
+    sheet = Sheet(spec.width, TILE)
+    sheet.place(spec, value, 0, 0)
+    sheet.draw(axes.inset_axes((0.02, 0.82, 0.16 * spec.width / TILE, 0.16)))
+    _draws(panel).draw(strip)
+    return figure
+
+
+def _draws(panel: Panel) -> Sheet:
+    spec, values = panel.draws
+    columns = 2 if spec.width <= TILE else 1
+    sheet = Sheet(columns * (spec.width + GAP), -(-len(values) // columns) * (TILE + GAP))
+    for i, value in enumerate(values):
+        place = i % columns * (spec.width + GAP), i // columns * (TILE + GAP)
+        sheet.place(spec, value, *place, wrong=panel.wrong is not None and bool(panel.wrong[i]))
+    return sheet
+
+
+def _rows(axes: Axes, scatter: LatentScatter, **style: Any) -> list[Any]:
+    """Test rows, a colour for each class, lighter or darker by the factor; what was drawn."""
+    from matplotlib.patches import Circle
+
+    z, labels, factor = scatter.z, scatter.labels, scatter.factor
+    style |= {"linewidths": 0, "rasterized": True}
+    (left, right), (bottom, top) = scatter.limits()
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.set(xlabel=scatter.axis_labels[0], ylabel=scatter.axis_labels[1])
+    axes.set_box_aspect(1)
+    if scatter.square and scatter.radius < np.hypot(max(-left, right), max(-bottom, top)):
+        edge: dict[str, Any] = {"ec": MUTED, "lw": 0.6, "ls": (0, (4, 3))}
+        axes.add_patch(Circle((0, 0), scatter.radius, fill=False, **edge))
+    if labels is None:
+        axes.scatter(z[:, 0], z[:, 1], color=MUTED, **style)
+        return []
+    paths = []
+    for i, label in enumerate(np.unique(labels)):
+        at = labels == label
+        shade: dict[str, Any] = {"color": CLASS_COLOURS[i % len(CLASS_COLOURS)]}
+        if factor is not None:
+            low, high = float(factor.min()), float(factor.max())
+            start = low - 0.3 * (high - low)  # the lightest tenths are hard to see
+            shade = {"c": factor[at], "cmap": RAMPS[i], "vmin": start, "vmax": high}
+        name = scatter.names[int(label)]
+        short = name if len(name) < 20 else f"{name[:18]}…"
+        paths.append(axes.scatter(z[at, 0], z[at, 1], label=short, **shade, **style))
+    return paths
 
 
 def density_levels(log_density: NDArray[np.floating[Any]]) -> list[float]:
@@ -175,62 +156,3 @@ def density_levels(log_density: NDArray[np.floating[Any]]) -> list[float]:
     at = np.searchsorted(mass / mass[-1], MASSES)
     levels = [*flat[np.minimum(at, len(flat) - 1)].tolist(), float(flat[0]) + 1e-9]
     return sorted({level for level in levels if np.isfinite(level)})
-
-
-def _square(part: Figure | SubFigure, scatter: LatentScatter, title: str) -> Axes:
-    axes: Axes = part.add_axes((0.097, 0.105, 0.6, 0.6 * WIDTH / HEIGHT))
-    (left, right), (bottom, top) = scatter.limits()
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-    axes.set_xlabel(scatter.axis_labels[0], labelpad=1)
-    axes.set_ylabel(scatter.axis_labels[1], labelpad=1)
-    axes.locator_params(nbins=6)
-    axes.set_title(title)
-    return axes
-
-
-def _ball(axes: Axes, scatter: LatentScatter) -> None:
-    from matplotlib.patches import Circle
-
-    (left, right), (bottom, top) = scatter.limits()
-    corner = float(np.hypot(max(-left, right), max(-bottom, top)))  # the farthest from 0
-    if scatter.square and scatter.radius < corner:
-        axes.add_patch(
-            Circle((0, 0), scatter.radius, fill=False, ec=MUTED, lw=0.6, ls=(0, (4, 3)))
-        )
-
-
-def _inset(part: Figure | SubFigure, panel: Panel) -> None:
-    spec, value = panel.given
-    sheet = Sheet(spec.width, TILE)
-    sheet.place(spec, value, 0, 0)
-    height = 0.15
-    width = height * HEIGHT / WIDTH * spec.width / TILE
-    axes = part.add_axes((0.107, 0.105 + 0.6 * WIDTH / HEIGHT - height - 0.012, width, height))
-    sheet.draw(axes)
-
-
-def _strip(part: Figure | SubFigure, panel: Panel) -> None:
-    spec, values = panel.draws
-    columns = 2 if spec.width <= TILE else 1
-    rows = -(-len(values) // columns)
-    sheet = Sheet(columns * (spec.width + GAP) + GAP, rows * (TILE + GAP) + GAP)
-    for i, value in enumerate(values):
-        x = GAP + i % columns * (spec.width + GAP)
-        y = GAP + i // columns * (TILE + GAP)
-        sheet.place(spec, value, x, y, wrong=panel.wrong is not None and bool(panel.wrong[i]))
-    axes = part.add_axes((0.705, 0.105, 0.29, 0.6 * WIDTH / HEIGHT))
-    sheet.draw(axes)
-
-
-def latent_figure(scatter: LatentScatter, title: str, panels: Sequence[Panel]) -> Figure:
-    """All panels in one figure, two to a line, lettered as in the paper."""
-    count = 1 + len(panels)
-    columns = min(2, count)
-    rows = -(-count // columns)
-    figure = new_figure(columns * WIDTH, rows * HEIGHT, fitted=False)
-    parts = np.ravel(figure.subfigures(rows, columns, squeeze=False))
-    scatter_panel(parts[0], scatter, f"a) {title}")
-    for i, panel in enumerate(panels):
-        letter = chr(ord("b") + i)
-        posterior_panel(parts[1 + i], panel._replace(title=f"{letter}) {panel.title}"))
-    return figure

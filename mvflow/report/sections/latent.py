@@ -12,15 +12,11 @@ from mvflow.core import COVARIATES, UsageError, class_name, derive_seed, factor_
 from mvflow.report.context import Context
 from mvflow.report.entry import Entry, titles
 from mvflow.report.figure_store import Image
-from mvflow.report.figures.canvas import new_figure
 from mvflow.report.figures.latent import (
-    HEIGHT,
-    WIDTH,
     LatentScatter,
     Panel,
-    latent_figure,
-    posterior_panel,
-    scatter_panel,
+    posterior_figure,
+    scatter_figure,
 )
 
 __all__ = ["latent_space", "separability"]
@@ -79,26 +75,22 @@ def _group(
         and (panel := _panel(context, context.entries[i], scatter, row, headings[i]))
     ]
     images += [_show(context, panel, given, target) for panel in panels]
-    if context.figures.folder is not None:
-        context.figures.keep(latent_figure(scatter, "latent space", panels), f"figure-2-{names}")
     return group | {"given": given, "target": target}
 
 
 def _cloud(context: Context, scatter: LatentScatter, file: str, names: str, caption: str) -> Image:
-    figure = new_figure(WIDTH, HEIGHT, fitted=False)
-    scatter_panel(figure, scatter, "Latent space")
+    figure = scatter_figure(scatter, "Latent space")
     alt = f"Latent space of {names}: {len(scatter.z)} {caption}"
     return context.figures.show(figure, file, alt, names, caption)
 
 
 def _show(context: Context, panel: Panel, given: str, target: str) -> Image:
-    figure = new_figure(WIDTH, HEIGHT, fitted=False)
-    posterior_panel(figure, panel)
     count = 0 if panel.wrong is None else int(panel.wrong.sum())
     wrong = f" {count} of {DRAWS} draws are of another class." if count else ""
     alt = f"Posterior density of z given one {given}, {panel.title}, and draws of {target}.{wrong}"
     caption = f"q(z | {given}) and draws of {target}.{wrong}"
-    return context.figures.show(figure, f"posterior-{panel.title}", alt, panel.title, caption)
+    name, figure = f"posterior-{panel.title}", posterior_figure(panel)
+    return context.figures.show(figure, name, alt, panel.title, caption)
 
 
 def _latents(entry: Entry, rows: NDArray[Any], seed: int) -> NDArray[Any]:
@@ -171,14 +163,15 @@ def _factor(entry: Entry) -> str | None:
 
 def _principal(scatter: LatentScatter) -> LatentScatter:
     """The two directions in which rows spread the most."""
-    z = scatter.z - scatter.z.mean(0)
-    _, spread, axes = np.linalg.svd(z, full_matrices=False)
-    share = spread**2 / max(float((spread**2).sum()), 1e-12)
-    plane: NDArray[Any] = np.zeros((len(z), 2))
-    used = min(2, len(axes))
-    plane[:, :used] = z @ axes[:used].T
-    labels = [f"principal component {k + 1} ({100 * s:.0f} %)" for k, s in enumerate(share[:2])]
-    return scatter._replace(z=plane, axis_labels=(labels[0], (labels + [""])[1]), square=False)
+    from sklearn.decomposition import PCA
+
+    wide = np.pad(scatter.z, ((0, 0), (0, max(0, 2 - scatter.z.shape[1]))))
+    pca = PCA(2, random_state=0).fit(wide)
+    first, second = (
+        f"principal component {k + 1} ({100 * share:.0f} %)"
+        for k, share in enumerate(pca.explained_variance_ratio_)
+    )
+    return scatter._replace(z=pca.transform(wide), axis_labels=(first, second), square=False)
 
 
 def _chosen_row(entry: Entry, given: str) -> int:

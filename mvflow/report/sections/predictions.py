@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["predictions"]
 
-ROWS, DRAWS, WORST_COLUMNS, MAX_PANELS = 100, 20, 5, 6
+ROWS, DRAWS, WORST_COLUMNS, MAX_PANELS = 60, 20, 3, 6
 MEASURES = {"r2": "R²", "deviance": "deviance", "accuracy": "accuracy"}
 
 
@@ -37,7 +37,7 @@ def predictions(context: Context) -> dict[str, Any] | None:
 def _part(context: Context, entry: Entry, metrics: Evaluation) -> dict[str, Any]:
     names, every = entry.names, metrics.predictions
     cells = {key: _cell(p) for key, p in every.items()}
-    largest = _from_most(every)
+    largest = sorted(_from_most(every), key=lambda p: names.index(p.target))
     caption = (
         "R² of the mean of draws (accuracy of classes), and the best of the baselines in small; "
         "red where that is the better one beyond noise."
@@ -92,7 +92,8 @@ def _sizes(means: dict[int, PredictionMeans]) -> Table | None:
     """By number of observed modalities: R² of all predictors, coverage of 90 % intervals."""
     if not means:
         return None
-    methods = list(dict.fromkeys(k for m in means.values() for k in (*m.r2, *m.accuracy)))
+    every = {k for m in means.values() for k in (*m.r2, *m.accuracy)} - {"constant"}
+    methods = sorted(every, key=lambda name: (name != "model", name))
     rows: list[list[Cell | str]] = []
     for size, mean in means.items():
         scores = [(mean.r2 or mean.accuracy).get(method) for method in methods]
@@ -167,7 +168,7 @@ def _levels(context: Context, entry: Entry, chosen: list[Prediction]) -> Image |
 
 def _worst_columns(chosen: list[Prediction]) -> Table | None:
     """By target, the columns with the lowest R², by name."""
-    rivals = list(dict.fromkeys(k for p in chosen for c in p.columns for k in c.baselines))
+    rivals = sorted({k for p in chosen for c in p.columns for k in c.baselines} - {"constant"})
     rows: list[list[Cell | str]] = [
         [
             Cell(column.name, f"of {p.target}"),

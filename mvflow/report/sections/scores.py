@@ -13,14 +13,13 @@ from mvflow.metrics import Distance, Estimate
 from mvflow.report.context import Context
 from mvflow.report.figures.charts import coherence_bars
 from mvflow.report.tables import (
+    MAX_NAMES,
     Cell,
     Table,
     columns,
     comparison,
-    direction_rows,
     matrix,
     score_row,
-    some_directions,
 )
 from mvflow.report.words import arrow, signed
 
@@ -46,7 +45,7 @@ def coherence(context: Context) -> dict[str, Any]:
     rows = {JOINTS[key]: score_row(joint, key) for key in columns(joint)}
     conditional = [c.conditional if c else None for c in scores]
     if few:
-        rows |= direction_rows(conditional)[0]
+        rows |= {arrow(key): score_row(conditional, key) for key in columns(conditional)}
     sizes = [c.conditional_by_observed if c else None for c in scores]
     if len(columns(sizes)) > 1:
         rows |= {f"{key} observed": score_row(sizes, key) for key in columns(sizes)}
@@ -90,7 +89,7 @@ def _matrices(context: Context, chance: float | None) -> list[Table]:
             key: Cell(f"{e.mean:.2f}", kind="number", shade=_shade(e.mean, chance or 0.0))
             for key, e in metrics.coherence.conditional.items()
         }
-        caption = f"{entry.name}: conditional coherence; the darker, the farther above chance."
+        caption = f"{entry.name}: conditional coherence, coloured by how far it is above chance."
         tables.append(matrix(cells, entry.names, caption))
     return tables
 
@@ -157,12 +156,18 @@ def likeness(context: Context) -> dict[str, Any]:
     """How near generated rows are to real ones, and how far from each other."""
     metrics = context.metrics
     networks = columns([m.frechet if m else None for m in metrics])
-    errors, _ = direction_rows([m.reconstruction if m else None for m in metrics])
+    maps = [m.diversity.get("data") if m else None for m in metrics]
+    real = [m.real if m else None for m in maps]
+    spreads = [m.conditional if m else None for m in maps]
+    errors = [m.reconstruction if m else None for m in metrics]
     caption = "Squared error per value of reconstructions, q(z|X) decoded; lower is better."
     return {
         "distances": [_distances(context, name) for name in networks],
-        "spreads": _spreads(context),
-        "errors": comparison(errors, context.names, caption, 4),
+        "spreads": [
+            *_by_direction(context, spreads, "Diversity of values.", 3),
+            *_by_direction(context, real, "The same of real rows of one class.", 3),
+        ],
+        "errors": _by_direction(context, errors, caption, 4),
         "is_measured": bool(context.measured),
     }
 
@@ -191,7 +196,7 @@ def _distance_rows(distances: Frechet, network: str) -> dict[str, Estimate]:
         for prior, of in _joint(distances).items()
         for name, value in of.items()
     }
-    if not some_directions(list(distances.conditional))[1]:
+    if len(distances.conditional) <= MAX_NAMES:
         rows |= distances.conditional
     else:
         sizes = distances.conditional_by_observed.items()
@@ -210,29 +215,42 @@ def _distance_means(distances: Frechet) -> dict[str, Distance]:
     return means
 
 
-def _spreads(context: Context) -> Table:
-    """Diversity of the values themselves, beside that of real rows of one class."""
-    maps = [m.diversity.get("data") if m else None for m in context.metrics]
-    scores, left_out = direction_rows([m.conditional if m else None for m in maps])
-    real = [m.real if m else None for m in maps]
-    scores |= {f"real {name}": score_row(real, name) for name in columns(real)}
-    return comparison(scores, context.names, f"Diversity of values.{left_out}", 3)
-
-
 def likelihood(context: Context) -> dict[str, Any]:
     """Log-likelihoods of unseen rows and density of the posteriors, with standard errors."""
-    rows, left_out = direction_rows([m.log_likelihood if m else None for m in context.metrics])
-    densities, _ = direction_rows(
-        [m.posterior_log_density if m else None for m in context.metrics], "given "
-    )
-    caption = f"Log-likelihood, in nats: log p(X), then log p(target | given).{left_out}"
-    held = "Held-out log density of the posteriors, in nats."
+    rows = [m.log_likelihood if m else None for m in context.metrics]
+    densities = [m.posterior_log_density if m else None for m in context.metrics]
+    caption = "Log-likelihood, in nats: log p(X), and log p(target | given)."
+    held = "Held-out log density of the posteriors given one modality, in nats."
     return {
-        "likelihoods": comparison(rows, context.names, caption, 2, best=True),
-        "densities": comparison(densities, context.names, held, 2, best=True),
+        "likelihoods": _by_direction(context, rows, caption, 2, best=True),
+        "densities": _by_direction(context, densities, held, 2, best=True),
         "projects": any(entry.estimator.can_project for entry in context.entries),
         "is_measured": bool(context.measured),
     }
+
+
+def _by_direction(
+    context: Context,
+    maps: Sequence[Mapping[str, Estimate] | None],
+    caption: str,
+    digits: int,
+    *,
+    best: bool = False,
+) -> list[Table]:
+    """Scores of all models in one table; of more than two modalities, directions as matrices."""
+    keys = sorted(columns(maps), key=lambda key: "->" in key)
+    is_small = len(context.entries[0].names) < 3
+    rows = {arrow(k): score_row(maps, k) for k in keys if is_small or "->" not in k}
+    tables = [comparison(rows, context.names, caption, digits, best=best)] if rows else []
+    for entry, scores in zip(context.entries, () if is_small else maps, strict=False):
+        cells = {
+            key: Cell(signed(e.mean, digits), f"± {e.standard_error:.{digits}f}", "number")
+            for key, e in (scores or {}).items()
+            if "->" in key
+        }
+        if cells:
+            tables.append(matrix(cells, entry.names, f"{entry.name}: {caption}"))
+    return tables
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mvflow.evaluation.checks import Check
-from mvflow.evaluation.verdicts import evaluation_checks
+from mvflow.evaluation.verdicts import evaluation_checks, subset_checks
 from mvflow.report.context import Context
 from mvflow.report.entry import Entry
 from mvflow.report.figures.calibration import coverage_curves, rank_histograms
@@ -43,6 +43,7 @@ def _checks(entry: Entry) -> Table | None:
     assert entry.metrics is not None
     summary, settings = entry.metrics.sampler, entry.estimator.config.sampler
     checks = evaluation_checks(entry.metrics, entry.estimator.config)
+    checks += subset_checks(entry.metrics, entry.estimator.config)[:MAX_NAMES]
     caption = "Draws given one modality."
     if len(entry.names) > 2 and summary.method != "exact":
         words = [f"{k.replace('_', ' ')} {v}".lower() for k, v in settings.to_dict().items()]

@@ -27,10 +27,10 @@ def estimator_class(system: str) -> type[Estimator]:
         'JNF'
     """
     kind = registry("systems").load(system)
-    made = type(kind.__name__, (Estimator,), {"system": system, "__module__": __name__})
-    made.__doc__ = inspect.cleandoc(kind.__doc__ or "") + _ARGUMENTS
-    made.__signature__ = _signature(kind.Settings)  # type: ignore[attr-defined]
-    return made
+    estimator = type(kind.__name__, (Estimator,), {"system": system, "__module__": __name__})
+    estimator.__doc__ = inspect.cleandoc(kind.__doc__ or "") + _ARGUMENTS
+    estimator.__signature__ = _signature(kind.Settings)  # type: ignore[attr-defined]
+    return estimator
 
 
 _ARGUMENTS = """

@@ -1,0 +1,207 @@
+"""Scores of predicted numbers and counts, in the units of their file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from mvflow.evaluation.baselines import Baseline
+from mvflow.evaluation.predictions import ColumnScore, Interval, Scores
+from mvflow.evaluation.predictive import LEVELS, Predictive, Table, halves
+from mvflow.metrics import (
+    Estimate,
+    conformal_quantile,
+    correlation,
+    crps_of_normal,
+    interval_scores,
+    mean_and_error,
+    poisson_deviance,
+    r_squared,
+    r_squared_terms,
+    rmse,
+    rmse_terms,
+)
+
+__all__ = ["ScoredNumbers"]
+
+SHOWN = 0.9
+"""Level of the intervals that are reported by column."""
+MAX_COLUMNS = 100
+"""Columns that are reported by name, the worst first."""
+
+Floats = NDArray[np.float64]
+
+
+class ScoredNumbers:
+    """Scores of predicted numbers or counts."""
+
+    def __init__(self, table: Table, true: NDArray[Any], clusters: NDArray[np.int64]) -> None:
+        self.table, self.clusters = table, clusters
+        self.stored = np.asarray(true, np.float64)
+        self.true = self._restored(self.stored)
+        spread = self.true.std(0)
+        self.varies = spread > 0
+        self.spread = np.where(self.varies, spread, 1.0)
+        counts = table.kind == "counts"
+        self.measure: Literal["r2", "deviance", "accuracy"] = "deviance" if counts else "r2"
+
+    def _restored(self, values: Floats) -> Floats:
+        return np.asarray(self.table.units.restore(values), np.float64)
+
+    def _estimate(self, values: Floats) -> Estimate:
+        return mean_and_error(values, self.clusters)
+
+    def terms(self, mean: Floats) -> Floats:
+        """Numbers (rows,) whose mean the predictors are compared by; higher is better."""
+        predicted = self._restored(mean)
+        if self.measure == "deviance":
+            return -poisson_deviance(self.true, np.maximum(predicted, 1e-6)).mean(1)
+        return r_squared_terms(self.true, predicted)
+
+    def model(
+        self, found: Predictive, baselines: Mapping[str, Baseline]
+    ) -> tuple[Scores, list[ColumnScore], Floats]:
+        """Scores of the model, of its columns, and margins of its intervals (see `score`)."""
+        assert found.ends is not None
+        assert found.crps is not None
+        scores = interval_scores(self.stored, found.ends[:, 0], found.ends[:, 1])
+        margins = np.stack(
+            [conformal_quantile(of, level) for of, level in zip(scores, LEVELS, strict=True)]
+        )
+        raw, calibrated = self._inside(found.ends), self._calibrated(found.ends, scores)
+        intervals = {
+            level: Interval(
+                coverage=self._estimate(raw[i][0].mean(1)),
+                width=self._mean_width(raw[i][1]),
+                calibrated_coverage=self._estimate(of[0].mean(1)) if of else None,
+                calibrated_width=self._mean_width(of[1]) if of else None,
+            )
+            for i, (level, of) in enumerate(zip(LEVELS, calibrated, strict=True))
+        }
+        log_score = found.log_density - self._log_slope()
+        scored = self._scores(found.mean).model_copy(
+            update={
+                "crps": self._estimate(found.crps.mean(1)),
+                "log_score": self._estimate(log_score),
+                "intervals": intervals,
+            }
+        )
+        at = LEVELS.index(SHOWN)
+        return scored, self._columns(found.mean, raw[at], calibrated[at], baselines), margins
+
+    def _log_slope(self) -> Floats:
+        """Sum over columns of the log derivative of the file's units by the stored, (rows,)."""
+        step = 1e-4 * np.maximum(np.abs(self.stored), 1.0)
+        rise = self._restored(self.stored + step) - self._restored(self.stored - step)
+        return np.asarray(np.log(np.maximum(rise / (2 * step), 1e-300)).sum(1))
+
+    def _inside(self, ends: Floats) -> list[tuple[NDArray[np.bool_], Floats]]:
+        """Whether each value lies in its interval, and its width, by level."""
+        out = []
+        for low, high in ends:
+            inside = (self.stored >= low) & (self.stored <= high)
+            out.append((inside, self._restored(high) - self._restored(low)))
+        return out
+
+    def _calibrated(
+        self, ends: Floats, scores: Floats
+    ) -> list[tuple[NDArray[np.bool_], Floats] | None]:
+        """The same of intervals that the other half of the rows has widened, or nothing."""
+        out: list[tuple[NDArray[np.bool_], Floats] | None] = []
+        for (low, high), of, level in zip(ends, scores, LEVELS, strict=True):
+            wide = np.zeros_like(of)
+            if len(np.unique(self.clusters)) < 2:
+                out.append(None)
+                continue
+            for calibrating, measured in halves(self.clusters):
+                wide[measured] = conformal_quantile(of[calibrating], level)
+            out.append(
+                self._inside(np.stack([low - wide, high + wide])[None])[0]
+                if np.isfinite(wide).all()
+                else None
+            )
+        return out
+
+    def _mean_width(self, width: Floats) -> float:
+        relative = (width.mean(0) / self.spread)[self.varies]
+        return float(relative.mean()) if relative.size else 0.0
+
+    def _scores(self, mean: Floats) -> Scores:
+        predicted = self._restored(mean)
+        of_columns = r_squared(self.true, predicted)[self.varies]
+        together = correlation(self.true, predicted)[self.varies]
+        known = together[np.isfinite(together)]
+        terms = r_squared_terms(self.true, predicted)
+        return Scores(
+            r2=self._estimate(terms),
+            r2_median=float(np.median(of_columns)) if of_columns.size else None,
+            r2_worst=float(of_columns.min()) if of_columns.size else None,
+            rmse=self._estimate(rmse_terms(self.true, predicted)),
+            correlation=float(np.median(known)) if known.size else None,
+            correlation_worst=float(known.min()) if known.size else None,
+            deviance=self._estimate(-self.terms(mean)) if self.measure == "deviance" else None,
+        )
+
+    def baseline(self, found: Baseline) -> Scores:
+        """Scores of a baseline, whose predictions are normal with the error of rows left out."""
+        assert found.deviation is not None
+        deviation = np.maximum(found.deviation, 1e-12)
+        ends = np.stack(
+            [
+                [found.mean + sign * norm.ppf((1 + level) / 2) * deviation for sign in (-1, 1)]
+                for level in LEVELS
+            ]
+        )
+        inside = self._inside(ends)
+        # scale of the file's units where the predictions lie, in which errors are nearly normal
+        step = deviation * 1e-3
+        slope = (self._restored(found.mean + step) - self._restored(found.mean - step)) / (
+            2 * step
+        )
+        density = norm.logpdf(self.stored, found.mean, deviation).sum(1)
+        crps = crps_of_normal(
+            self.true, self._restored(found.mean), np.maximum(slope, 1e-12) * deviation
+        )
+        return self._scores(found.mean).model_copy(
+            update={
+                "crps": self._estimate(crps.mean(1)),
+                "log_score": self._estimate(density - self._log_slope()),
+                "intervals": {
+                    level: Interval(
+                        coverage=self._estimate(of[0].mean(1)), width=self._mean_width(of[1])
+                    )
+                    for level, of in zip(LEVELS, inside, strict=True)
+                },
+            }
+        )
+
+    def _columns(
+        self,
+        mean: Floats,
+        raw: tuple[NDArray[np.bool_], Floats],
+        calibrated: tuple[NDArray[np.bool_], Floats] | None,
+        baselines: Mapping[str, Baseline],
+    ) -> list[ColumnScore]:
+        predicted = self._restored(mean)
+        r2, root = r_squared(self.true, predicted), rmse(self.true, predicted)
+        together, names = correlation(self.true, predicted), self.table.column_names()
+        others = {n: r_squared(self.true, self._restored(b.mean)) for n, b in baselines.items()}
+        worst = np.argsort(np.where(np.isfinite(r2), r2, np.inf), kind="stable")[:MAX_COLUMNS]
+        return [
+            ColumnScore(
+                name=names[i],
+                r2=float(r2[i]),
+                rmse=float(root[i]),
+                correlation=float(together[i]),
+                coverage=float(raw[0][:, i].mean()),
+                width=float(raw[1][:, i].mean()),
+                calibrated_coverage=float(calibrated[0][:, i].mean()) if calibrated else None,
+                calibrated_width=float(calibrated[1][:, i].mean()) if calibrated else None,
+                baselines={name: float(of[i]) for name, of in others.items()},
+            )
+            for i in worst
+        ]

@@ -1,0 +1,125 @@
+"""Evaluations are bounded, say what they will do, and go on after an interruption."""
+
+import time
+from math import comb
+
+import numpy as np
+import pytest
+
+from mvflow import JNFShared
+from mvflow.core import ArraySource
+from mvflow.evaluation import evaluate
+from mvflow.evaluation.parts import Part, SubsetPart, compute_parts, estimated_seconds
+from mvflow.evaluation.rows import chosen_subsets
+from mvflow.evaluation.values import Values
+
+
+class Store(dict):
+    """Keeps parts in memory; raises after some of them."""
+
+    def __init__(self, most=10**6):
+        self.most = most
+
+    def put(self, name, text):
+        self[name] = text
+        if len(self) == self.most:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def case(fitted, small):
+    data, labels = small.data(3, rows=60, seed=9)
+    return fitted(JNFShared, 3), ArraySource(data, labels=labels)
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been(case):
+    model, test = case
+    plans, undisturbed, interrupted = [], Store(), Store(most=4)
+    expected = evaluate(model, test, None, parts=undisturbed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, test, None, parts=interrupted)
+    interrupted.most = 10**6
+    computed = []
+    resumed = evaluate(
+        model,
+        test,
+        None,
+        parts=interrupted,
+        on_plan=plans.append,
+        progress=lambda done, total, name, seconds: computed.append((done, total, name)),
+    )
+    assert resumed == expected
+    assert plans[0].finished == 4
+    assert plans[0].parts == len(undisturbed) == computed[-1][0] + 1
+    assert [done for done, *_ in computed] == list(range(4, plans[0].parts))
+    assert plans[0].subsets == {1: 3, 2: 3}
+    assert plans[0].skipped == {}
+    assert plans[0].rows_by_observed == {1: 30, 2: 10}
+    assert plans[0].seconds > 0
+
+
+def test_a_part_that_is_damaged_is_computed_again(case):
+    model, test = case
+    store = Store()
+    expected = evaluate(model, test, None, parts=store)
+    for name, text in [("reconstruction", "{"), ("diversity", '{"spaces": 3}')]:
+        store[name] = text
+    assert evaluate(model, test, None, parts=store) == expected
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 9])
+def test_subsets_are_bounded_repeatable_and_without_repetition(count):
+    names = [f"m{i}" for i in range(count)]
+    found = chosen_subsets(names, 4, 0)
+    assert found == chosen_subsets(names[::-1], 4, 0)
+    assert sorted(found) == list(range(1, count))
+    for size, subsets in found.items():
+        every = comb(count, size)
+        expected = every if size in (1, count - 1) else min(4, every)
+        assert len(subsets) == len({*subsets}) == expected
+        assert all(len(given) == size and [*given] == sorted({*given}) for given in subsets)
+    if count > 4:
+        assert found != chosen_subsets(names, 4, 1)
+
+
+def test_the_time_is_extrapolated_in_rows_and_size():
+    """A part of 100 rows takes 10 ms and 1 ms a row, times the number of observed modalities."""
+
+    def part(size):
+        def work(rows):
+            time.sleep(size * (0.01 + 0.001 * rows))
+
+        return Part(str(size), Values, Values, "kind", size, work, 100)
+
+    seconds = estimated_seconds([part(size) for size in (1, 2, 4)])
+    for size in (1, 2, 4):  # sleeping takes longer than asked for where the machine is busy
+        assert 0.8 * size * 0.11 < seconds[str(size)] < 3 * size * 0.11
+
+
+def test_progress_corrects_its_promise():
+    class Slow(Values):
+        pass
+
+    left = []
+
+    def work():
+        time.sleep(0.05)
+        return Slow()
+
+    parts = [Part(f"{i}", Slow, work) for i in range(3)]
+    expected = {part.name: 10.0 for part in parts}
+    compute_parts(parts, {}, None, expected, lambda *about: left.append(about[3]))
+    assert left[0] > left[1] > left[2] > 0
+    assert SubsetPart.model_fields.keys() >= {"predictions", "margins"}
+
+
+def test_margins_cover_rows_of_new_directions(case):
+    model, test = case
+    kept = []
+    found = evaluate(model, test, None, on_intervals=kept.append)
+    (intervals,) = kept
+    assert intervals.margins.keys() == found.predictions.keys()
+    for key, margin in intervals.margins.items():
+        assert margin.shape == (len(intervals.levels), found.predictions[key].width)
+        rows = found.predictions[key].rows
+        assert np.isfinite(margin[intervals.levels.index(0.8)]).all() == (rows >= 9)

@@ -1,0 +1,83 @@
+"""The search for settings: what it measures, keeps and chooses, and its budget."""
+
+import numpy as np
+import pytest
+
+from mvflow.config import config_from_dict, resolved
+from mvflow.config.auto import auto_config
+from mvflow.core import ArraySource, DataError, Modality
+from mvflow.estimators import estimator_class
+from mvflow.tuning import alternatives, imputation_score, tune
+from mvflow.tuning import search as tuning
+
+SPECS = [Modality("a", (4,)), Modality("b", (3,))]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(120, 2))
+    x = {m.name: z @ rng.normal(size=(2, *m.shape)) for m in SPECS}
+    return {n: (v + 0.1 * rng.normal(size=v.shape)).astype(np.float32) for n, v in x.items()}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return config_from_dict(resolved(auto_config(SPECS, 120), ["joint.epochs=3"]))
+
+
+def test_it_begins_with_the_recipe_and_never_chooses_worse(rows, config, monkeypatch):
+    def score(model, held):
+        return -abs(model.config.latent_dim - 6)
+
+    monkeypatch.setattr(tuning, "imputation_score", score)
+    groups = [[["latent_dim=6"], ["latent_dim=2"]], [["latent_dim=5"]]]
+    monkeypatch.setattr(tuning, "alternatives", lambda _: groups)
+    best, trials = tune(config, ArraySource(rows))
+    assert trials[0].changes == ()
+    assert best.latent_dim == 6
+    assert max(t.score for t in trials) == 0
+    assert [t.changes for t in trials[3:]] == [("latent_dim=6", "latent_dim=5")]
+
+
+def test_every_alternative_is_a_configuration(config):
+    groups = alternatives(config)
+    assert groups
+    for changes in (c for group in groups for c in group):
+        changed = tuning._Search(config, {}, {}, None, 0, None).configured(tuple(changes))
+        assert changed != config
+
+
+def test_no_trial_begins_that_would_end_after_the_budget(rows, config):
+    _, trials = tune(config, ArraySource(rows), seconds=1e-3)
+    assert len(trials) == 1
+
+
+def test_finished_trials_are_not_repeated(rows, config, tmp_path, monkeypatch):
+    path = tmp_path / "search.json"
+    _, first = tune(config, ArraySource(rows), seconds=1e-3, path=path)
+    monkeypatch.setattr(tuning._Search, "score", lambda *_: pytest.fail("trained again"))
+    _, again = tune(config, ArraySource(rows), seconds=1e-3, path=path)
+    assert again == first
+    path.write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        tune(config, ArraySource(rows), path=path)
+
+
+def test_the_score_is_r2_by_the_other_modalities(rows, config):
+    model = estimator_class(config.system).from_config(config).fit(rows)
+    held = {n: v[:50] for n, v in rows.items()}
+    found = []
+    for name, other in (("a", "b"), ("b", "a")):
+        mean = model.generate({other: held[other]}, tuning.DRAWS, noise=False)[name].mean(0)
+        found.append(1 - ((held[name] - mean) ** 2).mean(0) / held[name].var(0))
+    expected = np.mean([x.mean() for x in found])
+    assert imputation_score(model, held) == pytest.approx(expected, abs=1e-5)
+    assert expected > 0.9  # two latent dimensions, little noise
+
+
+def test_nothing_is_searched_where_nothing_is_to_be_chosen():
+    image = Modality("image", (1, 16, 16))
+    config = config_from_dict(resolved(auto_config([image, SPECS[0]], 100)))
+    x = {"image": np.zeros((2, 1, 16, 16), np.float32), "a": np.zeros((2, 4), np.float32)}
+    assert tune(config, ArraySource(x)) == (config, [])
