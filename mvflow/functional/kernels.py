@@ -12,6 +12,7 @@ __all__ = ["KernelRegression", "kernel_regression"]
 PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(-8, 5))
 """Penalties that are tried, from 1e-4 to 100."""
 
+TINY = 1e-30
 DROPPED = 1e-3
 """Eigenvalues below this share of the smallest penalty chosen are not kept."""
 
@@ -27,13 +28,17 @@ class KernelRegression(NamedTuple):
     """Coefficients of the outputs in the eigenvectors."""
     penalty: Float64[Array, " outputs"]
     """Chosen for each output."""
+    error: Float64[Array, " outputs"]
+    """Mean square of the errors, each in units of the deviation that the process predicts."""
+    noise: Float64[Array, " outputs"]
+    """Mean variance of the outputs themselves."""
     factor: Float64[Array, "outputs outputs"]
     """Cholesky factor of the covariance of errors, each in units of its predicted deviation."""
 
     def predict(
         self, kernel: Float64[Array, "new rows"]
     ) -> tuple[Float64[Array, "new outputs"], Float64[Array, "new outputs"]]:
-        """Mean of each output, and what `factor` is to be multiplied by in each new row.
+        """Mean and deviation of each output in each new row; `factor` has the correlations.
 
         Args:
             kernel: of new rows with the rows it was fitted to; 1 for equal rows.
@@ -41,8 +46,8 @@ class KernelRegression(NamedTuple):
         xp = namespace(kernel)
         projected = kernel @ self.vectors
         inverse = 1 / (self.values[:, None] + self.penalty)
-        variance = 1 + self.penalty - projected**2 @ inverse
-        return projected @ self.weights, xp.sqrt(xp.maximum(variance, self.penalty))
+        variance = xp.maximum(1 + self.penalty - projected**2 @ inverse, self.penalty)
+        return projected @ self.weights, xp.sqrt(self.error * variance + self.noise)
 
 
 def kernel_regression(
@@ -58,7 +63,7 @@ def kernel_regression(
     Args:
         kernel: of the rows with each other, with 1 on its diagonal.
         outputs: in float64.
-        noise: variances that are added to the covariance of the errors.
+        noise: variances of the outputs, which add to those of the errors.
         penalties: to choose from.
 
     Examples:
@@ -85,11 +90,16 @@ def kernel_regression(
         penalty = xp.where(better, xp.full_like(penalty, each), penalty)
         errors = xp.where(better, error, errors)
         spread = xp.where(better, (each / left)[:, None], spread)
-    unit = errors / xp.sqrt(spread)
+    # An output that is constant has errors of 0, whatever the process predicts.
+    square = xp.mean(errors**2 / spread, axis=0) + TINY
+    level = xp.mean(noise, axis=0)
+    scale = xp.sqrt(square * spread + level)
+    unit = errors / scale
     covariance = xp.matrix_transpose(unit) @ unit / outputs.shape[0]
-    diagonal = xp.mean(noise / spread, axis=0) + 1e-9 * xp.mean(unit**2)
+    diagonal = xp.mean(noise / scale**2, axis=0) + 1e-9
     covariance = covariance + xp.eye(outputs.shape[1], dtype=outputs.dtype) * diagonal
     large = values > DROPPED * xp.min(penalty)
     values, vectors, rotated = values[large], vectors[:, large], rotated[large, :]
     weights = rotated / (values[:, None] + penalty)
-    return KernelRegression(vectors, values, weights, penalty, xp.linalg.cholesky(covariance))
+    factor = xp.linalg.cholesky(covariance)
+    return KernelRegression(vectors, values, weights, penalty, square, level, factor)

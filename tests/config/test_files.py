@@ -58,7 +58,8 @@ modalities = st.dictionaries(
         {"shape": st.lists(st.integers(1, 64), min_size=1, max_size=3)},
         optional={
             "likelihood": st.one_of(
-                st.sampled_from(registry("likelihoods").names()),
+                st.sampled_from(sorted({*registry("likelihoods").names()} - {"mixed"})),
+                st.just({"kind": "mixed", "groups": [{"columns": 3, "likelihood": "normal"}]}),
                 st.fixed_dictionaries({"kind": st.just("laplace"), "scale": positive}),
             ),
             "weight": positive,

@@ -39,7 +39,18 @@ def test_the_deviation_is_that_of_a_gaussian_process(data):
     prior = RBF(1.0) + WhiteKernel(0.1)
     process = GaussianProcessRegressor(prior, optimizer=None).fit(x, y[:, 0])
     _, expected = process.predict(new, return_std=True)
-    np.testing.assert_allclose(scale[:, 0], expected, rtol=1e-3)  # what is dropped
+    # in units of the errors of rows left out; what is dropped is a thousandth
+    np.testing.assert_allclose(scale[:, 0] / np.sqrt(fitted.error[0]), expected, rtol=1e-3)
+
+
+def test_where_only_the_outputs_are_uncertain_their_noise_is_the_deviation(data):
+    """As in dimensions of z that no column uses: nothing to predict, and all of the prior left."""
+    x, new, y = data
+    fitted = kernel_regression(kernel(x, x), 0 * y, 0 * y + 4.0)
+    mean, scale = fitted.predict(kernel(new, x))
+    np.testing.assert_allclose(mean, 0)
+    np.testing.assert_allclose(scale, 2)
+    np.testing.assert_allclose(fitted.factor, np.eye(2), atol=1e-6)
 
 
 def test_penalty_and_covariance_are_those_of_rows_left_out_by_hand(data):
@@ -60,6 +71,8 @@ def test_penalty_and_covariance_are_those_of_rows_left_out_by_hand(data):
     best = np.argmin([(e**2).sum(0) for e in errors], 0)
     np.testing.assert_allclose(fitted.penalty, np.array(grid)[best])
     unit = np.stack([errors[b][:, i] / scales[b] for i, b in enumerate(best)], 1)
+    np.testing.assert_allclose(fitted.error, (unit**2).mean(0))
+    unit = unit / np.sqrt((unit**2).mean(0))
     covariance = fitted.factor @ fitted.factor.T
     np.testing.assert_allclose(covariance, unit.T @ unit / len(x), rtol=1e-6)
 
