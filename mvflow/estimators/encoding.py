@@ -261,9 +261,9 @@ class EncodingEstimator(TrainableEstimator):
             covariates: as in `decode`.
 
         Examples:
-            >>> found = model.predictive(model.sample_latent({"a": x["a"]}, n=5), {"b": x["b"]})
-            >>> [of["b"].shape for of in found]
-            [(5, 4, 2), (5, 4, 2), (5, 4)]
+            >>> found = model.predictive(np.zeros((5, 4, 2)), {"b": x["b"]})
+            >>> found.mean["b"].shape, found.draws["b"].shape, found.log_prob["b"].shape
+            ((5, 4, 2), (5, 4, 2), (5, 4))
         """
         observed, seed = self._checked(x, need_covariates=False), check_seed(seed)
         z = checked_latent(z, self.system_.latent.dim, observed.rows)
