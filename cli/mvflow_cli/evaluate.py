@@ -143,6 +143,13 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
     ):
         for of, value in _short(measured):
             yield title, of, _with_error(value, digits)
+    if result.gaps is not None:
+        yield "inference gap (nats)", "log p(X) - ELBO", _with_error(result.gaps.gap, 2)
+        for name, value in result.gaps.divergences.items():
+            yield "KL(q(z|X) || q(z|x))", name, _with_error(value, 2)
+        if result.gaps.variation_of_information is not None:
+            shown = _with_error(result.gaps.variation_of_information, 2)
+            yield "variation of information", "bound (nats)", shown
     for space, found in result.diversity.items():
         title = "diversity of values" if space == "data" else f"diversity ({space} features)"
         for of, spread in _short(found.conditional):

@@ -18,6 +18,7 @@ from mvflow_cli.convert import convert
 from mvflow_cli.demo import demo
 from mvflow_cli.diagnose import diagnose
 from mvflow_cli.evaluate import evaluate
+from mvflow_cli.impute import impute
 from mvflow_cli.list import list_kinds
 from mvflow_cli.new import new
 from mvflow_cli.output import LogLines, say, tolerate_encodings
@@ -44,6 +45,7 @@ app.command()(train)
 app.command()(train_classifiers)
 app.command()(sweep)
 app.command()(sample)
+app.command()(impute)
 app.command()(evaluate)
 app.command()(diagnose)
 app.command()(compare)

@@ -36,6 +36,8 @@ class GivenRows:
     """name -> "store", or the file that it was read from."""
     notes: tuple[str, ...] = ()
     """What was guessed and done while files were read, a sentence each."""
+    row_names: tuple[str, ...] | None = None
+    """Names of the rows in the first file that has some."""
     covariates: dict[str, Any] = field(default_factory=dict)
     """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
 
@@ -75,7 +77,7 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
-    arrays, notes = _read(run, config, files, store)
+    arrays, notes, row_names = _read(run, config, files, store)
     batch = seen.batch | arrays
     check_batch(batch, config.specifications())
     origin = {name: files.get(name, "store") for name in names}
@@ -83,7 +85,7 @@ def read_observed(
     kept = {COVARIATES + name for name in known}
     stored_covariates = {k: x for k, x in seen.covariates.items() if k in kept}
     values = {**stored_covariates, **(covariates or {})}
-    return GivenRows(batch, seen.labels, seen.rows, origin, notes, values)
+    return GivenRows(batch, seen.labels, seen.rows, origin, notes, row_names, values)
 
 
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
@@ -129,13 +131,13 @@ def _parsed(rows: str) -> tuple[str, int, int | None]:
 
 def _read(
     run: RunDirectory, config: Config, files: Mapping[str, str], store: Path | None
-) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...], tuple[str, ...] | None]:
     """Files of the user's in the units of the store, rows in the order of their names."""
     from mvflow.core import Units
     from mvflow_datasets.importing import pair_rows, read_modality
 
     if not files:
-        return {}, ()
+        return {}, (), None
     specs = {m.name: m for m in config.specifications()}
     units = run.units()
     if not units and config.data.store and (store or (run.path / config.data.store)).is_file():
@@ -146,4 +148,6 @@ def _read(
         for name, file in files.items()
     }
     notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
-    return pair_rows(read), notes
+    named = [rows.row_names for rows in read.values() if rows.row_names is not None]
+    row_names = tuple(named[0].tolist()) if named else None
+    return pair_rows(read), notes, row_names

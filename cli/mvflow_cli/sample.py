@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.estimators import Estimator
 
-__all__ = ["sample", "with_protocol"]
+__all__ = ["named_values", "sample", "with_protocol"]
 
 
 def sample(
@@ -136,7 +136,7 @@ def sample(
         if paper:
             model = with_protocol(model)
         model.distribute(processes)
-        said = _values("--covariate", covariate, model.config)
+        said = named_values("--covariate", covariate, model.config)
         seen = read_observed(opened, model.config, given or [], rows, store, said)
         path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
         check_replaceable(path)
@@ -149,7 +149,7 @@ def sample(
             seed=seed,
             sampler=sampler,
             noise=noise,
-            hold=_values("--hold", hold, model.config),
+            hold=named_values("--hold", hold, model.config),
         )
     if processes is not None and not processes.is_main_process:
         return
@@ -217,7 +217,7 @@ def with_protocol(model: Estimator) -> Estimator:
     return model.with_settings(subset=parts["subsets"], sampler=parts["samplers"])
 
 
-def _values(option: str, texts: list[str] | None, config: Config) -> dict[str, str | float]:
+def named_values(option: str, texts: list[str] | None, config: Config) -> dict[str, str | float]:
     """Values of covariates that an option says."""
     from mvflow.core import UsageError, unknown_name
 

@@ -259,6 +259,11 @@ class EncodingEstimator(TrainableEstimator):
             x: values of as many rows.
             seed: of the draws; None gives fresh ones.
             covariates: as in `decode`.
+
+        Examples:
+            >>> found = model.predictive(np.zeros((5, 4, 2)), {"b": x["b"]})
+            >>> found.mean["b"].shape, found.draws["b"].shape, found.log_prob["b"].shape
+            ((5, 4, 2), (5, 4, 2), (5, 4))
         """
         observed, seed = self._checked(x, need_covariates=False), check_seed(seed)
         z = checked_latent(z, self.system_.latent.dim, observed.rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +20,26 @@ from mvflow.core import (
     check_seed,
     check_source,
     covariate_columns,
+    derive_seed,
 )
 from mvflow.estimators.generative import GenerativeEstimator
 from mvflow.estimators.inputs import CHUNK_ROWS, as_given, check_mapping, checked_latent, chunks_of
 from mvflow.estimators.plotting import Plots
-from mvflow.estimators.scoring import log_likelihood
+from mvflow.estimators.scoring import evidence_lower_bound, log_likelihood
 from mvflow.inference import refuse
 
-__all__ = ["Estimator"]
+__all__ = ["Bound", "Estimator"]
+
+
+class Bound(NamedTuple):
+    """The evidence lower bound of some rows, and the draws that it was estimated from."""
+
+    values: NDArray[np.float64]
+    """(rows,), in nats."""
+    z: NDArray[np.float32]
+    """(n, rows, latent_dim), of q(z|X)."""
+    log_prob: NDArray[np.float64]
+    """Log q(z|X) of the draws, (n, rows)."""
 
 
 class Estimator(GenerativeEstimator):
@@ -156,6 +168,43 @@ class Estimator(GenerativeEstimator):
             covariates=seen.covariates,
         )
         return sampled if full_output else as_given(sampled.values, x)
+
+    def evidence_lower_bound(
+        self,
+        x: Batch,
+        *,
+        n: int = 100,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
+    ) -> Bound:
+        """E log p(X|z) + log p(z) - log q(z|X) of each row, in nats, without weights or beta.
+
+        Args:
+            x: all modalities.
+            n: draws of z ~ q(z|X) per row.
+            seed: of the draws; None gives fresh ones.
+            covariates: of the rows, as in `draw`.
+
+        Raises:
+            UsageError: if a modality is missing, or q(z|X) has no density.
+
+        Examples:
+            >>> bound = model.evidence_lower_bound(x, n=50)
+            >>> bool((bound.values < model.log_likelihood(x, n=500)).all())
+            True
+        """
+        self._check_fitted()
+        seed, observed = check_seed(seed), self._checked(x, covariates)
+        missing = [m.name for m in self.modalities if m.name not in observed.x]
+        if missing:
+            msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
+            raise UsageError(msg)
+        parts = [
+            evidence_lower_bound(self.system_, rows, n=check_count(n), seed=derive_seed(seed, i))
+            for i, rows in enumerate(chunks_of(observed))
+        ]
+        values, z, log_prob = zip(*parts, strict=True)
+        return Bound(np.concatenate(values), np.concatenate(z, 1), np.concatenate(log_prob, 1))
 
     def evaluate(self, test: Source | Batch, classifiers: Any = None, **options: Any) -> Any:
         """Measure the model on test rows, as `mvflow.evaluate`.

@@ -226,7 +226,12 @@ class GenerativeEstimator(EncodingEstimator):
         return (generated, drawn) if full_output else generated
 
     def needs_sampler(self, given: Batch) -> bool:
-        """Whether draws given these rows of modalities need a sampler, as a product's do."""
+        """Whether draws given these rows of modalities need a sampler, as a product's do.
+
+        Examples:
+            >>> model.needs_sampler({"a": x["a"]})
+            False
+        """
         self._check_fitted()
         return not isinstance(self._posterior(self._checked(given), False), Distribution)
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from mvflow.core import Observed
+from mvflow.core import Observed, UsageError
 from mvflow.functional import effective_sample_size, log_mean_exp, mixture_log_prob
 from mvflow.inference import pareto_k, refuse
 from mvflow.nn import own_generator
-from mvflow.systems import System
+from mvflow.systems import Encodes, System
 
-__all__ = ["Chunk", "ImportanceSampled", "MapChunks", "log_likelihood"]
+__all__ = ["Chunk", "ImportanceSampled", "MapChunks", "evidence_lower_bound", "log_likelihood"]
 
 MAX_DECODED_VALUES = 2**24
 """Decoded values held at once."""
@@ -86,6 +86,37 @@ def log_likelihood(
     return ImportanceSampled(
         *(np.concatenate([p[key] for p in parts]) for key in ImportanceSampled._fields)
     )
+
+
+def evidence_lower_bound(
+    system: System, x: Observed, *, n: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]]:
+    """E log p(X|z) + log p(z) - log q(z|X) over draws z ~ q(z|X), of each row (paper, Eq. 3).
+
+    Args:
+        system: the model.
+        x: rows of all modalities.
+        n: draws per row.
+        seed: of the draws.
+
+    Returns:
+        The bound (rows,); the draws (n, rows, latent_dim), and their log q(z|X), (n, rows).
+
+    Raises:
+        UsageError: if q(z|X) has no density.
+    """
+    q = system.encode(x) if isinstance(system, Encodes) else system.posterior(x)
+    if not isinstance(q, Distribution):
+        msg = "q(z|X) of this system has no density: there is no bound to compute"
+        raise UsageError(msg)
+    with torch.no_grad(), own_generator(seed, "bound", device=system.device):
+        z = q.sample((n,))
+        log_q = q.log_prob(z).double()
+        decoded = system.decode(z, x.x.keys(), x.covariates)
+        joint = sum(decoded[name].log_prob(value).double() for name, value in x.x.items())
+        bound = joint + system.prior().log_prob(z).double() - log_q
+    refuse(~bound.isfinite().all(0), "the bound is not a finite number")
+    return bound.mean(0).cpu().numpy(), z.cpu().numpy(), log_q.cpu().numpy()
 
 
 def _log_likelihood(

@@ -10,6 +10,8 @@ import numpy as np
 
 from mvflow.config import Config
 from mvflow.core import DataError, UsageError
+from mvflow.evaluation.baselines import NEIGHBOURS, RIDGE
+from mvflow.evaluation.predictions import PredictionMeans
 from mvflow.evaluation.published import Figure, published
 from mvflow.evaluation.result import Coherence, Evaluation, Frechet
 from mvflow.metrics import Estimate
@@ -20,6 +22,9 @@ MAX_DIRECTIONS = 2
 """Directions up to which each is a column; of more, means by number of observed modalities."""
 NETWORK_ORDER = ("inception-v3", "classifier", "autoencoder")
 """Of feature networks in the table; others come last."""
+BASELINES = {RIDGE: "ridge regression", NEIGHBOURS: "nearest neighbours"}
+INTERVAL = 0.9
+"""Level of the intervals whose coverage is in the files of the table."""
 ERRORS_APART = 2.0
 """Standard errors of a difference from which on two means are told apart."""
 
@@ -289,6 +294,15 @@ def _flat(metrics: Evaluation, with_distances: bool) -> dict[str, Estimate | Non
     for kind in ("log_likelihood", "posterior_log_density", "reconstruction"):
         for key, value in getattr(metrics, kind).items():
             found[f"{kind}/{key}"] = value
+    if metrics.gaps is not None:
+        found["gap"] = metrics.gaps.gap
+    for size, means in metrics.predictions_by_observed.items():
+        for kind in ("r2", "accuracy"):
+            if "model" in getattr(means, kind):
+                found[f"prediction/{kind}/{size}"] = getattr(means, kind)["model"]
+        for name, levels in (("raw", means.coverage), ("calibrated", means.calibrated_coverage)):
+            if INTERVAL in levels:
+                found[f"coverage/{name}/{size}"] = levels[INTERVAL]
     for space, of in metrics.diversity.items():
         for key, value in of.conditional.items():
             found[f"diversity/{space}/{key}"] = value
@@ -338,7 +352,8 @@ def _measures(systems: Sequence[ComparedSystem], metrics: Evaluation) -> list[Me
             keys += [f"{kind}/observed/{size}" for size in sizes]
         if few and kind == "frechet/autoencoder":
             keys += [f"{kind}/conditional"]
-    keys.append("log_likelihood/joint")
+    predicted = dict.fromkeys(k for s in systems for k in s.values if k.startswith("prediction/"))
+    keys = [*predicted, *keys, "log_likelihood/joint", "gap"]
     return [_measure(key) for key in keys if any(s.known(key) for s in systems)]
 
 
@@ -352,6 +367,11 @@ def _measure(key: str) -> Measure:
         if network == "autoencoder" and of in (["joint"], ["conditional"]):
             name = "MFD"
         return Measure(key, f"{name}, {_of(of)}", True, 2)
+    if kind == "prediction":
+        name = {"r2": "R²", "accuracy": "accuracy"}[rest[0]]
+        return Measure(key, f"{name} of tables, {rest[1]} observed", False, 3)
+    if kind == "gap":
+        return Measure(key, "inference gap, nats", True, 1)
     return Measure(key, "log p(X), nats", False, 1)
 
 
@@ -363,12 +383,43 @@ def _of(words: Sequence[str]) -> str:
     return words[0].replace("->", " → ").replace("+", " + ")
 
 
+def _baselines(means: PredictionMeans) -> str:
+    """What baselines reach, in words."""
+    told = [
+        f"{BASELINES[name]} {measure} {value.mean:.3f}"
+        for measure, values in (("R²", means.r2), ("accuracy", means.accuracy))
+        for name, value in values.items()
+        if name in BASELINES
+    ]
+    return ", ".join(told)
+
+
 def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
     first = runs[0].metrics
     rows = sorted({r.metrics.rows for r in runs})
     notes = [f"test rows: {' or '.join(f'{n:,}' for n in rows)}"]
     if len(first.rows_by_observed) > 1:
         notes[0] += f"; {first.rows_by_observed[2]:,} where several modalities are observed"
+    notes += [
+        f"of tables, {size} observed: {_baselines(means)}"
+        for size, means in first.predictions_by_observed.items()
+        if len(means.r2) > 1 or len(means.accuracy) > 1
+    ]
+    if any(r.metrics.predictions.keys() != first.predictions.keys() for r in runs):
+        notes.append(
+            "runs were measured on different subsets of modalities: means over subsets do not "
+            "compare; evaluate all with one --seed and --subsets"
+        )
+    doubtful = [
+        r.name
+        for r in runs
+        if any(check.verdict == "do not trust" for check in r.metrics.likelihood_checks.values())
+    ]
+    if doubtful:
+        notes.append(f"likelihoods not to be trusted (Pareto k): {', '.join(doubtful)}")
+    unsound = [r.name for r in runs if r.metrics.coherence and r.metrics.coherence.unsound]
+    if unsound:
+        notes.append(f"chains of some subsets did not agree (R-hat): {', '.join(unsound)}")
     if not with_distances:
         notes.append(
             "Fréchet distances are left out: they were measured on different numbers of rows, "

@@ -17,6 +17,7 @@ from mvflow.estimators import Estimator
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.generation import FeatureNetwork, Generation
 from mvflow.evaluation.parts import (
+    BoundPart,
     DiversityPart,
     EstimatesPart,
     EvaluationPlan,
@@ -31,7 +32,14 @@ from mvflow.evaluation.parts import (
     kept_parts,
 )
 from mvflow.evaluation.predictive import LEVELS, PREDICTIVE_DRAWS, Units
-from mvflow.evaluation.result import Evaluation, ImportanceCheck, Latent, Projections, SamplerCheck
+from mvflow.evaluation.result import (
+    Evaluation,
+    ImportanceCheck,
+    InferenceGaps,
+    Latent,
+    Projections,
+    SamplerCheck,
+)
 from mvflow.evaluation.rows import EvaluationRows, batches, chosen_subsets, direction
 from mvflow.evaluation.summaries import coherence, frechet, prediction_means, prediction_sentence
 from mvflow.evaluation.values import Verdict
@@ -41,6 +49,7 @@ from mvflow.metrics import CalibratedIntervals
 __all__ = ["evaluate"]
 
 SAMPLER_DRAWS = 8
+BOUND_DRAWS = 100
 DIRECTIONS_PER_SUBSET = 3
 """Directions whose likelihood is estimated, for each subset of a size that is drawn."""
 
@@ -156,6 +165,7 @@ def _other_parts(of: Generation) -> list[Part]:
             )
             for source, target in likelihoods
         ),
+        *([Part("bound", BoundPart, partial(_bound, of))] if of.estimator.can_encode else []),
         Part("posterior density", EstimatesPart, partial(_posterior_log_density, of)),
         Part("sampler", SamplerCheck, partial(_sampler, of)),
     ]
@@ -243,6 +253,7 @@ def _put_together(
         sampler_by_subset={
             "+".join(part.given): part.sampler for part in generated if len(part.given) > 1
         },
+        gaps=_gaps(of, results),
         latent=Latent(
             radius=radius if math.isfinite(radius) else None,
             redrawn={
@@ -285,7 +296,40 @@ def _likelihood(
         full_output=True,
     )
     return LikelihoodPart(
-        value=of.estimate(found.values), check=_importance_check(found.ess, found.khat)
+        value=of.estimate(found.values),
+        rows=found.values.tolist(),
+        check=_importance_check(found.ess, found.khat),
+    )
+
+
+def _bound(of: Generation) -> BoundPart:
+    """Evidence lower bounds, and how far q(z|X) is from the posteriors of single modalities."""
+    at = of.rows.chosen[: of.estimator.config.evaluation.importance_rows]
+    bound = of.estimator.evidence_lower_bound(of.taken(at, of.names), n=BOUND_DRAWS, seed=of.seed)
+    divergences = {}
+    for name in of.names:
+        try:
+            log_prob = of.estimator.posterior_log_prob(bound.z, of.taken(at, [name]))
+        except UsageError:  # its posterior has no density
+            continue
+        divergences[name] = (bound.log_prob - log_prob).mean(0).tolist()
+    return BoundPart(rows=bound.values.tolist(), divergences=divergences)
+
+
+def _gaps(of: Generation, results: Mapping[str, Any]) -> InferenceGaps | None:
+    if "bound" not in results:
+        return None
+    part: BoundPart = results["bound"]
+    likelihood: LikelihoodPart = results[_likelihood_name(None, "")]
+    bound, divergences = np.array(part.rows), part.divergences
+    information = None
+    if len(of.names) == 2 == len(divergences):
+        information = of.estimate(np.sum([*divergences.values()], 0) - bound)
+    return InferenceGaps(
+        gap=of.estimate(np.array(likelihood.rows) - bound),
+        elbo=of.estimate(bound),
+        divergences={name: of.estimate(values) for name, values in divergences.items()},
+        variation_of_information=information,
     )
 
 

@@ -16,6 +16,7 @@ from mvflow.metrics import Estimate, Jackknife
 
 __all__ = [
     "Blocks",
+    "BoundPart",
     "DiversityPart",
     "EvaluationPlan",
     "EstimatesPart",
@@ -29,8 +30,10 @@ __all__ = [
     "estimated_seconds",
 ]
 
-PILOT_ROWS = (4, 16)
-"""Rows with which the time of a part is measured before it starts."""
+PILOT_SHARES = (16, 4)
+"""Shares of its rows, one in so many, with which the time of a part is measured beforehand."""
+MIN_BUSY = 0.02
+"""Share of the time in which the processor works, below which the clock alone counts."""
 OTHER_WORK = 1.1
 """All time by that of the parts whose time is measured."""
 
@@ -103,10 +106,18 @@ class DiversityPart(_Part):
 
 
 class LikelihoodPart(_Part):
-    """An importance-sampled likelihood and whether it is to be trusted."""
+    """An importance-sampled likelihood, by row, and whether it is to be trusted."""
 
     value: Estimate
+    rows: list[float]
     check: ImportanceCheck
+
+
+class BoundPart(_Part):
+    """Evidence lower bounds by row, and KL(q(z|X) || q(z|x_j)) by modality and row."""
+
+    rows: list[float]
+    divergences: dict[str, list[float]]
 
 
 class EstimatesPart(_Part):
@@ -194,32 +205,57 @@ def kept_parts(parts: Iterable[Part], store: PartStore | None) -> dict[str, Valu
 def estimated_seconds(parts: Sequence[Part]) -> dict[str, float]:
     """About how many seconds each part takes, from short measurements of a few of them.
 
-    Of each kind the smallest and the largest part are measured, with two numbers of rows each.
+    Of each kind the smallest and the largest part are measured, with two numbers of rows each: in
+    time of the processor, which a busy machine does not disturb, times what a second of that
+    takes by the clock here and now.
     """
     timed = [part for part in parts if part.pilot is not None]
     if timed:
-        _seconds(timed[0], PILOT_ROWS[0])  # what is made once for all parts does not count
-    seconds: dict[str, float] = {}
+        _spent(timed[0], 1)  # what is made once for all parts does not count
+    clock, cost = 0.0, {}
     for kind in dict.fromkeys(part.kind for part in timed):
         of_kind = sorted((p for p in timed if p.kind == kind), key=lambda p: p.size)
-        ends = {p.size: _extrapolated(p) for p in (of_kind[0], of_kind[-1])}
-        for part in of_kind:
-            seconds[part.name] = float(np.interp(part.size, [*ends], [*ends.values()]))
+        for part in dict.fromkeys((of_kind[0], of_kind[-1])):
+            for share in PILOT_SHARES:
+                rows = max(1, part.rows // share)
+                cost[kind, part.size, rows] = spent = _spent(part, rows)
+                clock += spent.clock
+    busy = sum(spent.processor for spent in cost.values())
+    is_idle = busy < MIN_BUSY * clock  # it waits for a device, so that the clock alone counts
+    pace = 1.0 if is_idle or not busy else clock / busy
+    seconds: dict[str, float] = {}
+    for part in timed:
+        ends = {}
+        for size in sorted({size for kind, size, _ in cost if kind == part.kind}):
+            points = sorted(
+                (rows, spent.clock if is_idle else spent.processor)
+                for (kind, of_size, rows), spent in cost.items()
+                if (kind, of_size) == (part.kind, size)
+            )
+            ends[size] = _line(points, part.rows)
+        seconds[part.name] = pace * float(np.interp(part.size, [*ends], [*ends.values()]))
     return seconds
 
 
-def _extrapolated(part: Part) -> float:
-    few, more = (min(n, part.rows) for n in PILOT_ROWS)
-    first, second = _seconds(part, few), _seconds(part, more)
-    slope = max(second - first, 0.0) / max(more - few, 1)
-    return first + slope * (part.rows - few)
+class _Spent(NamedTuple):
+    """Seconds of a measurement."""
+
+    clock: float
+    processor: float
 
 
-def _seconds(part: Part, rows: int) -> float:
-    start = time.perf_counter()
+def _spent(part: Part, rows: int) -> _Spent:
+    clock, processor = time.perf_counter(), time.process_time()
     if part.pilot is not None:
         part.pilot(rows)
-    return time.perf_counter() - start
+    return _Spent(time.perf_counter() - clock, time.process_time() - processor)
+
+
+def _line(points: Sequence[tuple[int, float]], rows: int) -> float:
+    """Seconds of so many rows, on the line through the first and the last measurement."""
+    (few, first), (more, second) = points[0], points[-1]
+    slope = max(second - first, 0.0) / max(more - few, 1)
+    return first + slope * (rows - few)
 
 
 def compute_parts(

@@ -201,21 +201,18 @@ class InferenceGaps(Values):
     """How far approximate posteriors are from what they approximate, in nats per row.
 
     Args:
-        gap: KL(q(z|X) || p(z|X)) = log p(X) - ELBO (paper, Eq. 4).
-        elbo: the evidence lower bound, unweighted.
-        averaged: given modalities -> averaged gap of q(z|x_S) (Eq. 6).
-        averaged_by_observed: number of observed modalities -> mean over its subsets.
-        variation_of_information: of two modalities (C.14).
-        excess: modality -> KL of its posterior to the average of q(z|X) over rows, beyond the
-            least (C.1).
+        gap: KL(q(z|X) || p(z|X)) = log p(X) - ELBO (paper, Eq. 4), whose mean over rows is the
+            averaged gap of Eq. 6. Where the likelihood is not to be trusted, it is too small.
+        elbo: the evidence lower bound, without weights and beta.
+        divergences: modality -> KL(q(z|X) || q(z|x_j)) (C.3), of posteriors with a density.
+        variation_of_information: of two modalities, the bound -ELBO + sum of the divergences
+            (C.14): the smaller, the more each tells of the other.
     """
 
     gap: Estimate
     elbo: Estimate
-    averaged: dict[str, Estimate] = {}
-    averaged_by_observed: dict[int, Estimate] = {}
+    divergences: dict[str, Estimate] = {}
     variation_of_information: Estimate | None = None
-    excess: dict[str, Estimate] = {}
 
 
 class Evaluation(Result):

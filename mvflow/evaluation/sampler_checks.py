@@ -193,7 +193,7 @@ def redrawn(shares: Mapping[str, float]) -> Check:
         >>> [redrawn({"a": 0.0, "b": s}).verdict for s in (0.01, 0.05, 0.06)]
         ['good', 'look closer', 'do not trust']
     """
-    name = max(shares, key=lambda key: (math.isnan(shares[key]), shares[key]))
+    name = max(sorted(shares), key=lambda key: (math.isnan(shares[key]), shares[key]))
     advice: dict[Level, str] = {
         "good": "Nothing to do: single modalities are drawn exactly, and almost all draws count.",
         "look closer": "The posterior leaks a little beyond what training saw: try another "

@@ -7,6 +7,7 @@ numbers one by one and takes the worst grade: a worse number never gives a bette
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,16 +49,15 @@ def calibration(result: Calibration | None, curves: Sequence[StageCurve] = ()) -
     if result is None:
         words = "Run 'mvflow diagnose' to see whether posteriors are too narrow or shifted."
         return Check(name, "not diagnosed", "not checked", words)
-    failed = [s for s in result.subsets.values() if s.verdict != "good"]
+    failed = [result.subsets[key] for key in sorted(result.subsets)]
+    failed = [subset for subset in failed if subset.verdict != "good"]
     value = f"posteriors given {len(failed)} of {len(result.subsets)} subsets fail"
     if not failed:
         few = "subset" if len(result.subsets) == 1 else "subsets"
         value = f"posteriors given all {len(result.subsets)} {few} pass"
         return Check(name, value, "good", "Nothing to do.")
-    kinds: dict[str, int] = {}
-    for subset in failed:
-        kinds[subset.kind] = kinds.get(subset.kind, 0) + 1
-    value += f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
+    kinds = Counter(subset.kind for subset in failed).most_common()
+    value += f" ({', '.join(f'{n} {kind}' for kind, n in kinds)})"
     advice = training_advice(curves) if curves else failed[0].advice.rstrip(".")
     return Check(name, value, worst(s.verdict for s in failed), f"{_capital(advice)}.")
 
@@ -113,7 +113,7 @@ def chance(scores: Mapping[str, tuple[float, float, float]]) -> Check:
         'do not trust'
     """
     above = [k for k, (mean, error, level) in scores.items() if mean - 2 * error > level]
-    short = [k for k in scores if k not in above]
+    short = sorted(k for k in scores if k not in above)
     value = f"coherence above chance in {len(above)} of {len(scores)} ways of generating"
     if short and above:
         value += f", not in {_listed(short)}"
@@ -270,7 +270,7 @@ def _sampler(evaluation: Evaluation, config: Config) -> Check:
 def subset_checks(evaluation: Evaluation, config: Config) -> list[Check]:
     """The worst check of the sampler's draws given each subset, the worst subset first."""
     checks = []
-    for name, summary in evaluation.sampler_by_subset.items():
+    for name, summary in sorted(evaluation.sampler_by_subset.items()):
         rows = evaluation.rows_by_observed.get(name.count("+") + 1, evaluation.rows)
         steps, far = kept_steps(config.sampler), summary.rows_above_1_2
         if of_subset := sampler_checks(summary, rows, steps, far):

@@ -4,6 +4,7 @@ import json
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from mvflow.runs import RunDirectory
@@ -114,7 +115,7 @@ def test_covariates_go_from_files_to_the_configuration(mvflow, here):
     assert covariates["a"].levels is None
 
 
-def test_samples_of_files_are_those_of_the_same_rows_of_the_store(mvflow, here):
+def test_samples_of_files_are_those_of_the_same_rows_of_the_store(mvflow, refused, here):
     """Files are read in their own units, also once the store is gone."""
     assert mvflow("data", "import", "out.h5", *WORDS).code == 0
     short = [w for s in ("joint", "flows") for w in ("--set", f"{s}.epochs=1")]
@@ -134,6 +135,21 @@ def test_samples_of_files_are_those_of_the_same_rows_of_the_store(mvflow, here):
     with h5py.File("stored.h5") as stored, h5py.File("file.h5") as file:
         np.testing.assert_array_equal(stored["given/table"][...], file["given/table"][...])
         np.testing.assert_array_equal(stored["samples/image"][...], file["samples/image"][...])
+    words = ("impute", "run", "--given", "image=image.npy", "--n", "20", "--out", "filled.csv")
+    found = mvflow(*words)
+    assert found.code == 0, found
+    assert "table of 80 rows; 90 % intervals, not calibrated: 'mvflow evaluate run'" in found.out
+    filled = pd.read_csv("filled.csv", index_col=0)
+    assert filled.columns.tolist() == [n + e for n in "ab" for e in ("", " [5 %]", " [95 %]")]
+    assert 20 < filled["a"].mean() < 80  # in the units of the file, where it is 50
+    assert (filled["a [5 %]"] < filled["a [95 %]"]).all()
+    before = (here / "filled.csv").read_bytes()
+    assert "--force" in refused(*words, code=2)
+    assert "known are .csv" in refused(*words[:-1], "filled.txt", code=2)
+    assert "expected NAME=FILE" in refused(
+        "impute", "run", "--given", "image", "--out", "b.csv", code=2
+    )
+    assert (here / "filled.csv").read_bytes() == before
 
 
 def test_a_mixed_table_is_described(mvflow, here):

@@ -298,6 +298,38 @@ def test_runs_measured_otherwise_or_in_part_are_noted(runs):
     assert not any(m.key.startswith("coherence") for m in found.measures)
 
 
+def test_predictions_and_gaps_are_columns_and_baselines_a_note(runs):
+    means = {
+        "directions": 2,
+        "r2": {"model": of(0.7), "ridge": of(0.8)},
+        "coverage": {"0.9": of(0.6)},
+        "calibrated_coverage": {"0.9": of(0.91)},
+    }
+    more = {"predictions_by_observed": {"1": means}, "gaps": {"gap": of(2.0), "elbo": of(-9.0)}}
+    found = compare([run("jnf", seed, (0.5, 0.8, 0.4, 3.0), **more) for seed in (0, 1)])
+    (system,) = found.systems
+    assert system.mean("prediction/r2/1") == 0.7
+    assert system.mean("coverage/raw/1") == 0.6
+    assert system.mean("coverage/calibrated/1") == 0.91
+    assert system.mean("gap") == 2.0
+    titles = [m.title for m in found.measures]
+    assert titles[0] == "R² of tables, 1 observed"
+    assert titles[-1] == "inference gap, nats"
+    assert "of tables, 1 observed: ridge regression R² 0.800" in found.notes
+
+
+def test_doubtful_likelihoods_and_chains_are_noted(runs):
+    check = {"ess_median": 1.0, "ess_worst": 1.0, "khat_worst": 2.0, "rows_khat_above_0_7": 0.9}
+    check |= {"verdict": "do not trust", "advice": "draw more"}
+    one = run("jnf", 0, (0.5, 0.8, 0.4, 3.0), likelihood_checks={"joint": check})
+    raw = one.metrics.to_dict()
+    raw["coherence"]["unsound"] = ["mnist+svhn"]
+    other = run("jnf", 1, (0.5, 0.8, 0.4, 3.0), coherence=raw["coherence"])
+    notes = compare([one, other]).notes
+    assert f"likelihoods not to be trusted (Pareto k): {one.name}" in notes
+    assert f"chains of some subsets did not agree (R-hat): {other.name}" in notes
+
+
 def test_verdicts_are_said_once_for_runs_that_share_them():
     """A comparison of many runs has a line for each verdict, not one for each run."""
     first, second = (run("jnf", n, (0.5, 0.5, 0.5, 1.0))._replace(verdict="Good.") for n in (0, 1))

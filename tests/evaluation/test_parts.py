@@ -82,18 +82,34 @@ def test_subsets_are_bounded_repeatable_and_without_repetition(count):
         assert found != chosen_subsets(names, 4, 1)
 
 
-def test_the_time_is_extrapolated_in_rows_and_size():
-    """A part of 100 rows takes 10 ms and 1 ms a row, times the number of observed modalities."""
+@pytest.mark.parametrize("load", [1.0, 8.0])
+def test_the_time_is_extrapolated_in_rows_and_size(load, monkeypatch):
+    """A part takes 10 ms and 1 ms a row, times the modalities observed; others share the core."""
+    now = {"processor": 0.0}
+    monkeypatch.setattr(time, "process_time", lambda: now["processor"])
+    monkeypatch.setattr(time, "perf_counter", lambda: load * now["processor"])
 
     def part(size):
         def work(rows):
-            time.sleep(size * (0.01 + 0.001 * rows))
+            now["processor"] += size * (0.01 + 0.001 * rows)
 
         return Part(str(size), Values, Values, "kind", size, work, 100)
 
     seconds = estimated_seconds([part(size) for size in (1, 2, 4)])
-    for size in (1, 2, 4):  # sleeping takes longer than asked for where the machine is busy
-        assert 0.8 * size * 0.11 < seconds[str(size)] < 3 * size * 0.11
+    for size in (1, 2, 4):
+        assert seconds[str(size)] == pytest.approx(load * size * 0.11)
+
+
+def test_where_the_processor_waits_the_clock_counts(monkeypatch):
+    now = {"clock": 0.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: now["clock"])
+
+    def work(rows):
+        now["clock"] += 0.5 + 0.1 * rows
+
+    monkeypatch.setattr(time, "process_time", lambda: 0.001 * now["clock"])
+    seconds = estimated_seconds([Part("device", Values, Values, "kind", 1, work, 64)])
+    assert seconds["device"] == pytest.approx(0.5 + 6.4)
 
 
 def test_progress_corrects_its_promise():

@@ -281,3 +281,11 @@ def test_the_headline_names_what_decides():
     assert judge(model.config).verdict == UNKNOWN
     sound = judge(model.config, curves=[curve(falling(60), falling(60))])
     assert sound.headline == "Good as far as is known. Calibration: not diagnosed."
+
+
+def test_the_order_of_facts_does_not_matter():
+    """A result that was read from a file has its keys in another order."""
+    scores = {f"{k}->x": (0.5, 0.1, 0.5) for k in "cab"} | {"z->x": (0.9, 0.01, 0.5)}
+    backwards = dict(reversed(scores.items()))
+    assert chance(scores) == chance(backwards)
+    assert redrawn({"b": 0.2, "a": 0.2}) == redrawn({"a": 0.2, "b": 0.2})

@@ -1,0 +1,146 @@
+"""`mvflow impute`: fill in what rows of one's own do not have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mvflow_cli.observed import read_observed
+from mvflow_cli.opening import open_trained, set_up
+from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
+from mvflow_cli.output import say, show_json
+
+if TYPE_CHECKING:
+    from mvflow.runs import RunDirectory
+
+__all__ = ["impute"]
+
+
+def impute(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
+    given: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FILE[:PART]",
+            help="An observed modality, as 'mvflow data import' reads it and in the units of such "
+            "files. May be repeated; rows that files name are paired by name.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write: .csv, .tsv, .parquet, or .h5ad for one modality of numbers.",
+            show_default=False,
+        ),
+    ],
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME]",
+            help="What to fill in; by default all that is not given. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Covariate of all rows, for a model that has some. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    level: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of the values inside an interval.")
+    ] = 0.9,
+    n: Annotated[int, typer.Option("--n", min=2, help="Predictive draws per row.")] = 100,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
+    store: StorePath = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Fill in modalities that rows of your files do not have: means and intervals, by name.
+
+    Values are in the units of the files that the store was imported from. Intervals are quantiles
+    of predictive draws, widened as 'mvflow evaluate' has calibrated them on held-out rows.
+
+    Example: mvflow impute runs/own --given rna=new.csv --out protein.csv
+    """
+    from mvflow.core import Units, UsageError
+    from mvflow_cli.sample import named_values
+    from mvflow_datasets.imputed import FORMATS, summarise_draws, write_imputed
+
+    if out.exists() and not force:
+        msg = f"{out} exists already: add --force to replace it"
+        raise UsageError(msg)
+    if out.suffix.lower() not in FORMATS:
+        msg = f"--out {out} ends in {out.suffix!r}: known are {', '.join(FORMATS)}"
+        raise UsageError(msg)
+    set_up(device, threads)
+    opened, model = open_trained(run, device)
+    said = named_values("--covariate", covariate, model.config)
+    without = [text for text in given if "=" not in text]
+    if without:
+        msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"
+        raise UsageError(msg)
+    seen = read_observed(opened, model.config, given, None, store, said)
+    wanted = [name for text in targets or [] for name in text.split(",")]
+    draws = model.generate(
+        seen.batch,
+        n,
+        targets=wanted or None,
+        noise=True,
+        seed=seed,
+        covariates=seen.covariates or None,
+    )
+    specs = {m.name: m for m in model.modalities}
+    units, calibrated, tables = opened.units(), True, {}
+    for name, values in draws.items():
+        margin = _margin(opened, name, [*seen.batch], level)
+        calibrated = calibrated and margin is not None
+        tables[name] = summarise_draws(
+            values,
+            specs[name],
+            units.get(name, Units()),
+            level,
+            margin=0.0 if margin is None else margin,
+            row_names=seen.row_names,
+        )
+    write_imputed(out, tables, level)
+    rows = len(next(iter(tables.values())).mean)
+    about: dict[str, Any] = {
+        "out": str(out),
+        "rows": rows,
+        "targets": [*tables],
+        "level": level,
+        "calibrated": calibrated,
+    }
+    if json:
+        show_json(about)
+        return
+    for note in seen.notes:
+        say(note)
+    how = "calibrated on held-out rows" if calibrated else _uncalibrated(run)
+    say(f"wrote {out}: {', '.join(tables)} of {rows:,} rows; {100 * level:g} % intervals, {how}")
+
+
+def _margin(run: RunDirectory, target: str, given: list[str], level: float) -> Any | None:
+    """By how much intervals are widened; None if nobody has measured it."""
+    from mvflow.core import UsageError
+    from mvflow.runs.intervals import read_intervals
+
+    intervals = read_intervals(run)
+    if intervals is None:
+        return None
+    try:
+        return intervals.margin(target, given, level)
+    except UsageError:
+        return None
+
+
+def _uncalibrated(run: Path) -> str:
+    return f"not calibrated: 'mvflow evaluate {run}' does that"
