@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mvflow.metrics import CalibratedIntervals
 from mvflow.runs import RunDirectory
+from mvflow.runs.intervals import write_intervals
 from mvflow_datasets import Store
 
 
@@ -143,6 +145,19 @@ def test_samples_of_files_are_those_of_the_same_rows_of_the_store(mvflow, refuse
     assert filled.columns.tolist() == [n + e for n in "ab" for e in ("", " [5 %]", " [95 %]")]
     assert 20 < filled["a"].mean() < 80  # in the units of the file, where it is 50
     assert (filled["a [5 %]"] < filled["a [95 %]"]).all()
+    run = RunDirectory.open(here / "run")
+    wide = CalibratedIntervals((0.9,), 100, {"image->table": np.array([[0.0, 2.0]])})
+    write_intervals(run, wide, {name: record.key for name, record in run.records().items()})
+    found = mvflow(*words, "--force")
+    assert "calibrated on held-out rows" in found.out
+    widths = [
+        table[f"{n} [95 %]"] - table[f"{n} [5 %]"]
+        for n in "ab"
+        for table in (filled, pd.read_csv("filled.csv", index_col=0))
+    ]
+    np.testing.assert_allclose(widths[0], widths[1], rtol=1e-5)  # of float32 draws
+    scale = run.units()["table"].scale[1]
+    np.testing.assert_allclose(widths[3] - widths[2], 4 * scale, rtol=1e-5)
     before = (here / "filled.csv").read_bytes()
     assert "--force" in refused(*words, code=2)
     assert "known are .csv" in refused(*words[:-1], "filled.txt", code=2)
