@@ -66,5 +66,5 @@ def central_intervals(draws: ArrayLike, levels: Sequence[float]) -> Floats:
                [ 1., 19.]])
     """
     tails = [[(1 - level) / 2, (1 + level) / 2] for level in levels]
-    found = np.quantile(np.asarray(draws), np.ravel(tails), axis=0, method="weibull")
-    return np.asarray(found.reshape(len(levels), 2, *found.shape[1:]), np.float64)
+    quantiles = np.quantile(np.asarray(draws), np.ravel(tails), axis=0, method="weibull")
+    return np.asarray(quantiles.reshape(len(levels), 2, *quantiles.shape[1:]), np.float64)
