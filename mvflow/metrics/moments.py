@@ -134,7 +134,8 @@ class FrechetDistance:
         distance = self._distance(used)
         others = [[b for b in used if b is not block] for block in used]
         left_out = [self._distance(blocks) if blocks else distance for blocks in others]
-        return Jackknife(distance, np.array(left_out), np.array([block.count for block in used]))
+        sizes = np.array([block.count for block in used])
+        return Jackknife(distance, np.array(left_out), sizes)
 
     def compute(self) -> Distance:
         """Distance so far, its standard error, and its limit for many rows.
