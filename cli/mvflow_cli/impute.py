@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvflow_cli.observed import read_observed
-from mvflow_cli.opening import open_trained, set_up
+from mvflow_cli.observed import GivenRows, read_observed
+from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
 from mvflow_cli.output import say, show_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mvflow.estimators import Estimator
     from mvflow.runs import RunDirectory
 
 __all__ = ["impute"]
@@ -110,7 +114,8 @@ def impute(
             margin=0.0 if margin is None else margin,
             row_names=seen.row_names,
         )
-    write_imputed(out, tables, level)
+    unlike = _unlike(opened, model, seen, store, seed)
+    write_imputed(out, tables, level, unlike=unlike)
     rows = len(next(iter(tables.values())).mean)
     about: dict[str, Any] = {
         "out": str(out),
@@ -118,14 +123,36 @@ def impute(
         "targets": [*tables],
         "level": level,
         "calibrated": calibrated,
+        "unlike": None if unlike is None else int(unlike.sum()),
     }
     if json:
         show_json(about)
         return
     for note in seen.notes:
         say(note)
+    if unlike is None:
+        say("the store is not there: rows are not compared with those held out")
+    elif unlike.any():
+        say(f"{int(unlike.sum())} of {rows:,} rows are unlike those held out: do not trust them")
     how = "calibrated on held-out rows" if calibrated else _uncalibrated(run)
     say(f"wrote {out}: {', '.join(tables)} of {rows:,} rows; {100 * level:g} % intervals, {how}")
+
+
+def _unlike(
+    run: RunDirectory, model: Estimator, seen: GivenRows, store: Path | None, seed: int
+) -> NDArray[np.bool_] | None:
+    """Rows less likely than all that were held out for testing; None without the store."""
+    from mvflow.core import DataError
+
+    try:
+        opened = open_store(run, model.config, store)
+    except DataError:
+        if store is not None:
+            raise
+        return None
+    with opened:
+        reference = opened[model.config.data.test]
+        return model.unlike(seen.batch, reference, seed=seed, covariates=seen.covariates or None)
 
 
 def _margin(run: RunDirectory, target: str, given: list[str], level: float) -> Any | None:

@@ -14,7 +14,7 @@ from mvflow_cli.output import say, show_json
 
 if TYPE_CHECKING:
     from mvflow.config import Config
-    from mvflow.runs import RunDirectory
+    from mvflow.runs import Plan, RunDirectory
     from mvflow.tuning import Trial
 
 __all__ = ["configure", "create", "new", "settled"]
@@ -241,9 +241,32 @@ def create(
         train = store[config.data.train]
         for split in (train, store[config.data.test]):
             check_fits(split, config.specifications())
+        plan = Plan(config, stages_of(build_system(config)))
+        check_rows(plan, len(train))
         run = RunDirectory.create(path, config)
         run.write_units(store.units)
         if other is None:
             return run, []
-        plan = Plan(config, stages_of(build_system(config)))
         return run, run.adopt(other, plan, Inputs(fingerprint(train)))
+
+
+def check_rows(plan: Plan, rows: int) -> None:
+    """Refuse a store of too few rows before anything is trained.
+
+    Raises:
+        DataError: naming the stage, how many rows it has and needs, and what to do.
+    """
+    from mvflow.core import DataError
+
+    share = plan.config.data.validation
+    held = max(1, round(share * rows)) if share else 0
+    sizes = {"training": rows - held, **({"validation": held} if held else {})}
+    for spec in plan.stages:
+        for what, size in sizes.items():
+            if size < spec.min_rows:
+                msg = (
+                    f"stage {spec.name!r} needs {spec.min_rows} {what} rows, but {size} of the "
+                    f"store's {rows} are for {what} (data.validation={share:g}): change the "
+                    f"share, the settings of {spec.name!r}, or import more rows"
+                )
+                raise DataError(msg)

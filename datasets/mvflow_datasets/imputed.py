@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import Modality, Units, UsageError
 from mvflow.core.files import replacing
+from mvflow.metrics import central_intervals
 from mvflow_datasets.importing.frames import as_frame
 
 __all__ = ["FORMATS", "Imputed", "summarise_draws", "write_imputed"]
 
+UNLIKE = "unlike training"
 FORMATS = (".csv", ".tsv", ".parquet", ".h5ad")
 
 
@@ -67,7 +69,7 @@ def summarise_draws(
     else:
         x = x.reshape(*x.shape[:2], -1)
         levels = {units.names.index(name): of for name, of in units.levels.items()}
-    ends = np.quantile(x, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ends = central_intervals(x, [level])[0]
     ends += np.array([-1.0, 1.0])[:, None, None] * np.asarray(margin)
     plain = Units(units.names, (), {}, units.shift, units.scale, units.log1p, units.knots)
     shape = modality.shape if not units.classes else (1,)
@@ -85,12 +87,19 @@ def summarise_draws(
     return Imputed(frame, *bounds)
 
 
-def write_imputed(path: Path, tables: Mapping[str, Imputed], level: float) -> None:
+def write_imputed(
+    path: Path,
+    tables: Mapping[str, Imputed],
+    level: float,
+    *,
+    unlike: ArrayLike | None = None,
+) -> None:
     """Write what was filled in, whole or not at all.
 
     A text table or Parquet has for each column its mean and two more with the ends of its
     interval; with several modalities, columns are called `MODALITY:COLUMN`. An `.h5ad` has the
-    means as `X` and the ends as layers `lower` and `upper`.
+    means as `X` and the ends as layers `lower` and `upper`. Rows marked as `unlike` those of
+    training have True in the last column, or in `obs`.
 
     Raises:
         DataError: if it cannot be written.
@@ -102,10 +111,14 @@ def write_imputed(path: Path, tables: Mapping[str, Imputed], level: float) -> No
         raise UsageError(msg)
     if suffix == ".h5ad":
         made = _annotated(path, tables)
+        if unlike is not None:
+            made.obs[UNLIKE] = np.asarray(unlike)
         with replacing(path) as temporary:
             made.write_h5ad(temporary)
         return
     frame = _side_by_side(tables, level)
+    if unlike is not None:
+        frame[UNLIKE] = np.asarray(unlike)
     with replacing(path) as temporary:
         if suffix == ".parquet":
             frame.to_parquet(temporary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +23,12 @@ from mvflow.core import (
     derive_seed,
 )
 from mvflow.estimators.generative import GenerativeEstimator
+from mvflow.estimators.imputing import Imputed, imputed, unlike
 from mvflow.estimators.inputs import CHUNK_ROWS, as_given, check_mapping, checked_latent, chunks_of
 from mvflow.estimators.plotting import Plots
 from mvflow.estimators.scoring import evidence_lower_bound, log_likelihood
 from mvflow.inference import refuse
+from mvflow.metrics import CalibratedIntervals
 
 __all__ = ["Bound", "Estimator"]
 
@@ -70,6 +72,76 @@ class Estimator(GenerativeEstimator):
         >>> model = JNF(specs, latent_dim=2, joint=short, flows=short).fit(rows, seed=0)
         >>> x = {name: values[:4] for name, values in rows.items()}
     """
+
+    def impute(
+        self,
+        given: Batch,
+        *,
+        targets: Iterable[str] | None = None,
+        n: int = 100,
+        level: float = 0.9,
+        intervals: CalibratedIntervals | None = None,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
+    ) -> dict[str, Imputed]:
+        """Means, intervals and draws of the modalities that are not given.
+
+        Args:
+            given: observed modalities, name -> (rows, *shape).
+            targets: what to impute; by default all that is not given.
+            n: draws per row.
+            level: of central intervals of draws with the likelihood's noise.
+            intervals: margins found on held-out rows (`mvflow.runs.read_intervals`), by which
+                intervals are widened so that they hold what they promise.
+            seed: of the draws.
+            covariates: of the rows, as in `draw`.
+
+        Returns:
+            name -> `Imputed`, whose `to_frame` gives a table.
+
+        Raises:
+            UsageError: if a target is given, or there is nothing to impute.
+
+        Examples:
+            >>> absent = model.impute({"a": x["a"]}, n=20)
+            >>> absent["b"].mean.shape, bool((absent["b"].low <= absent["b"].high).all())
+            ((4, 2), True)
+        """
+        return imputed(
+            self,
+            given,
+            targets=targets,
+            n=n,
+            level=level,
+            intervals=intervals,
+            seed=seed,
+            covariates=covariates,
+        )
+
+    def unlike(
+        self,
+        given: Batch,
+        reference: Source | Batch,
+        *,
+        seed: int | None = 0,
+        covariates: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.bool_]:
+        """Rows that are less likely, by log p(x_S), than all reference rows, bool (rows,).
+
+        Args:
+            given: observed modalities.
+            reference: held-out rows of all modalities, of which at most 500 are used. A row like
+                those is marked with a probability of 1 in one more than their number.
+            seed: of the draws of importance sampling.
+            covariates: of the given rows.
+
+        Examples:
+            >>> far = {"a": x["a"] + [[0.0], [0.0], [0.0], [90.0]]}
+            >>> model.unlike(far, rows).tolist()
+            [False, False, False, True]
+        """
+        known = as_source(reference, self.modalities)
+        return unlike(self, given, known, seed=seed, covariates=covariates)
 
     def posterior_log_prob(
         self,

@@ -167,3 +167,17 @@ def test_an_interrupted_search_goes_on(mvflow, tables, monkeypatch):
     again = mvflow("new", "run", "--store", "s.h5", "--budget", "0.001")
     assert again.code == 0
     assert len(asked) == 2  # the first trial was kept
+
+
+def test_forty_rows_are_enough_and_what_needs_more_is_refused(mvflow, refused, tables):
+    words = ("data", "import", "few.h5", "--modality", "a=a.csv", "--modality", "b=b.csv")
+    assert mvflow(*words, "--split", "0.66,0.34").code == 0  # 40 of 60 rows
+    wide = ("--projector", "dcca", "--set", "projector.dim=3")
+    said = refused("new", "wide", "--store", "few.h5", *wide, code=1)
+    assert "stage 'projectors' needs" in said
+    assert "rows" in said
+    assert not (tables.parent / "wide").exists()
+    assert mvflow("new", "few", "--store", "few.h5", "--quick").code == 0
+    assert mvflow("train", "few").code == 0
+    found = mvflow("sample", "few", "--given", "a", "--n", "2")
+    assert found.code == 0, found

@@ -173,3 +173,30 @@ def test_written_by_the_present_mudata(tmp_path):
         assert store.about("omics-adt/names").tolist() == [f"adt:{g}" for g in GENES]
         assert store.class_names == {0: "B", 1: "T"}
     import_data(tmp_path / "out.h5", Wanted({"only": f"{path}:adt"}))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("place", ["X", "layers/raw", "obs/kind"])
+def test_links_to_other_files_are_not_followed(tmp_path, place):
+    """A file from somebody else must not bring one's own into a store."""
+    made = anndata.AnnData(
+        counts(),
+        obs=pd.DataFrame({"kind": pd.Categorical(KINDS)}, CELLS),
+        var=pd.DataFrame(index=GENES),
+        layers={"raw": counts()},
+    )
+    for name in ("own", "foreign"):
+        made.write_h5ad(tmp_path / f"{name}.h5ad")
+    path = tmp_path / "foreign.h5ad"
+    with h5py.File(path, "r+") as file:
+        del file[place]
+        file[place] = h5py.ExternalLink(str(tmp_path / "own.h5ad"), f"/{place}")
+    with pytest.raises(MvflowError, match="lies in another file: only the file itself is read"):
+        check(path, counts(), ":layers/raw" if place == "layers/raw" else "")
+    with h5py.File(path, "r+") as file:
+        del file[place]
+        layout = h5py.VirtualLayout((ROWS, 5), np.float32)
+        layout[:] = h5py.VirtualSource(str(tmp_path / "own.h5ad"), "X", (ROWS, 5))
+        file.create_virtual_dataset(place, layout)
+    with pytest.raises(MvflowError, match="lies in another file"):
+        check(path, counts(), ":layers/raw" if place == "layers/raw" else "")

@@ -138,17 +138,20 @@ def _read(at: Reference, element: Any) -> Any:
     except ImportError as error:
         msg = f"{at.path} is read by anndata: pip install 'mvflow[omics]'"
         raise DataError(msg) from error
-    check_memory(_nbytes(element), f"{element.name} of {at.path}")
+    check_memory(_nbytes(at, element), f"{element.name} of {at.path}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the age of the layout
         return read_elem(element)
 
 
-def _nbytes(element: Any) -> int:
-    """Bytes of all arrays of an element, unpacked."""
-    if isinstance(element, h5py.Dataset):
-        return int(element.nbytes)
-    return sum(map(_nbytes, element.values()))
+def _nbytes(at: Reference, element: Any) -> int:
+    """Bytes of all arrays of an element, unpacked; all must lie in the file itself."""
+    is_array = isinstance(element, h5py.Dataset)
+    is_outside = is_array and (element.is_virtual or element.external)
+    if is_outside or element.file.filename != str(at.path):
+        msg = f"{element.name} of {at.path} lies in another file: only the file itself is read"
+        raise DataError(msg)
+    return int(element.nbytes) if is_array else sum(_nbytes(at, e) for e in element.values())
 
 
 def _matrix(at: Reference, group: Any, place: str) -> tuple[Any, tuple[str, ...]]:
