@@ -12,8 +12,12 @@ FILES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
-CALLS = {"eval", "exec", "read_pickle"}
-SAFE = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+CALLS = {"eval", "exec", "read_pickle", "read_hdf", "HDFStore", "read_zarr", "torch.jit.load"}
+SAFE = {
+    "torch.load": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+    "numpy.load": ("allow_pickle", False),
+}
 
 
 def offences(text):
@@ -22,7 +26,9 @@ def offences(text):
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None)
             names = [module] if module else [alias.name for alias in node.names]
-            if MODULES & {str(name).split(".")[0] for name in names}:
+            bare = isinstance(node, ast.ImportFrom) and module in ("torch", "numpy")
+            loads = bare and "load" in {alias.name for alias in node.names}
+            if loads or MODULES & {str(name).split(".")[0] for name in names}:
                 yield ast.unparse(node)
         if not isinstance(node, ast.Call):
             continue
@@ -53,6 +59,10 @@ def test_no_reader_that_runs_code_is_used(path):
         "np.load(path, allow_pickle=True)",
         "eval(text)",
         "pd.read_pickle(path)",
+        "pd.read_hdf(path)",
+        "anndata.read_zarr(path)",
+        "from torch import load",
+        "torch.jit.load(path)",
     ],
 )
 def test_such_readers_are_seen(text):

@@ -68,7 +68,8 @@ class GenerativeEstimator(EncodingEstimator):
             given: observed modalities, name -> (rows, *shape). None: draws from the prior, as
                 for one row.
             n: draws per row.
-            seed: of these draws; None gives fresh ones.
+            seed: of these draws, which hang on it and on how many rows are asked for at once, not
+                on what the other rows hold; None gives fresh ones.
             sampler: another sampler by name, which keeps the settings that it has too, or as an
                 object; or changes to the configured one, such as {"warmup": 200}.
             combine: even where all modalities are given, do without q(z|X) and combine posteriors

@@ -245,10 +245,10 @@ def check_sampler(diagnostics: Diagnostics, rows: int, sampler: Any) -> SubsetSa
         return SubsetSampler.of(summary)
     if diagnostics.rhat.size:
         summary["rows_above_1.2"] = float(np.mean(diagnostics.rhat > 1.2))
-    found = SubsetSampler.of(summary)
-    checks = sampler_checks(found, rows, kept_steps(sampler), found.rows_above_1_2)
+    subset = SubsetSampler.of(summary)
+    checks = sampler_checks(subset, rows, kept_steps(sampler), subset.rows_above_1_2)
     poor = max(checks, key=lambda check: VERDICTS.index(check.verdict))
     advice = poor.advice
     if poor.verdict != "good":
         advice = f"{poor.name}, {poor.value}: {advice[0].lower()}{advice[1:]}"
-    return found.model_copy(update={"verdict": poor.verdict, "advice": advice})
+    return subset.model_copy(update={"verdict": poor.verdict, "advice": advice})

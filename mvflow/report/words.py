@@ -137,9 +137,10 @@ def signed(value: float, digits: int = 2) -> str:
 
 def _conditional(entry: Entry, coherence: Coherence) -> tuple[str, str]:
     """The weakest direction from one modality, in words, and how the best one does."""
-    single = {k: v.mean for k, v in coherence.conditional.items() if "+" not in k}
+    every = {k: v.mean for k, v in coherence.conditional.items()}
+    single = {k: mean for k, mean in every.items() if "+" not in k} or every
     worst, best = min(single, key=single.__getitem__), max(single, key=single.__getitem__)
-    given, target = worst.split("->")
+    given, target = worst.replace("+", " and ").split("->")
     labels = [] if entry.test.labels is None else sorted({int(c) for c in entry.test.labels})
     classes = [class_name(entry.test, c) for c in labels] if len(labels) <= MAX_CLASSES else []
     words = conditional_sentence(given, target, single[worst], classes)

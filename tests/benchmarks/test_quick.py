@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = {"coherence": ["toy"], "gpu": ["--device", "cpu", "--minutes", "5"]}
-HELPERS = {"cases", "common", "noise", "profiling", "rival", "roofline"}
-NO_TABLES = {"fuzz", "fuzz_stores"}  # pass or fail; run by `tests/test_fuzz.py`
+HELPERS = {"cases", "common", "noise", "profiling", "rival", "roofline", "simulated_cells"}
+NO_TABLES = {"fuzz", "fuzz_stores", "mutations"}  # pass or fail; `tests/test_fuzz.py`, by hand
 NEEDED = {"agreement": "multivae"}
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem[0] != "_")
 

@@ -188,3 +188,49 @@ def test_auto_with_splits_of_other_names(refused, mvflow, here):
     assert mvflow(*words, "--set", "data.test=validation").code == 0
     with Store.open(here / "out.h5") as store:
         assert store.splits == ("train", "validation", "test")
+
+
+OPTIONS = {
+    "--header none": (("--header", "none", "--separator", ";"), 4),
+    "--header 2": (("--header", "x=2", "--separator", "x=;"), 2),
+    "--na-token": (("--header", "none", "--separator", ";", "--na-token", "7"), None),
+    "--index": (("--header", "1", "--separator", ";", "--index", "x=7"), 3),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_tables(mvflow, refused, tmp_path, monkeypatch, option):
+    """Of four lines without a header: how many rows are left, or that 7 is missing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("7;8\n1;2\n4;3\n6;5\n")
+    words, rows = OPTIONS[option]
+    call = ("data", "import", "out.h5", "--modality", "x=x.csv", "--split", "0.6,0.4", *words)
+    if rows is None:
+        assert "line 1, column '0' is missing ('7')" in refused(*call, code=1)
+        return
+    if rows == 2:  # too few to train and to test
+        assert "part of 2 rows" in refused(*call, code=1)
+        return
+    found = mvflow(*call)
+    assert found.code == 0, found
+    assert found.out.startswith(f"x: {rows} rows of {1 if option == '--index' else 2} from x.csv")
+    assert "(--separator)" not in found.out
+    assert "(--header)" not in found.out
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--header", "zero"), "cannot read --header 'zero': expected none or a line"),
+        (("--header", "table=0"), "cannot read --header '0'"),
+        (("--separator", "ab"), "expected one letter"),
+        (("--index", "table=ide"), "unknown column 'ide': did you mean 'id'?"),
+        (("--covariate", "batch"), "cannot read --covariate"),
+        (("--covariate-kind", "batch=continuous"), "unknown covariate 'batch'"),
+        (("--transform", "table:c=none"), "unknown column 'c'"),
+    ],
+)
+def test_options_that_cannot_be_read(refused, here, words, hint):
+    call = ("data", "import", "out.h5", "--modality", "table=table.csv:a,b", *words)
+    assert hint in refused(*call, code=2)
+    assert not (here / "out.h5").exists()

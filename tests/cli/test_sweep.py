@@ -173,6 +173,14 @@ def test_a_folder_with_other_settings_is_refused(swept, refused, store, tmp_path
     assert "is not a run directory" in refused(*call, *short, code=2)
 
 
+def test_a_damaged_run_in_the_place_of_one_is_named(refused, store, tmp_path):
+    place = tmp_path / "a" / "seed=0" / "config.toml"
+    place.parent.mkdir(parents=True)
+    place.write_text("[[[")
+    call = ("sweep", store, "--recipe", "toy", "--out", tmp_path / "a", "--seeds", "0")
+    assert f"{place} is not valid TOML" in refused(*call, code=2)
+
+
 def test_help_shows_an_example(mvflow):
     found = mvflow("sweep", "--help")
     assert found.code == 0

@@ -133,6 +133,16 @@ def test_what_looks_like_a_label_or_an_index_is_pointed_out_and_kept(tmp_path):
     assert "column 'c'" not in said
 
 
+def test_a_sorted_last_column_looks_like_a_label_among_whole_numbers(tmp_path):
+    x = np.random.default_rng(0).integers(7, size=(ROWS, 4))
+    x[:, 3] = np.repeat(np.arange(4), ROWS // 4)
+    raw = read_table(write(tmp_path / "x.csv", table_text("a,b,c,d", x)))
+    assert [w for w in raw.warnings if "looks like a label" in w][0].count("column 'd'") == 1
+    shuffled = np.random.default_rng(0).permutation(x)
+    raw = read_table(write(tmp_path / "x.csv", table_text("a,b,c,d", shuffled)))
+    assert not raw.warnings
+
+
 def test_texts_stay_as_they_are_written(tmp_path):
     kinds = np.array(["01", "1", "1_1", "11"])[np.arange(ROWS) % 4]
     at = write(tmp_path / "x.csv", "kind,x\n" + "\n".join(f"{k},2" for k in kinds))

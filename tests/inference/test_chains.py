@@ -22,7 +22,7 @@ from mvflow.inference import (
     Target,
     draw,
 )
-from mvflow.inference.chains import SNAPSHOTS, _thinning, spread
+from mvflow.inference.chains import SNAPSHOTS, _thinning, resample, spread
 from mvflow.nn import seeded
 from mvflow.samplers import HMC, run
 from mvflow.systems.subsets import PAPER_PROTOCOL
@@ -220,3 +220,13 @@ def test_chains_draw_as_spread_says():
         found = MarkovChains(algorithm, warmup=0, draws=6).sample(product(), 8).z
     assert torch.equal(found[:4].round(decimals=6), found[4:].round(decimals=6))
     assert len(found.round(decimals=6).unique(dim=0)) == 4
+
+
+def test_a_row_without_any_weight_starts_at_the_nearest_candidate_and_has_no_effective_one():
+    pool = torch.tensor([[[3.0], [4.0]], [[1.0], [-2.0]], [[2.0], [8.0]]])
+    log_weights = torch.tensor([[0.0, -torch.inf], [0.0, -torch.inf], [-torch.inf, -torch.inf]])
+    with seeded(0, "starts"):
+        start, ess = resample(pool, log_weights, 50)
+    assert {*start[:, 0, 0].tolist()} == {3.0, 1.0}
+    assert {*start[:, 1, 0].tolist()} == {-2.0}
+    assert ess.tolist() == [2.0, 0.0]

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from mvflow.inference.diagnostics import MAX_ROWS, chain_diagnostics, exact
+from mvflow.inference.diagnostics import (
+    MAX_ROWS,
+    chain_diagnostics,
+    exact,
+    merged_rows,
+    weighted,
+)
 
 
 def found(positions, rows):
@@ -93,3 +99,40 @@ def test_the_summary_names_the_worst_row():
     assert summary["rows_above_1.05"] == pytest.approx(1 / 3)
     assert summary["ess_worst"] == got.ess.min()
     json.dumps(summary, allow_nan=False)
+
+
+def test_rows_drawn_exactly_have_ideal_numbers_beside_those_of_chains():
+    sampled = found(independent(rows=2), 2)
+    sampled = sampled._replace(improper=np.array([True, False]), divergences=np.array([4, 0]))
+    exactly = exact(torch.tensor([0.25, 0.5]), torch.tensor([0.0, 0.125]))
+    got = merged_rows(exactly, sampled, np.array([True, False, True, False]))
+    assert got.improper.tolist() == [False, True, False, False]
+    assert got.divergences.tolist() == [0, 4, 0, 0]
+    assert got.acceptance.tolist() == [1, sampled.acceptance[0], 1, sampled.acceptance[1]]
+    assert got.start_ess.tolist() == [1, 0.5, 1, 0.5]
+    assert got.contacts.tolist() == [0.25, 0, 0.5, 0]
+    assert got.moved.tolist() == [0, 0, 0.125, 0]
+    assert got.largest_weight.size == 0  # chains have none
+    np.testing.assert_array_equal(got.rhat, sampled.rhat)
+
+
+def test_the_summary_of_resampled_draws_counts_heavy_tails_and_lone_candidates():
+    got = weighted(torch.zeros(100, 4), contacts=torch.zeros(4))
+    assert got.summary()["rows_khat_above_0.7"] == got.summary()["rows_dominated"] == 0
+    got = got._replace(
+        khat=np.array([0.2, 0.7, 0.3, np.inf]), largest_weight=np.array([0.1, 0.5, 0.6, 0.2])
+    )
+    summary = got.summary()
+    assert (summary["rows_khat_above_0.7"], summary["khat_worst"]) == (0.25, 1e3)
+    assert summary["rows_dominated"] == 1
+    assert summary["ess_worst"] == summary["ess_median"] == pytest.approx(100)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_the_shape_of_the_tail_is_that_of_pareto_weights():
+    """Weights u^-k have the tail index k, whatever factor they have."""
+    u = torch.from_numpy(np.random.default_rng(0).random((4000, 1)))
+    for k in (0.3, 0.9):
+        for factor in (1.0, 1e-100):
+            got = weighted(-k * u.log() + math.log(factor), contacts=torch.zeros(1))
+            assert abs(got.khat[0] - k) < 0.15  # three standard errors of 190 weights in the tail

@@ -152,8 +152,9 @@ def test_coherence_tables_equal_the_metrics(page_two, two):
 
 def test_of_three_modalities_directions_are_a_matrix(page_three, three):
     scores = three[0][0].metrics.coherence
-    # predictions come first, as a matrix too
-    table = [t for t in page_three.tables if t[0][0] == "given"][-1]
+    section = page_three.text.split('<section id="coherence">')[1].split("</section>")[0]
+    tables = Page(section).tables
+    table = next(t for t in tables if t[0][0] == "given")
     targets = [heading.removeprefix("→ ") for heading in table[0][1:]]
     cells = {(row[0], t): c for row in table[1:] for t, c in zip(targets, row[1:], strict=True)}
     names = ("photo", "curve", "kind")
@@ -163,8 +164,8 @@ def test_of_three_modalities_directions_are_a_matrix(page_three, three):
         assert cells.pop((at, target)) == f"{value.mean:.2f}"
     assert set(cells) == {(name, name) for name in names}  # the diagonal
     assert not any(cells.values())
-    rows = {row[0]: row[1] for t in page_three.tables for row in t if len(row) == 2}
-    rows |= dict(zip(*next(t for t in page_three.tables if "1 observed" in t[0]), strict=True))
+    rows = {row[0]: row[1] for t in tables for row in t if len(row) == 2}
+    rows |= dict(zip(*next(t for t in tables if "1 observed" in t[0]), strict=True))
     for size, mean in scores.conditional_by_observed.items():
         assert rows[f"{size} observed"] == shown(mean)
     assert rows["all subsets"] == shown(scores.conditional_mean)

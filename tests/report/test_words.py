@@ -117,3 +117,13 @@ def test_the_worst_subset_decides_on_the_sampler(three):
     )
     assert sampler.verdict == NO
     assert "given curve + photo, R-hat" in sampler.value
+
+
+def test_a_reading_without_directions_from_one_modality(three):
+    """Of many modalities, an evaluation may have drawn larger subsets alone."""
+    entry = three[0][0]
+    values = {"curve+kind->photo": Estimate(0.4, 0.1)}
+    coherence = entry.metrics.coherence.model_copy(update={"conditional": values})
+    metrics = entry.metrics.model_copy(update={"coherence": coherence})
+    words = dict(readings(replace(entry, metrics=metrics)))["40 %"]
+    assert words.startswith("Of 100 samples of photo generated from curve and kind, 40 are")

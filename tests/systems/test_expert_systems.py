@@ -389,11 +389,26 @@ def test_the_posterior_of_mmvae_is_the_mean_of_its_experts(given):
         np.testing.assert_allclose(found[row].detach(), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["mvae", "mvtcae", "crmvae"])
+def test_the_terms_of_the_history_are_those_of_the_posterior_of_all(kind, monkeypatch):
+    """Without noise, a modality's term is its density at the mean of q(z|X)."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    system, x = build(kind), data()
+    (stage,) = system.stages()
+    with torch.no_grad():
+        terms = {name: float(term) for name, term in stage.loss(Observed(x), 1.0).terms.items()}
+        decoded = system.decode(system.posterior(Observed(x)).mean)
+        fits = {name: float(p.log_prob(x[name]).mean()) for name, p in decoded.items()}
+    assert {name: terms[name] for name in fits} == pytest.approx(fits, rel=1e-9)
+    assert terms["elbo"] == pytest.approx(sum(fits.values()) - terms["kl"], rel=1e-9)
+
+
 @pytest.mark.bad_input
 def test_what_does_not_fit_is_refused_in_one_sentence():
     system = build("mmvae", 3, {"samples": 10**9})
     (stage,) = system.stages()
-    with pytest.raises(StageError, match=r"draws of 3 experts for 5 rows .* joint.samples up to"):
+    said = r"draws of 3 experts for 5 rows take more than 1,029,968 MiB, .* joint.samples up to"
+    with pytest.raises(StageError, match=said):
         stage.start(list(range(ROWS)))
     modalities = {f"m{j}": {"shape": [1]} for j in range(11)}
     raw = {"system": "mopoe", "latent_dim": 2, "modalities": modalities}

@@ -110,7 +110,10 @@ def guess_layout(path: Path, options: ReadOptions) -> TableLayout:
     if len(set(names)) < len(names):
         repeated = [name for i, name in enumerate(names) if name in names[:i]]
         names = _numbered(names)
-        warnings.append(f"{path} has two columns named {repeated[0]!r}: the second is now another")
+        second = f"{repeated[0]}.1"
+        warnings.append(
+            f"{path} has two columns named {repeated[0]!r}: the second is called {second!r}"
+        )
     guesses = []
     if options.separator is None:
         guesses.append(f"{path}: cells are separated by {SEPARATORS[separator]} (--separator)")

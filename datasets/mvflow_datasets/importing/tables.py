@@ -200,7 +200,8 @@ def _suspects(at: Reference, values: NDArray[Any], names: Sequence[str]) -> list
             why = "counts the rows" if counts else "looks like the names of the rows"
             out.append(f"{at.path}: column {name!r} {why}: --index {name!r} takes it out")
             continue
-        is_last = j == len(names) - 1 and j > 0 and is_whole[:-1].mean() < 0.5
+        is_last = j == len(names) - 1 and j > 0
+        is_last = is_last and (is_whole[:-1].mean() < 0.5 or bool((np.diff(column) >= 0).all()))
         if (plain in LABEL_NAMES or is_last) and 1 < distinct <= min(MAX_CLASSES, len(rows) // 2):
             out.append(
                 f"{at.path}: column {name!r} has {distinct} different values and looks "

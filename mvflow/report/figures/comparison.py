@@ -44,9 +44,9 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 def _network(systems: Sequence[ComparedSystem]) -> str | None:
     """Whose features show best what rows look like: Inception's, else the autoencoders'."""
-    found = {k.split("/")[1] for s in systems for k in s.values if k.startswith("frechet/")}
-    known = [name for name in ("inception-v3", "autoencoder", "classifier") if name in found]
-    return [*known, *sorted(found), None][0]
+    networks = {k.split("/")[1] for s in systems for k in s.values if k.startswith("frechet/")}
+    known = [name for name in ("inception-v3", "autoencoder", "classifier") if name in networks]
+    return [*known, *sorted(networks), None][0]
 
 
 def _distance(network: str) -> str:
@@ -57,8 +57,8 @@ def _conditional(axes: Axes, systems: Sequence[ComparedSystem], kind: str) -> No
     keys = sorted({k for s in systems for k in s.values if k.startswith(f"{kind}/observed/")})
     is_curve = len(keys) > 1
     if not is_curve:
-        found = {k for s in systems for k in s.values if k.startswith(kind) and "->" in k}
-        keys = sorted(k for k in found if "/one->" not in k)
+        every = {k for s in systems for k in s.values if k.startswith(kind) and "->" in k}
+        keys = sorted(k for k in every if "/one->" not in k)
     if not keys:
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
         axes.set_axis_off()
