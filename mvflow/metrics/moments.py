@@ -132,9 +132,10 @@ class FrechetDistance:
         """
         used = [block for block in self.blocks if block.count]
         distance = self._distance(used)
-        left_out = [self._distance([b for b in used if b is not block]) for block in used]
+        others = [[b for b in used if b is not block] for block in used]
+        left_out = [self._distance(blocks) if blocks else distance for blocks in others]
         sizes = np.array([block.count for block in used])
-        return Jackknife(distance, np.array(left_out if len(used) > 1 else [distance]), sizes)
+        return Jackknife(distance, np.array(left_out), sizes)
 
     def compute(self) -> Distance:
         """Distance so far, its standard error, and its limit for many rows.

@@ -59,6 +59,28 @@ def test_wrong_use(refused, trained, make):
     assert missing in refused("report", trained, path, code=1)
 
 
+def test_it_says_what_it_will_do_and_goes_on_after_an_interruption(mvflow, copied, monkeypatch):
+    from mvflow.evaluation.generation import Generation
+
+    expected = mvflow("evaluate", copied, "--json")
+    assert "evaluates 2 subsets of modalities (2 of 1)" in expected.err
+    assert "on 64 rows; about 0:00:" in expected.err
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Generation, "diversity", interrupt)
+        assert mvflow("evaluate", copied, "--json").code != 0
+    kept = [*(copied / "metrics" / "parts").rglob("*.json")]
+    assert kept
+    resumed = mvflow("evaluate", copied, "--json", "--subsets", "7")
+    assert f"{len(kept)} of " in resumed.err
+    assert " parts are kept" in resumed.err
+    assert json.loads(resumed.out)["coherence"] == json.loads(expected.out)["coherence"]
+    assert not (copied / "metrics" / "parts").exists()
+
+
 def test_classifiers_go_into_the_run_if_the_stores_folder_cannot_be_written(
     mvflow, copied, monkeypatch
 ):

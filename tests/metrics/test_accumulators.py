@@ -80,3 +80,10 @@ def test_nothing_added_has_no_value():
     for metric in (MeanAndCovariance(), FrechetDistance(reference)):
         with pytest.raises(UsageError, match="was added: .* has no value"):
             metric.compute()
+
+
+def test_the_distance_of_one_row_has_no_error():
+    real = MeanAndCovariance().update(np.array([[0.0], [2.0]])).compute()
+    found = FrechetDistance(real).update(np.array([[1.0]])).compute()
+    assert found.mean == pytest.approx(2.0)  # the reference's variance, since one row has none
+    assert np.isnan(found.standard_error)
