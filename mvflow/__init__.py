@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvflow.core import ArraySource as ArraySource
+    from mvflow.core import Covariate as Covariate
     from mvflow.core import Modality as Modality
     from mvflow.core import UnreliableDrawsWarning as UnreliableDrawsWarning
     from mvflow.estimators import Estimator as Estimator
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ArraySource": "mvflow.core",
     "Callback": "mvflow.training",
+    "Covariate": "mvflow.core",
     "EarlyStopping": "mvflow.training",
     "Estimator": "mvflow.estimators",
     "Modality": "mvflow.core",

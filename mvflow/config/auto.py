@@ -138,7 +138,7 @@ def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str])
             "batch_size": 2 * batch,
             **fitting,
         },
-        "evaluation": {"subsets": 2, "product_rows": 64} if len(specs) > 4 else {},
+        "evaluation": {"subsets": 1, "product_rows": 64} if len(specs) > 4 else {},
         "classifiers": {
             "kind": "lenet" if all(_fits_lenet(m) for m in specs) else "mlp",
             "epochs": _epochs(CLASSIFIER_STEPS, rows, batch),

@@ -261,8 +261,8 @@ class EncodingEstimator(TrainableEstimator):
             covariates: as in `decode`.
 
         Examples:
-            >>> found = model.predictive(np.zeros((5, 4, 2)), {"b": x["b"]})
-            >>> found.mean["b"].shape, found.draws["b"].shape, found.log_prob["b"].shape
+            >>> scored = model.predictive(np.zeros((5, 4, 2)), {"b": x["b"]})
+            >>> scored.mean["b"].shape, scored.draws["b"].shape, scored.log_prob["b"].shape
             ((5, 4, 2), (5, 4, 2), (5, 4))
         """
         observed, seed = self._checked(x, need_covariates=False), check_seed(seed)
@@ -273,15 +273,15 @@ class EncodingEstimator(TrainableEstimator):
             at = slice(i * CHUNK_ROWS, i * CHUNK_ROWS + rows.rows)
             own = {k: np.asarray(v)[at] for k, v in (covariates or {}).items()}
             flat = torch.from_numpy(np.ascontiguousarray(z[:, at])).to(self._device)
-            seen = self._covariate_chunks(own, flat.shape[:-1], flat[..., 0].numel())(0)
+            encoded = self._covariate_chunks(own, flat.shape[:-1], flat[..., 0].numel())(0)
             with own_generator(seed, "simulate", i, device=self._device), torch.no_grad():
-                decoded = self.system_.decode(flat.flatten(0, 1), rows.x.keys(), seen)
+                decoded = self.system_.decode(flat.flatten(0, 1), rows.x.keys(), encoded)
                 parts.append({})
                 for name, value in rows.x.items():
                     q, shape = decoded[name], flat.shape[:2]
                     repeated = value.repeat(len(z), *[1] * (value.ndim - 1))
-                    found = specs[name].mean(q), q.sample(), q.log_prob(repeated).double()
-                    parts[-1][name] = tuple(t.unflatten(0, shape).cpu() for t in found)
+                    values = specs[name].mean(q), q.sample(), q.log_prob(repeated).double()
+                    parts[-1][name] = tuple(t.unflatten(0, shape).cpu() for t in values)
         joined = [
             {name: torch.cat([p[name][k] for p in parts], 1).numpy() for name in observed.x}
             for k in range(3)
