@@ -17,6 +17,7 @@ from mvflow_cli.compare import compare
 from mvflow_cli.convert import convert
 from mvflow_cli.demo import demo
 from mvflow_cli.diagnose import diagnose
+from mvflow_cli.embed import embed
 from mvflow_cli.evaluate import evaluate
 from mvflow_cli.impute import impute
 from mvflow_cli.list import list_kinds
@@ -46,6 +47,7 @@ app.command()(train_classifiers)
 app.command()(sweep)
 app.command()(sample)
 app.command()(impute)
+app.command()(embed)
 app.command()(evaluate)
 app.command()(diagnose)
 app.command()(compare)

@@ -138,10 +138,9 @@ def test_training_that_cannot_go_on(refused, make, store, tmp_path, fault):
         path = make("a", settings=["joint.learning_rate=1e30", "joint.schedule=constant"])
         assert "not finite at epoch 1" in refused("train", path, code=1)
     else:
-        path = make(
-            "a", "--projector", "dcca", settings=["projector.dim=30", "data.validation=.1"]
-        )
-        assert "too few for stage 'projectors'" in refused("train-projectors", path, code=1)
+        path = make("a", "--projector", "dcca", settings=["data.validation=.1"])
+        words = ("train-projectors", path, "--set", "projector.dim=30")
+        assert "too few for stage 'projectors'" in refused(*words, code=1)
     with Store.open(store) as opened:
         data = Inputs(fingerprint(opened["train"]))
     assert RunDirectory.open(path).status("joint", load(path).plan_, data) == "missing"

@@ -164,6 +164,7 @@ def test_facts_name_the_parts():
         "projector": "DCCA, dimension 10",
         "beta": "2.5",
     }
+    assert build_system(config(posterior="gaussian")).facts()["posterior"] == "Gaussian"
     plain = build_system(config(posterior="gaussian", subset="amortised")).facts()
     assert (plain["system"], plain["subset"]) == ("JNF", "amortised")
     assert not {"projector", "posterior"} & plain.keys()

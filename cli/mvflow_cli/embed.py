@@ -1,0 +1,83 @@
+"""`mvflow embed`: where rows of one's own lie in the latent space, written into their file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvflow_cli.observed import read_observed
+from mvflow_cli.opening import open_trained, set_up
+from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, Threads
+from mvflow_cli.output import say, show_json
+
+__all__ = ["embed"]
+
+
+def embed(
+    run: RunPath,
+    given: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FILE[:PART]",
+            help="An observed modality, as 'mvflow data import' reads it and in the units of such "
+            "files. May be repeated; rows that files name are paired by name.",
+            show_default=False,
+        ),
+    ],
+    into: Annotated[
+        Path,
+        typer.Option(
+            help=".h5ad or .h5mu file with these rows, whose obsm gets the embedding.",
+            show_default=False,
+        ),
+    ],
+    key: Annotated[str, typer.Option(help="Of obsm.")] = "X_mvflow",
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Covariate of all rows, for a model that has some. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=2, help="Posterior draws per row.")] = 100,
+    seed: Seed = 0,
+    store: StorePath = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Write posterior means of z, and standard deviations, into obsm of an annotated file.
+
+    With all modalities given they are those of q(z|X), else those of draws. Nothing in the file is
+    overwritten.
+
+    Example: mvflow embed runs/own --given rna=cells.h5ad --into cells.h5ad
+    """
+    from mvflow.core import UsageError
+    from mvflow_cli.sample import named_values
+    from mvflow_datasets.embedded import write_embedding
+
+    without = [text for text in given if "=" not in text]
+    if without:
+        msg = f"--given {without[0]}: expected NAME=FILE, as in rna=cells.h5ad"
+        raise UsageError(msg)
+    set_up(device, threads)
+    opened, model = open_trained(run, device)
+    said = named_values("--covariate", covariate, model.config)
+    seen = read_observed(opened, model.config, given, None, store, said)
+    seen_covariates = seen.covariates or None
+    if {*seen.batch} == {m.name for m in model.modalities} and model.can_encode:
+        mean, deviation = model.encode(seen.batch, covariates=seen_covariates)
+    else:
+        z = model.draw(seen.batch, n, seed=seed, covariates=seen_covariates).z
+        mean, deviation = z.mean(0), z.std(0)
+    write_embedding(into, {key: mean, f"{key}_sd": deviation}, seen.row_names)
+    if json:
+        show_json({"into": str(into), "key": key, "rows": len(mean), "latent_dim": mean.shape[1]})
+        return
+    for note in seen.notes:
+        say(note)
+    say(f"wrote obsm[{key!r}] and obsm['{key}_sd'] of {len(mean):,} rows to {into}")

@@ -1,0 +1,79 @@
+"""`mvflow embed`: posterior means into AnnData and MuData files, by name, nothing else changed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+anndata = pytest.importorskip("anndata", reason="needs anndata: pip install 'mvflow[omics]'")
+mudata = pytest.importorskip("mudata", reason="needs mudata: pip install 'mvflow[omics]'")
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """Files with 120 cells of two modalities, and a run that is trained on them."""
+    from mvflow_cli.main import run
+
+    folder = tmp_path_factory.mktemp("cells")
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(120, 2))
+    obs = pd.DataFrame({"kind": ["x", "y"] * 60}, index=[f"cell{i}" for i in range(120)])
+    parts = {}
+    for name, width in (("rna", 4), ("protein", 3)):
+        var = pd.DataFrame(index=[f"{name}{j}" for j in range(width)])
+        x = z @ rng.normal(size=(2, width)) + 0.1 * rng.normal(size=(120, width))
+        parts[name] = anndata.AnnData(x.astype(np.float32), obs=obs.copy(), var=var)
+        parts[name].write_h5ad(folder / f"{name}.h5ad")
+    mudata.set_options(pull_on_update=False)  # as it will be by default
+    mudata.MuData(parts).write(folder / "both.h5mu")
+    pairs = [f"--modality={name}={folder / name}.h5ad" for name in parts]
+    assert run(["data", "import", str(folder / "own.h5"), *pairs]) == 0
+    new = ["new", str(folder / "run"), "--store", str(folder / "own.h5"), "--recipe", "auto"]
+    assert run([*new, "--quick", "--set", "joint.epochs=1", "--set", "flows.epochs=1"]) == 0
+    assert run(["train", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("target", ["rna.h5ad", "both.h5mu"])
+def test_embeddings_are_those_of_the_model_by_name(mvflow, cells, target, tmp_path):
+    from mvflow.estimators import load
+    from mvflow.runs import RunDirectory
+
+    file = tmp_path / target
+    file.write_bytes((cells / target).read_bytes())
+    shuffled = anndata.read_h5ad(cells / "rna.h5ad")[::-1].copy()
+    shuffled.write_h5ad(tmp_path / "given.h5ad")
+    both = (
+        "--given",
+        f"rna={tmp_path / 'given.h5ad'}",
+        "--given",
+        f"protein={cells}/protein.h5ad",
+    )
+    found = mvflow("embed", cells / "run", *both, "--into", file)
+    assert found.code == 0, found
+    made = (mudata.read_h5mu if file.suffix == ".h5mu" else anndata.read_h5ad)(file)
+    units = RunDirectory.open(cells / "run").units()
+    rows = {
+        name: units[name].apply(anndata.read_h5ad(cells / f"{name}.h5ad").X).astype(np.float32)
+        for name in ("rna", "protein")
+    }
+    mean, deviation = load(cells / "run").encode(rows)
+    np.testing.assert_allclose(made.obsm["X_mvflow"], mean, atol=1e-5)  # float32 networks
+    np.testing.assert_allclose(made.obsm["X_mvflow_sd"], deviation, atol=1e-5)
+    before = (mudata.read_h5mu if file.suffix == ".h5mu" else anndata.read_h5ad)(cells / target)
+    assert made.obs_names.tolist() == before.obs_names.tolist()
+    pd.testing.assert_frame_equal(made.obs, before.obs)
+
+
+def test_what_is_there_is_not_overwritten_and_other_rows_are_refused(refused, cells, tmp_path):
+    file = tmp_path / "a.h5ad"
+    data = anndata.read_h5ad(cells / "rna.h5ad")
+    data.obsm["X_mvflow"] = np.zeros((120, 1))
+    data.write_h5ad(file)
+    before = file.read_bytes()
+    start = ("embed", cells / "run", "--given", f"rna={cells}/rna.h5ad", "--n", 2, "--into")
+    assert "already: choose another --key" in refused(*start, file, code=2)
+    assert file.read_bytes() == before
+    data[:60].copy().write_h5ad(file)
+    assert "60 rows, but 120 were embedded" in refused(*start, file, code=1)
+    assert ".h5ad or .h5mu" in refused(*start, tmp_path / "a.csv", code=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5ad"]
