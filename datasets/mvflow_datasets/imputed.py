@@ -57,10 +57,10 @@ def summarise_draws(
         row_names: index of the tables.
 
     Examples:
-        >>> draws = np.arange(101.0)[:, None, None] + np.zeros((101, 2, 1))
+        >>> draws = np.arange(1.0, 20.0)[:, None, None] + np.zeros((19, 2, 1))
         >>> table = summarise_draws(draws, Modality("a", (1,)), Units(("x",), scale=2.0))
         >>> table.mean["x"].tolist(), table.lower["x"].round(6).tolist()
-        ([100.0, 100.0], [10.0, 10.0])
+        ([20.0, 20.0], [2.0, 2.0])
     """
     x = np.asarray(draws)
     if units.classes:
