@@ -62,7 +62,8 @@ def crmvae_bound(
     """Objective of CRMVAE (Suzuki and Matsuo 2023): experts reconstruct, and agree with q(z|X).
 
     (A + B)/2 - KL(q || p) - sum_j KL(q || q_j), where A is E log p(X|z) under q(z|X) and B the
-    sum of E log p(x_j|z) under q(z|x_j). That is M + 1 times what the authors minimise.
+    sum of E log p(x_j|z) under q(z|x_j). The weights are those of MultiVae 1.0.3's code, times
+    M + 1; the paper was not at hand.
 
     Args:
         joint_log_likelihood: A.

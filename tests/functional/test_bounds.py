@@ -31,7 +31,7 @@ def test_a_single_modality_makes_crmvae_the_elbo_and_jmvae_a_tilted_one(xp):
         np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-14)
 
 
-def test_crmvae_has_the_weights_of_its_authors_up_to_a_factor(xp):
+def test_crmvae_has_the_weights_of_multivae_up_to_a_factor(xp):
     found = crmvae_bound(*(xp.asarray(v) for v in (FIT, ALONE, PRIOR, EXPERTS.sum(0))))
     theirs = -(FIT + ALONE) / (2 * 4) + (PRIOR + EXPERTS.sum(0)) / 4  # minimised, M = 3
     np.testing.assert_allclose(np.asarray(found), -4 * theirs, rtol=1e-14)
