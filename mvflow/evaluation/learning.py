@@ -123,10 +123,10 @@ def stage_curves(history: Iterable[Mapping[str, Any]], config: Config) -> list[S
     curves = []
     for stage, records in by_stage.items():
         held_out = [(r.get("validation") or {}).get("loss") for r in records]
-        patience = getattr(getattr(config, stage, None), "patience", None)
+        keeps_best = getattr(getattr(config, stage, None), "keeps_best", False)
         known = [] if None in held_out else [float(v) for v in held_out if v is not None]
         train = [float(r["loss"]) for r in records]
-        curves.append(StageCurve(stage, train, known, patience is not None and bool(known)))
+        curves.append(StageCurve(stage, train, known, keeps_best and bool(known)))
     return curves
 
 

@@ -258,8 +258,9 @@ def test_the_worst_stage_is_named_and_a_stopped_one_is_no_fault():
     assert training_advice([flows, joint], ["flows"]).startswith("the flows stage")
 
 
-def test_curves_are_read_from_a_history():
-    model = JNF([Modality("a", (2,)), Modality("b", (3,))], 2, flows={"patience": 5})
+@pytest.mark.parametrize("setting", [{"patience": 5}, {"keep_best": True}])
+def test_curves_are_read_from_a_history(setting):
+    model = JNF([Modality("a", (2,)), Modality("b", (3,))], 2, flows=setting)
     history = [
         {"stage": stage, "epoch": i, "loss": 2.0 - i, "validation": held}
         for stage, held in (("joint", None), ("flows", {"loss": 3.0}))
