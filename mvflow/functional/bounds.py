@@ -28,7 +28,7 @@ def mvtcae_bound(
     log_likelihood: Float[Array, "*batch"],
     prior_kl: Float[Array, "*batch"],
     expert_kl: Float[Array, "*batch"],
-    count: Float[Array, "*batch"] | float,
+    count: Float[Array, "*batch"] | float | int,
     alpha: float,
 ) -> Float[Array, "*batch"]:
     """Bound on the total correlation that MVTCAE maximises (Hwang et al. 2021).
