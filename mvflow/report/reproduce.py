@@ -20,10 +20,13 @@ def commands(entry: Entry) -> list[str]:
     rest = [f"mvflow {verb} {run}" for verb in ("train", "evaluate", "report")]
     if config.recipe not in recipe_names():
         return [f"# config.toml of this run, in the folder {run}", *rest]
-    plain = config_from_dict(recipe(config.recipe)).model_dump(mode="json")
+    usual = recipe(config.recipe)["system"]
+    named = [] if config.system == usual else [f"system={config.system}"]
+    plain = config_from_dict(recipe(config.recipe, named)).model_dump(mode="json")
     changed = differences(plain, config.model_dump(mode="json"))
     store = shlex.quote(config.data.store or f"{entry.store.get('name', 'STORE')}.h5")
-    sets = [f"--set {shlex.quote(f'{k}={v}')}" for k, v in changed if k != "data.store"]
+    settings = [*named, *(f"{k}={v}" for k, v in changed if k != "data.store")]
+    sets = [f"--set {shlex.quote(text)}" for text in settings]
     new = " \\\n  ".join([f"mvflow new {run} --recipe {config.recipe} --store {store}", *sets])
     return [new, *rest]
 
