@@ -46,7 +46,7 @@ def checked_allocation(what: str) -> Iterator[None]:
             yield
     except MemoryError as error:
         raise _too_large(what, "", None) from error
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:  # as torch says it of such sizes
         if not any(word in str(error) for word in ("allocate memory", "verflow", "enough memory")):
             raise
         raise _too_large(what, "", None) from error

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import nn
 from zuko.lazy import LazyTransform
 
 from mvflow.core.parts import Part
 from mvflow.posteriors.flow import FlowPosterior
 
-__all__ = ["Family", "build_posterior"]
+__all__ = ["Count", "Family", "build_posterior"]
+
+
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""Number of transforms: each is built one by one, and a thousand take seconds already."""
 
 
 class Family(Part):

@@ -6,7 +6,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from zuko import flows
 from zuko.lazy import LazyTransform
 
-from mvflow.posteriors.base import Family
+from mvflow.posteriors.base import Count, Family
 
 __all__ = ["Coupling"]
 
@@ -25,7 +25,7 @@ class Coupling(Family):
         6
     """
 
-    transforms: PositiveInt = 4
+    transforms: Count = 4
     """Number of coupling transforms; the halves change roles from each to the next."""
     hidden: tuple[PositiveInt, ...] = (128, 128)
     """Widths of the hidden layers of each transform's network."""

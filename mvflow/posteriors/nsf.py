@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from zuko import flows
 from zuko.lazy import LazyTransform
 
-from mvflow.posteriors.base import Family
+from mvflow.posteriors.base import Count, Family
 
 __all__ = ["NSF"]
 
@@ -21,7 +21,7 @@ class NSF(Family):
         False
     """
 
-    transforms: PositiveInt = 2
+    transforms: Count = 2
     """Number of autoregressive transforms."""
     hidden: tuple[PositiveInt, ...] = (128, 128)
     """Widths of the hidden layers of each transform's network."""

@@ -31,6 +31,7 @@ def config(**changes):
         {"networks": {"a": {"decoder": {"kind": "mlp", "hidden": [2**40]}}}},
         *({"posterior": {"kind": k, "hidden": [HUGE, HUGE]}} for k in ("maf", "nsf", "coupling")),
         {"latent_dim": 2**40},
+        {"networks": {"a": {"encoder": {"kind": "mlp", "hidden": [10**30]}}}},  # no int64
         {"latent_dim": HUGE, "system": "mvae", "networks": {"a": {"encoder": {"hidden": [HUGE]}}}},
     ],
     ids=lambda changes: str(changes)[:60],

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from mvflow.core import ConfigError
 from mvflow.core.parts import create, dump
 from mvflow.core.registry import registry
 from mvflow.nn import seeded
@@ -211,3 +212,12 @@ def test_networks_in_bfloat16_leave_log_determinants_in_float32(family):
     slopes = [torch.autograd.grad(u[:, i].sum(), z, retain_graph=True)[0][:, i] for i in range(20)]
     # rounding of float32 over 20 terms; summed in bfloat16 they are .014 apart (nsf: .034)
     torch.testing.assert_close(log_det, torch.stack(slopes).log().sum(0), rtol=0, atol=1e-4)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("count", [0, 1001, 10**30])
+def test_so_many_transforms_that_building_them_would_not_end_are_refused(family, count):
+    if "transforms" not in registry("posteriors").load(family).model_fields:
+        pytest.skip("a family without transforms")
+    with pytest.raises(ConfigError, match="transforms"):
+        chosen(family, transforms=count)
