@@ -78,7 +78,7 @@ def _module():
             "did you mean 'transforms'\\? Settings of 'maf': transforms, hidden",
         ),
         ("posteriors", {"kind": "gaussian", "zzz": 3}, "'zzz': Settings of 'gaussian': none"),
-        ("posteriors", {"kind": "maf", "transforms": 0}, "transforms: .*greater than or equal to 1, got 0"),
+        ("posteriors", {"kind": "maf", "transforms": 0}, "transforms: .*equal to 1, got 0"),
         ("posteriors", {"transforms": 3}, "a posterior needs a kind: one of .*maf"),
         ("posteriors", {"kind": "fma"}, "unknown posterior 'fma': did you mean 'maf'"),
         ("samplers", {"kind": "sir", "num_steps": 3}, "setting of 'hamiltorch', 'hmc'"),
