@@ -9,7 +9,16 @@ import typer
 
 from mvflow_cli.observed import read_observed
 from mvflow_cli.opening import open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, Threads
+from mvflow_cli.options import (
+    CovariateValues,
+    Device,
+    GivenFiles,
+    Json,
+    RunPath,
+    Seed,
+    StorePath,
+    Threads,
+)
 from mvflow_cli.output import say, show_json
 
 __all__ = ["embed"]
@@ -17,15 +26,7 @@ __all__ = ["embed"]
 
 def embed(
     run: RunPath,
-    given: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=FILE[:PART]",
-            help="An observed modality, as 'mvflow data import' reads it and in the units of such "
-            "files. May be repeated; rows that files name are paired by name.",
-            show_default=False,
-        ),
-    ],
+    given: GivenFiles,
     into: Annotated[
         Path,
         typer.Option(
@@ -34,14 +35,7 @@ def embed(
         ),
     ],
     key: Annotated[str, typer.Option(help="Of obsm.")] = "X_mvflow",
-    covariate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Covariate of all rows, for a model that has some. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    covariate: CovariateValues = None,
     n: Annotated[int, typer.Option("--n", min=2, help="Posterior draws per row.")] = 100,
     seed: Seed = 0,
     store: StorePath = None,

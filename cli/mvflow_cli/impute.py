@@ -9,7 +9,16 @@ import typer
 
 from mvflow_cli.observed import GivenRows, read_observed
 from mvflow_cli.opening import open_store, open_trained, set_up
-from mvflow_cli.options import Device, Json, Seed, StorePath, Threads
+from mvflow_cli.options import (
+    CovariateValues,
+    Device,
+    GivenFiles,
+    Json,
+    RunPath,
+    Seed,
+    StorePath,
+    Threads,
+)
 from mvflow_cli.output import say, show_json
 
 if TYPE_CHECKING:
@@ -23,16 +32,8 @@ __all__ = ["impute"]
 
 
 def impute(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
-    given: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=FILE[:PART]",
-            help="An observed modality, as 'mvflow data import' reads it and in the units of such "
-            "files. May be repeated; rows that files name are paired by name.",
-            show_default=False,
-        ),
-    ],
+    run: RunPath,
+    given: GivenFiles,
     out: Annotated[
         Path,
         typer.Option(
@@ -48,14 +49,7 @@ def impute(
             show_default=False,
         ),
     ] = None,
-    covariate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Covariate of all rows, for a model that has some. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    covariate: CovariateValues = None,
     level: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Share of the values inside an interval.")
     ] = 0.9,

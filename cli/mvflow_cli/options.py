@@ -10,8 +10,10 @@ import typer
 __all__ = [
     "Again",
     "Compile",
+    "CovariateValues",
     "Device",
     "Devices",
+    "GivenFiles",
     "Json",
     "Nodes",
     "Precision",
@@ -110,4 +112,23 @@ StageNames = Annotated[
 ]
 Again = Annotated[
     bool, typer.Option("--again", help="Train from the beginning, whatever there is.")
+]
+GivenFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--given",
+        metavar="NAME=FILE[:PART]",
+        help="An observed modality, as 'mvflow data import' reads it and in the units of such "
+        "files. May be repeated; rows that files name are paired by name.",
+        show_default=False,
+    ),
+]
+CovariateValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--covariate",
+        metavar="NAME=VALUE",
+        help="Covariate of all rows, for a model that has some. May be repeated.",
+        show_default=False,
+    ),
 ]
