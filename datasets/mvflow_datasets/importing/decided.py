@@ -55,7 +55,9 @@ def with_gaps(decided: Decided) -> Decided:
         return decided
     count = sum(int((~mask).sum()) for mask in present.values())
     total = sum(x.size for x in arrays.values())
-    line = f"{decided.modality.name}: {count:,} of {total:,} values are absent ({count / total:.1%})"
+    line = (
+        f"{decided.modality.name}: {count:,} of {total:,} values are absent ({count / total:.1%})"
+    )
     return replace(decided, arrays=arrays, present=present, lines=(*decided.lines, line))
 
 

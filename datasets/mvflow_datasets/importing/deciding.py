@@ -86,11 +86,11 @@ def decide(
     if not len(used) or used.size == 0:
         msg = f"modality {name!r} has no values: its array has shape {raw.values.shape}"
         raise DataError(msg)
-    known = known_values(used)
-    if (known == known.flat[0]).all():
-        msg = f"modality {name!r}: all values are {known.flat[0]}, so there is nothing to learn"
+    there = known_values(used)
+    if (there == there.flat[0]).all():
+        msg = f"modality {name!r}: all values are {there.flat[0]}, so there is nothing to learn"
         raise DataError(msg)
-    chosen = likelihood or _suggested(known, used.shape[1:])
+    chosen = likelihood or _suggested(there, used.shape[1:])
     scales = chosen == "continuous" or registry("likelihoods").load(chosen).is_location
     if not scales and (asked := set(transforms.values()) - {"none"}):
         msg = f"modality {name!r} is {chosen}: its values cannot be transformed by {min(asked)}"
@@ -100,12 +100,12 @@ def decide(
         raise DataError(msg)
     if chosen == "categorical":
         return _categorical(name, raw, used, parts)
-    shaped = _shaped(raw.values, known)
+    shaped = _shaped(raw.values, there)
     if chosen == "bernoulli":
-        return with_gaps(_bernoulli(name, raw, shaped, known, parts))
+        return with_gaps(_bernoulli(name, raw, shaped, there, parts))
     if not scales:
         arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
-        words = f"values {_range(known)}{shaped.note}, left as they are; {chosen}"
+        words = f"values {_range(there)}{shaped.note}, left as they are; {chosen}"
         modality = Modality(name, shaped.values.shape[1:], chosen)
         return with_gaps(Decided(modality, arrays, Units(raw.columns), words))
     return with_gaps(_continuous(name, raw, shaped, used, parts, likelihood, transforms))
@@ -217,20 +217,20 @@ def _continuous(
     likelihood: str | None,
     transforms: Mapping[str, str],
 ) -> Decided:
-    known = known_values(used)
-    unit = shaped.image and (used.dtype == np.uint8 or (known.min() >= 0 and known.max() <= 1))
+    there = known_values(used)
+    unit = shaped.image and (used.dtype == np.uint8 or (there.min() >= 0 and there.max() <= 1))
     if unit and set(transforms.values()) <= {"none"}:
         kind = likelihood or "laplace"
         scale = IMAGE_SCALE if kind == "laplace" else NOISE
         modality = Modality(name, shaped.values.shape[1:], {"kind": kind, "scale": scale})
         arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
         what = "intensities" if used.dtype == np.uint8 else "values"
-        words = f"{what} {_range(known)}{shaped.note}; {kind}, scale {scale:g}"
+        words = f"{what} {_range(there)}{shaped.note}; {kind}, scale {scale:g}"
         return Decided(modality, arrays, Units(), words)
     train = shaped.values[parts["train"]]
     steps = _steps(name, raw.columns, shaped.values.shape[1:], transforms, used, train)
-    if "log1p" in steps and known.min() < 0 and len(set(steps)) == 1:
-        lowest = plain_number(known.min())
+    if "log1p" in steps and there.min() < 0 and len(set(steps)) == 1:
+        lowest = plain_number(there.min())
         msg = f"modality {name!r} has values down to {lowest}: log1p needs 0 or more"
         raise DataError(msg)
     units = fit_units(train, steps, is_image=shaped.image)
@@ -243,7 +243,7 @@ def _continuous(
         raise DataError(msg)
     modality = Modality(name, shaped.values.shape[1:], {"kind": kind, "scale": noise})
     shown = ", ".join(dict.fromkeys(_DONE[step] for step in steps))
-    words = f"values {_range(known)}{shaped.note}, {shown}; {kind}, scale {noise:g}"
+    words = f"values {_range(there)}{shaped.note}, {shown}; {kind}, scale {noise:g}"
     units = replace(units, names=raw.columns)
     return Decided(modality, arrays, units, words, _summary(steps), _still(name, raw, train))
 
@@ -282,8 +282,10 @@ def _summary(steps: Sequence[str]) -> str:
 
 def _still(name: str, raw: Raw, train: NDArray[Any]) -> str:
     """A warning that names values which are the same in all rows to train on."""
-    is_still = (train == train[0]).all(0) if known_values(train).size == train.size else (
-        np.nanmax(train, 0) == np.nanmin(train, 0)
+    is_still = (
+        (train == train[0]).all(0)
+        if known_values(train).size == train.size
+        else (np.nanmax(train, 0) == np.nanmin(train, 0))
     )
     count = int(is_still.sum())
     if not count:

@@ -276,9 +276,7 @@ def _taken(
     return taken, pairs
 
 
-def _check_training_rows(
-    raws: Mapping[str, Raw], taken: Mapping[str, NDArray[np.int64]]
-) -> None:
+def _check_training_rows(raws: Mapping[str, Raw], taken: Mapping[str, NDArray[np.int64]]) -> None:
     """Check that all modalities, and all their values, occur in the rows to train on."""
     more = "bring more rows, or choose other shares (--split) or another --seed"
     for name, rows in taken.items():

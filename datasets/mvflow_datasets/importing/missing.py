@@ -45,7 +45,7 @@ def absent(raw: Raw, where: str, options: ReadOptions) -> Raw:
             raise UsageError(msg)
         is_missing = np.isnan(values.data) if values.dtype.kind == "f" else np.zeros(0, bool)
         rows = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
-        lacks = np.isin(np.arange(values.shape[0]), rows[np.flatnonzero(is_missing)])
+        lacks: Any = np.isin(np.arange(values.shape[0]), rows[np.flatnonzero(is_missing)])
         if lacks.any():
             values = values.copy()
             values.data[np.isnan(values.data)] = 0
@@ -55,7 +55,7 @@ def absent(raw: Raw, where: str, options: ReadOptions) -> Raw:
     else:
         lacks = missing_texts(values, options).reshape(len(values), -1).any(1)
     if raw.lacks is not None:
-        lacks |= raw.lacks
+        lacks = lacks | raw.lacks
     return replace(raw, values=values, lacks=lacks if lacks.any() else None)
 
 

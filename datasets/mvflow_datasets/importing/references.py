@@ -90,7 +90,9 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         if self.missing not in {None, *MEANINGS}:
-            raise UsageError(unknown_name("meaning of missing values", str(self.missing), MEANINGS))
+            raise UsageError(
+                unknown_name("meaning of missing values", str(self.missing), MEANINGS)
+            )
 
     @property
     def takes_missing(self) -> bool:

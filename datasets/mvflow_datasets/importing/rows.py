@@ -11,8 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import COVARIATES, DataError, UsageError, unknown_name
-from mvflow.core.presence import Presence
+from mvflow.core import COVARIATES, DataError, Presence, UsageError, unknown_name
 from mvflow_datasets.importing.pairing import joined
 from mvflow_datasets.importing.references import Raw
 
@@ -133,7 +132,9 @@ def _by_position(
         raise DataError(msg)
     rows = np.arange(next(iter(counts.values())))
     origin = next(iter(known.values()), rows.astype(np.str_))
-    positions = {n: rows if r.lacks is None else np.where(r.lacks, -1, rows) for n, r in raws.items()}
+    positions = {
+        n: rows if r.lacks is None else np.where(r.lacks, -1, rows) for n, r in raws.items()
+    }
     agree = ", where the names of all rows agree" if len(known) > 1 else ""
     return origin, positions, f"paired by position{agree}"
 
@@ -189,7 +190,7 @@ def _joined(
         return origin, positions, f"{len(origin):,} rows{repeats}, {how}{end}", ()
     names = tuple(modalities)
     rows = np.stack([positions[name] >= 0 for name in names], axis=1)
-    kinds: dict[tuple[str, ...], int] = {}
+    kinds = {}
     for kind, count in zip(*np.unique(rows, axis=0, return_counts=True), strict=True):
         kinds[tuple(compress(names, kind))] = int(count)
     for name in positions:
@@ -198,7 +199,12 @@ def _joined(
             msg = f"{name} has no value for row {key!r}: every row needs one, whatever it lacks"
             raise DataError(msg)
     Presence(names, kinds).check()
-    return origin, positions, f"{len(origin):,} rows{repeats}, {how} (outer join)", _kinds(kinds, len(names))
+    return (
+        origin,
+        positions,
+        f"{len(origin):,} rows{repeats}, {how} (outer join)",
+        _kinds(kinds, len(names)),
+    )
 
 
 def _kinds(kinds: Mapping[tuple[str, ...], int], everything: int) -> tuple[str, ...]:

@@ -41,7 +41,8 @@ def moments(x: NDArray[Any], axes: tuple[int, ...] = (0,)) -> tuple[NDArray[Any]
         >>> moments(np.array([[1.0, np.nan], [3.0, 5.0]]))
         (array([2., 5.]), array([1., 0.]))
     """
-    mean, std = np.mean, np.std
+    mean: Any = np.mean
+    std: Any = np.std
     if known_values(x).size < x.size:
         mean, std = np.nanmean, np.nanstd
     return mean(x, axes, dtype=np.float64), std(x, axes, dtype=np.float64)
