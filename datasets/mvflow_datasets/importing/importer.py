@@ -147,7 +147,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     splits = {
         part: SplitData(
             {name: d.arrays[part] for name, d in decided.items()},
-            present={n: d.present[part] for n, d in decided.items() if part in d.present},
+            **_masks(decided, part),
             labels=None if rows.labels is None else rows.labels[parts[part]],
             pairs=pairs,
             covariates={name: rows.covariates[name][parts[part]] for name in covariates},
@@ -274,6 +274,11 @@ def _taken(
         pairs[name] = np.full(len(at), -1)
         taken[name], pairs[name][has] = np.unique(at[has], return_inverse=True)
     return taken, pairs
+
+
+def _masks(decided: Mapping[str, Decided], part: str) -> dict[str, Any]:
+    present = {n: d.present[part] for n, d in decided.items() if part in d.present}
+    return {"present": present} if present else {}
 
 
 def _check_training_rows(raws: Mapping[str, Raw], taken: Mapping[str, NDArray[np.int64]]) -> None:
