@@ -13,6 +13,7 @@ from mvflow.nn.covariates import (
     total_width,
 )
 from mvflow.nn.defaults import torch_defaults
+from mvflow.nn.gaps import GapsEncoder, GapsNetwork
 from mvflow.nn.gather import all_gather, sharded
 from mvflow.nn.inception import InceptionV3
 from mvflow.nn.inputs import OneHot, Standardise, flat, flat_features
@@ -29,6 +30,8 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "ConvNetwork",
+    "GapsEncoder",
+    "GapsNetwork",
     "GivenNetwork",
     "InceptionV3",
     "Layer",
