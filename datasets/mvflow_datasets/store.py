@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from mvflow.core import (
     PRESENT,
     UNLABELLED,
+    ConfigError,
     DataError,
     Modality,
     Units,
@@ -79,7 +80,7 @@ class Store:
             self.class_names = {int(k): name for k, name in self._names("class_names")}
         except DataError:
             raise  # a sentence already
-        except (Misfit, ValueError) as error:
+        except (ConfigError, Misfit, ValueError) as error:
             raise damaged(file.path, error) from error
         self.factor_names = dict(self._names("factor_names"))
         for split in self._splits.values():
