@@ -16,7 +16,7 @@ from mvflow_cli.estimating import stage_seconds
 from mvflow_cli.jobs import Job, run_jobs
 from mvflow_cli.making import make_runs
 from mvflow_cli.opening import set_up
-from mvflow_cli.options import Device, Json, Threads
+from mvflow_cli.options import Device, InceptionWeights, Json, Threads
 from mvflow_cli.output import say, show_json
 from mvflow_cli.variants import parse_betas, parse_seeds
 
@@ -64,6 +64,13 @@ def reproduce(
     small: Annotated[
         bool, typer.Option("--small", help="Recipes that take minutes of one CPU core a run.")
     ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe in place of the one for the data, as for data made smaller.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,6 +81,7 @@ def reproduce(
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs trained at the same time.")] = 1,
+    inception: InceptionWeights = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")
     ] = False,
@@ -99,31 +107,33 @@ def reproduce(
 
         msg = f"name the data: mvflow reproduce {name} --store {wanted.data[0]}.h5"
         raise UsageError(msg)
-    recipe = wanted.recipe(_data(store), small=small)
+    usual = wanted.recipe(_data(store), small=small)
     specs = wanted.runs(
-        recipe.removesuffix("-small"),
+        usual.removesuffix("-small"),
         [int(seed) for seed in parse_seeds(seeds)],
         system,
         "paper" if betas == "paper" else None if betas is None else parse_betas(betas),
     )
     set_up(device, threads)
+    if inception is not None:
+        from mvflow.evaluation import InceptionFeatures
+
+        InceptionFeatures.read(inception)  # refused before runs are trained, if it is another file
     place = Path(name) if out is None else out
     if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
         say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
     variants = {spec.name: [*(settings or []), *spec.assignments] for spec in specs}
-    place.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if dry_run and not (place / "runs").exists():  # leave nothing behind
-            scratch = TemporaryDirectory(prefix=".mvflow-", dir=place.parent)
-            place = Path(stack.enter_context(scratch))
-        place.mkdir(exist_ok=True)
-        make_runs(variants, place / "runs", store, recipe)
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="mvflow-")))
+        make_runs(variants, place / "runs", store, recipe or usual)
         todo = [Job(spec.name, place / "runs" / spec.name, evaluate=True) for spec in specs]
         _announce(wanted, todo, specs, store, device, jobs, err=json)
     if dry_run:
         return
     try:
-        run_jobs(todo, jobs, device, threads, err=json)
+        more = [] if inception is None else ["--inception", str(inception)]
+        run_jobs(todo, jobs, device, threads, measure=more, err=json)
     except KeyboardInterrupt:
         say("mvflow: interrupted; what is done is kept: the same command goes on", err=True)
         raise typer.Exit(1) from None

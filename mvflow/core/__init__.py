@@ -2,7 +2,15 @@
 
 from mvflow.core.arrays import Array, namespace
 from mvflow.core.covariates import COVARIATES, Covariate, check_covariates, covariate_columns
-from mvflow.core.door import as_array, as_numbers, check_count, check_labels, check_seed
+from mvflow.core.door import (
+    UNLABELLED,
+    as_array,
+    as_numbers,
+    check_count,
+    check_labels,
+    check_seed,
+    unmask_labels,
+)
 from mvflow.core.errors import (
     ConfigError,
     DataError,
@@ -17,6 +25,19 @@ from mvflow.core.errors import (
 )
 from mvflow.core.latent import LatentPart, LatentSpace
 from mvflow.core.observed import Observed
+from mvflow.core.presence import (
+    PackedColumn,
+    Presence,
+    check_every_row,
+    check_mask,
+    entry_shares,
+    fill_absent,
+    pack_column,
+    present_columns,
+    row_presence,
+    unmask,
+    with_masks,
+)
 from mvflow.core.random import derive_seed, generator
 from mvflow.core.registry import REGISTRIES, Registry, registry, trust
 from mvflow.core.sources import (
@@ -31,6 +52,7 @@ from mvflow.core.sources import (
     subset_of,
 )
 from mvflow.core.types import (
+    PRESENT,
     Batch,
     Column,
     Described,
@@ -38,12 +60,15 @@ from mvflow.core.types import (
     Source,
     Subset,
     rescale_weights,
+    take_present,
 )
 from mvflow.core.units import Knots, Units
 
 __all__ = [
     "COVARIATES",
+    "PRESENT",
     "REGISTRIES",
+    "UNLABELLED",
     "Array",
     "ArraySource",
     "Batch",
@@ -61,6 +86,8 @@ __all__ = [
     "NotFittedError",
     "NumericsError",
     "Observed",
+    "PackedColumn",
+    "Presence",
     "Registry",
     "Source",
     "StageError",
@@ -74,20 +101,31 @@ __all__ = [
     "check_batch",
     "check_count",
     "check_covariates",
+    "check_every_row",
     "check_labels",
+    "check_mask",
     "check_rows",
     "check_seed",
     "check_source",
     "class_name",
     "covariate_columns",
     "derive_seed",
+    "entry_shares",
     "factor_name",
+    "fill_absent",
     "fingerprint",
     "generator",
     "namespace",
+    "pack_column",
+    "present_columns",
     "registry",
     "rescale_weights",
+    "row_presence",
     "subset_of",
+    "take_present",
     "trust",
     "unknown_name",
+    "unmask",
+    "unmask_labels",
+    "with_masks",
 ]

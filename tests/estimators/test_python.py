@@ -13,7 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 
 import mvflow
 from mvflow import JNF, ArraySource, EarlyStopping, Modality, ModelCheckpoint
-from mvflow.core import ConfigError, DataError, MvflowError, NotFittedError, UsageError
+from mvflow.core import (
+    ConfigError,
+    DataError,
+    MvflowError,
+    NotFittedError,
+    UsageError,
+    check_batch,
+)
 from mvflow.training import NoOpCallback
 
 
@@ -68,13 +75,13 @@ def test_a_source_is_checked_against_the_model(as_validation):
 def test_masked_and_complex_values_are_refused():
     x = np.ma.masked_equal(np.array([[1.0], [-9.0]]), -9.0)
     with pytest.raises(DataError, match="'a', row 1 has a masked value"):
-        ArraySource({"a": x})
+        check_batch({"a": x}, [Modality("a", (1,))])
     with pytest.raises(DataError, match="'a' is complex"):
         ArraySource({"a": np.ones((2, 1)) * 1j})
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("labels", [[0.5, 1], [np.nan, 1], ["a", "b"], [-1, 0], [[0], [1]]])
+@pytest.mark.parametrize("labels", [[0.5, 1], [np.nan, 1], ["a", "b"], [-2, 0], [[0], [1]]])
 def test_labels_are_whole_numbers_from_zero(labels):
     with pytest.raises(DataError, match="label"):
         ArraySource({"a": np.zeros((2, 1))}, labels=labels)
