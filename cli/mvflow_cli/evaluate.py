@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -67,6 +67,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    frechet_infinity: Annotated[
+        bool,
+        typer.Option(
+            "--frechet-infinity",
+            help="Estimate Fréchet distances of infinitely many rows too, by a line through "
+            "several numbers of rows.",
+        ),
+    ] = False,
     inception: InceptionWeights = None,
     classifiers: ClassifierFiles = None,
     autoencoders: AutoencoderFiles = None,
@@ -90,8 +98,11 @@ def evaluate(
     ) as processes:
         place = device if processes is None else str(processes.device)
         opened, model = open_trained(run, place, subset=subset)
-        if subsets is not None:
-            settings = model.config.evaluation.model_copy(update={"subsets": subsets})
+        changes: dict[str, Any] = {} if subsets is None else {"subsets": subsets}
+        if frechet_infinity:
+            changes["frechet_infinity"] = True
+        if changes:
+            settings = model.config.evaluation.model_copy(update=changes)
             model = model.with_settings(evaluation=settings.model_dump())
         with (
             open_store(opened, model.config, store) as data,
@@ -234,6 +245,12 @@ def _coherence_lines(found: Coherence, result: Evaluation) -> Iterator[tuple[str
     if found.conditional_balanced is not None:
         chance = 1 / len(found.conditional_by_class)
         yield "coherence", "mean over classes", _with_chance(found.conditional_balanced, chance)
+    if (many := found.one_to_many) is not None:
+        shown = _with_chance(many.together_mean, many.chance_mean)
+        yield "1 → N: targets agree", "one draw", shown
+        yield "1 → N: targets agree", "separate draws", _with_error(many.apart_mean, 3)
+        if many.shared is not None:
+            yield "1 → N: targets agree", "of what is open", _with_error(many.shared, 3)
     for name, value in found.reconstruction.items():
         yield "class survives reconstruction", name, _with_error(value, 3)
 
@@ -254,6 +271,13 @@ def _frechet_lines(
         yield title, of, _with_error(value, 3)
     for name, value in distances.real.items():
         yield title, f"{distances.rows:,} real rows: {name}", _with_error(value, 3)
+    for kind in ("limit", "precision", "recall"):
+        ways = getattr(distances, kind)
+        name = f"{title}, infinitely many rows" if kind == "limit" else f"{kind} ({network})"
+        for of, mean in ways.mean if ways is not None else ():
+            if mean is not None:
+                of = of.replace("_fitted", ", fitted prior").replace("real", "real rows")
+                yield name, of, _with_error(mean, 3)
     if network == "autoencoder":
         for of, mean in distances.mean:
             if mean is not None:

@@ -128,7 +128,8 @@ def measure(
     state, parts = run_state(run, model, SECTIONS), None
     if processes is None:
         about = {j.name: getattr(j, "about", "") for j in (classifiers, *networks) if j}
-        way = {"seed": seed, "rows": fingerprint(test), "judges": about}
+        has_limits = model.config.evaluation.frechet_infinity
+        way = {"seed": seed, "rows": fingerprint(test), "judges": about, "limits": has_limits}
         parts = KeptParts(run.path, {**state, **way})
     is_own = evaluation_path(run, model).name == "evaluation.json"
     evaluation = evaluate(
@@ -239,10 +240,11 @@ def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
 def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
     """What tells whether a result is still that of a run: its weights, and some settings.
 
-    An evaluation of more or fewer subsets is one all the same.
+    An evaluation of more or fewer subsets, or with limits of distances, is one all the same.
     """
     records, settings = run.records(), model.config.model_dump(mode="json")
-    settings["evaluation"].pop("subsets")
+    for name in ("subsets", "frechet_infinity"):
+        settings["evaluation"].pop(name)
     return {
         "stages": {name: records[name].key for name in model.stage_names},
         "settings": {name: settings[name] for name in sections},

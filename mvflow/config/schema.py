@@ -136,6 +136,8 @@ class EvaluationSettings(Section):
     importance_rows: PositiveInt = 200
     importance_draws: PositiveInt = 1000
     sampler_rows: PositiveInt = 64
+    frechet_infinity: bool = False
+    """Whether Fréchet distances of infinitely many rows are estimated beside those of few."""
 
 
 class Config(Section):

@@ -13,7 +13,7 @@ from mvflow.core import DataError, UsageError
 from mvflow.evaluation.baselines import NEIGHBOURS, RIDGE
 from mvflow.evaluation.predictions import PredictionMeans
 from mvflow.evaluation.published import Figure, published
-from mvflow.evaluation.result import Coherence, Evaluation, Frechet
+from mvflow.evaluation.result import Coherence, Evaluation, Frechet, MeasureByWay
 from mvflow.metrics import Estimate
 
 __all__ = ["ComparedSystem", "Comparison", "EvaluatedRun", "Measure", "compare"]
@@ -22,6 +22,9 @@ MAX_DIRECTIONS = 2
 """Directions up to which each is a column; of more, means by number of observed modalities."""
 NETWORK_ORDER = ("inception-v3", "classifier", "autoencoder")
 """Of feature networks in the table; others come last."""
+CHIEF_NETWORKS = ("inception-v3", "autoencoder", "classifier")
+"""Of which the first that is there shows precision and recall in the table."""
+WAYS = ("joint", "conditional")
 BASELINES = {RIDGE: "ridge regression", NEIGHBOURS: "nearest neighbours"}
 INTERVAL = 0.9
 """Level of the intervals whose coverage is in the files of the table."""
@@ -151,10 +154,10 @@ def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:
     members = [sorted(group, key=lambda r: r.config.seed) for group in groups.values()]
     labels = _labels([group[0] for group in members])
     report = published(runs[0].config.recipe) if paper else None
-    with_distances = _distances_compare(runs)
+    with_distances, others = _distances_compare(runs), _other_networks(runs)
     systems, reported = [], set()
     for label, group in zip(labels, members, strict=True):
-        flat = [_flat(run.metrics, with_distances) for run in group]
+        flat = [_flat(run.metrics, with_distances, others) for run in group]
         name, figures = report.find(_leaves(group[0].config)) if report else ("", {})
         reported.add(name)
         values = {key: [f.get(key) for f in flat] for f in flat for key in f}
@@ -273,24 +276,51 @@ def _short(key: str, among: Sequence[str]) -> str:
 def _distances_compare(runs: Sequence[EvaluatedRun]) -> bool:
     """Whether distances of all runs are of equal numbers of rows and by the same networks."""
     sizes = {
-        (name, found.rows, found.reference_rows, run.metrics.networks.get(name))
+        (name, found.rows, found.reference_rows, found.manifold_rows)
         for run in runs
         for name, found in run.metrics.frechet.items()
     }
-    return len(sizes) == len({name for name, *_ in sizes})
+    return len(sizes) == len({name for name, *_ in sizes}) and not _other_networks(runs)
 
 
-def _flat(metrics: Evaluation, with_distances: bool) -> dict[str, Estimate | None]:
-    """All numbers of an evaluation that systems can be compared by, by key."""
+def _other_networks(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Names of feature networks that have other weights in some runs."""
+    weights = {(n, r.metrics.networks.get(n)) for r in runs for n in r.metrics.frechet}
+    names = [name for name, _ in weights]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _flat(
+    metrics: Evaluation, with_distances: bool, others: Sequence[str]
+) -> dict[str, Estimate | None]:
+    """All numbers of an evaluation that systems can be compared by, by key.
+
+    Args:
+        metrics: of one run.
+        with_distances: whether what depends on the number of rows compares.
+        others: feature networks that have other weights in other runs.
+    """
     found: dict[str, Estimate | None] = {}
     if metrics.coherence is not None:
         found |= _spread("coherence", metrics.coherence, metrics.coherence)
         found["coherence/conditional"] = metrics.coherence.conditional_mean
+        if (many := metrics.coherence.one_to_many) is not None:
+            found["one-to-many/together"] = many.together_mean
+            found["one-to-many/apart"] = many.apart_mean
+            found["one-to-many/shared"] = many.shared
     for network, distances in metrics.frechet.items() if with_distances else ():
         path = f"frechet/{network}"
         found |= _spread(path, distances, distances.mean)
         found |= {f"{path}/{key}": value for key, value in _from_one(distances).items()}
         found[f"{path}/conditional"] = distances.mean.conditional
+        for kind in ("precision", "recall"):
+            if (of := getattr(distances, kind)) is not None:
+                found |= _spread(f"{kind}/{network}", of, of.mean)
+                found[f"{kind}/{network}/conditional"] = of.mean.conditional
+    for network, distances in metrics.frechet.items():
+        if network not in others and (of := distances.limit) is not None:
+            found |= _spread(f"frechet-infinity/{network}", of, of.mean)
+            found[f"frechet-infinity/{network}/conditional"] = of.mean.conditional
     for kind in ("log_likelihood", "posterior_log_density", "reconstruction"):
         for key, value in getattr(metrics, kind).items():
             found[f"{kind}/{key}"] = value
@@ -309,7 +339,9 @@ def _flat(metrics: Evaluation, with_distances: bool) -> dict[str, Estimate | Non
     return found
 
 
-def _spread(path: str, found: Coherence | Frechet, joint: Any) -> dict[str, Estimate | None]:
+def _spread(
+    path: str, found: Coherence | Frechet | MeasureByWay, joint: Any
+) -> dict[str, Estimate | None]:
     out: dict[str, Estimate | None] = {f"{path}/joint": joint.joint}
     if joint.joint_fitted is not None:
         out[f"{path}/joint_fitted"] = joint.joint_fitted
@@ -352,6 +384,12 @@ def _measures(systems: Sequence[ComparedSystem], metrics: Evaluation) -> list[Me
             keys += [f"{kind}/observed/{size}" for size in sizes]
         if few and kind == "frechet/autoencoder":
             keys += [f"{kind}/conditional"]
+        if kind == "coherence":
+            keys += ["one-to-many/together", "one-to-many/apart"]
+        else:
+            keys += [f"frechet-infinity/{kind.split('/')[1]}/{w}" for w in WAYS]
+    chief = next((name for name in CHIEF_NETWORKS if name in networks), next(iter(order), ""))
+    keys += [f"{kind}/{chief}/{way}" for kind in ("precision", "recall") for way in WAYS]
     predicted = dict.fromkeys(k for s in systems for k in s.values if k.startswith("prediction/"))
     keys = [*predicted, *keys, "log_likelihood/joint", "gap"]
     return [_measure(key) for key in keys if any(s.known(key) for s in systems)]
@@ -367,6 +405,14 @@ def _measure(key: str) -> Measure:
         if network == "autoencoder" and of in (["joint"], ["conditional"]):
             name = "MFD"
         return Measure(key, f"{name}, {_of(of)}", True, 2)
+    if kind in ("precision", "recall"):
+        return Measure(key, f"{kind} ({rest[0]}), {_of(rest[1:])}", False, 3)
+    if kind == "frechet-infinity":
+        name = "FID∞" if rest[0] == "inception-v3" else f"Fréchet∞ ({rest[0]})"
+        return Measure(key, f"{name}, {_of(rest[1:])}", True, 2)
+    if kind == "one-to-many":
+        how = {"together": "one draw", "apart": "separate draws", "shared": "of what is open"}
+        return Measure(key, f"1 → N agreement, {how[rest[0]]}", False, 3)
     if kind == "prediction":
         name = {"r2": "R²", "accuracy": "accuracy"}[rest[0]]
         return Measure(key, f"{name} of tables, {rest[1]} observed", False, 3)

@@ -16,6 +16,7 @@ from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.generation import FeatureNetwork, Generation
+from mvflow.evaluation.one_to_many import one_to_many
 from mvflow.evaluation.parts import (
     BoundPart,
     DiversityPart,
@@ -23,6 +24,7 @@ from mvflow.evaluation.parts import (
     EvaluationPlan,
     JointPart,
     LikelihoodPart,
+    OneToManyPart,
     Part,
     PartStore,
     RebuiltPart,
@@ -164,6 +166,7 @@ def _other_parts(of: Generation) -> list[Part]:
     likelihoods = [(None, ""), *singles]
     return [
         *(Part(name, JointPart, partial(of.joint, prior)) for name, prior in priors.items()),
+        Part("one to many", OneToManyPart, partial(one_to_many, of)),
         Part("reconstruction", RebuiltPart, of.rebuilt),
         Part("diversity", DiversityPart, of.diversity),
         *(
@@ -243,7 +246,14 @@ def _put_together(
         trained_with_seed=estimator.config.seed,
         coherence=None
         if of.classifiers is None or labels is None
-        else coherence(generated, joint, rebuilt.kept, labels[rows.chosen], of.clusters),
+        else coherence(
+            generated,
+            joint,
+            rebuilt.kept,
+            labels[rows.chosen],
+            of.clusters,
+            results["one to many"],
+        ),
         frechet={
             network.name: frechet(
                 network.name,
@@ -253,6 +263,7 @@ def _put_together(
                 real,
                 rows=of.compared,
                 reference_rows=len(rows.reference),
+                manifold_rows=of.manifold_rows,
             )
             for network in of.networks
             if network.name in of.feature_counts

@@ -18,7 +18,14 @@ from mvflow.core import COVARIATES, Source, derive_seed, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.baselines import Baseline, Baselines
 from mvflow.evaluation.classifiers import ModalityClassifiers
-from mvflow.evaluation.parts import Blocks, DiversityPart, JointPart, RebuiltPart, SubsetPart
+from mvflow.evaluation.likeness import GeneratedFeatures, RealFeatures, RealRows
+from mvflow.evaluation.parts import (
+    DiversityPart,
+    JointPart,
+    Likeness,
+    RebuiltPart,
+    SubsetPart,
+)
 from mvflow.evaluation.predictions import Prediction
 from mvflow.evaluation.predictive import PREDICTIVE_DRAWS, Predictive, Table, Units
 from mvflow.evaluation.result import Diversity, SubsetSampler
@@ -27,19 +34,15 @@ from mvflow.evaluation.sampler_checks import check_sampler
 from mvflow.evaluation.scoring import score
 from mvflow.functional import pairwise_distance
 from mvflow.inference import Diagnostics
-from mvflow.metrics import (
-    Estimate,
-    FrechetDistance,
-    MeanAndCovariance,
-    Moments,
-    mean_and_error,
-)
+from mvflow.metrics import Estimate, mean_and_error
 
 __all__ = ["FeatureNetwork", "Generation"]
 
 MAX_DRAWN_VALUES = 2**22
 """Predictive values held at once."""
 DIVERSITY_ROWS, DIVERSITY_DRAWS = 64, 8
+MIN_MANIFOLD_ROWS, MAX_MANIFOLD_ROWS = 20, 1000
+"""Rows of which precision and recall are measured; the work grows with their square."""
 DATA = "data"
 """Name of the space of the data themselves, for diversity."""
 
@@ -156,7 +159,7 @@ class Generation:
         targets = [name for name in self.names if name not in given]
         tables = [name for name in targets if name in self.tables]
         hits: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in targets}
-        distances = {name: self._distances_from(name) for name in targets}
+        compared_with = {name: self._compared_with(name) for name in targets}
         rows = self.rows_given(given)[:count]
         predicted: dict[str, list[Predictive]] = {name: [] for name in tables}
         diagnostics, norms = [], []
@@ -174,7 +177,7 @@ class Generation:
                     hits[name].append(self._is_right(found.classes, at))
                 clusters = self.clusters[place][:compared]
                 for network, values in found.features.items():
-                    distances[name][network].update(values, clusters)
+                    compared_with[name][network].update(values, clusters)
             for name, parts in self._predictive(tables, z, at, covariates, seed).items():
                 predicted[name] += parts
         joined = _joined(diagnostics)
@@ -183,7 +186,7 @@ class Generation:
             given=given,
             rows=len(rows),
             hits={k: np.concatenate(v).tolist() for k, v in hits.items() if v},
-            distances={name: _blocks(of) for name, of in distances.items()},
+            likeness={name: _computed(of) for name, of in compared_with.items()},
             contacts=float(joined.contacts.mean()) if joined.contacts.size else 0.0,
             norm=max(norms),
             sampler=self._checked_sampler(joined, len(rows)),
@@ -267,7 +270,7 @@ class Generation:
         seed = derive_seed(self.seed, "prior")
         z = self.estimator.draw(None, settings.prior_draws, seed=seed, prior=prior).z[:, 0]
         at = np.resize(self.rows.chosen, len(z))
-        distances = {name: self._distances_from(name) for name in self.names}
+        compared_with = {name: self._compared_with(name) for name in self.names}
         classes: list[NDArray[np.int64]] = []
         for place, some in batches(at):
             covariates = self.taken(some, ())
@@ -275,13 +278,13 @@ class Generation:
             found = {name: self._predict(name, made[name]) for name in self.names}
             for name in self.names:
                 for network, values in found[name].features.items():
-                    distances[name][network].update(values)
+                    compared_with[name][network].update(values)
             of_each = [one.classes for one in found.values() if one.classes is not None]
             if of_each:
                 classes.append(np.stack(of_each))
         return JointPart(
             classes=np.concatenate(classes, 1).tolist() if classes else [],
-            distances={name: _blocks(found) for name, found in distances.items()},
+            likeness={name: _computed(of) for name, of in compared_with.items()},
         )
 
     def rebuilt(self) -> RebuiltPart:
@@ -387,40 +390,58 @@ class Generation:
         return values / np.float32(255) if x.dtype == np.uint8 else values
 
     @cached_property
-    def _references(self) -> dict[str, dict[str, Moments]]:
-        """Moments of the features of real rows, by modality and network."""
-        found = {
-            name: {network.name: MeanAndCovariance() for network in self.networks_of[name]}
-            for name in self.names
-        }
-        for _, at in batches(self.rows.reference):
+    def manifold_rows(self) -> int:
+        """Number of rows for precision and recall, real and generated; 0 where they are few."""
+        distinct = min(len(self._distinct(name)) for name in self.names)
+        count = min(self.compared, distinct, MAX_MANIFOLD_ROWS)
+        return count if count >= MIN_MANIFOLD_ROWS else 0
+
+    def _distinct(self, name: str) -> Indices:
+        """Places of reference rows that do not show a modality's item again."""
+        index = self.test.columns()[name].index
+        items = self.rows.reference if index is None else index[self.rows.reference]
+        return np.sort(np.unique(items, return_index=True)[1])
+
+    @cached_property
+    def _references(self) -> dict[str, dict[str, RealRows]]:
+        """Real rows in features, by modality and network."""
+        settings = self.estimator.config.evaluation
+        found: dict[str, dict[str, RealFeatures]] = {}
+        for name in self.names:
+            wanted = np.zeros(len(self.rows.reference), bool)
+            wanted[self._distinct(name)[: self.manifold_rows]] = True
+            found[name] = {
+                network.name: RealFeatures(wanted, settings.frechet_infinity)
+                for network in self.networks_of[name]
+            }
+        for place, at in batches(self.rows.reference):
             x = self.test.take(at)
             for name in self.names:
                 for network, values in self._predict(name, x[name]).features.items():
-                    found[name][network].update(values)
-        return {n: {k: m.compute() for k, m in of.items()} for n, of in found.items()}
+                    found[name][network].update(values, place)
+        return {n: {k: f.compute() for k, f in of.items()} for n, of in found.items()}
 
-    def _distances_from(self, target: str) -> dict[str, FrechetDistance]:
-        """Distances from the real rows of a modality, by network."""
-        return {n: FrechetDistance(m) for n, m in self._references[target].items()}
+    def _compared_with(self, target: str) -> dict[str, GeneratedFeatures]:
+        """What compares rows with the real ones of a modality, by network."""
+        return {n: GeneratedFeatures(real) for n, real in self._references[target].items()}
 
-    def real(self) -> dict[str, dict[str, Blocks]]:
-        """Distance of as many real rows from the reference, by modality and network."""
-        found = {name: self._distances_from(name) for name in self.names}
+    def real(self) -> dict[str, dict[str, Likeness]]:
+        """Likeness of as many real rows with the reference, by modality and network."""
+        found = {name: self._compared_with(name) for name in self.names}
         for place, at in batches(self.rows.chosen[: self.compared]):
             x = self.test.take(at)
             for name in self.names:
                 for network, values in self._predict(name, x[name]).features.items():
                     found[name][network].update(values, self.clusters[place])
-        return {name: _blocks(of) for name, of in found.items()}
+        return {name: _computed(of) for name, of in found.items()}
 
     @property
     def feature_counts(self) -> dict[str, int]:
         """Number of features of each network."""
         return {
-            network: len(moments.mean)
+            network: len(real.moments.mean)
             for of in self._references.values()
-            for network, moments in of.items()
+            for network, real in of.items()
         }
 
 
@@ -431,8 +452,8 @@ class _Predictions(NamedTuple):
     features: dict[str, NDArray[Any]]
 
 
-def _blocks(found: Mapping[str, FrechetDistance]) -> dict[str, Blocks]:
-    return {network: Blocks.of(distance.jackknife()) for network, distance in found.items()}
+def _computed(found: Mapping[str, GeneratedFeatures]) -> dict[str, Likeness]:
+    return {network: of.compute() for network, of in found.items()}
 
 
 def _joined(parts: Sequence[Diagnostics]) -> Diagnostics:

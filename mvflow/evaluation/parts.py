@@ -22,6 +22,8 @@ __all__ = [
     "EstimatesPart",
     "JointPart",
     "LikelihoodPart",
+    "Likeness",
+    "OneToManyPart",
     "Part",
     "PartStore",
     "RebuiltPart",
@@ -59,6 +61,15 @@ class Blocks(_Part):
         return Jackknife(self.value, np.array(self.left_out), np.array(self.sizes))
 
 
+class Likeness(_Part):
+    """How generated rows resemble real ones in the features of one network."""
+
+    distance: Blocks
+    limit: Blocks | None = None
+    precision: Blocks | None = None
+    recall: Blocks | None = None
+
+
 class SubsetPart(_Part):
     """What was generated from one subset of modalities; all by target.
 
@@ -66,7 +77,7 @@ class SubsetPart(_Part):
         given: observed modalities.
         rows: number of rows.
         hits: whether each generated row is of the right class.
-        distances: by network.
+        likeness: by network.
         contacts: share of draws outside the ball; None of several modalities.
         norm: largest |z|.
         sampler: diagnostics of the draws.
@@ -77,7 +88,7 @@ class SubsetPart(_Part):
     given: tuple[str, ...]
     rows: int
     hits: dict[str, list[bool]]
-    distances: dict[str, dict[str, Blocks]]
+    likeness: dict[str, dict[str, Likeness]]
     contacts: float | None
     norm: float
     sampler: SubsetSampler
@@ -86,10 +97,10 @@ class SubsetPart(_Part):
 
 
 class JointPart(_Part):
-    """What was generated from a prior: classes (modalities, draws), distances by modality."""
+    """What was generated from a prior: classes (modalities, draws), likeness by modality."""
 
     classes: list[list[int]]
-    distances: dict[str, dict[str, Blocks]]
+    likeness: dict[str, dict[str, Likeness]]
 
 
 class RebuiltPart(_Part):
@@ -97,6 +108,20 @@ class RebuiltPart(_Part):
 
     kept: dict[str, Estimate]
     errors: dict[str, Estimate]
+
+
+class OneToManyPart(_Part):
+    """Targets generated from one modality: whether all are of one class; all by given modality.
+
+    Args:
+        together: whether those of one draw agree, by row.
+        apart: the same of targets from a draw of their own each.
+        chance: share that would agree if they were of different rows.
+    """
+
+    together: dict[str, list[bool]]
+    apart: dict[str, list[bool]]
+    chance: dict[str, float]
 
 
 class DiversityPart(_Part):

@@ -18,11 +18,43 @@ __all__ = [
     "ImportanceCheck",
     "InferenceGaps",
     "Latent",
+    "MeasureByWay",
+    "MeasureMeans",
+    "OneToMany",
     "Projections",
     "SamplerCheck",
     "SamplerSummary",
     "SubsetSampler",
 ]
+
+
+class OneToMany(Values):
+    """Whether several targets generated from one modality agree on their class.
+
+    What the given modality tells of the class, targets that are drawn separately share too. So
+    they are the control: what is above them is agreement on what the given modality leaves open.
+
+    Args:
+        rows: number of rows.
+        together: given modality -> share of draws whose targets all have one class.
+        apart: the same where each target comes from a draw of its own.
+        chance: the same where targets are of different rows.
+        together_mean: mean over given modalities.
+        apart_mean: the same of targets from draws of their own.
+        chance_mean: mean over given modalities.
+        shared: share of what separate draws leave open that targets of one draw agree on,
+            (together - apart) / (1 - apart): 0 if targets are as good as drawn separately, 1 if
+            they always agree; None where separate draws always agree.
+    """
+
+    rows: int
+    together: dict[str, Estimate]
+    apart: dict[str, Estimate]
+    chance: dict[str, float]
+    together_mean: Estimate
+    apart_mean: Estimate
+    chance_mean: float
+    shared: Estimate | None = None
 
 
 class Coherence(Values):
@@ -42,6 +74,8 @@ class Coherence(Values):
         joint_fitted_chance: the same of draws from the fitted prior.
         conditional_chance: share that a model has which always makes the most frequent class.
         conditional_balanced: mean over classes of the mean over subsets; chance is 1 / classes.
+        one_to_many: whether targets of one given modality agree with each other; None where
+            there is but one target.
         unsound: subsets whose chains did not agree, so that their coherences are in doubt.
     """
 
@@ -56,6 +90,7 @@ class Coherence(Values):
     joint_fitted_chance: float | None = None
     conditional_chance: float | None = None
     conditional_balanced: Estimate | None = None
+    one_to_many: OneToMany | None = None
     unsound: list[str] = []
 
 
@@ -66,6 +101,26 @@ class FrechetMeans(Values):
     joint_fitted: Distance | None = None
     conditional: Distance | None = None
     real: Distance | None = None
+
+
+class MeasureMeans(Values):
+    """Means of a measure over modalities, or over subsets."""
+
+    joint: Estimate
+    joint_fitted: Estimate | None = None
+    conditional: Estimate | None = None
+    real: Estimate | None = None
+
+
+class MeasureByWay(Values):
+    """A measure of generated rows, by way of generating; keys as of `Frechet`."""
+
+    joint: dict[str, Estimate]
+    joint_fitted: dict[str, Estimate] | None = None
+    conditional: dict[Direction, Estimate]
+    conditional_by_observed: dict[int, Estimate]
+    mean: MeasureMeans
+    real: dict[str, Estimate] = {}
 
 
 class Frechet(Values):
@@ -82,6 +137,12 @@ class Frechet(Values):
         mean: over modalities or subsets.
         real: modality -> distance of `rows` other real rows from the reference, which is what few
             rows alone make of it; empty where there are not enough.
+        limit: the distance for infinitely many rows of both sets, by a line through those of
+            half, three quarters and all rows; None where it was not asked for, or rows are fewer
+            than four for each feature.
+        precision: share of generated rows that lie among real ones (Kynkäänniemi et al. 2019).
+        recall: share of real rows that lie among generated ones.
+        manifold_rows: of how many rows, real and generated, precision and recall are.
     """
 
     features: int
@@ -93,6 +154,10 @@ class Frechet(Values):
     conditional_by_observed: dict[int, Distance]
     mean: FrechetMeans
     real: dict[str, Distance] = {}
+    limit: MeasureByWay | None = None
+    precision: MeasureByWay | None = None
+    recall: MeasureByWay | None = None
+    manifold_rows: int = 0
 
 
 class Diversity(Values):

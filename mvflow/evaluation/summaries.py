@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.evaluation.parts import Blocks, JointPart, SubsetPart
+from mvflow.evaluation.one_to_many import agreement_on_targets
+from mvflow.evaluation.parts import JointPart, Likeness, OneToManyPart, SubsetPart
 from mvflow.evaluation.predictions import Prediction, PredictionMeans
-from mvflow.evaluation.result import Coherence, Frechet, FrechetMeans
+from mvflow.evaluation.result import Coherence, Frechet, FrechetMeans, MeasureByWay
 from mvflow.evaluation.rows import direction
 from mvflow.functional import agreement, chance_agreement
-from mvflow.metrics import Distance, Estimate, Jackknife, mean_and_error, mean_of_means
+from mvflow.metrics import (
+    Distance,
+    Estimate,
+    Jackknife,
+    limit_sizes,
+    mean_and_error,
+    mean_of_means,
+)
 
 __all__ = ["coherence", "frechet", "prediction_means", "prediction_sentence"]
 
@@ -30,6 +38,7 @@ def coherence(
     reconstruction: Mapping[str, Estimate],
     labels: NDArray[np.int64],
     clusters: NDArray[np.int64],
+    together: OneToManyPart | None = None,
 ) -> Coherence:
     """Shares of the right class.
 
@@ -39,6 +48,7 @@ def coherence(
         reconstruction: modality -> share of rows that keep their class.
         labels: of the chosen rows.
         clusters: of the chosen rows: those of one number depend on each other.
+        together: targets generated from one modality.
     """
     means = [np.mean([*s.hits.values()], axis=0) for s in subsets]
     sizes = [len(s.given) for s in subsets]
@@ -71,6 +81,7 @@ def coherence(
         conditional_mean=mean_of_means(means, clusters) if means else None,
         conditional_by_class=by_class,
         reconstruction=dict(reconstruction),
+        one_to_many=None if together is None else agreement_on_targets(together, clusters),
         unsound=[
             "+".join(s.given)
             for s in subsets
@@ -93,65 +104,99 @@ def frechet(
     features: int,
     subsets: Sequence[SubsetPart],
     joint: Mapping[str, JointPart],
-    real: Mapping[str, Mapping[str, Blocks]],
+    real: Mapping[str, Mapping[str, Likeness]],
     *,
     rows: int,
     reference_rows: int,
+    manifold_rows: int = 0,
 ) -> Frechet:
-    """Distances in the features of one network.
+    """Distances, precision and recall in the features of one network.
 
     Args:
         network: its name.
         features: their number.
         subsets: what was generated.
         joint: prior -> what was drawn from it.
-        real: modality -> network -> distance of real rows; empty where there are not enough.
+        real: modality -> network -> likeness of real rows; empty where there are not enough.
         rows: in each distance but the joint ones.
         reference_rows: that they are compared with.
+        manifold_rows: of precision and recall.
     """
 
-    def estimates(of: Mapping[str, Mapping[str, Blocks]]) -> dict[str, Distance]:
-        return {
-            name: each[network].jackknife().estimate()
-            for name, each in of.items()
-            if network in each
-        }
+    def by_way(measure: str) -> dict[str, Any] | None:
+        return _by_way(measure, network, subsets, joint, real)
 
-    def mean(of: Mapping[str, Mapping[str, Blocks]]) -> Jackknife:
-        known = [each[network].jackknife() for each in of.values() if network in each]
-        return Jackknife.mean(known)
-
-    means = {
-        s.given: mean(s.distances)
-        for s in subsets
-        if any(network in each for each in s.distances.values())
-    }
-    sizes = dict.fromkeys(len(given) for given in means)
-    by_size = {
-        size: Jackknife.mean([m for given, m in means.items() if len(given) == size])
-        for size in sizes
-    }
-    fitted = joint.get("joint_fitted")
+    distances = by_way("distance")
+    assert distances is not None
+    others: dict[str, Any] = {}
+    for measure in ("limit", "precision", "recall"):
+        is_known = measure != "limit" or limit_sizes(rows, features)
+        if is_known and (found := by_way(measure)) is not None:
+            others[measure] = MeasureByWay.model_validate(_plain(found))
     return Frechet(
         features=features,
         reference_rows=reference_rows,
         rows=rows,
-        joint=estimates(joint["joint"].distances),
-        joint_fitted=None if fitted is None else estimates(fitted.distances),
-        conditional={
-            key: value
-            for s in subsets
-            for key, value in _directions(s.given, estimates(s.distances)).items()
-        },
-        conditional_by_observed={size: of.estimate() for size, of in by_size.items()},
-        mean=FrechetMeans(
-            joint=mean(joint["joint"].distances).estimate(),
-            joint_fitted=None if fitted is None else mean(fitted.distances).estimate(),
-            conditional=Jackknife.mean([*means.values()]).estimate() if means else None,
-            real=mean(real).estimate() if real else None,
-        ),
-        real=estimates(real),
+        manifold_rows=manifold_rows if "precision" in others else 0,
+        **distances | {"mean": FrechetMeans(**distances["mean"])},
+        **others,
     )
+
+
+def _by_way(
+    measure: str,
+    network: str,
+    subsets: Sequence[SubsetPart],
+    joint: Mapping[str, JointPart],
+    real: Mapping[str, Mapping[str, Likeness]],
+) -> dict[str, Any] | None:
+    """One measure by way of generating, and its means; None if nothing has it."""
+
+    def blocks(of: Mapping[str, Mapping[str, Likeness]]) -> dict[str, Jackknife]:
+        known = {name: getattr(e[network], measure) for name, e in of.items() if network in e}
+        return {name: found.jackknife() for name, found in known.items() if found is not None}
+
+    def estimates(found: Mapping[str, Jackknife] | None) -> dict[str, Distance] | None:
+        return None if found is None else {name: of.estimate() for name, of in found.items()}
+
+    def mean(found: Mapping[str, Jackknife] | None) -> Distance | None:
+        return Jackknife.mean([*found.values()]).estimate() if found else None
+
+    drawn = {name: blocks(part.likeness) for name, part in joint.items()}
+    if not drawn["joint"]:
+        return None
+    by_subset = {s.given: found for s in subsets if (found := blocks(s.likeness))}
+    means = {given: Jackknife.mean([*found.values()]) for given, found in by_subset.items()}
+    by_size: dict[int, list[Jackknife]] = {}
+    for given, of_subset in means.items():
+        by_size.setdefault(len(given), []).append(of_subset)
+    floor, fitted = blocks(real), drawn.get("joint_fitted")
+    return {
+        "joint": estimates(drawn["joint"]),
+        "joint_fitted": estimates(fitted),
+        "conditional": {
+            direction(given, target): value.estimate()
+            for given, of in by_subset.items()
+            for target, value in of.items()
+        },
+        "conditional_by_observed": {
+            size: Jackknife.mean(of).estimate() for size, of in by_size.items()
+        },
+        "mean": {
+            "joint": mean(drawn["joint"]),
+            "joint_fitted": mean(fitted),
+            "conditional": Jackknife.mean([*means.values()]).estimate() if means else None,
+            "real": mean(floor),
+        },
+        "real": estimates(floor),
+    }
+
+
+def _plain(found: Any) -> Any:
+    """Estimates in place of distances, which have limits."""
+    if isinstance(found, Mapping):
+        return {key: _plain(value) for key, value in found.items()}
+    return None if found is None else Estimate(found.mean, found.standard_error)
 
 
 def _directions(given: tuple[str, ...], of: Mapping[str, T]) -> dict[str, T]:

@@ -185,6 +185,71 @@ def test_columns_are_directions_of_two_modalities(runs):
     ]
 
 
+def by_way(mean, names):
+    """A measure beside a distance, all of whose numbers are the same."""
+    directions = [f"{a}->{b}" for a in names for b in names if a != b]
+    return {
+        "joint": dict.fromkeys(names, of(mean)),
+        "conditional": dict.fromkeys(directions, of(mean)),
+        "conditional_by_observed": {"1": of(mean)},
+        "mean": {"joint": of(mean), "conditional": of(mean)},
+    }
+
+
+def beside_distances(networks=None, rows=100):
+    """Two runs with everything that stands beside distances, the second of other rows."""
+    names, found = ("mnist", "svhn"), []
+    for seed, value, count in ((0, 0.3, 100), (1, 0.5, rows)):
+        raw = evaluation(0.5, 0.5, 0.5, 3.0, names, ("autoencoder", "classifier"))
+        for distances in raw["frechet"].values():
+            distances |= {m: by_way(value, names) for m in ("precision", "recall", "limit")}
+            distances |= {"manifold_rows": count, "rows": count}
+        own = {g: of(0.2) for g in names}
+        raw["coherence"]["one_to_many"] = {
+            "rows": 9, "together": own, "apart": own, "chance": dict.fromkeys(names, 0.1),
+            "together_mean": of(0.9), "apart_mean": of(0.2), "chance_mean": 0.1, "shared": of(0.8),
+        }  # fmt: skip
+        raw["networks"] = {} if networks is None else {"autoencoder": networks[seed]}
+        changes = {key: raw[key] for key in ("frechet", "coherence", "networks")}
+        found.append(run("jnf", seed, (0.5, 0.5, 0.5, 3.0), **changes))
+    return found
+
+
+def test_precision_recall_limits_and_agreement_have_columns_of_their_own():
+    """Precision and recall in the features of the autoencoders alone; files have all."""
+    found = compare(beside_distances())
+    titles = headings(found)
+    for way in ("joint", "conditional"):
+        for kind in ("precision", "recall"):
+            assert f"{kind} (autoencoder), {way} ↑" in titles
+            assert f"{kind} (classifier), {way} ↑" not in titles
+            assert found.systems[0].mean(f"{kind}/classifier/{way}") == pytest.approx(0.4)
+        assert f"Fréchet∞ (classifier), {way} ↓" in titles
+    assert "1 → N agreement, one draw ↑" in titles
+    assert "1 → N agreement, separate draws ↑" in titles
+    system = found.systems[0]
+    assert system.mean("one-to-many/shared") == pytest.approx(0.8)
+    assert system.mean("frechet/autoencoder/joint") == 4.0  # and not the mean with the limit
+    assert system.mean("frechet-infinity/autoencoder/joint") == pytest.approx(0.4)
+
+
+def test_of_other_numbers_of_rows_only_limits_compare():
+    found = compare(beside_distances(rows=50))
+    keys = found.systems[0].values
+    assert not any(k.startswith(("frechet/", "precision/", "recall/")) for k in keys)
+    assert found.systems[0].mean("frechet-infinity/classifier/joint") == pytest.approx(0.4)
+    assert any("left out: they were measured on different numbers" in n for n in found.notes)
+
+
+def test_by_other_weights_nothing_compares_and_the_same_are_named():
+    same = compare(beside_distances(["Nexus', SHA-256 1"] * 2))
+    assert "features of autoencoder: Nexus', SHA-256 1" in same.notes
+    assert same.systems[0].mean("frechet/autoencoder/joint") == 4.0
+    found = compare(beside_distances(["Nexus', SHA-256 1", "Nexus', SHA-256 2"]))
+    assert not any("autoencoder" in key for key in found.systems[0].values)
+    assert found.systems[0].mean("frechet-infinity/classifier/joint") == pytest.approx(0.4)
+
+
 def test_columns_are_numbers_of_observed_modalities_of_more():
     found = evaluation(0.5, 0.5, 0.5, 1.0, ("a", "b", "c"))
     found["coherence"]["conditional"] = {"a->b": of(0.2), "a+b->c": of(0.6)}

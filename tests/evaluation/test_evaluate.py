@@ -116,6 +116,7 @@ def put_together(of):
         found["coherence"] = coherence(parts, joint, rebuilt.kept, labels, of.clusters)
     real = of.real() if of.rows.is_apart else {}
     sizes = {"rows": of.compared, "reference_rows": len(of.rows.reference)}
+    sizes["manifold_rows"] = of.manifold_rows
     found["frechet"] = {
         name: frechet(name, count, parts, joint, real, **sizes)
         for name, count in (of.feature_counts.items() if of.networks else ())
@@ -403,6 +404,64 @@ def test_the_result_is_complete(result, case):
         assert spread.conditional.keys() == pairs
         assert spread.real.keys() == set(names)
     assert (result.shared is not None) == isinstance(estimator, JNFShared)
+
+
+def test_precision_and_recall_stand_beside_distances(result, case):
+    """30 rows are chosen of 60, and 30 others real: all of them make both manifolds."""
+    _, _, names = case
+    for distances in result.frechet.values():
+        assert distances.limit is None  # it was not asked for
+        assert distances.manifold_rows == (30 if len(names) == 2 else 0)
+        if len(names) > 2:  # ten rows where several are observed are too few
+            assert distances.precision is distances.recall is None
+            continue
+        for measure in (distances.precision, distances.recall):
+            assert measure.joint.keys() == measure.real.keys() == set(names)
+            assert measure.conditional.keys() == distances.conditional.keys()
+            values = [*measure.joint.values(), *measure.conditional.values()]
+            assert all(0 <= v.mean <= 1 for v in values)
+            assert measure.mean.joint.mean == pytest.approx(
+                np.mean([v.mean for v in measure.joint.values()])
+            )
+    many = result.coherence.one_to_many
+    assert (many is not None) == (len(names) > 2)
+
+
+def test_a_perfect_generator_has_the_precision_and_recall_of_real_rows():
+    """Rows of one distribution, seen in noisy features; a constant one has no recall."""
+    labels = np.random.default_rng(0).integers(4, size=4000)
+    generator = Generator(["m0", "m1"], 4, 100, perfect=True)
+    generator.config.evaluation = EvaluationSettings(rows=400, prior_draws=400)
+    found = measured(generator, labels, None, [Wide()])["frechet"]["plain"]
+    assert found.manifold_rows == 400
+    for measure in (found.precision, found.recall):
+        for value in measure.conditional.values():
+            floor = measure.real["m0"]
+            noise = np.hypot(value.standard_error, floor.standard_error)
+            assert abs(value.mean - floor.mean) < 4 * noise
+        assert measure.real["m0"].mean > 0.5
+    assert found.recall.joint_fitted["m0"].mean < 0.5 * found.recall.joint["m0"].mean
+
+
+def test_distances_of_infinitely_many_rows_are_asked_for():
+    """A perfect generator is at no distance, where few rows have a large one."""
+    labels = np.random.default_rng(0).integers(4, size=4000)
+    generator = Generator(["m0", "m1"], 4, 100, perfect=True)
+    generator.config.evaluation = EvaluationSettings(
+        rows=400, prior_draws=400, frechet_infinity=True
+    )
+    found = measured(generator, labels, None, [Wide()])["frechet"]["plain"]
+    for value in (*found.limit.conditional.values(), *found.limit.real.values()):
+        assert abs(value.mean) < 3 * value.standard_error
+    few = found.conditional["m0->m1"]
+    assert few.mean > 2 * few.standard_error
+    generator.config.evaluation = EvaluationSettings(
+        rows=30, prior_draws=30, frechet_infinity=True
+    )
+    few = measured(generator, labels, None, [Wide()])["frechet"]["plain"]
+    assert (
+        few.limit is None
+    )  # 15 rows, the half of them, are fewer than two for each of 8 features
 
 
 def test_the_means_by_size_are_those_of_their_directions(result, case):

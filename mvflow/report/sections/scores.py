@@ -52,7 +52,7 @@ def coherence(context: Context) -> dict[str, Any]:
         means = [{"": c.conditional_mean} if c and c.conditional_mean else None for c in scores]
         rows["all subsets"] = score_row(means, "")
     caption = "Coherence: share of generated samples of the right class."
-    main = comparison(rows, context.names, caption, 3, best=True)
+    main = comparison(rows | _one_to_many(scores), context.names, caption, 3, best=True)
     chance = known[0].conditional_chance
     return {
         "tables": [main],
@@ -62,6 +62,17 @@ def coherence(context: Context) -> dict[str, Any]:
         "chance": None if chance is None else f"{chance:.2f}",
         "joint_chance": _joint_chances(context),
         "unsound": sorted({name for c in known for name in c.unsound}),
+    }
+
+
+def _one_to_many(scores: Sequence[Coherence | None]) -> dict[str, list[Estimate | None]]:
+    """Agreement among all targets given one modality, with its control by separate draws."""
+    found = [c.one_to_many if c else None for c in scores]
+    if not any(found):
+        return {}
+    return {
+        "1 → N: targets agree, one draw": [m.together_mean if m else None for m in found],
+        "1 → N: targets agree, separate draws": [m.apart_mean if m else None for m in found],
     }
 
 
@@ -162,7 +173,11 @@ def likeness(context: Context) -> dict[str, Any]:
     errors = [m.reconstruction if m else None for m in metrics]
     caption = "Squared error per value of reconstructions, q(z|X) decoded; lower is better."
     return {
-        "distances": [_distances(context, name) for name in networks],
+        "distances": [
+            table
+            for name in networks
+            for table in (_distances(context, name), *_manifolds(context, name))
+        ],
         "spreads": [
             *_by_direction(context, spreads, "Diversity of values.", 3),
             *_by_direction(context, real, "The same of real rows of one class.", 3),
@@ -177,10 +192,7 @@ def _distances(context: Context, network: str) -> Table:
     measured = [m.frechet.get(network) if m else None for m in context.metrics]
     maps = [_distance_rows(f, network) if f else None for f in measured]
     scores = {arrow(key): score_row(maps, key) for key in columns(maps)}
-    limits: list[Any] = [
-        {k: Estimate(d.infinite, math.nan) for k, d in _distance_means(f).items()} if f else None
-        for f in measured
-    ]
+    limits = [_limits(f) if f else None for f in measured]
     scores |= {
         f"of infinitely many rows, {key}": score_row(limits, key) for key in columns(limits)
     }
@@ -188,6 +200,33 @@ def _distances(context: Context, network: str) -> Table:
     rows = " or ".join(f"{n:,}" for n in sorted({f.rows for f in measured if f}))
     caption = f"{name}; {rows} rows in all but joint ones."
     return comparison(scores, context.names, caption, 2)
+
+
+def _limits(distances: Frechet) -> dict[str, Estimate]:
+    """Mean distances of infinitely many rows: by a line where that was asked for."""
+    if distances.limit is not None:
+        means = dict(distances.limit.mean)
+        titles = {**JOINTS, "conditional": "conditional", "real": "real rows"}
+        return {title: means[k] for k, title in titles.items() if means.get(k) is not None}
+    return {k: Estimate(d.infinite, math.nan) for k, d in _distance_means(distances).items()}
+
+
+def _manifolds(context: Context, network: str) -> list[Table]:
+    """Precision and recall, means by way of generating, with what as many real rows have."""
+    measured = [m.frechet.get(network) if m else None for m in context.metrics]
+    rows: dict[str, list[Estimate | None]] = {}
+    for measure in ("precision", "recall"):
+        found = [getattr(f, measure) if f else None for f in measured]
+        titles = {**JOINTS, "conditional": "conditional", "real": "as many real rows"}
+        for key, title in titles.items():
+            values = [getattr(of.mean, key) if of else None for of in found]
+            if any(values):
+                rows[f"{measure}, {title}"] = values
+    if not rows:
+        return []
+    counts = " or ".join(f"{n:,}" for n in sorted({f.manifold_rows for f in measured if f}))
+    caption = f"Precision and recall, {network} features; {counts} rows. Higher is better."
+    return [comparison(rows, context.names, caption, 3)]
 
 
 def _distance_rows(distances: Frechet, network: str) -> dict[str, Estimate]:
