@@ -8,8 +8,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from mvflow.core import DataError, Observed
+from mvflow.nn import ModalityDict
 from mvflow.stages import Losses, StageSpec
-from mvflow.systems import Decoders
+from mvflow.systems import Decoders, measure_inputs
 from mvflow.training.caching import ColumnCache, with_cached_columns
 from mvflow.training.stage import Stage
 from mvflow.training.table import Table
@@ -48,6 +49,8 @@ def build_stage(
     for part in spec.module.modules():
         if isinstance(part, Decoders):
             part.measure(seen[0])
+        elif isinstance(part, ModalityDict):
+            measure_inputs(part, seen[0])
     if spec.start is not None:
         spec.start(seen[0])
     loss_of = spec.loss

@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry, unknown_name
+from mvflow_datasets.importing.counts import (
+    COUNTS,
+    count_settings,
+    describe_counts,
+    is_count_table,
+)
 from mvflow_datasets.importing.decided import NOISE, Decided, plain_number
 from mvflow_datasets.importing.mixed_tables import decide_mixed
 from mvflow_datasets.importing.references import Raw
@@ -87,7 +93,7 @@ def decide(
     if (used == used.flat[0]).all():
         msg = f"modality {name!r}: all values are {used.flat[0]}, so there is nothing to learn"
         raise DataError(msg)
-    chosen = likelihood or _suggested(used)
+    chosen = likelihood or _suggested(used, transforms)
     scales = chosen == "continuous" or registry("likelihoods").load(chosen).is_location
     if not scales and (asked := set(transforms.values()) - {"none"}):
         msg = f"modality {name!r} is {chosen}: its values cannot be transformed by {min(asked)}"
@@ -102,14 +108,17 @@ def decide(
         return _bernoulli(name, raw, shaped, used, parts)
     if not scales:
         arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
-        words = f"values {_range(used)}{shaped.note}, left as they are; {chosen}"
-        modality = Modality(name, shaped.values.shape[1:], chosen)
-        return Decided(modality, arrays, Units(raw.columns), words)
+        shape, settings, shown = shaped.values.shape[1:], chosen, chosen
+        if len(shape) == 1 and "library" in registry("likelihoods").load(chosen).model_fields:
+            settings = count_settings(chosen, *shape)
+            shown = describe_counts(settings)
+        words = f"values {_range(used)}{shaped.note}, left as they are; {shown}"
+        return Decided(Modality(name, shape, settings), arrays, Units(raw.columns), words)
     return _continuous(name, raw, shaped, used, parts, likelihood, transforms)
 
 
-def _suggested(used: NDArray[Any]) -> str:
-    """bernoulli, categorical or continuous."""
+def _suggested(used: NDArray[Any], transforms: Mapping[str, str]) -> str:
+    """bernoulli, categorical, continuous, or that of counts."""
     if used.dtype.kind in "SU":
         return "categorical"
     if used.dtype == bool or _is_binary(used):
@@ -117,7 +126,7 @@ def _suggested(used: NDArray[Any]) -> str:
     single = used.ndim == 1 or used.shape[1:] == (1,)
     if single and _is_whole(used) and len(np.unique(used)) <= MOST_CLASSES:
         return "categorical"
-    return "continuous"
+    return COUNTS if not transforms and is_count_table(used) else "continuous"
 
 
 def _is_binary(used: NDArray[Any]) -> bool:

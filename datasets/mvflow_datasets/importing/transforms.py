@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import Knots, Units
+from mvflow_datasets.importing.counts import is_count_table
 
 __all__ = ["TRANSFORMS", "Transform", "fit_sparse_units", "fit_units", "suggested_transform"]
 
@@ -21,10 +22,8 @@ STILL = 1e-7
 
 def suggested_transform(used: NDArray[Any], train: NDArray[Any]) -> str:
     """log1p for counts, none for what is standardised already, else standardise."""
-    if used.ndim == 2 and used.shape[1] > 1 and used.min() >= 0 and used.max() >= 10:
-        zeros = np.count_nonzero(used == 0) / used.size
-        if zeros >= 0.05 and (used.dtype.kind in "biu" or (used == np.floor(used)).all()):
-            return "log1p"
+    if is_count_table(used):
+        return "log1p"
     mean, spread = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     already = (np.abs(mean) < 0.2).all() and ((spread > 0.8) & (spread < 1.25)).all()
     return "none" if already else "standardise"
