@@ -15,7 +15,7 @@ AUTO = "auto"
 
 JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
 TABLE_STEPS = 1200
-MAX_LATENT, MAX_TABLE_LATENT = 20, 128
+MAX_LATENT, MAX_TABLE_LATENT, MAX_COUNT_LATENT = 20, 128, 10
 KERNEL_ROWS = 8192
 """Rows up to which kernel regressions, on some of them, stand for networks."""
 INDEPENDENCE = 30.0
@@ -111,6 +111,7 @@ def _of_counts(
     """What is different where all modalities are tables, with counts or with covariates."""
     batch = _between(2 ** round(math.log2(max(1, rows / 24))), 8, 128)
     _set_networks(raw, specs, {"kind": "linear-mlp", "hidden": [128], "dropout": 0.1}, rows)
+    raw["latent_dim"] = min(MAX_COUNT_LATENT, raw["latent_dim"])
     raw["joint"] = {
         "epochs": _epochs(JOINT_STEPS, rows, batch),
         "batch_size": batch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -184,10 +185,14 @@ class _Flat(MeasuredInputs):
 
     def measure(self, blocks: Callable[[], Iterable[Tensor]]) -> None:
         """Each group of its columns."""
+
+        def of_group(i: int) -> Iterator[Tensor]:
+            return (x.split(self.columns, -1)[i] for x in blocks())
+
         for i, part in enumerate(self.parts):
             for layer in part.modules():
                 if isinstance(layer, MeasuredInputs):
-                    layer.measure(lambda i=i: (x.split(self.columns, -1)[i] for x in blocks()))
+                    layer.measure(partial(of_group, i))
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = zip(self.parts, x.split(self.columns, -1), strict=True)

@@ -13,6 +13,7 @@ from mvflow.nn.covariates import (
     total_width,
 )
 from mvflow.nn.defaults import torch_defaults
+from mvflow.nn.gaps import GapsEncoder, GapsNetwork
 from mvflow.nn.gather import all_gather, sharded
 from mvflow.nn.inputs import MeasuredInputs, OneHot, Standardise, flat, flat_features
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
@@ -28,6 +29,8 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "ConvNetwork",
+    "GapsEncoder",
+    "GapsNetwork",
     "GivenNetwork",
     "Layer",
     "LayersDecoder",

@@ -11,7 +11,7 @@ from mvflow.systems.base import (
     build_system,
     stages_of,
 )
-from mvflow.systems.decoders import Decoders, measure_inputs
+from mvflow.systems.decoders import Decoders, measure_inputs, present_values
 from mvflow.systems.joint_vae import JointVAE
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "System",
     "build_system",
     "measure_inputs",
+    "present_values",
     "stages_of",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.config import Config
-from mvflow.core import ConfigError, Covariate, LatentSpace, Modality, Observed
+from mvflow.core import PRESENT, ConfigError, Covariate, LatentSpace, Modality, Observed
 from mvflow.likelihoods import LikelihoodModule
 from mvflow.nn import (
     MeasuredInputs,
@@ -32,6 +31,7 @@ __all__ = [
     "build_encoders",
     "measure_inputs",
     "network_settings",
+    "present_values",
 ]
 
 
@@ -74,7 +74,7 @@ class Decoders(ModalityDict):
     def measure(self, rows: Rows) -> None:
         """Let likelihoods take what they need of all training rows, before training begins."""
         for name in self:
-            self.likelihood(name).measure(partial(_values, rows, name))
+            self.likelihood(name).measure(partial(present_values, rows, name))
 
     def decode(
         self,
@@ -147,7 +147,7 @@ class Encoders(ModalityDict):
         """
         names = sorted(observed.x)
         features = torch.stack(
-            [encode_rows(self[n], observed.filled(n), observed.covariates) for n in names]
+            [encode_rows(self[n], observed.encodable(n), observed.covariates) for n in names]
         )
         everywhere = torch.ones_like(features[0, :, 0], dtype=torch.bool)
         masks = [everywhere if (m := observed.is_present(n)) is None else m for n in names]
@@ -168,14 +168,11 @@ def _size_of(modality: Modality, covariates: Mapping[str, Covariate]) -> Covaria
     return covariates[name]
 
 
-def _values(rows: Rows, name: str) -> Iterator[Tensor]:
+def present_values(rows: Rows, name: str) -> Iterator[Tensor]:
     """Rows of a modality, some at a time; NaN where a value is absent."""
-    mask = f"present/{name}"
-    is_complete = all(mask not in batch for batch in itertools.islice(rows.batches(1), 1))
-    for batch in (rows.only(name) if is_complete else rows).batches(BLOCK_ROWS):
-        x = batch[name]
-        if not is_complete:
-            present = batch[mask]
+    for batch in rows.only(name).batches(BLOCK_ROWS):
+        x, present = batch[name], batch.get(PRESENT + name)
+        if present is not None:
             wide = present.reshape(*present.shape, *([1] * (x.ndim - present.ndim)))
             x = torch.where(wide, x, torch.nan)
         yield x
@@ -188,7 +185,7 @@ def measure_inputs(networks: ModalityDict, rows: Rows) -> None:
         inner: set[nn.Module] = set()
         for part in network.modules():
             if isinstance(part, MeasuredInputs) and part not in inner:
-                part.measure(partial(_values, rows, name))
+                part.measure(partial(present_values, rows, name))
                 inner.update(part.modules())
 
 

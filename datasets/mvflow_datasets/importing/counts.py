@@ -31,24 +31,31 @@ def is_count_table(used: NDArray[Any]) -> bool:
         >>> is_count_table(rng.integers(18, 90, size=(50, 3)))  # such as ages
         False
     """
-    if used.ndim != 2 or used.shape[1] < 2 or used.min() != 0 or used.max() < LEAST:
+    if used.ndim != 2 or used.shape[1] < 2 or used.dtype.kind not in "biuf":
         return False
-    if used.dtype.kind not in "biu" and not (used == np.floor(used)).all():
+    known = used[~np.isnan(used)] if used.dtype.kind == "f" else used
+    if known.min() != 0 or known.max() < LEAST or (known != np.floor(known)).any():
         return False
-    if np.count_nonzero(used == 0) >= ZEROS * used.size:
+    if np.count_nonzero(known == 0) >= ZEROS * known.size:
         return True
-    return bool((used.var(0, dtype=np.float64) > used.mean(0, dtype=np.float64)).all())
+    spread: Any = np.nanvar(used, 0, dtype=np.float64) > np.nanmean(used, 0, dtype=np.float64)
+    return bool(spread.all())
 
 
-def count_settings(kind: str, columns: int) -> Any:
-    """A likelihood of counts as its settings suit a table of so many columns.
+def count_settings(kind: str, columns: int, *, has_gaps: bool = False) -> Any:
+    """A likelihood of counts as its settings suit a table.
+
+    Args:
+        kind: of the likelihood.
+        columns: how many there are.
+        has_gaps: whether values are absent, so that the sum of a row is none of all of it.
 
     Examples:
         >>> count_settings("poisson", 20)
         {'kind': 'poisson', 'inputs': 'standardised'}
     """
     settings: dict[str, Any] = {"kind": kind, "inputs": "standardised"}
-    if columns >= MIN_LIBRARY:
+    if columns >= MIN_LIBRARY and not has_gaps:
         settings["library"] = "observed"
     if "dispersion" in registry("likelihoods").load(kind).model_fields:
         settings["dispersion"] = "column"
