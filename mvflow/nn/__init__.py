@@ -15,6 +15,7 @@ from mvflow.nn.covariates import (
 from mvflow.nn.defaults import torch_defaults
 from mvflow.nn.gaps import GapsEncoder, GapsNetwork
 from mvflow.nn.gather import all_gather, sharded
+from mvflow.nn.inception import InceptionV3
 from mvflow.nn.inputs import MeasuredInputs, OneHot, Standardise, flat, flat_features
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
 from mvflow.nn.mlp import MLP, MLPNetwork
@@ -32,6 +33,7 @@ __all__ = [
     "GapsEncoder",
     "GapsNetwork",
     "GivenNetwork",
+    "InceptionV3",
     "Layer",
     "LayersDecoder",
     "LayersEncoder",
