@@ -23,7 +23,7 @@ from mvflow.config import config_from_dict, resolved
 from mvflow.config.auto import auto_config
 from mvflow.core import Modality
 from mvflow.estimators import estimator_class
-from mvflow_datasets.importing.counts import COUNTS, count_settings
+from mvflow.likelihoods.count_tables import COUNTS, count_settings
 
 DRAWS = 200
 LEVEL = 0.9

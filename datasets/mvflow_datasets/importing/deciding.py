@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry, unknown_name
-from mvflow_datasets.importing.counts import (
+from mvflow.likelihoods.count_tables import (
     COUNTS,
     count_settings,
     describe_counts,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry
-from mvflow_datasets.importing.counts import COUNTS, LEAST, count_settings, describe_counts
+from mvflow.likelihoods.count_tables import COUNTS, LEAST, count_settings, describe_counts
 from mvflow_datasets.importing.decided import NOISE, Decided, plain_number
 from mvflow_datasets.importing.references import Raw
 from mvflow_datasets.importing.transforms import fit_sparse_units

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import Knots, Units
-from mvflow_datasets.importing.counts import is_count_table
+from mvflow.likelihoods.count_tables import is_count_table
 
 __all__ = [
     "TRANSFORMS",
