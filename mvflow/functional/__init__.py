@@ -39,6 +39,7 @@ from mvflow.functional.mixtures import (
     gaussian_mixture_log_joint,
     gaussian_mixture_step,
 )
+from mvflow.functional.ode import heun
 from mvflow.functional.poe import (
     inside_ball,
     normal_poe,
@@ -64,6 +65,7 @@ __all__ = [
     "frechet_distance",
     "gaussian_mixture_log_joint",
     "gaussian_mixture_step",
+    "heun",
     "importance_log_likelihood",
     "importance_weights",
     "info_nce",
