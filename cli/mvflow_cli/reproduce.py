@@ -64,6 +64,13 @@ def reproduce(
     small: Annotated[
         bool, typer.Option("--small", help="Recipes that take minutes of one CPU core a run.")
     ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe in place of the one for the data, as for data made smaller.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,9 +106,9 @@ def reproduce(
 
         msg = f"name the data: mvflow reproduce {name} --store {wanted.data[0]}.h5"
         raise UsageError(msg)
-    recipe = wanted.recipe(_data(store), small=small)
+    usual = wanted.recipe(_data(store), small=small)
     specs = wanted.runs(
-        recipe.removesuffix("-small"),
+        usual.removesuffix("-small"),
         [int(seed) for seed in parse_seeds(seeds)],
         system,
         "paper" if betas == "paper" else None if betas is None else parse_betas(betas),
@@ -111,13 +118,10 @@ def reproduce(
     if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
         say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
     variants = {spec.name: [*(settings or []), *spec.assignments] for spec in specs}
-    place.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if dry_run and not (place / "runs").exists():  # leave nothing behind
-            scratch = TemporaryDirectory(prefix=".mvflow-", dir=place.parent)
-            place = Path(stack.enter_context(scratch))
-        place.mkdir(exist_ok=True)
-        make_runs(variants, place / "runs", store, recipe)
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="mvflow-")))
+        make_runs(variants, place / "runs", store, recipe or usual)
         todo = [Job(spec.name, place / "runs" / spec.name, evaluate=True) for spec in specs]
         _announce(wanted, todo, specs, store, device, jobs, err=json)
     if dry_run:
