@@ -18,6 +18,7 @@ from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
     Device,
     Devices,
+    Guidance,
     Json,
     Nodes,
     RunPath,
@@ -47,6 +48,7 @@ MAX_SHOWN = 12
 def evaluate(
     run: RunPath,
     subset: SubsetKind = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     split: Annotated[
         str | None,
@@ -83,7 +85,7 @@ def evaluate(
         ClusterOptions(devices, nodes, timeout=timeout), device, threads
     ) as processes:
         place = device if processes is None else str(processes.device)
-        opened, model = open_trained(run, place, subset=subset)
+        opened, model = open_trained(run, place, subset=subset, guidance=guidance)
         if subsets is not None:
             settings = model.config.evaluation.model_copy(update={"subsets": subsets})
             model = model.with_settings(evaluation=settings.model_dump())

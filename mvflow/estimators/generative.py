@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -259,6 +259,31 @@ class GenerativeEstimator(EncodingEstimator):
         return [STANDARD, *([learned.name] if learned and learned.stage in self.records_ else [])]
 
     @property
+    def guidance(self) -> float | None:
+        """How much draws follow what is given beyond the posterior; None: there is no guidance.
+
+        Examples:
+            >>> model.guidance is None
+            True
+        """
+        self._plan()
+        return self._guidance(None)
+
+    def with_guidance(self, weight: float) -> Self:
+        """An estimator that shares all weights, whose draws are guided so much by default.
+
+        Raises:
+            UsageError: if it has no guidance.
+        """
+        self._plan()
+        update = {"guidance": self._guidance(weight)}
+        parts = {name: getattr(self.config, name) for name in type(self.config).model_fields}
+        guided = {
+            n: p.model_copy(update=update) for n, p in parts.items() if hasattr(p, "guidance")
+        }
+        return self.with_settings(**guided)
+
+    @property
     def radius(self) -> float:
         """Radius of the ball in which draws given observations lie; infinity for none.
 
@@ -291,7 +316,10 @@ class GenerativeEstimator(EncodingEstimator):
             raise UsageError(unknown_name("prior", chosen, known))
         if chosen == STANDARD:
             return system.prior
-        return learned.distribution if learned is not None else system.fitted_prior
+        if learned is not None:
+            return learned.distribution
+        assert system.fitted_prior is not None
+        return system.fitted_prior
 
     def _learned_prior(self) -> LearnedPrior | None:
         return self.system_.learned_prior if isinstance(self.system_, LearnsPrior) else None

@@ -9,9 +9,7 @@ from mvflow.core import Array
 __all__ = ["heun"]
 
 
-def heun(
-    velocity: Callable[[float, Any], Any], start: Array, times: Sequence[float]
-) -> Array:
+def heun(velocity: Callable[[float, Any], Any], start: Array, times: Sequence[float]) -> Array:
     """Solve dy/dt = velocity(t, y) from times[0] to times[-1] by Heun's method, of order two.
 
     The steps are those of the grid, whatever y is: no entry of y changes how another is solved,

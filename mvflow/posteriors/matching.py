@@ -107,9 +107,7 @@ class MatchingPosterior(nn.Module):
         """
         condition = self.condition(x, observed, covariates, data)
         moments = self.shift, self.spread
-        return MatchedFlow(
-            self.velocity, condition, self.condition({}), moments, int(self.steps)
-        )
+        return MatchedFlow(self.velocity, condition, self.condition({}), moments, int(self.steps))
 
     def condition(
         self,

@@ -42,7 +42,7 @@ def path_time(share: Any) -> Any:
 
 
 class ConditionalVelocity(nn.Module):
-    r"""v(t, z | c) = a_t z + F(z / s_t, t, c) / s_t, where a_t and s_t are those of `path_moments`.
+    r"""v(t, z | c) = a_t z + F(z / s_t, t, c) / s_t, with a_t and s_t of `path_moments`.
 
     Without F it is the velocity that carries N(0, I) to N(0, I), at which training begins. For
     standardised latents F has targets of variance 1 at every t: the residual z - e - a_t z_t has
@@ -107,7 +107,7 @@ class ConditionalVelocity(nn.Module):
     def _layers(
         self, t: Tensor, z: Tensor, condition: Tensor
     ) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...], Tensor]:
-        """F; what goes into its activations, with the scales there; slopes of its straight path."""
+        """F; what goes into its activations, and its slope; slopes of its straight path."""
         frequencies = 2.0 ** torch.arange(FREQUENCIES, device=z.device, dtype=z.dtype)
         share = 1 - (1 - t[..., None]).clamp(min=0).sqrt()  # the inverse of `path_time`
         angles = math.pi * share * frequencies

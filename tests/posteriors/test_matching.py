@@ -81,7 +81,9 @@ def test_the_density_integrates_to_one(latent):
     axis = torch.linspace(-12, 12, 121 if latent == 2 else 2001).double()
     grid = torch.cartesian_prod(*[axis] * latent).reshape(-1, 1, latent)
     with torch.no_grad():
-        total = flow(latent, rows=1).log_prob(grid).exp().sum(0) * float(axis[1] - axis[0]) ** latent
+        total = (
+            flow(latent, rows=1).log_prob(grid).exp().sum(0) * float(axis[1] - axis[0]) ** latent
+        )
     # smooth densities that vanish at both ends are summed exactly; the solver errs by 1/64^2
     np.testing.assert_allclose(total, 1, atol=1e-3)
 
@@ -197,7 +199,11 @@ def test_guidance_adds_the_difference_to_what_nothing_says():
         q._network.last.weight.zero_()
         q._network.modulate.weight[-1] = 1.0
     means = []
-    for each in (q, q.guided(1.5), MatchedFlow(q._network, q._nothing, q._nothing, q._moments, 512)):
+    for each in (
+        q,
+        q.guided(1.5),
+        MatchedFlow(q._network, q._nothing, q._nothing, q._moments, 512),
+    ):
         with own_generator(0, "draws"):
             means.append(float(each.sample((1,))))
     assert math.isclose(means[1] - means[0], 1.5 * (means[0] - means[2]), rel_tol=1e-9)
