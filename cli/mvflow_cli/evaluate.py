@@ -19,6 +19,7 @@ from mvflow_cli.options import (
     Device,
     Devices,
     Guidance,
+    InceptionWeights,
     Json,
     Nodes,
     RunPath,
@@ -66,6 +67,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    inception: InceptionWeights = None,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -103,6 +105,7 @@ def evaluate(
                 device=place,
                 callback=training,
                 processes=processes,
+                inception=inception,
                 on_plan=partial(say_plan, err=json),
                 progress=progress,
             )
@@ -138,6 +141,8 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
             yield "classifier accuracy", name, f"{share:.3f}"
     for network, distances in result.frechet.items():
         yield from _frechet_lines(network, distances, result)
+    for network, about in result.networks.items():
+        yield "features", network, about
     for title, measured, digits in (
         ("squared error of reconstruction", result.reconstruction, 4),
         ("log-likelihood (nats)", result.log_likelihood, 2),

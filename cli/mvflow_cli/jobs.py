@@ -149,7 +149,13 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], count: int, device: str, threads: int | None, *, err: bool = False
+    jobs: Sequence[Job],
+    count: int,
+    device: str,
+    threads: int | None,
+    *,
+    measure: Sequence[str] = (),
+    err: bool = False,
 ) -> None:
     """Train all runs, `count` at once; a stage that several have in common is trained once.
 
@@ -158,6 +164,7 @@ def run_jobs(
         count: how many processes may run.
         device: of all.
         threads: of each; by default the CPU's cores are divided among them.
+        measure: more options of `mvflow evaluate`.
         err: show progress on stderr.
     """
     if threads is None and count > 1:
@@ -172,7 +179,8 @@ def run_jobs(
                     if job.todo and job not in running and len(running) < count:
                         _prepare(job, jobs)
                         if job.todo and _is_free(job, running, jobs):
-                            job.start(options)
+                            more = measure if job.todo[0] == "evaluate" else ()
+                            job.start([*options, *more])
                             running.append(job)
                 show()
                 time.sleep(POLL_INTERVAL)

@@ -16,7 +16,7 @@ from mvflow_cli.estimating import stage_seconds
 from mvflow_cli.jobs import Job, run_jobs
 from mvflow_cli.making import make_runs
 from mvflow_cli.opening import set_up
-from mvflow_cli.options import Device, Json, Threads
+from mvflow_cli.options import Device, InceptionWeights, Json, Threads
 from mvflow_cli.output import say, show_json
 from mvflow_cli.variants import parse_betas, parse_seeds
 
@@ -81,6 +81,7 @@ def reproduce(
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs trained at the same time.")] = 1,
+    inception: InceptionWeights = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")
     ] = False,
@@ -114,6 +115,10 @@ def reproduce(
         "paper" if betas == "paper" else None if betas is None else parse_betas(betas),
     )
     set_up(device, threads)
+    if inception is not None:
+        from mvflow.evaluation import InceptionFeatures
+
+        InceptionFeatures.read(inception)  # refused before runs are trained, if it is another file
     place = Path(name) if out is None else out
     if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
         say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
@@ -127,7 +132,8 @@ def reproduce(
     if dry_run:
         return
     try:
-        run_jobs(todo, jobs, device, threads, err=json)
+        more = [] if inception is None else ["--inception", str(inception)]
+        run_jobs(todo, jobs, device, threads, measure=more, err=json)
     except KeyboardInterrupt:
         say("mvflow: interrupted; what is done is kept: the same command goes on", err=True)
         raise typer.Exit(1) from None

@@ -244,6 +244,8 @@ class Evaluation(Result):
         sampler_by_subset: subset of two modalities or more -> diagnostics of its draws.
         likelihood_checks: "joint" and directions -> whether likelihoods are to be trusted.
         gaps: how far posteriors are from what they approximate; None where that is not known.
+        networks: feature network -> whose weights it has, with a hash; those that mvflow trained
+            itself are not named.
     """
 
     facts: dict[str, str]
@@ -270,3 +272,4 @@ class Evaluation(Result):
     sampler_by_subset: dict[str, SubsetSampler] = {}
     likelihood_checks: dict[str, ImportanceCheck] = {}
     gaps: InferenceGaps | None = None
+    networks: dict[str, str] = {}
