@@ -20,6 +20,7 @@ from mvflow_cli.options import (
     ClassifierFiles,
     Device,
     Devices,
+    Guidance,
     InceptionWeights,
     Json,
     Nodes,
@@ -50,6 +51,7 @@ MAX_SHOWN = 12
 def evaluate(
     run: RunPath,
     subset: SubsetKind = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     split: Annotated[
         str | None,
@@ -97,7 +99,7 @@ def evaluate(
         ClusterOptions(devices, nodes, timeout=timeout), device, threads
     ) as processes:
         place = device if processes is None else str(processes.device)
-        opened, model = open_trained(run, place, subset=subset)
+        opened, model = open_trained(run, place, subset=subset, guidance=guidance)
         changes: dict[str, Any] = {} if subsets is None else {"subsets": subsets}
         if frechet_infinity:
             changes["frechet_infinity"] = True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from mvflow.config import Config
     from mvflow.estimators import Estimator
     from mvflow.evaluation import (
         Calibration,
@@ -230,11 +231,15 @@ def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Res
 
 
 def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
-    """Where the evaluation of a run is kept; with another subset rule, named after it."""
-    kind, own = (
-        getattr(getattr(c, "subset", None), "kind", "") for c in (model.config, run.config())
-    )
-    return run.path / "metrics" / ("evaluation.json" if kind == own else f"evaluation-{kind}.json")
+    """Where the evaluation of a run is kept; with another subset rule or guidance, named so."""
+    name, own = map(_rule_name, (model.config, run.config()))
+    return run.path / "metrics" / ("evaluation.json" if name == own else f"evaluation-{name}.json")
+
+
+def _rule_name(config: Config) -> str:
+    rule = getattr(config, "subset", None)
+    guidance = getattr(rule, "guidance", 0.0)
+    return getattr(rule, "kind", "") + (f"-guided-{guidance:g}" if guidance else "")
 
 
 def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
@@ -247,7 +252,10 @@ def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> d
         settings["evaluation"].pop(name)
     return {
         "stages": {name: records[name].key for name in model.stage_names},
-        "settings": {name: settings[name] for name in sections},
+        "settings": {
+            **{name: settings[name] for name in sections},
+            **({"guidance": {"weight": model.guidance}} if model.guidance else {}),
+        },
     }
 
 

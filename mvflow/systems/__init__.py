@@ -6,22 +6,27 @@ A system owns its latent space, its stages and its settings; no other package na
 from mvflow.systems.base import (
     Bounded,
     Encodes,
+    Guides,
+    LearnsPrior,
     Projects,
     System,
     build_system,
     stages_of,
 )
-from mvflow.systems.decoders import Decoders, present_values
+from mvflow.systems.decoders import Decoders, measure_inputs, present_values
 from mvflow.systems.joint_vae import JointVAE
 
 __all__ = [
     "Bounded",
     "Decoders",
     "Encodes",
+    "Guides",
     "JointVAE",
+    "LearnsPrior",
     "Projects",
     "System",
     "build_system",
+    "measure_inputs",
     "present_values",
     "stages_of",
 ]
