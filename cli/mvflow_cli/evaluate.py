@@ -13,11 +13,14 @@ from rich.table import Table
 from mvflow_cli.diagnose import load_calibration
 from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.judging import judge_run, say_verdict
-from mvflow_cli.measuring import measure
+from mvflow_cli.measuring import JudgeFiles, measure
 from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
+    AutoencoderFiles,
+    ClassifierFiles,
     Device,
     Devices,
+    Guidance,
     InceptionWeights,
     Json,
     Nodes,
@@ -48,6 +51,7 @@ MAX_SHOWN = 12
 def evaluate(
     run: RunPath,
     subset: SubsetKind = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     split: Annotated[
         str | None,
@@ -66,6 +70,8 @@ def evaluate(
         ),
     ] = None,
     inception: InceptionWeights = None,
+    classifiers: ClassifierFiles = None,
+    autoencoders: AutoencoderFiles = None,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -85,7 +91,7 @@ def evaluate(
         ClusterOptions(devices, nodes, timeout=timeout), device, threads
     ) as processes:
         place = device if processes is None else str(processes.device)
-        opened, model = open_trained(run, place, subset=subset)
+        opened, model = open_trained(run, place, subset=subset, guidance=guidance)
         if subsets is not None:
             settings = model.config.evaluation.model_copy(update={"subsets": subsets})
             model = model.with_settings(evaluation=settings.model_dump())
@@ -103,7 +109,7 @@ def evaluate(
                 device=place,
                 callback=training,
                 processes=processes,
-                inception=inception,
+                judges=JudgeFiles(inception, classifiers or (), autoencoders or ()),
                 on_plan=partial(say_plan, err=json),
                 progress=progress,
             )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from mvflow.config import Config
     from mvflow.estimators import Estimator
     from mvflow.evaluation import (
         Calibration,
         Evaluation,
         EvaluationPlan,
+        FeatureNetwork,
+        ModalityAutoencoders,
         ModalityClassifiers,
     )
     from mvflow.evaluation.networks import ModalityNetworks
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from mvflow_datasets import Store
 
 __all__ = [
+    "JudgeFiles",
     "evaluation_path",
     "load_classifiers",
     "load_evaluation",
@@ -40,6 +44,17 @@ Result = TypeVar("Result", "Evaluation", "Calibration")
 Networks = TypeVar("Networks", bound="ModalityNetworks")
 
 
+class JudgeFiles(NamedTuple):
+    """Files with networks that measure, which the user brings."""
+
+    inception: Path | None = None
+    """Weights of Inception-v3."""
+    classifiers: Sequence[str] = ()
+    """In place of the store's; see `mvflow.evaluation.read_classifiers`."""
+    autoencoders: Sequence[str] = ()
+    """In place of the store's."""
+
+
 def measure(
     run: RunDirectory,
     model: Estimator,
@@ -50,7 +65,7 @@ def measure(
     device: str = "cpu",
     callback: Callback | None = None,
     processes: Processes | None = None,
-    inception: Path | None = None,
+    judges: JudgeFiles | None = None,
     on_plan: Callable[[EvaluationPlan], None] | None = None,
     progress: Callable[[int, int, str, float], None] | None = None,
 ) -> Evaluation:
@@ -72,41 +87,56 @@ def measure(
         device: where networks that measure are trained.
         callback: of their training.
         processes: that all run this.
-        inception: file with the weights of Inception-v3, for the FID of images.
+        judges: files with networks that measure, which the user brings.
         on_plan: called before it starts with what it will do, and about how long that takes.
         progress: called before each part; see `mvflow.evaluate`.
     """
     from mvflow.core import fingerprint
-    from mvflow.evaluation import InceptionFeatures, ModalityAutoencoders, evaluate
+    from mvflow.evaluation import (
+        InceptionFeatures,
+        ModalityAutoencoders,
+        evaluate,
+        read_autoencoders,
+        read_classifiers,
+    )
     from mvflow.runs import write_intervals, write_json
     from mvflow_cli.keeping import KeptParts
     from mvflow_datasets.importing import read_units
 
     test = store[split or model.config.data.test]
-    brought = [] if inception is None else [InceptionFeatures.read(inception, device=device)]
+    classifiers: ModalityClassifiers | None = None
+    features: ModalityAutoencoders | None = None
+    others: list[InceptionFeatures] = []
+    if judges is not None and judges.classifiers:
+        classifiers = read_classifiers(judges.classifiers, test, device=device)
+    if judges is not None and judges.autoencoders:
+        features = read_autoencoders(judges.autoencoders, test, device=device)
+    if judges is not None and judges.inception is not None:
+        others = [InceptionFeatures.read(judges.inception, device=device)]
     is_main = processes is None or processes.is_main_process
     if processes is not None and not is_main:
         processes.barrier()
         callback = None
-    classifiers = None
-    if test.labels is not None:
+    if test.labels is not None and classifiers is None:
         classifiers = load_classifiers(run, model, store, device=device, callback=callback)
-    features = load_networks(
-        ModalityAutoencoders, run, model, store, device=device, callback=callback
-    )
+    if features is None:
+        features = load_networks(
+            ModalityAutoencoders, run, model, store, device=device, callback=callback
+        )
+    networks: list[FeatureNetwork] = [features, *others]
     if processes is not None and is_main:
         processes.barrier()
     state, parts = run_state(run, model, SECTIONS), None
     if processes is None:
-        judges = {network.name: network.about for network in brought}
-        way = {"seed": seed, "rows": fingerprint(test), "judges": judges}
+        about = {j.name: getattr(j, "about", "") for j in (classifiers, *networks) if j}
+        way = {"seed": seed, "rows": fingerprint(test), "judges": about}
         parts = KeptParts(run.path, {**state, **way})
     is_own = evaluation_path(run, model).name == "evaluation.json"
     evaluation = evaluate(
         model.distribute(processes),
         test,
         classifiers,
-        [features, *brought],
+        networks,
         seed=seed,
         train=store[model.config.data.train],
         units=read_units(store.path),
@@ -200,11 +230,15 @@ def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Res
 
 
 def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
-    """Where the evaluation of a run is kept; with another subset rule, named after it."""
-    kind, own = (
-        getattr(getattr(c, "subset", None), "kind", "") for c in (model.config, run.config())
-    )
-    return run.path / "metrics" / ("evaluation.json" if kind == own else f"evaluation-{kind}.json")
+    """Where the evaluation of a run is kept; with another subset rule or guidance, named so."""
+    name, own = map(_rule_name, (model.config, run.config()))
+    return run.path / "metrics" / ("evaluation.json" if name == own else f"evaluation-{name}.json")
+
+
+def _rule_name(config: Config) -> str:
+    rule = getattr(config, "subset", None)
+    guidance = getattr(rule, "guidance", 0.0)
+    return getattr(rule, "kind", "") + (f"-guided-{guidance:g}" if guidance else "")
 
 
 def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
@@ -216,7 +250,10 @@ def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> d
     settings["evaluation"].pop("subsets")
     return {
         "stages": {name: records[name].key for name in model.stage_names},
-        "settings": {name: settings[name] for name in sections},
+        "settings": {
+            **{name: settings[name] for name in sections},
+            **({"guidance": {"weight": model.guidance}} if model.guidance else {}),
+        },
     }
 
 

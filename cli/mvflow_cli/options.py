@@ -9,11 +9,14 @@ import typer
 
 __all__ = [
     "Again",
+    "AutoencoderFiles",
+    "ClassifierFiles",
     "Compile",
     "CovariateValues",
     "Device",
     "Devices",
     "GivenFiles",
+    "Guidance",
     "InceptionWeights",
     "Json",
     "Nodes",
@@ -69,6 +72,27 @@ Compile = Annotated[
         "compiled by torch.compile, which takes minutes; no: neither; auto: graph on a GPU.",
     ),
 ]
+ClassifierFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classifiers",
+        metavar="[NAME=]FILE",
+        help="Classifiers to judge by, in place of the store's own: a file that mvflow keeps "
+        "beside a store; or published state dicts, one for each modality (repeat it, or name a "
+        "folder): MoPoE's for PolyMNIST, Nexus' for MHD.",
+        show_default=False,
+    ),
+]
+AutoencoderFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--autoencoders",
+        metavar="[NAME=]FILE",
+        help="Autoencoders for the MFD, in place of the store's own, as --classifiers: Nexus' for "
+        "MHD, or a file that mvflow keeps beside a store.",
+        show_default=False,
+    ),
+]
 InceptionWeights = Annotated[
     Path | None,
     typer.Option(
@@ -91,6 +115,15 @@ SubsetKind = Annotated[
         metavar="KIND",
         help="What stands for q(z|x_S) of several modalities ('mvflow list subsets'); by default "
         "as in config.toml.",
+        show_default=False,
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="W",
+        help="How much more than the posterior does draws follow what is given, for subset rules "
+        "that have it: no posterior draws, but more typical ones. By default as in config.toml.",
         show_default=False,
     ),
 ]

@@ -13,6 +13,7 @@ from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
     Device,
     Devices,
+    Guidance,
     Json,
     Nodes,
     PriorKind,
@@ -101,6 +102,7 @@ def sample(
         ),
     ] = False,
     subset: SubsetKind = None,
+    guidance: Guidance = None,
     prior: PriorKind = None,
     seed: Seed = 0,
     out: Annotated[
@@ -131,6 +133,7 @@ def sample(
             run,
             device if processes is None else str(processes.device),
             subset=subset,
+            guidance=guidance,
             prior=prior,
         )
         if paper:
@@ -162,7 +165,7 @@ def sample(
         "rows": seen.rows,
         "given": seen.origin,
         "system": model.config.system,
-        "prior": model.config.prior.kind,
+        "prior": model.priors()[-1],
         **{k: v for k, v in model.facts().items() if k == "subset"},
     }
     write_samples(path, samples, seen, about)

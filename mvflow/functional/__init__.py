@@ -38,11 +38,13 @@ from mvflow.functional.importance import (
 from mvflow.functional.kernels import KernelRegression, kernel_regression
 from mvflow.functional.kl import normal_kl, normal_kl_standard
 from mvflow.functional.logspace import log_mean_exp, log_sum_exp
+from mvflow.functional.manifolds import inside_balls, neighbour_radii, squared_distances
 from mvflow.functional.mixtures import (
     GaussianMixture,
     gaussian_mixture_log_joint,
     gaussian_mixture_step,
 )
+from mvflow.functional.ode import heun
 from mvflow.functional.poe import (
     inside_ball,
     normal_poe,
@@ -70,10 +72,12 @@ __all__ = [
     "frechet_distance_of_rows",
     "gaussian_mixture_log_joint",
     "gaussian_mixture_step",
+    "heun",
     "importance_log_likelihood",
     "importance_weights",
     "info_nce",
     "inside_ball",
+    "inside_balls",
     "jmvae_bound",
     "kernel_regression",
     "laplace_log_prob",
@@ -81,6 +85,7 @@ __all__ = [
     "log_sum_exp",
     "mixture_log_prob",
     "mvtcae_bound",
+    "neighbour_radii",
     "normal_kl",
     "normal_kl_standard",
     "normal_log_prob",
@@ -94,6 +99,7 @@ __all__ = [
     "rank_counts",
     "rank_statistics",
     "squared_correlations",
+    "squared_distances",
     "standard_normal_log_prob",
     "total_correlation",
 ]
