@@ -156,7 +156,7 @@ def check_calibration(
         singles = [found[name].verdict for name in given if name in found]
         options: dict[str, Any] = {"tests": tests, "singles": singles, "curves": curves}
         found["+".join(given)] = _subset(estimator, given, z, x, draws=draws, seed=seed, **options)
-    weight = estimator.guidance
+    weight = getattr(estimator, "guidance", 0.0)
     guided = GUIDED.format(weight) if weight else ""
     verdicts = [v for f in found.values() for v in (f.verdict, f.sampler.verdict)]
     return Calibration(
