@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mvflow.core import Covariate, Modality
-from mvflow.core.parts import Kind, Section, create, dump
+from mvflow.core.parts import Kind, Later, Section, create, dump
 
 __all__ = [
     "FORMAT",
@@ -28,11 +27,6 @@ FORMAT: Literal[2] = 2
 """Version of the run directory's format."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-@dataclass(frozen=True)
-class Later:
-    """Marks a setting that is newer than runs in use: at its default their stages stay valid."""
 
 
 def _default(group: str, kind: str) -> Any:
