@@ -16,7 +16,7 @@ from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.generation import FeatureNetwork, Generation
-from mvflow.evaluation.one_to_many import one_to_many
+from mvflow.evaluation.one_to_many import agreement_on_targets, agreement_rows, one_to_many
 from mvflow.evaluation.parts import (
     BoundPart,
     DiversityPart,
@@ -35,14 +35,16 @@ from mvflow.evaluation.parts import (
 )
 from mvflow.evaluation.predictive import LEVELS, PREDICTIVE_DRAWS, Units
 from mvflow.evaluation.result import (
+    Coherence,
     Evaluation,
     ImportanceCheck,
     InferenceGaps,
     Latent,
+    MeasuredRows,
     Projections,
     SamplerCheck,
 )
-from mvflow.evaluation.rows import EvaluationRows, batches, chosen_subsets, direction
+from mvflow.evaluation.rows import EvaluationRows, PresentRows, batches, direction
 from mvflow.evaluation.summaries import coherence, frechet, prediction_means, prediction_sentence
 from mvflow.evaluation.values import Verdict
 from mvflow.functional import canonical_correlations
@@ -106,13 +108,13 @@ def evaluate(
         msg = "the test rows have no labels: coherence needs a class for each row"
         raise DataError(msg)
     settings = estimator.config.evaluation
-    rows = EvaluationRows.of(len(test), settings, seed)
+    rows = EvaluationRows.of(len(test), settings, seed, PresentRows.of(test))
     all_networks = [*([] if classifiers is None else [classifiers]), *networks]
     _check_accepted(networks, estimator)
     generation = Generation(
         estimator, test, rows, classifiers, all_networks, seed, train, units or {}
     )
-    subsets = chosen_subsets(generation.names, settings.subsets, seed)
+    subsets = generation.subsets
     work = [*_subset_parts(generation, subsets), *_other_parts(generation)]
     kept = kept_parts(work, parts)
     seconds: dict[str, float] = {}
@@ -163,7 +165,9 @@ def _other_parts(of: Generation) -> list[Part]:
         order = generator(of.seed, "likelihood directions").permutation(len(singles))[:wanted]
         singles = [singles[i] for i in sorted(order)]
     count = min(settings.importance_rows, len(of.rows.chosen))
-    likelihoods = [(None, ""), *singles]
+    has_bound = of.estimator.can_encode and of.rows.is_complete
+    known = [(a, b) for a, b in singles if len(of.rows.having((a, b), 1))]
+    likelihoods = [(None, ""), *known]
     return [
         *(Part(name, JointPart, partial(of.joint, prior)) for name, prior in priors.items()),
         Part("one to many", OneToManyPart, partial(one_to_many, of)),
@@ -181,7 +185,7 @@ def _other_parts(of: Generation) -> list[Part]:
             )
             for source, target in likelihoods
         ),
-        *([Part("bound", BoundPart, partial(_bound, of))] if of.estimator.can_encode else []),
+        *([Part("bound", BoundPart, partial(_bound, of))] if has_bound else []),
         Part("posterior density", EstimatesPart, partial(_posterior_log_density, of)),
         Part("sampler", SamplerCheck, partial(_sampler, of)),
     ]
@@ -236,7 +240,8 @@ def _put_together(
         for part in generated
         for target, found in part.predictions.items()
     }
-    labels = of.test.labels
+    shares = _coherence(of, generated, joint, rebuilt)
+    many = agreement_on_targets(results["one to many"], of.clusters_of(agreement_rows(of)))
     return Evaluation(
         facts=estimator.facts(),
         recipe=estimator.config.recipe,
@@ -244,16 +249,7 @@ def _put_together(
         rows_by_observed={len(part.given): part.rows for part in generated},
         seed=of.seed,
         trained_with_seed=estimator.config.seed,
-        coherence=None
-        if of.classifiers is None or labels is None
-        else coherence(
-            generated,
-            joint,
-            rebuilt.kept,
-            labels[rows.chosen],
-            of.clusters,
-            results["one to many"],
-        ),
+        coherence=None if shares is None else shares.model_copy(update={"one_to_many": many}),
         frechet={
             network.name: frechet(
                 network.name,
@@ -291,11 +287,45 @@ def _put_together(
             },
             largest_norm=max((p.norm for p in generated if len(p.given) == 1), default=0.0),
         ),
-        shared=_projections(of) if estimator.can_project else None,
+        shared=_projections(of) if estimator.can_project and rows.is_complete else None,
         predictions=predictions,
         predictions_by_observed=prediction_means([*predictions.values()]),
         prediction_sentence=prediction_sentence([*predictions.values()]),
         subsets_skipped=_skipped(of, subsets),
+        presence=None if rows.present is None else _presence(of, generated),
+    )
+
+
+def _coherence(
+    of: Generation,
+    generated: Sequence[SubsetPart],
+    joint: Mapping[str, JointPart],
+    rebuilt: RebuiltPart,
+) -> Coherence | None:
+    """Shares of the right class, on rows whose class is known."""
+    labels = of.test.labels
+    if of.classifiers is None or labels is None:
+        return None
+    if of.rows.present is None:
+        return coherence(generated, joint, rebuilt.kept, labels[of.rows.chosen], of.clusters)
+    measured = [part for part in generated if part.at]
+    if not measured:
+        return None
+    used = np.unique(np.concatenate([part.at for part in measured]))
+    places = [np.searchsorted(used, part.at) for part in measured]
+    return coherence(measured, joint, rebuilt.kept, labels[used], of.clusters_of(used), places)
+
+
+def _presence(of: Generation, generated: Sequence[SubsetPart]) -> MeasuredRows:
+    present = of.rows.present
+    assert present is not None
+    return MeasuredRows(
+        rows=len(of.test),
+        complete=int(present.complete.sum()),
+        labelled=None if present.labelled is None else int(present.labelled.sum()),
+        full={name: int(mask.sum()) for name, mask in present.full.items()},
+        has={name: int(mask.sum()) for name, mask in present.has.items()},
+        given={"+".join(part.given): part.rows for part in generated},
     )
 
 
@@ -316,7 +346,9 @@ def _likelihood(
 ) -> LikelihoodPart:
     """Log p(X) of the model, or of one modality given another."""
     settings = of.estimator.config.evaluation
-    at = of.rows.chosen[: settings.importance_rows][:rows]
+    names = () if source is None else (source, target)
+    every = of.rows.having(names, settings.rows) if names else of.rows.chosen
+    at = every[: settings.importance_rows][:rows]
     scored = of.taken(at, of.names if source is None else [target])
     found = of.estimator.log_likelihood(
         scored,
@@ -326,7 +358,7 @@ def _likelihood(
         full_output=True,
     )
     return LikelihoodPart(
-        value=of.estimate(found.values),
+        value=of.estimate(found.values, at),
         rows=found.values.tolist(),
         check=_importance_check(found.ess, found.khat),
     )
@@ -387,26 +419,35 @@ def _importance_check(ess: NDArray[Any], khat: NDArray[Any]) -> ImportanceCheck:
 def _posterior_log_density(of: Generation) -> EstimatesPart:
     """Log q(z|x_j) at draws z ~ q(z|X) of held-out rows; nothing of posteriors without density."""
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in of.names}
+    rows: dict[str, list[NDArray[np.int64]]] = {name: [] for name in of.names}
     rng = generator(of.seed, "posterior density")
     for place, at in batches(of.rows.chosen):
-        x = of.test.take(at)
+        x = of.taken(at, of.names)
         if of.estimator.can_encode:
             loc, scale = of.estimator.encode(x)
             z = loc + scale * rng.standard_normal(loc.shape, np.float32)
         else:
             z = of.estimator.draw(x, 1, seed=of.batch_seed(("posterior density",), place)).z[0]
         for name, values in found.items():
+            kept = of.rows.has(name, at)
             try:
-                values.append(of.estimator.posterior_log_prob(z, of.taken(at, [name])))
+                values.append(of.estimator.posterior_log_prob(z[kept], of.taken(at[kept], [name])))
             except UsageError:
                 continue
-    return EstimatesPart(values={n: of.estimate(np.concatenate(v)) for n, v in found.items() if v})
+            rows[name].append(at[kept])
+    return EstimatesPart(
+        values={
+            name: of.estimate(np.concatenate(values), np.concatenate(rows[name]))
+            for name, values in found.items()
+            if sum(map(len, values))
+        }
+    )
 
 
 def _sampler(of: Generation) -> SamplerCheck:
     """How the sampler fares on the rule for subsets with all modalities given, on some rows."""
     estimator = of.estimator
-    some = of.test.take(of.rows.chosen[: estimator.config.evaluation.sampler_rows])
+    some = of.taken(of.rows.chosen[: estimator.config.evaluation.sampler_rows], of.names)
     draws = estimator.draw(some, SAMPLER_DRAWS, seed=of.seed, combine=True)
     return SamplerCheck.of(
         draws.diagnostics.summary(),
@@ -418,7 +459,7 @@ def _sampler(of: Generation) -> SamplerCheck:
 
 
 def _projections(of: Generation) -> Projections:
-    parts = [of.estimator.project(of.test.take(at)) for _, at in batches(of.rows.chosen)]
+    parts = [of.estimator.project(of.taken(at, of.names)) for _, at in batches(of.rows.chosen)]
     projections = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     factors = {name: values[of.rows.chosen] for name, values in of.test.factors.items()}
     correlations = {

@@ -46,22 +46,21 @@ class RealFeatures:
     """Features of real rows, batch by batch.
 
     Args:
-        wanted: (samples,): which rows make the manifold.
         keeps_blocks: whether distances of infinitely many rows are asked for.
     """
 
-    wanted: NDArray[np.bool_]
     keeps_blocks: bool
     _total: MeanAndCovariance = field(default_factory=MeanAndCovariance)
     _blocks: list[Any] | None = None
     _some: list[Features] = field(default_factory=list)
 
-    def update(self, features: Features, place: slice) -> None:
-        """Add rows."""
+    def update(self, features: Features, wanted: NDArray[np.bool_]) -> None:
+        """Add rows, and say which of them make the manifold."""
+        start = self._total.count
         self._total.update(features)
-        self._some.append(features[self.wanted[place]])
+        self._some.append(features[wanted])
         if self.keeps_blocks:
-            self._blocks = feature_blocks(features, start=place.start, blocks=self._blocks)
+            self._blocks = feature_blocks(features, start=start, blocks=self._blocks)
 
     def compute(self) -> RealRows:
         """What generated rows are compared with."""
@@ -102,9 +101,10 @@ class GeneratedFeatures:
             distance=Blocks.of(self.distance.jackknife()),
             limit=None if self.limit is None else Blocks.of(self.limit.jackknife()),
         )
-        manifold, some = self.real.manifold, np.concatenate(self._some)
-        if manifold is None or len(some) < len(manifold.features):
+        manifold = self.real.manifold
+        if manifold is None or sum(map(len, self._some)) < len(manifold.features):
             return found
-        both = precision_and_recall(manifold, Manifold(some, np.concatenate(self._clusters)))
+        made = Manifold(np.concatenate(self._some), np.concatenate(self._clusters))
+        both = precision_and_recall(manifold, made)
         precision, recall = (Blocks.of(one) for one in both)
         return found.model_copy(update={"precision": precision, "recall": recall})

@@ -17,21 +17,29 @@ from mvflow.metrics import Estimate, mean_and_error
 if TYPE_CHECKING:
     from mvflow.evaluation.generation import Generation
 
-__all__ = ["agreement_on_targets", "one_to_many"]
+__all__ = ["agreement_on_targets", "agreement_rows", "one_to_many"]
+
+
+def agreement_rows(of: Generation) -> NDArray[np.int64]:
+    """The rows conditioned on: few, which have all modalities."""
+    few, present = of.rows.few, of.rows.present
+    return few if present is None else few[present.complete[few]]
 
 
 def one_to_many(of: Generation) -> OneToManyPart:
     """Classes of all targets given one modality: from one draw of z, and from one each.
 
     Args:
-        of: the model and its rows; the first of them are taken, on which samplers are measured.
+        of: the model and its rows.
     """
     together: dict[str, list[bool]] = {}
     apart: dict[str, list[bool]] = {}
     chance: dict[str, float] = {}
-    for given in of.names if of.classifiers is not None and len(of.names) > 2 else ():
+    at = agreement_rows(of)
+    is_measured = of.classifiers is not None and len(of.names) > 2 and len(at) > 0
+    for given in of.names if is_measured else ():
         targets = [name for name in of.names if name != given]
-        x = of.taken(of.rows.few, [given])
+        x = of.taken(at, [given])
         seed = derive_seed(of.seed, "one to many", given)
         draws = of.estimator.draw(x, len(targets), seed=seed)
         covariates = getattr(draws, "covariates", {})
@@ -60,7 +68,7 @@ def agreement_on_targets(part: OneToManyPart, clusters: NDArray[np.int64]) -> On
 
     Args:
         part: what was generated.
-        clusters: of the chosen rows: those of one number depend on each other.
+        clusters: of its rows, or more: those of one number depend on each other.
     """
     if not part.together:
         return None
