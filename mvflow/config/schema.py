@@ -42,6 +42,8 @@ class ModalityConfig(Section):
     encoder: Annotated[Any, Kind("networks")] = _default("networks", "mlp")
     decoder: Annotated[Any, Kind("networks")] = _default("networks", "mlp")
     projector: Annotated[Any, Kind("networks")] = _default("networks", "mlp")
+    augmentation: Annotated[Any, Kind("augmentations", optional=True)] = None
+    """How rows are changed in training the stages that learn what a modality tells."""
 
     def modality(self, name: str) -> Modality:
         """The specification that sources and models share."""

@@ -149,8 +149,10 @@ class ConfiguredEstimator:
         cells = rows_of_anndata(adata, matrices, covariates)
         return cls.from_config(config_for(cells, cls.system, assignments)), cells
 
-    def with_parts(self, **kinds: str) -> Self:
+    def with_parts(self, **kinds: Any) -> Self:
         """An estimator with other kinds of parts, `subset="amortised"`; it shares what it can.
+
+        A name keeps the settings that both kinds have; a mapping or an object is taken as it is.
 
         Stages that do not depend on the change stay trained.
 
