@@ -20,6 +20,7 @@ from mvflow_cli.options import (
     Devices,
     Json,
     Nodes,
+    Protocol,
     RunPath,
     Seed,
     StorePath,
@@ -47,6 +48,7 @@ MAX_SHOWN = 12
 def evaluate(
     run: RunPath,
     subset: SubsetKind = None,
+    protocol: Protocol = None,
     seed: Seed = 0,
     split: Annotated[
         str | None,
@@ -75,7 +77,8 @@ def evaluate(
     """Measure what a run predicts and generates: R², intervals, coherence, distances, likelihoods.
 
     Says first what it will do and about how long that takes. Interrupted, it goes on where it
-    was when it is called again.
+    was when it is called again. What is measured by a protocol is kept beside the rest, for
+    'mvflow compare --protocol'.
 
     Example: mvflow evaluate runs/toy --json
     """
@@ -84,6 +87,8 @@ def evaluate(
     ) as processes:
         place = device if processes is None else str(processes.device)
         opened, model = open_trained(run, place, subset=subset)
+        if protocol is not None:
+            model = model.with_protocol(protocol)
         if subsets is not None:
             settings = model.config.evaluation.model_copy(update={"subsets": subsets})
             model = model.with_settings(evaluation=settings.model_dump())
@@ -98,6 +103,7 @@ def evaluate(
                 data,
                 seed=seed,
                 split=split,
+                protocol=protocol or "",
                 device=place,
                 callback=training,
                 processes=processes,

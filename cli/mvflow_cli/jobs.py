@@ -41,7 +41,7 @@ class Job:
         stacked: stages that were trained before by this process.
     """
 
-    def __init__(self, name: str, path: Path, evaluate: bool) -> None:
+    def __init__(self, name: str, path: Path, evaluate: bool, protocol: str | None = None) -> None:
         from mvflow.runs import Inputs, Plan, RunDirectory
         from mvflow.systems import build_system, stages_of
         from mvflow_cli.opening import store_path
@@ -53,6 +53,7 @@ class Job:
         self.plan = Plan(self.config, stages_of(build_system(self.config)))
         self.keys = self.plan.keys(self.inputs)
         self.todo = ["train", "evaluate"] if evaluate else ["train"]
+        self._protocol = [] if protocol is None else ["--protocol", protocol]
         self.state = "waiting"
         self.error: str | None = None
         self.stages: dict[str, dict[str, Any]] = {}
@@ -93,6 +94,7 @@ class Job:
         """Start the next command."""
         self.state = {"train": "training", "evaluate": "evaluating"}[self.todo[0]]
         words = ["-m", "mvflow_cli.main", self.todo[0], str(self.path), *options, "--json"]
+        words += self._protocol if self.todo[0] == "evaluate" else []
         self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, *words],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from mvflow.config import Config
     from mvflow.estimators import Estimator
     from mvflow.evaluation import (
         Calibration,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mvflow_datasets import Store
 
 __all__ = [
+    "changed",
     "evaluation_path",
     "load_classifiers",
     "load_evaluation",
@@ -31,9 +33,10 @@ __all__ = [
     "measure",
     "network_path",
     "run_state",
+    "settings_state",
 ]
 
-SECTIONS = ("evaluation", "sampler", "classifiers")
+SECTIONS = ("evaluation", "sampler", "classifiers", "subset")
 """Of the configuration, on which an evaluation depends."""
 
 Result = TypeVar("Result", "Evaluation", "Calibration")
@@ -47,6 +50,7 @@ def measure(
     *,
     seed: int = 0,
     split: str | None = None,
+    protocol: str = "",
     device: str = "cpu",
     callback: Callback | None = None,
     processes: Processes | None = None,
@@ -55,7 +59,8 @@ def measure(
 ) -> Evaluation:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
-    With another kind of subset posterior than `config.toml` has, the file is named after it.
+    With another kind of subset posterior than `config.toml` has, or by a protocol, the file is
+    named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
     kept beside the store; they are trained if there are none yet. Intervals of tables are
     calibrated on the same rows and kept beside. Several processes divide the rows to draw, decode
@@ -68,6 +73,7 @@ def measure(
         store: its store.
         seed: of rows, subsets and draws.
         split: of the store; by default the one for testing.
+        protocol: by which the model draws (`Estimator.with_protocol`), if by any.
         device: where networks that measure are trained.
         callback: of their training.
         processes: that all run this.
@@ -96,7 +102,8 @@ def measure(
     state, parts = run_state(run, model, SECTIONS), None
     if processes is None:
         parts = KeptParts(run.path, {**state, "seed": seed, "rows": fingerprint(test)})
-    is_own = evaluation_path(run, model).name == "evaluation.json"
+    path = evaluation_path(run, model, protocol)
+    is_own = path.name == "evaluation.json"
     evaluation = evaluate(
         model.distribute(processes),
         test,
@@ -112,9 +119,12 @@ def measure(
         if is_main and is_own
         else None,
     )
-    result = evaluation.model_copy(update={"split": test.name, **state})
+    about: dict[str, Any] = {"split": test.name, "data": store.name, "note": store.note, **state}
+    if evaluation.method is not None:
+        about["method"] = evaluation.method.model_copy(update={"protocol": protocol})
+    result = evaluation.model_copy(update=about)
     if is_main:
-        write_json(evaluation_path(run, model), result.to_dict())
+        write_json(path, result.to_dict())
     if parts is not None:
         parts.clear()
     return result
@@ -191,15 +201,37 @@ def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Res
         result = kind.from_dict(read_json(path), str(path))
     except DataError:
         return None
-    return result if {k: getattr(result, k) for k in state} == state else None
+    return result if is_current(result, state) else None
 
 
-def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
-    """Where the evaluation of a run is kept; with another subset rule, named after it."""
+def is_current(result: Result, state: Mapping[str, Any]) -> bool:
+    """Whether a result is of a state."""
+    now = state.get("settings", {})
+    has_settings = bool(result.settings) or not now
+    return has_settings and result.stages == state["stages"] and not changed(result, now)
+
+
+def changed(result: Result, now: Mapping[str, Any]) -> list[str]:
+    """Settings "section.key" that a result was made with and that are others now.
+
+    Those that an older version did not keep with its results count as they are.
+    """
+    return [
+        f"{name}.{key}"
+        for name, section in result.settings.items()
+        if isinstance(section, dict) and name in now
+        for key, value in section.items()
+        if now[name].get(key) != value
+    ]
+
+
+def evaluation_path(run: RunDirectory, model: Estimator, protocol: str = "") -> Path:
+    """Where the evaluation of a run is kept; of another subset rule or a protocol, named so."""
     kind, own = (
         getattr(getattr(c, "subset", None), "kind", "") for c in (model.config, run.config())
     )
-    return run.path / "metrics" / ("evaluation.json" if kind == own else f"evaluation-{kind}.json")
+    words = ["evaluation", *([kind] if kind != own else []), *([protocol] if protocol else [])]
+    return run.path / "metrics" / f"{'-'.join(words)}.json"
 
 
 def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
@@ -207,12 +239,18 @@ def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> d
 
     An evaluation of more or fewer subsets is one all the same.
     """
-    records, settings = run.records(), model.config.model_dump(mode="json")
-    settings["evaluation"].pop("subsets")
+    records = run.records()
     return {
         "stages": {name: records[name].key for name in model.stage_names},
-        "settings": {name: settings[name] for name in sections},
+        "settings": settings_state(model.config, sections),
     }
+
+
+def settings_state(config: Config, sections: Iterable[str] = SECTIONS) -> dict[str, Any]:
+    """The sections of a configuration that a result depends on."""
+    settings = config.model_dump(mode="json")
+    settings["evaluation"].pop("subsets")
+    return {name: settings[name] for name in sections if name in settings}
 
 
 def network_path(store: Path, kind: type[ModalityNetworks], otherwise: Path) -> Path:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
+from mvflow.evaluation.caveats import method_of
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.generation import FeatureNetwork, Generation
 from mvflow.evaluation.parts import (
@@ -266,7 +267,21 @@ def _put_together(
         predictions_by_observed=prediction_means([*predictions.values()]),
         prediction_sentence=prediction_sentence([*predictions.values()]),
         subsets_skipped=_skipped(of, subsets),
+        distinct=_distinct(of),
+        method=method_of(
+            estimator.config, sampled=any(p.sampler.method != "exact" for p in generated)
+        ),
     )
+
+
+def _distinct(of: Generation) -> dict[str, int]:
+    """Modality -> different items among the chosen rows."""
+    found = {}
+    for name, column in of.test.columns().items():
+        if name in of.names:
+            index = of.rows.chosen if column.index is None else column.index[of.rows.chosen]
+            found[name] = len(np.unique(index[index >= 0]))
+    return found
 
 
 def _intervals(

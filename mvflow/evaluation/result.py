@@ -18,6 +18,7 @@ __all__ = [
     "ImportanceCheck",
     "InferenceGaps",
     "Latent",
+    "Method",
     "Projections",
     "SamplerCheck",
     "SamplerSummary",
@@ -215,6 +216,27 @@ class InferenceGaps(Values):
     variation_of_information: Estimate | None = None
 
 
+class Method(Values):
+    """How numbers were drawn.
+
+    Args:
+        subset: rule for several observed modalities; empty where the system has none to choose.
+        divisor: what a product of experts is divided by; empty where there is no product.
+        ball: whether z is kept within the ball that training rows' latents span.
+        sampler: of unnormalised posteriors, with settings that are not its defaults; empty where
+            all posteriors were drawn exactly.
+        prior: what is drawn from where nothing is observed, besides the model's p(z).
+        protocol: name of the protocol; empty for the run's own settings.
+    """
+
+    subset: str = ""
+    divisor: str = ""
+    ball: bool = False
+    sampler: str = ""
+    prior: str = ""
+    protocol: str = ""
+
+
 class Evaluation(Result):
     """Everything that is measured of a trained model on test rows.
 
@@ -244,6 +266,10 @@ class Evaluation(Result):
         sampler_by_subset: subset of two modalities or more -> diagnostics of its draws.
         likelihood_checks: "joint" and directions -> whether likelihoods are to be trusted.
         gaps: how far posteriors are from what they approximate; None where that is not known.
+        data: name of the data set; empty where it is not known.
+        note: what its store says that a reader must know.
+        distinct: modality -> different items among the rows; the rest are repeats.
+        method: how numbers were drawn; None of an evaluation of an older version.
     """
 
     facts: dict[str, str]
@@ -270,3 +296,7 @@ class Evaluation(Result):
     sampler_by_subset: dict[str, SubsetSampler] = {}
     likelihood_checks: dict[str, ImportanceCheck] = {}
     gaps: InferenceGaps | None = None
+    data: str = ""
+    note: str = ""
+    distinct: dict[str, int] = {}
+    method: Method | None = None
