@@ -43,7 +43,7 @@ class Rows(Protocol):
         ...
 
     def only(self, name: str) -> Rows:
-        """The same rows, of which only one column is read."""
+        """The same rows, of which only one column is read, and which of it is present."""
         ...
 
     def batches(self, size: int) -> Iterable[Mapping[str, Tensor]]:

@@ -22,8 +22,8 @@ def make_runs(variants: Mapping[str, Sequence[str]], out: Path, store: Path, rec
     """
     from mvflow_cli.main import run
 
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=out.absolute().parent) as scratch:
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=parent) as scratch:
         for name, assignments in variants.items():
             words = [f"--set={text}" for text in assignments]
             command = ["new", f"{scratch}/{name}", f"--recipe={recipe}", f"--store={store}"]
@@ -33,7 +33,7 @@ def make_runs(variants: Mapping[str, Sequence[str]], out: Path, store: Path, rec
                 raise typer.Exit(code)
         made = {Path(scratch, name): out / name for name in variants}
         missing = {new: path for new, path in made.items() if not _is_there(path, new)}
-        out.mkdir(exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for new, path in missing.items():
             new.rename(path)
 

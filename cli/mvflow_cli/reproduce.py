@@ -129,12 +129,9 @@ def reproduce(
     if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
         say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
     variants = {spec.name: [*(settings or []), *spec.assignments] for spec in specs}
-    place.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if dry_run and not (place / "runs").exists():  # leave nothing behind
-            scratch = TemporaryDirectory(prefix=".mvflow-", dir=place.parent)
-            place = Path(stack.enter_context(scratch))
-        place.mkdir(exist_ok=True)
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="mvflow-")))
         make_runs(variants, place / "runs", store, recipe or own)
         todo = [Job(s.name, place / "runs" / s.name, True, protocol) for s in specs]
         _announce(wanted, todo, specs, store, device, jobs, err=json)

@@ -8,6 +8,7 @@ MNIST and as many photographs as there shall be modalities.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,14 +189,42 @@ def _published(place: Path, modalities: int) -> tuple[dict[str, SplitData], str]
     return splits, f"subset ({', '.join(f'{split} {n:,}' for split, n in rows.items())} rows)"
 
 
+def shrunk(images: Blocks, factor: int) -> Blocks:
+    """Thumbnails of images: the mean of each `factor` by `factor` pixels, rounded.
+
+    Examples:
+        >>> image = np.array([[[[0, 255], [255, 255]]]], np.uint8)
+        >>> next(iter(shrunk(Blocks((1, 1, 2, 2), lambda start, stop: image), 2)))[0, 0]
+        array([[191]], dtype=uint8)
+    """
+    rows, channels, height, width = images.shape
+    side = (height // factor, width // factor)
+
+    def make(start: int, stop: int) -> NDArray[np.uint8]:
+        parts = images.make(start, stop).reshape(-1, channels, side[0], factor, side[1], factor)
+        return parts.mean((3, 5)).round().astype(np.uint8)
+
+    return Blocks((rows, channels, *side), make)
+
+
 def _builder(name: str, summary: str, archive: SourceArchive, *, translated: bool) -> Builder:
-    def make(files: Mapping[str, Path], seed: int, *, modalities: int) -> Content:
+    def make(files: Mapping[str, Path], seed: int, *, modalities: int, shrink: int) -> Content:
+        if SIDE % shrink:
+            msg = f"shrink is {shrink}: expected a divisor of {SIDE}, the width of the images"
+            raise UsageError(msg)
         if archive.name in files:
             splits, note = _published(files[archive.name], modalities)
         else:
             splits, note = _rebuilt(files, seed, name, modalities, translated=translated)
+        side = SIDE // shrink
+        if shrink > 1:
+            note = ", ".join(filter(None, [note, f"thumbnails of {side} x {side} pixels"]))
+            splits = {
+                split: replace(data, arrays={m: shrunk(x, shrink) for m, x in data.arrays.items()})
+                for split, data in splits.items()
+            }
         specs = (
-            Modality(m, (3, SIDE, SIDE), {"kind": "laplace", "scale": 0.75})
+            Modality(m, (3, side, side), {"kind": "laplace", "scale": 0.75})
             for m in splits["train"].arrays
         )
         return Content(tuple(specs), splits, note)
@@ -204,7 +233,10 @@ def _builder(name: str, summary: str, archive: SourceArchive, *, translated: boo
         name=name,
         summary=summary,
         make=make,
-        parameters=(Parameter("modalities", 0, "how many; 0 for all there are", minimum=0),),
+        parameters=(
+            Parameter("modalities", 0, "how many; 0 for all there are", minimum=0),
+            Parameter("shrink", 1, f"2 for thumbnails of {SIDE // 2} x {SIDE // 2} pixels"),
+        ),
         files=(archive,),
         alternatives=((*MNIST_FILES, _PHOTOGRAPHS),),
         about=_ABOUT + (_ABOUT_TRANSLATED if translated else ""),

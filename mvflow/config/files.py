@@ -66,10 +66,11 @@ def recipe(name: str, assignments: Iterable[str] = ()) -> dict[str, Any]:
     """The recipe `name`, with `section.key=value` assignments carried out, as a plain dict.
 
     A recipe's file is a configuration with three more keys. `extends` names a recipe whose values
-    it changes. `every_modality` holds what all modalities have unless their own table says
-    otherwise. `by.KEY.KIND` holds what differs where KEY (`system`, `projector`, ...) is KIND, or
-    is anything but "none" where KIND is `*`; what `by.system` says comes first. Sections that the
-    system does not have are left out; assignments have the last word.
+    it changes; `modalities` may then be a list, of those that it keeps. `every_modality` holds
+    what all modalities have unless their own table says otherwise. `by.KEY.KIND` holds what
+    differs where KEY (`system`, `projector`, ...) is KIND, or is anything but "none" where KIND
+    is `*`; what `by.system` says comes first. Sections that the system does not have are left
+    out; assignments have the last word.
 
     Raises:
         ConfigError: if there is no such recipe (the message lists the known ones), or an
@@ -305,8 +306,18 @@ def _read(name: str) -> dict[str, Any]:
     """Content of a recipe's file, over that of the recipe it extends."""
     text = (resources.files("mvflow.config") / "recipes" / f"{name}.toml").read_text("utf-8")
     raw = tomllib.loads(text)
-    base = raw.pop("extends", None)
-    return raw if base is None else merged(_read(base), raw)
+    extended = raw.pop("extends", None)
+    if extended is None:
+        return raw
+    base = _read(extended)
+    names = raw.get("modalities")
+    if isinstance(names, list):
+        raw["modalities"] = {}
+        base["modalities"] = {n: base["modalities"][n] for n in names}
+        networks = base.get("classifiers", {}).get("networks", {})
+        for other in networks.keys() - names:
+            del networks[other]
+    return merged(base, raw)
 
 
 def _copied(node: Any) -> Any:

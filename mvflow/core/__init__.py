@@ -17,6 +17,18 @@ from mvflow.core.errors import (
 )
 from mvflow.core.latent import LatentPart, LatentSpace
 from mvflow.core.observed import Observed
+from mvflow.core.presence import (
+    PackedColumn,
+    Presence,
+    check_every_row,
+    entry_shares,
+    fill_absent,
+    pack_column,
+    present_columns,
+    row_presence,
+    unmask,
+    with_masks,
+)
 from mvflow.core.random import derive_seed, generator
 from mvflow.core.registry import REGISTRIES, Registry, registry, trust
 from mvflow.core.sources import (
@@ -31,6 +43,7 @@ from mvflow.core.sources import (
     subset_of,
 )
 from mvflow.core.types import (
+    PRESENT,
     Batch,
     Column,
     Described,
@@ -38,11 +51,13 @@ from mvflow.core.types import (
     Source,
     Subset,
     rescale_weights,
+    take_present,
 )
 from mvflow.core.units import Knots, Units
 
 __all__ = [
     "COVARIATES",
+    "PRESENT",
     "REGISTRIES",
     "Array",
     "ArraySource",
@@ -61,6 +76,8 @@ __all__ = [
     "NotFittedError",
     "NumericsError",
     "Observed",
+    "PackedColumn",
+    "Presence",
     "Registry",
     "Source",
     "StageError",
@@ -74,6 +91,7 @@ __all__ = [
     "check_batch",
     "check_count",
     "check_covariates",
+    "check_every_row",
     "check_labels",
     "check_rows",
     "check_seed",
@@ -81,13 +99,21 @@ __all__ = [
     "class_name",
     "covariate_columns",
     "derive_seed",
+    "entry_shares",
     "factor_name",
+    "fill_absent",
     "fingerprint",
     "generator",
     "namespace",
+    "pack_column",
+    "present_columns",
     "registry",
     "rescale_weights",
+    "row_presence",
     "subset_of",
+    "take_present",
     "trust",
     "unknown_name",
+    "unmask",
+    "with_masks",
 ]

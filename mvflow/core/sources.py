@@ -13,7 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from mvflow.core.covariates import COVARIATES, Covariate, check_covariates
 from mvflow.core.door import as_numbers, check_labels
 from mvflow.core.errors import DataError, UsageError, unknown_name
-from mvflow.core.types import Batch, Column, Described, Modality, Source
+from mvflow.core.presence import (
+    check_every_row,
+    fill_absent,
+    pack_column,
+    present_columns,
+    row_presence,
+    unmask,
+    with_masks,
+)
+from mvflow.core.types import PRESENT, Batch, Column, Described, Modality, Source
 
 __all__ = [
     "ArraySource",
@@ -33,23 +42,29 @@ class ArraySource:
 
     Args:
         arrays: name -> (rows, *shape), or (distinct, *shape) where `pairs` says which one a row
-            takes.
+            takes. What NumPy's masked arrays mask is absent.
         modalities: specifications; by default `normal` ones with the arrays' shapes.
-        labels: class of each row.
+        labels: class of each row, -1 where it is not known.
         factors: known causes of each row, by name.
         class_names: label -> name of the class, for reports.
         factor_names: factor -> readable name with its unit, for reports.
-        pairs: name -> (rows,) positions in the array of that name.
+        pairs: name -> (rows,) positions in the array of that name, -1 where it is absent.
         covariates: name -> (rows,) levels or numbers.
         covariate_specs: how they are encoded; by default as the values suggest.
+        present: name -> bool (rows,), which rows have the modality, or bool of the array's shape,
+            which of its values are present; others are never read. By default all are.
 
     Raises:
-        DataError: if row counts differ or values are not finite.
+        DataError: if row counts differ, values are not finite, or a row has no modality.
 
     Examples:
         >>> s = ArraySource({"a": np.zeros((5, 2)), "b": np.ones((5, 3))})
         >>> len(s), s.modalities[1].shape, s.take([4])["b"].shape
         (5, (3,), (1, 3))
+        >>> some = {"a": np.array([True, True, False])}
+        >>> s = ArraySource({"a": np.ones((3, 1)), "b": np.ones((3, 1))}, present=some)
+        >>> s.take([2, 0])["present/a"]
+        array([False,  True])
     """
 
     def __init__(
@@ -64,24 +79,33 @@ class ArraySource:
         pairs: Mapping[str, ArrayLike] | None = None,
         covariates: Mapping[str, Any] | None = None,
         covariate_specs: Iterable[Covariate] | None = None,
+        present: Mapping[str, ArrayLike] | None = None,
     ) -> None:
         if not arrays:
             msg = "no modality was given: expected a mapping from names to arrays"
             raise DataError(msg)
+        arrays, masks = unmask(arrays, present)
         arrays = {name: as_numbers(x, f"modality {name!r}") for name, x in arrays.items()}
         if modalities is None:
             modalities = [Modality(name, x.shape[1:] or (1,)) for name, x in arrays.items()]
         self.modalities = tuple(modalities)
         _check_names(arrays, self.modalities)
+        index = {
+            name: None if pairs is None else check_rows(pairs[name], len(x), name, or_absent=True)
+            for name, x in arrays.items()
+        }
+        for name, mask in masks.items():
+            rows = None if (of := index[name]) is None else len(of)
+            arrays[name] = fill_absent(name, arrays[name], mask, rows)
         values = check_batch(arrays, self.modalities, rows_equal=pairs is None)
-        self._columns = {
-            name: Column(x, None if pairs is None else check_rows(pairs[name], len(x), name))
-            for name, x in values.items()
-        }
-        lengths = {
-            name: len(c.values if c.index is None else c.index)
-            for name, c in self._columns.items()
-        }
+        self._columns, lengths = {}, {}
+        for name, x in values.items():
+            packed = pack_column(x, masks.get(name), index[name])
+            self._columns[name] = Column(packed.values, packed.index)
+            if packed.mask is not None:
+                self._columns[PRESENT + name] = Column(packed.mask, packed.index)
+            lengths[name] = len(packed.values if packed.index is None else packed.index)
+        self._columns = with_masks(self._columns)
         self.labels = None if labels is None else check_labels(labels)
         self.factors = {name: np.asarray(f) for name, f in (factors or {}).items()}
         self.class_names, self.factor_names = dict(class_names or {}), dict(factor_names or {})
@@ -93,6 +117,8 @@ class ArraySource:
             msg = f"all arrays need the same number of rows, but {listed}"
             raise DataError(msg)
         self._rows = next(iter(lengths.values()))
+        if len(self._columns) > len(self.modalities):
+            check_every_row(row_presence(self).values())
         self._covariate_values = dict(sorted((covariates or {}).items()))
         self._encode(covariate_specs or ())
 
@@ -117,15 +143,15 @@ class ArraySource:
     def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
         """Arrays of the given rows, in their order; encoded covariates as `covariates/NAME`.
 
+        Of a modality that some row lacks, or some of whose values are absent, also
+        `present/NAME`: bool (rows,) or (rows, *shape). What is absent is zeros, and no data.
+
         Raises:
             DataError: if a row is not one of 0...len - 1.
             UsageError: if `rows` is not a list of whole numbers.
         """
         at = check_rows(rows, self._rows, "the data")
-        return {
-            name: c.values[at if c.index is None else c.index[at]]
-            for name, c in self._columns.items()
-        }
+        return {name: c.take(at) for name, c in self._columns.items()}
 
     def columns(self) -> dict[str, Column]:
         """All modalities as stored."""
@@ -139,28 +165,38 @@ def as_source(
     labels: ArrayLike | None = None,
     covariates: Mapping[str, Any] | None = None,
     covariate_specs: Iterable[Covariate] | None = None,
+    present: Mapping[str, ArrayLike] | None = None,
 ) -> Source:
     """Return `data` as a `Source`; a dict of arrays becomes one.
 
+    The dict may have masks `present/NAME` in it, as `Source.take` gives them.
+
     Raises:
         DataError: if the values do not fit the modalities.
-        UsageError: if it is neither, or covariates are given beside a source, which has its own.
+        UsageError: if it is neither, or covariates or masks are given beside a source, which has
+            its own.
 
     Examples:
         >>> len(as_source({"a": np.zeros((3, 2), np.float32)}))
         3
     """
     if isinstance(data, Mapping):
+        masks = {k.removeprefix(PRESENT): mask for k, mask in present_columns(data).items()}
         return ArraySource(
-            data,
+            {name: x for name, x in data.items() if not name.startswith(PRESENT)},
             modalities,
             labels=labels,
             covariates=covariates,
             covariate_specs=covariate_specs,
+            present={**masks, **(present or {})},
         )
-    if covariates is not None:
-        msg = "covariates= goes with a dict of arrays: a source has covariates of its own"
-        raise UsageError(msg)
+    for key, what, own in (
+        ("covariates", "covariates", covariates),
+        ("present", "masks", present),
+    ):
+        if own is not None:
+            msg = f"{key}= goes with a dict of arrays: a source has {what} of its own"
+            raise UsageError(msg)
     if isinstance(data, ArraySource) and data.covariates and covariate_specs is not None:
         return data.with_covariates(covariate_specs)
     if not isinstance(data, Source):
@@ -203,8 +239,16 @@ def check_source(
             _checked(column.values, specs[name])
 
 
-def check_rows(rows: ArrayLike, count: int, of: str) -> NDArray[np.int64]:
+def check_rows(
+    rows: ArrayLike, count: int, of: str, *, or_absent: bool = False
+) -> NDArray[np.int64]:
     """Row numbers as int64, checked against the number of rows there are.
+
+    Args:
+        rows: row numbers.
+        count: how many rows there are.
+        of: names them in messages.
+        or_absent: whether -1 may stand for none of them.
 
     Raises:
         DataError: if a row is not one of 0...count - 1.
@@ -218,7 +262,7 @@ def check_rows(rows: ArrayLike, count: int, of: str) -> NDArray[np.int64]:
     if at.ndim != 1 or (at.size and at.dtype.kind not in "iu"):
         msg = f"rows must be a list of whole numbers: got {at.dtype} of shape {at.shape}"
         raise UsageError(msg)
-    outside = at[(at < 0) | (at >= count)]
+    outside = at[(at < (-1 if or_absent else 0)) | (at >= count)]
     if outside.size:
         msg = f"row {outside[0]} is out of range: {of} has the rows 0 to {count - 1}"
         raise DataError(msg)

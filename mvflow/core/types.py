@@ -15,6 +15,7 @@ from mvflow.core.errors import DataError, unknown_name
 from mvflow.core.registry import registry
 
 __all__ = [
+    "PRESENT",
     "Batch",
     "Column",
     "Described",
@@ -22,6 +23,7 @@ __all__ = [
     "Source",
     "Subset",
     "rescale_weights",
+    "take_present",
 ]
 
 Batch: TypeAlias = Mapping[str, NDArray[Any]]
@@ -29,6 +31,9 @@ Batch: TypeAlias = Mapping[str, NDArray[Any]]
 
 Subset: TypeAlias = tuple[str, ...]
 """Names of observed modalities, sorted."""
+
+PRESENT = "present/"
+"""Columns of a source whose names begin so say which rows, or which of their values, are there."""
 
 Settings: TypeAlias = str | Mapping[str, Any]
 """Name of a kind, or a mapping with `kind` and its settings."""
@@ -162,7 +167,33 @@ class Column:
     values: NDArray[Any]
     """(distinct, *shape), uint8 or float32."""
     index: NDArray[np.integer[Any]] | None
-    """(rows,): row -> position in `values`; None when row i is `values[i]`."""
+    """(rows,): row -> position in `values`, -1 where the row lacks the modality, of which nothing
+    is stored then; None when row i is `values[i]`."""
+
+    def take(self, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
+        """Values of the given rows, in their order; zeros where a row has none.
+
+        Examples:
+            >>> Column(np.array([[3.0]]), np.array([0, -1])).take(np.array([1, 0])).tolist()
+            [[0.0], [3.0]]
+        """
+        at = rows if self.index is None else self.index[rows]
+        return take_present(self.values, at)
+
+
+def take_present(values: NDArray[Any], at: NDArray[np.integer[Any]]) -> NDArray[Any]:
+    """Values at some positions, with zeros for the position -1, for which nothing is read.
+
+    Examples:
+        >>> take_present(np.array([5.0, 6.0]), np.array([1, -1, 0])).tolist()
+        [6.0, 0.0, 5.0]
+    """
+    is_there = at >= 0
+    if is_there.all():
+        return values.take(at, 0)
+    out = np.zeros((len(at), *values.shape[1:]), values.dtype)
+    out[is_there] = values.take(at[is_there], 0)
+    return out
 
 
 @runtime_checkable
@@ -189,11 +220,19 @@ class Source(Protocol):
         ...
 
     def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Arrays (len(rows), *shape) of the given rows, in their order, as stored."""
+        """Arrays (len(rows), *shape) of the given rows, in their order, as stored.
+
+        Of a modality that some row of the source lacks, also `present/NAME`: bool (len(rows),),
+        or (len(rows), *shape) where entries are missing. What is absent is zeros, and no data.
+        """
         ...
 
     def columns(self) -> dict[str, Column]:
-        """All modalities as they are stored, without repeating what rows share."""
+        """All modalities as they are stored, without repeating what rows share.
+
+        A row that lacks a modality has the index -1. Masks of entries are columns `present/NAME`
+        of booleans, with the index of the modality.
+        """
         ...
 
 

@@ -91,7 +91,8 @@ class Generation:
         """(chosen rows,): item of the modality that repeats the most, whose rows depend."""
         columns = self.test.columns().values()
         indices = [c.index[self.rows.chosen] for c in columns if c.index is not None]
-        plain = np.arange(len(self.rows.chosen))
+        plain = np.arange(len(self.rows.chosen))  # negative below: rows without it share nothing
+        indices = [np.where(index < 0, -1 - plain, index) for index in indices]
         return np.asarray(min([plain, *indices], key=lambda of: len(np.unique(of))), np.int64)
 
     def estimate(self, values: ArrayLike) -> Estimate:

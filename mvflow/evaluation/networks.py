@@ -192,7 +192,9 @@ def _distinct_rows(source: Source, name: str, device: str) -> Table:
     labels = np.zeros(len(source), np.int64) if source.labels is None else source.labels
     values = column.values
     if column.index is not None:
-        used, first = np.unique(column.index, return_index=True)
+        rows = np.flatnonzero(np.asarray(column.index) >= 0)
+        used, first = np.unique(column.index[rows], return_index=True)
+        first = rows[first]
         values, labels = values[used], labels[first]
     columns = {
         key: TensorColumn(torch.from_numpy(np.array(array)).to(device), None)

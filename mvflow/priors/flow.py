@@ -38,20 +38,10 @@ class Flow(Prior, Training):
     posterior: Annotated[Any, Kind("posteriors")] = Field(
         default_factory=lambda: create("posteriors", "nsf")
     )
-    """Family of its transforms."""
+    """Family of its transforms; what would condition them on data is a learned constant."""
 
     def build(self, system: Any) -> FlowPrior:
-        """The flow, at its initial weights.
-
-        Raises:
-            ConfigError: if the family's transforms need data to condition on.
-        """
-        if self.posterior.context_features:
-            msg = (
-                f"prior 'flow' has no data to condition on, as posterior {self.posterior.kind!r} "
-                "needs: choose prior.posterior nsf, maf or coupling"
-            )
-            raise ConfigError(msg)
+        """The flow, at its initial weights."""
         return FlowPrior(self.posterior, system.latent.dim)
 
     def stages(self, system: Any, module: nn.Module) -> Sequence[StageSpec]:
@@ -95,6 +85,7 @@ class FlowPrior(nn.Module):
     def __init__(self, family: Family, latent: int) -> None:
         super().__init__()
         self.transform = accelerate(family.transform(latent))
+        self.context = nn.Parameter(torch.zeros(family.context_features))
         self.shift: Tensor
         self.spread: Tensor
         self.register_buffer("shift", torch.zeros(latent))
@@ -109,4 +100,5 @@ class FlowPrior(nn.Module):
         """The distribution of z: batch shape (1,), event shape (latent,)."""
         zero = torch.zeros_like(self.shift)[None]
         base = DiagNormal(zero, torch.ones_like(zero))
-        return self.transform.flow(None, base, shift=self.shift, spread=self.spread)
+        context = self.context[None] if len(self.context) else None
+        return self.transform.flow(context, base, shift=self.shift, spread=self.spread)

@@ -128,5 +128,6 @@ def _joined(columns: Sequence[Any]) -> TensorColumn:
             starts[values.data_ptr()] = sum(map(len, parts))
             parts.append(values)
         index = torch.arange(len(values), device=values.device) if index is None else index
-        indices.append(index + starts[values.data_ptr()])
+        moved = index + starts[values.data_ptr()]
+        indices.append(torch.where(index < 0, index, moved))
     return TensorColumn(parts[0] if len(parts) == 1 else torch.cat(parts), torch.cat(indices))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.config import Config
-from mvflow.core import ConfigError, Covariate, LatentSpace, Modality, Observed
+from mvflow.core import PRESENT, ConfigError, Covariate, LatentSpace, Modality, Observed
 from mvflow.likelihoods import LikelihoodModule
 from mvflow.nn import (
     ModalityDict,
@@ -168,12 +167,9 @@ def _size_of(modality: Modality, covariates: Mapping[str, Covariate]) -> Covaria
 
 def _values(rows: Rows, name: str) -> Iterator[Tensor]:
     """Rows of a modality, some at a time; NaN where a value is absent."""
-    mask = f"present/{name}"
-    is_complete = all(mask not in batch for batch in itertools.islice(rows.batches(1), 1))
-    for batch in (rows.only(name) if is_complete else rows).batches(BLOCK_ROWS):
-        x = batch[name]
-        if not is_complete:
-            present = batch[mask]
+    for batch in rows.only(name).batches(BLOCK_ROWS):
+        x, present = batch[name], batch.get(PRESENT + name)
+        if present is not None:
             wide = present.reshape(*present.shape, *([1] * (x.ndim - present.ndim)))
             x = torch.where(wide, x, torch.nan)
         yield x

@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvflow.core import Column, DataError, Source
+from mvflow.core import PRESENT, Column, DataError, Source, take_present, with_masks
 
 __all__ = ["AnyColumn", "MappedColumn", "Table", "TensorColumn", "as_input"]
 
@@ -32,6 +32,12 @@ class TensorColumn:
 
     values: Tensor
     index: Tensor | None
+    is_partial: bool = field(init=False)
+    """Whether some row has no value, by the index -1."""
+
+    def __post_init__(self) -> None:
+        partial = self.index is not None and bool((self.index < 0).any())
+        object.__setattr__(self, "is_partial", partial)
 
     @property
     def length(self) -> int:
@@ -39,9 +45,15 @@ class TensorColumn:
         return len(self.values)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Values of the given rows, as stored."""
+        """Values of the given rows, as stored; zeros where a row has none."""
         at = rows if self.index is None else self.index.index_select(0, rows)
-        return self.values.index_select(0, at)  # several times as fast as values[at]
+        if not self.is_partial:
+            return self.values.index_select(0, at)  # several times as fast as values[at]
+        if not len(self.values):
+            return self.values.new_zeros(len(at), *self.values.shape[1:])
+        x = self.values.index_select(0, at.clamp_min(0))
+        absent = (at < 0).reshape(-1, *[1] * (x.ndim - 1))
+        return x.masked_fill_(absent, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +76,9 @@ class MappedColumn:
         return len(self.stored)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Values of the given rows, as stored."""
+        """Values of the given rows, as stored; zeros where a row has none."""
         at = rows if self.index is None else self.index.index_select(0, rows)
-        gathered = torch.from_numpy(self.stored.take(at.cpu().numpy(), 0))
+        gathered = torch.from_numpy(take_present(self.stored, at.cpu().numpy()))
         if self.device.type == "cpu":
             return gathered
         return gathered.pin_memory().to(self.device, non_blocking=True)
@@ -119,7 +131,7 @@ class Table:
                 stored and batches are read ahead. Batches are the same either way. Sparse columns
                 stay where they are stored: batches of them are made dense.
         """
-        columns = source.columns()
+        columns = with_masks(source.columns())
         size = sum(c.values.nbytes for c in columns.values())
         is_held = budget is None or size <= budget
         tensors = {
@@ -155,7 +167,10 @@ class Table:
         return column.device if isinstance(column, MappedColumn) else column.values.device
 
     def gather(self, at: Tensor) -> dict[str, Tensor]:
-        """Network inputs of the rows at the given positions."""
+        """Network inputs of the rows at the given positions.
+
+        Of a modality that some row lacks, also `present/NAME`, as `Source.take` has it.
+        """
         rows = at if self._rows is None else self._rows[at]
         return {name: as_input(c.gather(rows)) for name, c in self.columns.items()}
 
@@ -188,8 +203,9 @@ class Table:
         return Table(self.columns, self._length, at if self._rows is None else self._rows[at])
 
     def only(self, name: str) -> Table:
-        """The same rows, of which only one column is read."""
-        return Table({name: self.columns[name]}, self._length, self._rows)
+        """The same rows, of which only one column is read, and which of it is present."""
+        kept = {k: c for k, c in self.columns.items() if k in (name, PRESENT + name)}
+        return Table(kept, self._length, self._rows)
 
     def with_columns(self, columns: Mapping[str, AnyColumn]) -> Table:
         """The same rows with other columns, over all rows that this table's columns have."""
@@ -240,6 +256,8 @@ class Table:
         if key is not None and self._rows is not None:
             key = key[self._rows]
         groups = np.arange(len(self)) if key is None else key.cpu().numpy()
+        absent = groups < 0  # a row that lacks that modality shares no value of it
+        groups = np.where(absent, groups.max(initial=0) + np.cumsum(absent), groups)
         names = np.unique(groups)
         if len(names) < max(20, 2 / share):  # too few distinct values to divide: divide rows
             groups, names = np.arange(len(self)), np.arange(len(self))

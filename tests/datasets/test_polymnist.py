@@ -185,6 +185,20 @@ def test_fewer_modalities_are_the_first_of_more(build):
 
 
 @BUILDERS
+def test_thumbnails_are_means_of_the_pixels_of_the_images(build, published, builder):
+    for source in (None, published):
+        chosen = {} if source is None else {"source": source}
+        full = build(builder, "full.h5", **chosen)
+        small = build(builder, "small.h5", shrink=4, **chosen)
+        assert small.note.endswith("thumbnails of 7 x 7 pixels")
+        for split in ("train", "test"):
+            for m, x in full[split].take(range(len(full[split]))).items():
+                torch_mean = torch.nn.functional.avg_pool2d(torch.from_numpy(x).double(), 4)
+                thumbnails = small[split].take(range(len(small[split])))[m]
+                np.testing.assert_array_equal(thumbnails, torch_mean.round().numpy())
+
+
+@BUILDERS
 def test_the_rebuilt_store_describes_itself(build, builder):
     store = build(builder, seed=5)
     assert store.name == builder.name
@@ -440,6 +454,12 @@ def spoil_photograph(folder, how):
 def test_unusable_photographs(raw, old_store, how, words):
     spoil_photograph(raw.folder, how)
     assert words in refusal(BUILDER, old_store, source=raw.folder)
+
+
+@pytest.mark.bad_input
+def test_thumbnails_that_do_not_divide_the_images(raw, old_store):
+    words = "shrink is 3: expected a divisor of 28"
+    assert words in refusal(BUILDER, old_store, UsageError, source=raw.folder, shrink=3)
 
 
 @pytest.mark.bad_input

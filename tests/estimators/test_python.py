@@ -13,7 +13,14 @@ from sklearn.utils.validation import check_is_fitted
 
 import mvflow
 from mvflow import JNF, ArraySource, EarlyStopping, Modality, ModelCheckpoint
-from mvflow.core import ConfigError, DataError, MvflowError, NotFittedError, UsageError
+from mvflow.core import (
+    ConfigError,
+    DataError,
+    MvflowError,
+    NotFittedError,
+    UsageError,
+    check_batch,
+)
 from mvflow.training import NoOpCallback
 
 
@@ -68,7 +75,7 @@ def test_a_source_is_checked_against_the_model(as_validation):
 def test_masked_and_complex_values_are_refused():
     x = np.ma.masked_equal(np.array([[1.0], [-9.0]]), -9.0)
     with pytest.raises(DataError, match="'a', row 1 has a masked value"):
-        ArraySource({"a": x})
+        check_batch({"a": x}, [Modality("a", (1,))])
     with pytest.raises(DataError, match="'a' is complex"):
         ArraySource({"a": np.ones((2, 1)) * 1j})
 

@@ -39,7 +39,8 @@ SLOW = {"mhd", "polymnist", "translated-polymnist"}  # networks of the paper's s
 )
 @pytest.mark.parametrize("system", ["jnf", "jnf-shared"])
 def test_one_step_of_each_stage(name, system):
-    alike = [f"modalities.m{j}=none" for j in (2, 3, 4)] if "poly" in name else []
+    repeated = [m for m in recipe(name)["modalities"] if m in ("m2", "m3", "m4")]
+    alike = [f"modalities.{m}=none" for m in repeated]
     shared = ["projector=contrastive", "projector.dim=2"] if system == "jnf-shared" else []
     raw = recipe(name, [f"system={system}", *alike, *shared, *ONE_STEP[system]])
     config = config_from_dict(raw)

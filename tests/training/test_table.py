@@ -176,3 +176,50 @@ def test_too_few_rows_to_hold_out_are_refused():
     table = Table.of(ArraySource({"a": np.zeros((1, 1))}))
     with pytest.raises(DataError, match="cannot hold out 5% of 1 rows for validation"):
         table.split(0.05, np.random.default_rng(0))
+
+
+PRESENT = {
+    "image": np.arange(ROWS) % 3 > 0,
+    "score": np.arange(4 * ROWS).reshape(ROWS, 4) % 5 > 0,
+    "class": np.arange(ROWS) % 2 > 0,
+}
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+@settings(deadline=None, max_examples=25)
+@given(rows=st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=20))
+def test_rows_that_lack_modalities_are_gathered_as_they_are_taken(budget, rows):
+    x = arrays() | {"score": np.where(PRESENT["score"], arrays()["score"], np.nan)}
+    data = ArraySource(x, SPECS, present=PRESENT)
+    table, expected = Table.of(data, budget=budget), data.take(rows)
+    at = np.array(rows)
+    reordered = table.subset(at[::-1].copy()).subset(np.arange(len(at))[::-1].copy())
+    for view in (table.subset(at), reordered):
+        batch = next(view.batches(len(at)))
+        assert batch.keys() == expected.keys()
+        np.testing.assert_array_equal(batch["image"], expected["image"].astype(np.float32) / 255)
+        for name in expected.keys() - {"image"}:
+            np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_a_modality_that_no_row_has_is_zeros():
+    data = ArraySource(arrays(), SPECS, present={"image": np.zeros(ROWS, bool)})
+    for budget in (None, 0):
+        batch = next(Table.of(data, budget=budget).batches(3))
+        assert not batch["image"].any()
+        assert not batch["present/image"].any()
+
+
+def test_one_column_comes_with_what_of_it_is_present():
+    table = Table.of(ArraySource(arrays(), SPECS, present=PRESENT))
+    assert {*table.only("score").columns} == {"score", "present/score"}
+
+
+def test_rows_that_lack_the_scarcest_modality_are_divided_like_others():
+    data = ArraySource(arrays(), SPECS, present={"class": np.arange(ROWS) < 24})
+    train, held = Table.of(data).split(0.25, np.random.default_rng(0))
+    assert len(held) == 15
+    lacking = [
+        int((~t.gather(torch.arange(len(t)))["present/class"]).sum()) for t in (train, held)
+    ]
+    assert min(lacking) > 0
