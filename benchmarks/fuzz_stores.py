@@ -43,15 +43,19 @@ def make(path: Path, seed: int = 0) -> Path:
         "vec": rng.normal(size=(20, 3)).astype(np.float32),
         "cls": rng.integers(0, 4, 20),
     }
-    pairs = {"image": rng.integers(0, 9, 20), "vec": np.arange(20), "cls": np.arange(20)}
-    labels, factors = rng.integers(0, 4, 20), {"f": rng.normal(size=20)}
+    pairs = {"image": rng.integers(-1, 9, 20), "vec": np.arange(20), "cls": np.arange(20)}
+    labels, factors = rng.integers(-1, 4, 20), {"f": rng.normal(size=20)}
     return write_store(
         path,
         name="fuzz",
         modalities=specs,
         splits={
             "train": SplitData(arrays, labels, pairs, factors),
-            "test": SplitData({k: x[:9] for k, x in arrays.items()}, labels[:9]),
+            "test": SplitData(
+                {k: x[:9] for k, x in arrays.items()},
+                labels[:9],
+                present={"vec": rng.random((9, 3)) < 0.5},
+            ),
         },
         builder={"name": "b", "parameters": {"rows": 1}, "seed": 0},
         sources={"a": "00"},
@@ -70,11 +74,11 @@ def content(path: Path) -> list[Any]:
         for name in store.splits:
             split = store[name]
             rows = split.take(range(len(split)))
-            check_batch(rows, store.modalities)
+            check_batch({m.name: rows[m.name] for m in store.modalities}, store.modalities)
             assert all(len(x) == len(split) for x in rows.values())
             held = {"labels": split.labels, **split.factors}
             assert all(x is None or len(x) == len(split) for x in held.values())
-            assert split.labels is None or (split.labels >= 0).all()
+            assert split.labels is None or (split.labels >= -1).all()
             values.append({k: None if x is None else x.tolist() for k, x in (rows | held).items()})
     return values
 
@@ -154,7 +158,7 @@ def forge(rng: random.Random, data: bytearray, folder: Path) -> None:
     text = json.dumps(values).encode()
     if rng.random() < 0.05:
         text = text.replace(b"{", b"[" * 30_000, 1)
-    head = Manifest.encode(type("Forged", (), {"_text": lambda self: text})())
+    head = Manifest.encode(type("Forged", (), {"_text": lambda self: text, "format_version": 3})())
     data[: len(head)] = head
 
 

@@ -18,6 +18,7 @@ from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
     Device,
     Devices,
+    InceptionWeights,
     Json,
     Nodes,
     Protocol,
@@ -66,6 +67,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    inception: InceptionWeights = None,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -107,6 +109,7 @@ def evaluate(
                 device=place,
                 callback=training,
                 processes=processes,
+                inception=inception,
                 on_plan=partial(say_plan, err=json),
                 progress=progress,
             )
@@ -142,6 +145,8 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
             yield "classifier accuracy", name, f"{share:.3f}"
     for network, distances in result.frechet.items():
         yield from _frechet_lines(network, distances, result)
+    for network, about in result.networks.items():
+        yield "features", network, about
     for title, measured, digits in (
         ("squared error of reconstruction", result.reconstruction, 4),
         ("log-likelihood (nats)", result.log_likelihood, 2),

@@ -41,7 +41,7 @@ class Job:
         stacked: stages that were trained before by this process.
     """
 
-    def __init__(self, name: str, path: Path, evaluate: bool, protocol: str | None = None) -> None:
+    def __init__(self, name: str, path: Path, evaluate: bool) -> None:
         from mvflow.runs import Inputs, Plan, RunDirectory
         from mvflow.systems import build_system, stages_of
         from mvflow_cli.opening import store_path
@@ -53,7 +53,6 @@ class Job:
         self.plan = Plan(self.config, stages_of(build_system(self.config)))
         self.keys = self.plan.keys(self.inputs)
         self.todo = ["train", "evaluate"] if evaluate else ["train"]
-        self._protocol = [] if protocol is None else ["--protocol", protocol]
         self.state = "waiting"
         self.error: str | None = None
         self.stages: dict[str, dict[str, Any]] = {}
@@ -94,7 +93,6 @@ class Job:
         """Start the next command."""
         self.state = {"train": "training", "evaluate": "evaluating"}[self.todo[0]]
         words = ["-m", "mvflow_cli.main", self.todo[0], str(self.path), *options, "--json"]
-        words += self._protocol if self.todo[0] == "evaluate" else []
         self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, *words],
@@ -151,7 +149,13 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], count: int, device: str, threads: int | None, *, err: bool = False
+    jobs: Sequence[Job],
+    count: int,
+    device: str,
+    threads: int | None,
+    *,
+    measure: Sequence[str] = (),
+    err: bool = False,
 ) -> None:
     """Train all runs, `count` at once; a stage that several have in common is trained once.
 
@@ -160,6 +164,7 @@ def run_jobs(
         count: how many processes may run.
         device: of all.
         threads: of each; by default the CPU's cores are divided among them.
+        measure: more options of `mvflow evaluate`.
         err: show progress on stderr.
     """
     if threads is None and count > 1:
@@ -174,7 +179,8 @@ def run_jobs(
                     if job.todo and job not in running and len(running) < count:
                         _prepare(job, jobs)
                         if job.todo and _is_free(job, running, jobs):
-                            job.start(options)
+                            more = measure if job.todo[0] == "evaluate" else ()
+                            job.start([*options, *more])
                             running.append(job)
                 show()
                 time.sleep(POLL_INTERVAL)

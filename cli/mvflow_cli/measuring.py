@@ -54,6 +54,7 @@ def measure(
     device: str = "cpu",
     callback: Callback | None = None,
     processes: Processes | None = None,
+    inception: Path | None = None,
     on_plan: Callable[[EvaluationPlan], None] | None = None,
     progress: Callable[[int, int, str, float], None] | None = None,
 ) -> Evaluation:
@@ -77,16 +78,18 @@ def measure(
         device: where networks that measure are trained.
         callback: of their training.
         processes: that all run this.
+        inception: file with the weights of Inception-v3, for the FID of images.
         on_plan: called before it starts with what it will do, and about how long that takes.
         progress: called before each part; see `mvflow.evaluate`.
     """
     from mvflow.core import fingerprint
-    from mvflow.evaluation import ModalityAutoencoders, evaluate
+    from mvflow.evaluation import InceptionFeatures, ModalityAutoencoders, evaluate
     from mvflow.runs import write_intervals, write_json
     from mvflow_cli.keeping import KeptParts
     from mvflow_datasets.importing import read_units
 
     test = store[split or model.config.data.test]
+    brought = [] if inception is None else [InceptionFeatures.read(inception, device=device)]
     is_main = processes is None or processes.is_main_process
     if processes is not None and not is_main:
         processes.barrier()
@@ -101,14 +104,16 @@ def measure(
         processes.barrier()
     state, parts = run_state(run, model, SECTIONS), None
     if processes is None:
-        parts = KeptParts(run.path, {**state, "seed": seed, "rows": fingerprint(test)})
+        judges = {network.name: network.about for network in brought}
+        way = {"seed": seed, "rows": fingerprint(test), "judges": judges}
+        parts = KeptParts(run.path, {**state, **way})
     path = evaluation_path(run, model, protocol)
     is_own = path.name == "evaluation.json"
     evaluation = evaluate(
         model.distribute(processes),
         test,
         classifiers,
-        [features],
+        [features, *brought],
         seed=seed,
         train=store[model.config.data.train],
         units=read_units(store.path),

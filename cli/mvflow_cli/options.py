@@ -14,6 +14,7 @@ __all__ = [
     "Device",
     "Devices",
     "GivenFiles",
+    "InceptionWeights",
     "Json",
     "Nodes",
     "Precision",
@@ -67,6 +68,17 @@ Compile = Annotated[
         metavar="auto|graph|torch|no",
         help="How training steps are computed. graph: each as one CUDA graph; torch: with losses "
         "compiled by torch.compile, which takes minutes; no: neither; auto: graph on a GPU.",
+    ),
+]
+InceptionWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--inception",
+        metavar="WEIGHTS",
+        help="File with the weights of Inception-v3, for the FID of images: pytorch-fid's "
+        "pt_inception-2015-12-05-6726825d.pth or torchvision's inception_v3_google-0cc3c7bd.pth. "
+        "Nothing is downloaded.",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]

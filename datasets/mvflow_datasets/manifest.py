@@ -5,8 +5,10 @@ A store is an HDF5 file behind a block that HDF5 leaves to its user. The block h
     mvflow-store FORMAT LENGTH SHA-256      (and line feeds, up to 128 bytes)
     {"name": ..., "arrays": {"train/image": {"dtype": ..., "offset": ..., "blocks": ...}}, ...}
 
-and zeros. Arrays are contiguous and hashed in blocks of whole rows; `rest` is the hash of all
-other bytes of the file. So each byte is covered by one hash, and no array needs HDF5 to be read.
+and zeros. FORMAT is 2; where rows lack a modality, some of its values or their class, it is 3, so
+that a mvflow that does not know of such rows refuses the store. Arrays are contiguous and hashed
+in blocks of whole rows; `rest` is the hash of all other bytes of the file. So each byte is covered
+by one hash, and no array needs HDF5 to be read.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from mvflow_datasets.opened import OpenedFile
 __all__ = [
     "ABOUT",
     "BLOCK_BYTES",
-    "FORMAT_VERSION",
+    "FORMATS",
     "Entry",
     "Manifest",
     "Misfit",
@@ -44,7 +46,9 @@ ABOUT = "_about/"
 BLOCK_BYTES = 1 << 20
 """Bytes of a block of rows: what is made, hashed or written at a time stays in the cache."""
 
-FORMAT_VERSION = 2
+COMPLETE, INCOMPLETE = 2, 3
+FORMATS = (COMPLETE, INCOMPLETE)
+"""Formats that are read; a store of the second says where something is absent."""
 
 MAX_BYTES = 1 << 26
 """Bytes that a manifest, or all that is neither manifest nor array, may have."""
@@ -66,6 +70,8 @@ _MODALITY = {
     "weight": (float, type(None)),
 }
 _BUILDER = {"name": str, "parameters": dict, "seed": (int, type(None)), "mvflow": str}
+_OPTIONAL = {"covariates": {str: dict}, "absent": {str: {str: int}}}
+"""Keys that a manifest has only where there is something to say."""
 _SHAPE = {
     "name": str,
     "note": str,
@@ -136,6 +142,8 @@ class Manifest:
         size: bytes of the whole file.
         rest: SHA-256 of what is behind `start` and in no array.
         covariates: what is known of each row; stores without any do not mention them.
+        absent: split -> modality -> rows that lack it, `present/NAME` -> values that are missing
+            in those that have it, `labels` -> rows of unknown class; only where there are some.
     """
 
     name: str
@@ -149,11 +157,18 @@ class Manifest:
     size: int
     rest: str
     covariates: Mapping[str, Covariate] = field(default_factory=dict)
+    absent: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def format_version(self) -> int:
+        """Of the store: another one where something is absent."""
+        return INCOMPLETE if self.absent else COMPLETE
 
     def encode(self) -> bytes:
         """The block at the beginning of the file, without the zeros behind it."""
         text = self._text()
-        line = f"mvflow-store {FORMAT_VERSION} {len(text)} {hashlib.sha256(text).hexdigest()}"
+        digest = hashlib.sha256(text).hexdigest()
+        line = f"mvflow-store {self.format_version} {len(text)} {digest}"
         return line.encode().ljust(_HEADER, b"\n") + text
 
     def room(self) -> int:
@@ -165,9 +180,8 @@ class Manifest:
         values["modalities"] = [m.to_dict() for m in self.modalities]
         values["arrays"] = {key: asdict(entry) for key, entry in self.arrays.items()}
         values |= self._covariate_specs()
-        if not self.covariates:
-            del values["covariates"]
-        return json.dumps(values).encode()
+        told = {key: x for key, x in values.items() if key not in _OPTIONAL or x}
+        return json.dumps(told).encode()
 
     def _covariate_specs(self) -> dict[str, Any]:
         specs = {name: c.to_dict() for name, c in self.covariates.items()}
@@ -180,12 +194,14 @@ class Manifest:
         Raises:
             DataError: if it is no store, one of another version, or damaged.
         """
-        length, digest = _header(file)
+        version, length, digest = _header(file)
         text = file.read(_HEADER, min(file.size, _HEADER + min(length, MAX_BYTES)))
         try:
             if hashlib.sha256(text).hexdigest() != digest:
                 raise Misfit(_ALTERED)
             manifest = cls._decoded(text)
+            if manifest.format_version != version:
+                raise Misfit(_ALTERED)
             manifest._check(file)
         except Misfit as error:
             raise damaged(file.path, error) from error
@@ -202,12 +218,13 @@ class Manifest:
                 Modality.from_dict({key: spec[key] for key in _MODALITY})
                 for spec in values["modalities"]
             )
+            for key in _OPTIONAL.keys() & values:
+                check_shape(values[key], _OPTIONAL[key], "its manifest", key)
             specs = values.get("covariates", {})
-            check_shape(specs, {str: dict}, "its manifest", "covariates")
             covariates = {name: Covariate.from_dict(name, raw) for name, raw in specs.items()}
         except (DataError, TypeError, ValueError) as error:
             raise Misfit(str(error)) from error
-        if set(values) - {"covariates"} != set(_SHAPE):
+        if set(values) - set(_OPTIONAL) != set(_SHAPE):
             raise Misfit(_ALTERED)
         entries = {
             key: Entry(a["dtype"], tuple(a["shape"]), a["offset"], a["blocks"])
@@ -288,14 +305,14 @@ def damaged(path: Path, reason: object) -> DataError:
     return DataError(f"store {path} is damaged ({reason}): build it or copy it again")
 
 
-def _header(file: OpenedFile) -> tuple[int, str]:
-    """Length and SHA-256 of the manifest of a store."""
+def _header(file: OpenedFile) -> tuple[int, int, str]:
+    """Format, length of the manifest and SHA-256 of it."""
     head = file.read(0, min(file.size, _HEADER))
     match = re.fullmatch(rb"mvflow-store ([1-9]\d{0,8}) ([1-9]\d{0,8}) ([0-9a-f]{64})\n+", head)
     if not match or len(head) != _HEADER:
         if head.startswith(_HDF5):
             msg = (
-                f"{file.path} is an HDF5 file but not an mvflow store of format {FORMAT_VERSION}: "
+                f"{file.path} is an HDF5 file but not an mvflow store of format {COMPLETE}: "
                 f"if mvflow 0.1 wrote it, run 'mvflow data convert {file.path} NEW.h5', "
                 "else build one with 'mvflow data build' or 'mvflow data import'"
             )
@@ -306,15 +323,15 @@ def _header(file: OpenedFile) -> tuple[int, str]:
             )
         raise DataError(msg)
     version = int(match[1])
-    if version != FORMAT_VERSION:
-        newer = version > FORMAT_VERSION
+    if version not in FORMATS:
+        newer = version > max(FORMATS)
         age, cure = ("a newer", "upgrade mvflow") if newer else ("an older", "build it anew")
         msg = (
             f"{file.path} was written by {age} mvflow (store format {version}, "
-            f"this one reads {FORMAT_VERSION}): {cure}"
+            f"this one reads {COMPLETE} and {INCOMPLETE}): {cure}"
         )
         raise DataError(msg)
-    return int(match[2]), match[3].decode()
+    return version, int(match[2]), match[3].decode()
 
 
 def _check_entry(key: str, entry: Entry) -> None:

@@ -13,18 +13,13 @@ Read are `mhd_train.pt` and `mhd_test.pt`, each a tuple (or list) saved by `torc
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError, Modality
-from mvflow.core.files import open_regular
-from mvflow.core.memory import check_memory
 from mvflow_datasets.builders import Builder, Content, SourceFile
 from mvflow_datasets.writing import SplitData
 
@@ -46,7 +41,9 @@ MODALITIES = (
 
 
 def _split(path: Path) -> SplitData:
-    content = _loaded(path)
+    from mvflow.runs import load_torch
+
+    content = load_torch(path)
     if not isinstance(content, tuple | list) or len(content) < len(_PARTS):
         actual = type(content).__name__
         actual += f" of {len(content)}" if hasattr(content, "__len__") else ""
@@ -89,41 +86,6 @@ def _check(path: Path, name: str, array: NDArray[Any], right: bool, expected: st
     if not right:
         msg = f"{path}: {name} are {array.dtype} of shape {array.shape}, expected {expected}"
         raise DataError(msg)
-
-
-def _loaded(path: Path) -> Any:
-    """What `torch.save` wrote; only tensors, containers and numbers are let through."""
-    import torch
-
-    try:
-        with (
-            open_regular(path) as file,
-            torch.serialization.safe_globals(_number_types()),
-        ):
-            if zipfile.is_zipfile(file):
-                unpacked = sum(info.file_size for info in zipfile.ZipFile(file).infolist())
-                check_memory(unpacked, str(path))
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except DataError:
-        raise
-    except Exception as error:  # torch fails on damaged files in many ways
-        if named := re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error)):
-            msg = (
-                f"{path} is refused: it is not made of tensors and numbers alone, "
-                f"and reading it would run {named[1]}"
-            )
-            raise DataError(msg) from error
-        msg = f"{path} is truncated or not a file of torch.save: download it again"
-        raise DataError(msg) from error
-
-
-def _number_types() -> list[Any]:
-    """NumPy's numbers, as which the scalings may have been saved."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    types = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
-    return [np.dtype, *types, *((scalar, name) for name in names)]
 
 
 def _make(files: Mapping[str, Path], seed: int) -> Content:

@@ -10,17 +10,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import (
     COVARIATES,
+    PRESENT,
+    UNLABELLED,
     Column,
     Covariate,
     DataError,
     Modality,
+    Presence,
     Units,
     check_rows,
+    with_masks,
 )
 from mvflow_datasets.manifest import Manifest, Misfit
 from mvflow_datasets.sparse import SPARSE_PARTS, StoredSparse
+from mvflow_datasets.split_data import check_names
 from mvflow_datasets.stored import StoredArray
-from mvflow_datasets.writing import check_names
 
 __all__ = ["Split"]
 
@@ -60,26 +64,36 @@ class Split:
         except DataError as error:
             raise Misfit(str(error)) from error
         self._stored = {m.name: _stored(name, inside, m) for m in self.modalities}
-        self._index = _read_pairs(name, inside.get("pairs"), self._stored, rows)
+        self.absent = absent = manifest.absent.get(name, {})
+        self._index = _read_pairs(name, inside.get("pairs"), self._stored, rows, absent)
         self.labels: NDArray[np.int64] | None = None
         if "labels" in inside:
             labels = _shaped(f"{name}/labels", inside["labels"], ("<i8",), (rows,))
             self.labels = np.asarray(labels)
+            if int((self.labels == UNLABELLED).sum()) != absent.get("labels", 0):
+                msg = f"{name}/labels has other rows of unknown class than the manifest says"
+                raise Misfit(msg)
         self.factors: Mapping[str, NDArray[Any]] = (held := {})
         for factor in factors:
             array = inside[f"factors/{factor}"]
             shape = (rows, *array.shape[1:])
             _shaped(f"{name}/factors/{factor}", array, (*_NUMBERS, *_FLOATS), shape)
             held[factor] = np.asarray(array)
+        masks = {m: inside[k] for m in self._stored if (k := PRESENT + m) in inside}
+        if {PRESENT + m for m in masks} != {key for key in absent if key.startswith(PRESENT)}:
+            msg = f"{name}/{PRESENT.rstrip('/')} has other modalities than the manifest says"
+            raise Misfit(msg)
         read = [
             key for name in self._stored for key in (name, *(f"{name}/{p}" for p in SPARSE_PARTS))
         ]
-        read = [*filter(inside.__contains__, read), *(["pairs"] if self._index else [])]
+        read = [*filter(inside.__contains__, read), *(["pairs"] if "pairs" in inside else [])]
+        read += [PRESENT + m for m in masks]
         self.covariates: Mapping[str, Covariate] = manifest.covariates
         self._covariates = {
             c.name: _encoded(name, inside, c, rows) for c in self.covariates.values()
         }
         read += [COVARIATES + covariate for covariate in self.covariates]
+        self._columns = self._all_columns(masks)
         self._fingerprint = manifest.fingerprint(name, read)
         self._store: _Described | None = None
         self.class_names: Mapping[int, str] = {}
@@ -110,42 +124,53 @@ class Split:
     def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
         """Arrays of the given rows, in their order, and encoded covariates as `covariates/NAME`.
 
-        Only those rows are read; sparse ones are made dense.
+        Of a modality that some row lacks, or some of whose values are missing, also
+        `present/NAME`: bool (rows,) or (rows, *shape). What is absent is zeros, and no data. Only
+        those rows are read; sparse ones are made dense.
 
         Raises:
             DataError: if a row is not one of 0...len - 1.
             UsageError: if `rows` is not a list of whole numbers.
         """
         at = check_rows(rows, self._rows, f"split {self.name!r}")
-        values = {
-            name: stored.take(at if self._index is None else self._index[name][at])
-            for name, stored in self._stored.items()
-        }
-        return values | {COVARIATES + name: x[at] for name, x in self._covariates.items()}
+        return {name: column.take(at) for name, column in self._columns.items()}
 
     def columns(self) -> dict[str, Column]:
         """All modalities as stored: arrays that are read when rows of them are asked for."""
-        columns = {
-            name: Column(cast(Any, stored), None if self._index is None else self._index[name])
-            for name, stored in self._stored.items()
-        }
-        return columns | {COVARIATES + n: Column(x, None) for n, x in self._covariates.items()}
+        return dict(self._columns)
+
+    def _all_columns(self, masks: Mapping[str, StoredArray]) -> dict[str, Column]:
+        columns = {m: Column(cast(Any, x), self._index[m]) for m, x in self._stored.items()}
+        for name, mask in masks.items():
+            x = self._stored[name]
+            key = f"{self.name}/{PRESENT}{name}"
+            of = _shaped(key, mask, ("|b1",), x.shape)
+            columns[PRESENT + name] = Column(cast(Any, of), self._index[name])
+        encoded = {COVARIATES + name: Column(x, None) for name, x in self._covariates.items()}
+        return with_masks(columns) | encoded
 
     def info(self) -> dict[str, Any]:
-        """Rows, rows per label, names of the factors, type and distinct rows of each array."""
-        labels, counts = np.unique(
-            np.empty(0, np.int64) if self.labels is None else self.labels, return_counts=True
-        )
+        """Rows, rows per label and per set of modalities, what is absent, type of each array."""
+        known = np.empty(0, np.int64) if self.labels is None else self.labels
+        labels, counts = np.unique(known[known != UNLABELLED], return_counts=True)
         return {
             "rows": self._rows,
             "labels": {str(label): int(n) for label, n in zip(labels, counts, strict=True)},
             "factors": list(self.factors),
+            "absent": dict(self.absent),
+            "kinds": [[list(kind), rows] for kind, rows in Presence.of(self).kinds.items()],
             "arrays": {
                 name: {"dtype": str(stored.dtype), "distinct": len(stored)}
                 | ({"filled": stored.filled} if isinstance(stored, StoredSparse) else {})
+                | self._missing(name)
                 for name, stored in self._stored.items()
             },
         }
+
+    def _missing(self, name: str) -> dict[str, float]:
+        """Share of the stored values that are missing, where some are."""
+        count = self.absent.get(PRESENT + name, 0)
+        return {"missing": count / np.prod(self._stored[name].shape)} if count else {}
 
 
 # The functions below raise Misfit on a damaged store; `Store` adds its path.
@@ -178,19 +203,30 @@ def _stored(
 
 
 def _read_pairs(
-    split: str, stored: StoredArray | None, values: Mapping[str, Any], rows: int
-) -> dict[str, NDArray[np.int32]] | None:
-    """Row -> position in the array of each modality, or None where row i is row i of each."""
+    split: str,
+    stored: StoredArray | None,
+    values: Mapping[str, Any],
+    rows: int,
+    absent: Mapping[str, int],
+) -> dict[str, NDArray[np.int32] | None]:
+    """Row -> position in the array of each modality; None where row i is row i of it."""
     if stored is None:
         for name, array in values.items():
             _shaped(f"{split}/{name}", array, (array.dtype.str,), (rows, *array.shape[1:]))
-        return None
+        return dict.fromkeys(values)
     pairs = np.asarray(_shaped(f"{split}/pairs", stored, ("<i4",), (rows, len(values))))
+    out: dict[str, NDArray[np.int32] | None] = {}
     for index, (name, array) in zip(pairs.T, values.items(), strict=True):
-        if rows and not 0 <= index.min() <= index.max() < len(array):
+        lacking = int((index < 0).sum())
+        if rows and not -1 <= index.min() <= index.max() < len(array):
             msg = f"{split}/pairs points outside the {len(array)} rows of {name!r}"
             raise Misfit(msg)
-    return {name: pairs[:, j].copy() for j, name in enumerate(values)}
+        if lacking != absent.get(name, 0):
+            msg = f"{split}/pairs has {lacking} rows without {name!r}, the manifest another number"
+            raise Misfit(msg)
+        is_plain = absent and len(array) == rows and (index == np.arange(rows)).all()
+        out[name] = None if is_plain else index.copy()
+    return out
 
 
 def _shaped(what: str, array: Any, dtypes: tuple[str, ...], shape: tuple[int | None, ...]) -> Any:

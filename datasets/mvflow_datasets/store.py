@@ -1,12 +1,15 @@
 """The HDF5 store: a dataset in one file, written whole or not at all, read in place.
 
     /<split>/<modality>      (distinct, *shape) uint8 or float32; a categorical one int64
-    /<split>/labels          (rows,) int64, optional
-    /<split>/pairs           (rows, modalities) int32, optional: row -> row of each array
+    /<split>/labels          (rows,) int64, optional; -1: not known
+    /<split>/pairs           (rows, modalities) int32, optional: row -> row of each array, -1 where
+                             the row lacks the modality, of which nothing is stored then
+    /<split>/present/<modality>  (distinct, *shape) bool, optional: which values are not missing
     /<split>/factors/<name>  (rows, ...) numbers, optional
     /<split>/covariates/<name>  (rows,) int32 codes of levels or float32 numbers, optional
 
-A sparse modality is a group of the arrays `data`, `indices` and `indptr` of compressed rows.
+A sparse modality is a group of the arrays `data`, `indices` and `indptr` of compressed rows. The
+format is 2, and 3 where something is absent.
 
 Any program that knows HDF5 can read it. mvflow itself reads by the manifest at its beginning,
 see `mvflow_datasets.manifest`, and compares all that it reads with the hashes there: a store is
@@ -24,9 +27,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import DataError, Modality, Units, UsageError, unknown_name
+from mvflow.core import (
+    PRESENT,
+    UNLABELLED,
+    ConfigError,
+    DataError,
+    Modality,
+    Units,
+    UsageError,
+    unknown_name,
+)
 from mvflow.core.files import MissingFileError
-from mvflow_datasets.manifest import ABOUT, FORMAT_VERSION, Manifest, Misfit, damaged
+from mvflow_datasets.manifest import ABOUT, Manifest, Misfit, damaged
 from mvflow_datasets.opened import OpenedFile
 from mvflow_datasets.split import Split
 from mvflow_datasets.stored import Check, StoredArray, value_check
@@ -51,8 +63,8 @@ class Store:
 
     def __init__(self, file: OpenedFile) -> None:
         self.path = file.path
-        self.format_version = FORMAT_VERSION
         self._manifest = manifest = Manifest.read(file)
+        self.format_version = manifest.format_version
         self.name, self.note = manifest.name, manifest.note
         self.modalities, self.covariates = manifest.modalities, manifest.covariates
         self.builder, self.sources = manifest.builder, manifest.sources
@@ -68,7 +80,7 @@ class Store:
             self.class_names = {int(k): name for k, name in self._names("class_names")}
         except DataError:
             raise  # a sentence already
-        except (Misfit, ValueError) as error:
+        except (ConfigError, Misfit, ValueError) as error:
             raise damaged(file.path, error) from error
         self.factor_names = dict(self._names("factor_names"))
         for split in self._splits.values():
@@ -184,7 +196,9 @@ def _check_of(key: str, modalities: tuple[Modality, ...], dtype: str) -> Check |
     if f"{split}/" == ABOUT:
         return None
     if name == "labels":
-        return lambda x: np.asarray(x >= 0)
+        return lambda x: np.asarray(x >= UNLABELLED)
+    if name.startswith(PRESENT):
+        return lambda x: np.asarray(x.view(np.uint8) <= 1)
     name, _, part = name.partition("/")
     modality = next((m for m in modalities if m.name == name), None)
     if modality is None or part == "indptr":

@@ -2,7 +2,15 @@
 
 from mvflow.core.arrays import Array, namespace
 from mvflow.core.covariates import COVARIATES, Covariate, check_covariates, covariate_columns
-from mvflow.core.door import as_array, as_numbers, check_count, check_labels, check_seed
+from mvflow.core.door import (
+    UNLABELLED,
+    as_array,
+    as_numbers,
+    check_count,
+    check_labels,
+    check_seed,
+    unmask_labels,
+)
 from mvflow.core.errors import (
     ConfigError,
     DataError,
@@ -21,6 +29,7 @@ from mvflow.core.presence import (
     PackedColumn,
     Presence,
     check_every_row,
+    check_mask,
     entry_shares,
     fill_absent,
     pack_column,
@@ -59,6 +68,7 @@ __all__ = [
     "COVARIATES",
     "PRESENT",
     "REGISTRIES",
+    "UNLABELLED",
     "Array",
     "ArraySource",
     "Batch",
@@ -93,6 +103,7 @@ __all__ = [
     "check_covariates",
     "check_every_row",
     "check_labels",
+    "check_mask",
     "check_rows",
     "check_seed",
     "check_source",
@@ -115,5 +126,6 @@ __all__ = [
     "trust",
     "unknown_name",
     "unmask",
+    "unmask_labels",
     "with_masks",
 ]

@@ -9,7 +9,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core.errors import DataError, UsageError
 
-__all__ = ["as_array", "as_numbers", "check_count", "check_labels", "check_seed"]
+__all__ = [
+    "UNLABELLED",
+    "as_array",
+    "as_numbers",
+    "check_count",
+    "check_labels",
+    "check_seed",
+    "unmask_labels",
+]
+
+UNLABELLED = -1
+"""Label of a row whose class is not known."""
 
 
 def as_array(values: Any, what: str) -> NDArray[Any]:
@@ -88,18 +99,28 @@ def _frame(values: Any, what: str) -> NDArray[Any]:
     return x if x.dtype.kind in "biuf" else values.to_numpy(np.float64, na_value=np.nan)
 
 
+def unmask_labels(labels: Any) -> Any:
+    """Labels with -1 in place of what NumPy's masked arrays mask."""
+    if not isinstance(labels, np.ma.MaskedArray):
+        return labels
+    return np.where(np.ma.getmaskarray(labels), np.int64(UNLABELLED), labels.data)
+
+
 def check_labels(labels: ArrayLike) -> NDArray[np.int64]:
-    """Class of each row, as whole numbers from 0.
+    """Class of each row, as whole numbers from 0, and -1 where it is not known.
+
+    Args:
+        labels: (rows,); of NumPy's masked arrays, what is masked is not known.
 
     Raises:
-        DataError: if there are texts, fractions, missing or negative numbers.
+        DataError: if there are texts, fractions, or missing or other negative numbers.
 
     Examples:
-        >>> check_labels([0, 2.0, 1])
-        array([0, 2, 1])
+        >>> check_labels([0, 2.0, -1]), check_labels(np.ma.masked_equal([0, 9], 9))
+        (array([ 0,  2, -1]), array([ 0, -1]))
     """
     x = as_numbers(
-        labels,
+        unmask_labels(labels),
         "labels",
         "whole numbers from 0; np.unique(labels, return_inverse=True) makes them of names",
     )
@@ -107,12 +128,12 @@ def check_labels(labels: ArrayLike) -> NDArray[np.int64]:
         msg = f"labels have shape {x.shape}: expected one class for each row, (rows,)"
         raise DataError(msg)
     with np.errstate(invalid="ignore"):
-        bad = ~((x >= 0) & (x < 2**31) & (x == np.floor(x)))
+        bad = ~((x >= UNLABELLED) & (x < 2**31) & (x == np.floor(x)))
     if bad.any():
         row = int(np.argmax(bad))
         msg = (
-            f"label of row {row} is {x[row]}: expected a whole number from 0; "
-            "leave out rows without a class, or give no labels"
+            f"label of row {row} is {x[row]}: expected a whole number from 0, "
+            f"or {UNLABELLED} where the class is not known"
         )
         raise DataError(msg)
     return x.astype(np.int64)

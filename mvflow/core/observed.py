@@ -37,13 +37,19 @@ class Observed(NamedTuple):
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Array]) -> Observed:
-        """A batch of a table, whose columns of the other fields are named `field/name`."""
+        """A batch of a table, whose columns of the other fields are named `field/name`.
+
+        Values that are absent from a row that has others are NaN.
+        """
         groups: dict[str, dict[str, Array]] = {name: {} for name in _GROUPS}
         x: dict[str, Array] = {}
         for key, value in columns.items():
             group, slash, name = key.partition("/")
             (groups[group] if slash else x)[name if slash else key] = value
-        return cls(x, groups["present"] or None, groups["covariates"] or None, groups["cached"])
+        seen = cls(x, groups["present"] or None, groups["covariates"] or None, groups["cached"])
+        masks = {n: mask for n, mask in groups["present"].items() if mask.ndim > 1 and n in x}
+        gaps = {n: _with_nan(x[n], mask) for n, mask in masks.items()}
+        return seen._replace(x={**x, **gaps}) if gaps else seen
 
     @property
     def rows(self) -> int:
@@ -66,6 +72,15 @@ class Observed(NamedTuple):
         mask = xp.reshape(present, (*present.shape, *[1] * (x.ndim - present.ndim)))
         return xp.where(mask, x, xp.zeros_like(x))
 
+    def encodable(self, name: str) -> Array:
+        """Values of a modality as its encoder sees them, with zeros in rows that lack it.
+
+        Absent values of rows that have others stay as they are: NaN in a batch that was made by
+        `from_columns`, which encoders of rows with gaps understand.
+        """
+        there = self.is_present(name)
+        return self.x[name] if there is None else Observed(self.x, {name: there}).filled(name)
+
     def only(self, names: Collection[str]) -> Observed:
         """The same rows, of which only the named modalities are observed."""
         x = {name: value for name, value in self.x.items() if name in names}
@@ -80,3 +95,8 @@ class Observed(NamedTuple):
 
         cached = cut(self.cached) or {}
         return Observed(cut(self.x) or {}, cut(self.present), cut(self.covariates), cached)
+
+
+def _with_nan(x: Array, mask: Array) -> Array:
+    xp = namespace(x, mask)
+    return xp.where(mask, x, xp.full_like(x, xp.nan))

@@ -18,6 +18,7 @@ __all__ = [
     "PackedColumn",
     "Presence",
     "check_every_row",
+    "check_mask",
     "entry_shares",
     "fill_absent",
     "pack_column",
@@ -83,15 +84,37 @@ def unmask(
     return values, masks
 
 
-def fill_absent(
-    name: str, x: NDArray[Any], mask: Mask | None, rows: int | None = None
-) -> NDArray[Any]:
+def check_mask(name: str, mask: Mask, shape: tuple[int, ...], rows: int | None = None) -> None:
+    """Check the shape of a mask.
+
+    Args:
+        name: of the modality.
+        mask: bool (rows,) or of the given shape.
+        shape: of all values, (values, ...).
+        rows: number of rows, if these share values; None: as many as values.
+
+    Raises:
+        DataError: if it has another shape.
+    """
+    count = shape[0] if rows is None else rows
+    if mask.shape != (count,) and (mask.shape != shape or len(shape) == 1):
+        each = f", or for each value, {shape}" if len(shape) > 1 else ""
+        msg = (
+            f"present[{name!r}] has shape {mask.shape}: expected one boolean for each row, "
+            f"({count},){each}"
+        )
+        raise DataError(msg)
+
+
+def fill_absent(name: str, x: NDArray[Any], mask: Mask, rows: int | None = None) -> NDArray[Any]:
     """Values with zeros in place of those that are absent, which are never read.
+
+    Where rows share values, a mask of rows leaves all of them.
 
     Args:
         name: of the modality.
         x: (values, *shape).
-        mask: bool (rows,) or (values, *shape); None: all are present.
+        mask: bool (rows,) or (values, *shape).
         rows: number of rows, if these share values; None: as many as values.
 
     Raises:
@@ -101,15 +124,8 @@ def fill_absent(
         >>> fill_absent("a", np.array([[1.0], [np.nan]]), np.array([True, False])).tolist()
         [[1.0], [0.0]]
     """
-    count = len(x) if rows is None else rows
-    if mask is not None and (mask.shape != x.shape or x.ndim == 1) and mask.shape != (count,):
-        each = f", or for each value, {x.shape}" if x.ndim > 1 else ""
-        msg = (
-            f"present[{name!r}] has shape {mask.shape}: expected one boolean for each row, "
-            f"({count},){each}"
-        )
-        raise DataError(msg)
-    if mask is None or (mask.ndim == 1 and rows is not None):
+    check_mask(name, mask, x.shape, rows)
+    if mask.ndim == 1 and rows is not None:
         return x
     spread = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
     return np.where(spread, x, x.dtype.type())
@@ -265,11 +281,19 @@ class Presence:
     @classmethod
     def of(cls, *sources: Source) -> Presence:
         """Count rows of sources that have the same modalities."""
-        names = tuple(m.name for m in sources[0].modalities)
+        names = [m.name for m in sources[0].modalities]
+        masks = map(row_presence, sources)
+        return cls.counted(names, *(np.stack([m[name] for name in names], 1) for m in masks))
+
+    @classmethod
+    def counted(cls, modalities: Iterable[str], *masks: Mask) -> Presence:
+        """Count rows by masks (rows, modalities)."""
+        names = tuple(modalities)
         counts: dict[tuple[str, ...], int] = {}
-        for source in sources:
-            masks = row_presence(source)
-            rows = np.stack([masks[name] for name in names], axis=1)
+        for rows in masks:
+            if rows.all() and len(rows):
+                counts[names] = counts.get(names, 0) + len(rows)
+                continue
             for kind, count in zip(*np.unique(rows, axis=0, return_counts=True), strict=True):
                 has = tuple(name for name, there in zip(names, kind, strict=True) if there)
                 counts[has] = counts.get(has, 0) + int(count)

@@ -6,6 +6,7 @@ from mvflow.evaluation.calibration_result import Calibration
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.evaluate import evaluate
 from mvflow.evaluation.generation import FeatureNetwork
+from mvflow.evaluation.inception import InceptionFeatures
 from mvflow.evaluation.parts import EvaluationPlan, PartStore
 from mvflow.evaluation.predictions import Prediction, PredictionMeans
 from mvflow.evaluation.result import Evaluation
@@ -16,6 +17,7 @@ __all__ = [
     "Evaluation",
     "EvaluationPlan",
     "FeatureNetwork",
+    "InceptionFeatures",
     "ModalityAutoencoders",
     "ModalityClassifiers",
     "PartStore",

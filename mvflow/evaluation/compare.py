@@ -239,9 +239,9 @@ def _check_seeds(group: Sequence[EvaluatedRun]) -> None:
 
 
 def _distances_compare(runs: Sequence[EvaluatedRun]) -> bool:
-    """Whether Fréchet distances of all runs are of equal numbers of rows, as they must be."""
+    """Whether distances of all runs are of equal numbers of rows and by the same networks."""
     sizes = {
-        (name, found.rows, found.reference_rows)
+        (name, found.rows, found.reference_rows, run.metrics.networks.get(name))
         for run in runs
         for name, found in run.metrics.frechet.items()
     }
@@ -391,13 +391,15 @@ def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
     if not with_distances:
         notes.append(
             "Fréchet distances are left out: they were measured on different numbers of rows, "
-            "and fewer rows make them larger"
+            "and fewer rows make them larger, or by different networks"
         )
     floors = {n: d.mean.real for n, d in first.frechet.items() if with_distances}
     shown = [f"{n} {floor.mean:.2f}" for n, floor in floors.items() if floor is not None]
     if shown:
         few = next(iter(first.frechet.values())).rows
         notes.append(f"distance that {few:,} real rows have from others: {', '.join(shown)}")
+    for name, about in first.networks.items() if with_distances else ():
+        notes.append(f"features of {name}: {about}")
     accuracies = [r.metrics.classifiers for r in runs]
     if accuracies[0]:
         listed = ", ".join(f"{m} {a:.3f}" for m, a in sorted(accuracies[0].items()))

@@ -107,6 +107,7 @@ def evaluate(
     settings = estimator.config.evaluation
     rows = EvaluationRows.of(len(test), settings, seed)
     all_networks = [*([] if classifiers is None else [classifiers]), *networks]
+    _check_accepted(networks, estimator)
     generation = Generation(
         estimator, test, rows, classifiers, all_networks, seed, train, units or {}
     )
@@ -122,6 +123,18 @@ def evaluate(
     if on_intervals is not None and generation.tables:
         on_intervals(_intervals(generation, subsets, results))
     return _put_together(generation, subsets, results)
+
+
+def _check_accepted(networks: Sequence[FeatureNetwork], estimator: Estimator) -> None:
+    for network in networks:
+        accepts = getattr(network, "accepts", None)
+        if accepts is not None and not any(map(accepts, estimator.modalities)):
+            listed = ", ".join(f"{m.name} {m.shape}" for m in estimator.modalities)
+            msg = (
+                f"no modality has rows that {network.name} can take, such as images of shape "
+                f"(1 or 3, height, width): they are {listed}; leave it out"
+            )
+            raise UsageError(msg)
 
 
 def _subset_parts(of: Generation, subsets: Mapping[int, Sequence[tuple[str, ...]]]) -> list[Part]:
@@ -243,6 +256,12 @@ def _put_together(
                 reference_rows=len(rows.reference),
             )
             for network in of.networks
+            if network.name in of.feature_counts
+        },
+        networks={
+            network.name: about
+            for network in of.networks
+            if (about := getattr(network, "about", ""))
         },
         reconstruction=rebuilt.errors,
         diversity=results["diversity"].spaces,

@@ -45,7 +45,11 @@ DATA = "data"
 
 
 class FeatureNetwork(Protocol):
-    """Maps rows of a modality to features: classifiers, autoencoders, anything of one's own."""
+    """Maps rows of a modality to features: classifiers, autoencoders, anything of one's own.
+
+    One that cannot take all modalities says so by a method `accepts(modality)`; one that has an
+    attribute `about` is named by it in the result.
+    """
 
     @property
     def name(self) -> str:
@@ -165,12 +169,12 @@ class Generation:
             norms.append(float(np.linalg.norm(z, axis=-1).max()))
             compared = min(max(self.compared - place.start, 0), len(at))
             for name, made in self.estimator.decode(z[:1], targets, covariates=covariates).items():
-                found = self._predict(name, made[0])
+                found = self._predict(name, made[0], compared)
                 if found.classes is not None:
                     hits[name].append(self._is_right(found.classes, at))
                 clusters = self.clusters[place][:compared]
                 for network, values in found.features.items():
-                    distances[name][network].update(values[:compared], clusters)
+                    distances[name][network].update(values, clusters)
             for name, parts in self._predictive(tables, z, at, covariates, seed).items():
                 predicted[name] += parts
         joined = _joined(diagnostics)
@@ -321,7 +325,7 @@ class Generation:
             spaces={
                 space: Diversity(
                     conditional=conditional.get(space, {}),
-                    real={name: found[space] for name, found in real.items()},
+                    real={name: found[space] for name, found in real.items() if space in found},
                 )
                 for space in (DATA, *(network.name for network in self.networks))
             }
@@ -346,14 +350,27 @@ class Generation:
 
     # Classes and features
 
-    def _predict(self, name: str, x: NDArray[Any]) -> _Predictions:
+    @cached_property
+    def networks_of(self) -> dict[str, list[FeatureNetwork]]:
+        """Modality -> the networks that can take its rows."""
+        found: dict[str, list[FeatureNetwork]] = {}
+        for modality in self.estimator.modalities:
+            found[modality.name] = [
+                network
+                for network in self.networks
+                if getattr(network, "accepts", lambda _: True)(modality)
+            ]
+        return found
+
+    def _predict(self, name: str, x: NDArray[Any], count: int | None = None) -> _Predictions:
+        """Classes of rows, and features of the first `count` of them."""
         classes, features = None, {}
-        for network in self.networks:
+        for network in self.networks_of[name]:
             if network is self.classifiers:
-                both = self.classifiers.predict_with_features(name, x)
-                classes, features[network.name] = both
-            else:
-                features[network.name] = np.asarray(network.features(name, x))
+                classes, values = self.classifiers.predict_with_features(name, x)
+                features[network.name] = values[:count]
+            elif count != 0:
+                features[network.name] = np.asarray(network.features(name, x[:count]))
         return _Predictions(classes, features)
 
     def _is_right(self, classes: NDArray[Any], at: Indices) -> NDArray[np.bool_]:
@@ -373,7 +390,7 @@ class Generation:
     def _references(self) -> dict[str, dict[str, Moments]]:
         """Moments of the features of real rows, by modality and network."""
         found = {
-            name: {network.name: MeanAndCovariance() for network in self.networks}
+            name: {network.name: MeanAndCovariance() for network in self.networks_of[name]}
             for name in self.names
         }
         for _, at in batches(self.rows.reference):
@@ -400,8 +417,11 @@ class Generation:
     @property
     def feature_counts(self) -> dict[str, int]:
         """Number of features of each network."""
-        some = self._references[self.names[0]]
-        return {name: len(moments.mean) for name, moments in some.items()}
+        return {
+            network: len(moments.mean)
+            for of in self._references.values()
+            for network, moments in of.items()
+        }
 
 
 class _Predictions(NamedTuple):

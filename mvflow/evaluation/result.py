@@ -270,6 +270,8 @@ class Evaluation(Result):
         note: what its store says that a reader must know.
         distinct: modality -> different items among the rows; the rest are repeats.
         method: how numbers were drawn; None of an evaluation of an older version.
+        networks: feature network -> whose weights it has, with a hash; those that mvflow trained
+            itself are not named.
     """
 
     facts: dict[str, str]
@@ -300,3 +302,4 @@ class Evaluation(Result):
     note: str = ""
     distinct: dict[str, int] = {}
     method: Method | None = None
+    networks: dict[str, str] = {}

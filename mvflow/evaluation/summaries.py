@@ -111,12 +111,21 @@ def frechet(
     """
 
     def estimates(of: Mapping[str, Mapping[str, Blocks]]) -> dict[str, Distance]:
-        return {name: each[network].jackknife().estimate() for name, each in of.items()}
+        return {
+            name: each[network].jackknife().estimate()
+            for name, each in of.items()
+            if network in each
+        }
 
     def mean(of: Mapping[str, Mapping[str, Blocks]]) -> Jackknife:
-        return Jackknife.mean([each[network].jackknife() for each in of.values()])
+        known = [each[network].jackknife() for each in of.values() if network in each]
+        return Jackknife.mean(known)
 
-    means = {s.given: mean(s.distances) for s in subsets}
+    means = {
+        s.given: mean(s.distances)
+        for s in subsets
+        if any(network in each for each in s.distances.values())
+    }
     sizes = dict.fromkeys(len(given) for given in means)
     by_size = {
         size: Jackknife.mean([m for given, m in means.items() if len(given) == size])

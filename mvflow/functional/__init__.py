@@ -24,7 +24,11 @@ from mvflow.functional.densities import (
 )
 from mvflow.functional.dependence import squared_correlations
 from mvflow.functional.diversity import pairwise_distance
-from mvflow.functional.frechet import frechet_distance
+from mvflow.functional.frechet import (
+    covariance_factor,
+    frechet_distance,
+    frechet_distance_of_rows,
+)
 from mvflow.functional.importance import (
     effective_sample_size,
     importance_log_likelihood,
@@ -56,12 +60,14 @@ __all__ = [
     "canonical_correlations",
     "categorical_log_prob",
     "chance_agreement",
+    "covariance_factor",
     "coverage",
     "crmvae_bound",
     "ecdf_band",
     "ecdf_difference",
     "effective_sample_size",
     "frechet_distance",
+    "frechet_distance_of_rows",
     "gaussian_mixture_log_joint",
     "gaussian_mixture_step",
     "importance_log_likelihood",

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mvflow.core import Array, UsageError, namespace
-from mvflow.functional import frechet_distance
+from mvflow.functional import covariance_factor, frechet_distance, frechet_distance_of_rows
 from mvflow.metrics.estimates import Distance, Jackknife
 
 __all__ = ["FrechetDistance", "MeanAndCovariance", "Moments"]
 
 BLOCKS = 10
 """Blocks of rows that are left out in turn for the standard error of a distance."""
+MANY_FEATURES = 512
+"""Number of features above which rows are kept in place of their moments."""
 
 
-class Moments(NamedTuple):
-    """Mean and covariance of features."""
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of features.
+
+    Args:
+        mean: (features,).
+        covariance: (features, features), divided by one less than the number of rows.
+    """
 
     mean: Array
-    """(features,)."""
     covariance: Array
-    """(features, features), divided by one less than the number of rows."""
+
+    @cached_property
+    def factor(self) -> Array:
+        """F with F F' = covariance, computed once."""
+        return covariance_factor(self.covariance)
 
 
 class MeanAndCovariance:
@@ -85,6 +98,24 @@ class MeanAndCovariance:
         return Moments(self.mean, self.scatter / max(self.count - 1, 1))
 
 
+class FeatureRows:
+    """Rows of features kept as they are: where features are many, they take less than moments."""
+
+    def __init__(self, rows: Iterable[Array] = ()) -> None:
+        self.rows = list(rows)
+
+    def update(self, features: Array) -> Self:
+        """Add rows of shape (samples, features)."""
+        if features.shape[0]:
+            self.rows.append(features)
+        return self
+
+    @property
+    def count(self) -> int:
+        """Number of rows so far."""
+        return sum(rows.shape[0] for rows in self.rows)
+
+
 class FrechetDistance:
     """Fréchet distance of rows of features from those of a reference.
 
@@ -103,7 +134,9 @@ class FrechetDistance:
 
     def __init__(self, reference: Moments) -> None:
         self.reference = reference
-        self.blocks = [MeanAndCovariance() for _ in range(BLOCKS)]
+        is_wide = reference.mean.shape[0] > MANY_FEATURES
+        kind = FeatureRows if is_wide else MeanAndCovariance
+        self.blocks: list[Any] = [kind() for _ in range(BLOCKS)]
 
     def update(self, features: Array, clusters: ArrayLike | None = None) -> Self:
         """Add rows of shape (samples, features).
@@ -145,6 +178,14 @@ class FrechetDistance:
         """
         return self.jackknife().estimate()
 
-    def _distance(self, blocks: Iterable[MeanAndCovariance]) -> float:
-        moments = MeanAndCovariance.merged(blocks).compute()
-        return float(frechet_distance(*moments, *self.reference))
+    def _distance(self, blocks: Iterable[Any]) -> float:
+        reference, known = self.reference, list(blocks)
+        if known and isinstance(known[0], FeatureRows):
+            xp = namespace(reference.mean)
+            rows = xp.concat([part for block in known for part in block.rows], axis=0)
+            if rows.shape[0] > 1:
+                return float(frechet_distance_of_rows(rows, reference.mean, reference.factor))
+            known = [MeanAndCovariance().update(rows)]
+        made = MeanAndCovariance.merged(known).compute()
+        found = frechet_distance(made.mean, made.covariance, reference.mean, reference.covariance)
+        return float(found)

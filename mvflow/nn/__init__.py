@@ -13,7 +13,9 @@ from mvflow.nn.covariates import (
     total_width,
 )
 from mvflow.nn.defaults import torch_defaults
+from mvflow.nn.gaps import GapsEncoder, GapsNetwork
 from mvflow.nn.gather import all_gather, sharded
+from mvflow.nn.inception import InceptionV3
 from mvflow.nn.inputs import OneHot, Standardise, flat, flat_features
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
 from mvflow.nn.mlp import MLP, MLPNetwork
@@ -28,7 +30,10 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "ConvNetwork",
+    "GapsEncoder",
+    "GapsNetwork",
     "GivenNetwork",
+    "InceptionV3",
     "Layer",
     "LayersDecoder",
     "LayersEncoder",

@@ -51,6 +51,8 @@ class ConditionalNetwork(nn.Module):
         torch.Size([5, 2])
     """
 
+    takes_covariates = True
+
     def __init__(self, first: nn.Module, last: nn.Module, covariates: Sequence[str]) -> None:
         super().__init__()
         self.first, self.last, self.covariates = first, last, tuple(covariates)
@@ -74,6 +76,8 @@ class SummedNetwork(nn.Module):
         covariates: their names, in the order in which they stand.
     """
 
+    takes_covariates = True
+
     def __init__(self, network: nn.Module, linear: nn.Linear, covariates: Sequence[str]) -> None:
         super().__init__()
         self.network, self.linear, self.covariates = network, linear, tuple(covariates)
@@ -88,6 +92,6 @@ class SummedNetwork(nn.Module):
 
 def encode_rows(network: nn.Module, x: Tensor, covariates: Mapping[str, Tensor] | None) -> Tensor:
     """Features of rows by a network that may see covariates, or not."""
-    takes_covariates = isinstance(network, ConditionalNetwork | SummedNetwork)
+    takes_covariates = getattr(network, "takes_covariates", False)
     features: Tensor = network(x, covariates) if takes_covariates else network(x)
     return features

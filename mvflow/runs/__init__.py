@@ -4,6 +4,7 @@ from mvflow.runs.directory import RunDirectory
 from mvflow.runs.files import read_json, write_atomically, write_json
 from mvflow.runs.intervals import read_intervals, write_intervals
 from mvflow.runs.plan import Inputs, Plan, StageRecord
+from mvflow.runs.torch_files import StateDict, load_torch, read_state_dict
 from mvflow.runs.weights import read_tensors, weights_hash, write_tensors
 
 __all__ = [
@@ -11,8 +12,11 @@ __all__ = [
     "Plan",
     "RunDirectory",
     "StageRecord",
+    "StateDict",
+    "load_torch",
     "read_intervals",
     "read_json",
+    "read_state_dict",
     "read_tensors",
     "weights_hash",
     "write_atomically",

@@ -11,7 +11,7 @@ from mvflow.systems.base import (
     build_system,
     stages_of,
 )
-from mvflow.systems.decoders import Decoders
+from mvflow.systems.decoders import Decoders, present_values
 from mvflow.systems.joint_vae import JointVAE
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "Projects",
     "System",
     "build_system",
+    "present_values",
     "stages_of",
 ]

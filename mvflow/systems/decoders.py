@@ -29,6 +29,7 @@ __all__ = [
     "build_encoder",
     "build_encoders",
     "network_settings",
+    "present_values",
 ]
 
 
@@ -71,7 +72,7 @@ class Decoders(ModalityDict):
     def measure(self, rows: Rows) -> None:
         """Let likelihoods take what they need of all training rows, before training begins."""
         for name in self:
-            self.likelihood(name).measure(partial(_values, rows, name))
+            self.likelihood(name).measure(partial(present_values, rows, name))
 
     def decode(
         self,
@@ -144,7 +145,7 @@ class Encoders(ModalityDict):
         """
         names = sorted(observed.x)
         features = torch.stack(
-            [encode_rows(self[n], observed.filled(n), observed.covariates) for n in names]
+            [encode_rows(self[n], observed.encodable(n), observed.covariates) for n in names]
         )
         everywhere = torch.ones_like(features[0, :, 0], dtype=torch.bool)
         masks = [everywhere if (m := observed.is_present(n)) is None else m for n in names]
@@ -165,7 +166,7 @@ def _size_of(modality: Modality, covariates: Mapping[str, Covariate]) -> Covaria
     return covariates[name]
 
 
-def _values(rows: Rows, name: str) -> Iterator[Tensor]:
+def present_values(rows: Rows, name: str) -> Iterator[Tensor]:
     """Rows of a modality, some at a time; NaN where a value is absent."""
     for batch in rows.only(name).batches(BLOCK_ROWS):
         x, present = batch[name], batch.get(PRESENT + name)

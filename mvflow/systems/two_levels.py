@@ -42,7 +42,9 @@ class TwoLevelVAE(nn.Module):
         """By name: means and scales of q(z_j|x_j), (rows, private), and presence, bool (rows,)."""
         loc, scale, present = {}, {}, {}
         for name in sorted(observed.x):
-            features = encode_rows(self.encoders[name], observed.filled(name), observed.covariates)
+            features = encode_rows(
+                self.encoders[name], observed.encodable(name), observed.covariates
+            )
             loc[name], raw = upcast_to_float32(features).chunk(2, -1)
             scale[name] = (7 * torch.tanh(raw / 7)).exp()
             mask = observed.is_present(name)

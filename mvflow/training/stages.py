@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
 from mvflow.core import DataError, Observed
+from mvflow.nn import GapsEncoder
 from mvflow.stages import Losses, StageSpec
-from mvflow.systems import Decoders
+from mvflow.systems import Decoders, present_values
 from mvflow.training.caching import ColumnCache, with_cached_columns
 from mvflow.training.stage import Stage
 from mvflow.training.table import Table
@@ -48,6 +50,8 @@ def build_stage(
     for part in spec.module.modules():
         if isinstance(part, Decoders):
             part.measure(seen[0])
+        if isinstance(part, GapsEncoder):
+            part.measure(partial(present_values, seen[0], part.modality))
     if spec.start is not None:
         spec.start(seen[0])
     loss_of = spec.loss

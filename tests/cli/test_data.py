@@ -3,9 +3,11 @@
 import json
 
 import h5py
+import numpy as np
 import pytest
 
-from mvflow_datasets import Store
+from mvflow.core import Modality
+from mvflow_datasets import SplitData, Store, write_store
 
 
 def test_list(mvflow):
@@ -105,3 +107,25 @@ def test_unusable_stores_are_refused_everywhere(refused, store, tmp_path, traine
         assert word in refused("new", tmp_path / "run", "--recipe", "toy", "--store", path, code=1)
         assert not (tmp_path / "run").exists()
         assert word in refused("evaluate", trained, "--store", path, code=1)
+
+
+def test_info_shows_which_rows_lack_what_and_what_links_modalities(mvflow, tmp_path):
+    rows = np.arange(9)
+    entries = np.broadcast_to([True, True, False], (9, 3)) & (rows[:, None] >= 3)
+    present = {"image": rows < 3, "table": entries}
+    x = {"image": np.ones((9, 2)), "table": np.ones((9, 3)), "class": rows}
+    specs = [Modality(n, v.shape[1:], "normal") for n, v in x.items() if v.ndim > 1]
+    specs.append(Modality("class", (9,), "categorical"))
+    path = write_store(
+        tmp_path / "s.h5",
+        name="s",
+        modalities=specs,
+        splits={"train": SplitData(x, labels=rows % 3 - 1, present=present)},
+    )
+    lines = mvflow("data", "info", path).out.splitlines()
+    assert "no row has both image and table: class links them" in lines
+    assert "train: 33.3% of the values of table are missing in rows that have it" in lines
+    assert any("2 (unknown in 3 rows)" in line for line in lines)
+    cells = [tuple(map(str.strip, line.strip("│").split("│"))) for line in lines]
+    assert ("image, class", "3") in cells
+    assert ("table, class", "6") in cells

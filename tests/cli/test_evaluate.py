@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from mvflow.runs import RunDirectory, read_json
@@ -51,9 +52,36 @@ def test_table(mvflow, trained):
         assert text in found.out
 
 
-def test_wrong_use(refused, trained, make):
+def test_fids_by_weights_of_ones_own(mvflow, copied, monkeypatch, tmp_path):
+    """Features of images alone, named with their hash; another file is another way to measure."""
+    from mvflow.evaluation import InceptionFeatures
+
+    class Pixels(InceptionFeatures):
+        def features(self, name, x):
+            return np.asarray(x, np.float32).reshape(len(x), -1)[:, ::7]
+
+    weights = tmp_path / "weights.pth"
+    monkeypatch.setattr(
+        InceptionFeatures, "read", lambda path, device: Pixels(None, f"weights of {path.name}")
+    )
+    found = mvflow("evaluate", copied, "--inception", weights)
+    assert found.code == 0, found
+    assert "weights of weights.pth" in found.out
+    assert "FID" in found.out
+    result = read_json(copied / "metrics" / "evaluation.json")
+    assert result["networks"] == {"inception-v3": "weights of weights.pth"}
+    assert set(result["frechet"]["inception-v3"]["joint"]) == {"circle", "square"}
+    compared = mvflow("compare", copied)
+    assert "FID, circle → square" in compared.out
+    assert "features of inception-v3: weights of weights.pth" in compared.out
+
+
+def test_wrong_use(refused, trained, make, store):
     assert "did you mean 'test'?" in refused("evaluate", trained, "--split", "tets", code=2)
     path = make("new")
+    wrong = path / "config.toml"
+    for words in (["evaluate", trained], ["reproduce", "figure2", "--store", store]):
+        assert "config.toml is truncated" in refused(*words, "--inception", wrong, code=1)
     missing = f"run 'mvflow train {path} --stage joint' first"
     assert missing in refused("evaluate", path, code=1)
     assert missing in refused("report", trained, path, code=1)

@@ -108,16 +108,16 @@ def test_no_changed_byte_of_a_sparse_matrix_goes_unnoticed(tmp_path, part):
     ],
 )
 def test_forged_matrices_are_refused(tmp_path, monkeypatch, change, reason):
-    from mvflow_datasets import writing
+    from mvflow_datasets import split_data
 
-    made = writing._sparse_parts
+    made = split_data._sparse_parts
 
     def forged(matrix, modality):
         parts = {key.partition("/")[2]: x for key, x in made(matrix, modality).items()}
         change(parts)
         return {f"x/{key}": x for key, x in parts.items()}
 
-    monkeypatch.setattr(writing, "_sparse_parts", forged)
+    monkeypatch.setattr(split_data, "_sparse_parts", forged)
     with pytest.raises(DataError, match=reason):
         store_at(tmp_path / "s.h5", matrix())["train"].take(np.arange(ROWS))
 

@@ -61,12 +61,12 @@ def test_hdf5_of_other_people(tmp_path):
     assert "is an HDF5 file but not an mvflow store of format 2" in refusal(path)
 
 
-@pytest.mark.parametrize(("version", "cure"), [(1, "build it anew"), (3, "upgrade mvflow")])
+@pytest.mark.parametrize(("version", "cure"), [(1, "build it anew"), (4, "upgrade mvflow")])
 def test_a_store_of_another_time(store_path, version, cure):
     data = store_path.read_bytes()
     store_path.write_bytes(data.replace(b"mvflow-store 2", b"mvflow-store %d" % version, 1))
     sentence = refusal(store_path)
-    assert f"mvflow (store format {version}, this one reads 2): {cure}" in sentence
+    assert f"mvflow (store format {version}, this one reads 2 and 3): {cure}" in sentence
 
 
 def test_a_refused_file_is_not_held_open(store_path):
@@ -175,8 +175,8 @@ REFUSED = {
     r"^split 'test': labels: expected 6 whole numbers, got int64 of shape \(4,\)": lambda d: {
         "labels": np.zeros(4, np.int64)
     },
-    r"^split 'test': labels: row 2 is -1, expected a class from 0 on$": lambda d: {
-        "labels": np.array([0, 1, -1, 2, 0, 0])
+    r"^split 'test': labels: row 2 is -2, expected a class from 0 on, or -1 where": lambda d: {
+        "labels": np.array([0, 1, -2, 2, 0, 0])
     },
     r"^split 'test': factor 'who': expected 6 numbers, got <U1": lambda d: {
         "factors": {"who": list("abcdef")}
@@ -193,7 +193,9 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_written(small, tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("names", [["labels"], ["pairs"], ["factors"], ["a", "a"], []])
+@pytest.mark.parametrize(
+    "names", [["labels"], ["pairs"], ["factors"], ["present"], ["a", "a"], []]
+)
 def test_names_that_a_store_cannot_hold(tmp_path, names):
     with pytest.raises(DataError, match="expected at least one, different names, and none of"):
         write_store(

@@ -13,6 +13,7 @@ from mvflow.core import DataError, Modality
 from mvflow_datasets import SplitData, Store, write_store
 from mvflow_datasets.manifest import Manifest
 from mvflow_datasets.opened import OpenedFile
+from mvflow_datasets.split_data import CheckedSplit
 
 
 def read_all(path):
@@ -143,7 +144,8 @@ def forge(path, change):
     manifest = Manifest.read(OpenedFile(path))
     values = json.loads(manifest._text())
     change(values)
-    forged = type("Forged", (), {"_text": lambda self: json.dumps(values).encode()})()
+    text = json.dumps(values).encode()
+    forged = type("Forged", (), {"_text": lambda self: text, "format_version": 2})()
     head = Manifest.encode(forged)
     data = path.read_bytes()
     path.write_bytes(head + data[len(head) :])
@@ -198,7 +200,7 @@ def test_a_manifest_that_does_not_fit_is_one_sentence(store_path, what):
 
 @pytest.mark.parametrize("text", [b"[" * 50_000, b"{}", b"5", b"\xff", b'{"size": ' + b"1" * 5000])
 def test_a_manifest_of_another_kind_is_one_sentence(store_path, text):
-    forged = type("Forged", (), {"_text": lambda self: text})()
+    forged = type("Forged", (), {"_text": lambda self: text, "format_version": 2})()
     store_path.write_bytes(Manifest.encode(forged))
     with pytest.raises(DataError, match="is damaged \\(its manifest is damaged"):
         Store.open(store_path)
@@ -208,7 +210,7 @@ def test_a_manifest_of_another_kind_is_one_sentence(store_path, text):
 def test_a_manifest_that_says_the_same_in_another_way_is_refused(store_path, old, new):
     """One content has one text, so that no other program can read another content from it."""
     text = Manifest.read(OpenedFile(store_path))._text().replace(old, new, 1)
-    forged = type("Forged", (), {"_text": lambda self: text})()
+    forged = type("Forged", (), {"_text": lambda self: text, "format_version": 2})()
     head, data = Manifest.encode(forged), store_path.read_bytes()
     store_path.write_bytes(head + data[len(head) :])
     with pytest.raises(DataError, match="its manifest was altered"):
@@ -244,8 +246,10 @@ def test_values_that_write_store_refuses_are_refused_when_read(tmp_path, monkeyp
     with pytest.raises(DataError, match="^split 'a': "):
         write_store(path, name="s", modalities=specs, splits=splits)
     monkeypatch.setattr(
-        "mvflow_datasets.writing._checked_split",
-        lambda split, data, *_: {**data.arrays, "labels": data.labels},
+        "mvflow_datasets.writing.check_split",
+        lambda split, data, *_: CheckedSplit(
+            {**data.arrays, "labels": data.labels}, np.ones((3, 3), bool), {}
+        ),
     )
     write_store(path, name="s", modalities=specs, splits=splits)
     with pytest.raises(DataError, match=f"damaged \\({what}, which a store may not"):

@@ -81,7 +81,7 @@ def test_masked_and_complex_values_are_refused():
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("labels", [[0.5, 1], [np.nan, 1], ["a", "b"], [-1, 0], [[0], [1]]])
+@pytest.mark.parametrize("labels", [[0.5, 1], [np.nan, 1], ["a", "b"], [-2, 0], [[0], [1]]])
 def test_labels_are_whole_numbers_from_zero(labels):
     with pytest.raises(DataError, match="label"):
         ArraySource({"a": np.zeros((2, 1))}, labels=labels)

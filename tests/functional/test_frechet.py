@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
-from mvflow.functional import frechet_distance
+from mvflow.functional import covariance_factor, frechet_distance, frechet_distance_of_rows
 
 
 def gaussian(d, rank=None, seed=0):
@@ -103,3 +103,22 @@ def test_float32_is_widened(xp):
     assert got.dtype == xp.float64
     wide = [a.astype(np.float64) for a in arguments]
     np.testing.assert_allclose(float(got), reference(*wide), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), [(40, 6, 6), (5, 12, 12), (9, 4, 2)])
+def test_rows_have_the_distance_of_their_moments(xp, n, d, rank):
+    """Fewer rows than features, and more; a reference that lies in a plane."""
+    rows = np.random.default_rng(0).normal(size=(n, d)) + 3
+    mean, covariance = gaussian(d, rank, seed=1)
+    factor = covariance_factor(xp.asarray(covariance))
+    np.testing.assert_allclose(np.asarray(factor @ factor.T), covariance, atol=1e-12 * d)
+    found = frechet_distance_of_rows(xp.asarray(rows), xp.asarray(mean), factor)
+    expected = frechet_distance(rows.mean(0), np.cov(rows.T), mean, covariance)
+    # seven digits of the traces: roots of eigenvalues that round to 1e-16 of the largest
+    assert float(found) == pytest.approx(expected, abs=1e-7 * np.trace(covariance) * d)
+
+
+def test_rows_are_at_no_distance_from_their_own_moments():
+    rows = np.random.default_rng(0).normal(size=(30, 5))
+    found = frechet_distance_of_rows(rows, rows.mean(0), covariance_factor(np.cov(rows.T)))
+    assert 0 <= found < 1e-6

@@ -75,6 +75,21 @@ def test_memory_of_moments_does_not_grow_with_rows():
 
 
 @pytest.mark.bad_input
+def test_many_features_are_compared_by_their_rows(monkeypatch):
+    """The same distance, error and limit as by moments, in batches."""
+    rng = np.random.default_rng(0)
+    real, made = rng.normal(size=(60, 12)), rng.normal(size=(40, 12)) + 0.5
+    reference = MeanAndCovariance().update(real).compute()
+    expected = FrechetDistance(reference).update(made).compute()
+    monkeypatch.setattr("mvflow.metrics.moments.MANY_FEATURES", 10)
+    found = FrechetDistance(reference).update(made[:7]).update(made[7:]).compute()
+    for name in ("mean", "standard_error", "infinite"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6)
+    one = FrechetDistance(reference).update(made[:1]).compute().mean
+    alone = ((made[0] - real.mean(0)) ** 2).sum() + np.trace(np.cov(real.T))
+    assert one == pytest.approx(alone, rel=1e-9)
+
+
 def test_nothing_added_has_no_value():
     reference = MeanAndCovariance().update(np.ones((2, 1))).compute()
     for metric in (MeanAndCovariance(), FrechetDistance(reference)):

@@ -18,6 +18,7 @@ CASES = {
     "conv": ({"channels": [4, 4]}, IMAGE),
     "resnet": ({"channels": [4, 4]}, IMAGE),
     "layers": ({"layers": [{"channels": 4}], "hidden": [6]}, IMAGE),
+    "gaps": ({"network": {"kind": "mlp", "hidden": [6]}}, TABLE),
 }
 
 

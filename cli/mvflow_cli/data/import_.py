@@ -127,6 +127,23 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]refuse|row|values",
+            help="What a missing value means (an empty cell, NaN, an empty image file; of labels, "
+            "too): refuse it, the row lacks the modality, or only such values are absent. May be "
+            "repeated.  [default: refuse]",
+            show_default=False,
+        ),
+    ] = None,
+    join: Annotated[
+        str,
+        typer.Option(
+            metavar="inner|outer",
+            help="Keep the rows that have all modalities (and labels), or those that have any.",
+        ),
+    ] = "inner",
     split: Annotated[
         str, typer.Option(help="Shares of train,test or of train,validation,test.")
     ] = "0.8,0.1,0.1",
@@ -158,8 +175,9 @@ def import_(
         transforms=_assigned("--transform", transforms, "rna=none"),
         split=split_shares(split),
         seed=seed,
+        join=join,
     )
-    options = _options(wanted, header, separator, index, na_tokens)
+    options = _options(wanted, header, separator, index, na_tokens, missing)
     wanted = replace(wanted, options=options)
     done = import_data(out, wanted)
     if json:
@@ -180,6 +198,7 @@ def _options(
     separator: Sequence[str] | None,
     index: Sequence[str] | None,
     na_tokens: Sequence[str] | None,
+    missing: Sequence[str] | None,
 ) -> dict[str, ReadOptions]:
     """How files are read: by modality, and with the name `""` for those without their own."""
     from mvflow_datasets.importing import ReadOptions
@@ -191,6 +210,7 @@ def _options(
         ("separator", separator),
         ("index", index),
         ("na_tokens", na_tokens),
+        ("missing", missing),
     ):
         for text in texts or []:
             name, equals, value = text.partition("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,8 +58,33 @@ def info(
     for name, split in found["splits"].items():
         distinct = ", ".join(f"{n} {a['distinct']:,}" for n, a in split["arrays"].items())
         classes = str(len(split["labels"])) if split["labels"] else "no labels"
+        if unknown := split["absent"].get("labels"):
+            classes += f" (unknown in {unknown:,} rows)"
         splits.add_row(name, f"{split['rows']:,}", classes, distinct)
     show(splits)
+    if any(split["absent"] for split in found["splits"].values()):
+        _show_absence(found)
+
+
+def _show_absence(found: dict[str, Any]) -> None:
+    """Which rows lack what, and which modalities are linked by rows that have both."""
+    from mvflow.core import Presence
+
+    splits, names = found["splits"], [m["name"] for m in found["modalities"]]
+    kinds = Table("rows that have", *splits, title="Modalities by row")
+    tables = [{tuple(kind): n for kind, n in split["kinds"]} for split in splits.values()]
+    for kind in sorted({kind for table in tables for kind in table}, key=lambda k: (-len(k), k)):
+        kinds.add_row(", ".join(kind), *(f"{table.get(kind, 0):,}" for table in tables))
+    show(kinds)
+    for name, split in splits.items():
+        for of in names:
+            if share := split["arrays"][of].get("missing"):
+                say(f"{name}: {share:.1%} of the values of {of} are missing in rows that have it")
+    seen = Presence(tuple(names), sum(map(Counter, tables), Counter()))
+    for first, second in seen.pairs_apart:
+        by = " and ".join(seen.linking(first, second))
+        link = f"{by} links them" if by else "others link them in turn"
+        say(f"no row has both {first} and {second}: {link}")
 
 
 def _stored_as(array: dict[str, Any]) -> str:

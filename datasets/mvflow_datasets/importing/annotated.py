@@ -15,13 +15,13 @@ from scipy import sparse
 
 from mvflow.core import DataError, unknown_name
 from mvflow.core.memory import check_memory
+from mvflow_datasets.importing.missing import refuse_bad, refuse_bad_sparse
 from mvflow_datasets.importing.references import (
+    HINT,
     Raw,
     ReadOptions,
     Reference,
     key_texts,
-    refuse_bad,
-    refuse_bad_sparse,
 )
 
 __all__ = ["modalities_of", "read_annotated", "read_observations"]
@@ -37,7 +37,7 @@ def modalities_of(at: Reference) -> list[str]:
         return list(_group(at, file, "mod"))
 
 
-def read_annotated(at: Reference) -> Raw:
+def read_annotated(at: Reference, options: ReadOptions | None = None) -> Raw:
     """A matrix of an AnnData, keyed by its `obs_names`, with `var_names` as columns.
 
     The part of a reference to a `.h5ad` file is the place of the matrix: `X` by default,
@@ -61,9 +61,9 @@ def read_annotated(at: Reference) -> Raw:
         raise DataError(msg)
     if sparse.issparse(values):
         values.sum_duplicates()
-        refuse_bad_sparse(values, str(at), columns)
+        refuse_bad_sparse(values, str(at), columns, options)
     else:
-        refuse_bad(values, str(at), columns)
+        refuse_bad(values, str(at), columns, options)
     return Raw(values, columns, keys)
 
 
@@ -87,10 +87,15 @@ def read_observations(at: Reference, options: ReadOptions | None = None) -> Raw:
         msg = f"{at} has {len(values)} values, but there are {len(keys)} obs_names"
         raise DataError(msg)
     if (missing := np.asarray(values.isna())).any():
-        msg = f"{at}, row {int(np.argmax(missing))} is missing: remove such rows first"
-        raise DataError(msg)
+        if options is None or not options.takes_missing:
+            msg = f"{at}, row {int(np.argmax(missing))} is missing: remove such rows first; {HINT}"
+            raise DataError(msg)
+        known = values[~missing]
+        values = values.astype(object).where(~missing, known.iloc[0] if len(known) else "")
+        values = values.infer_objects()
     plain = np.asarray(values)
-    return Raw(plain.astype(np.str_) if plain.dtype.kind not in "biuf" else plain, keys=keys)
+    plain = plain.astype(np.str_) if plain.dtype.kind not in "biuf" else plain
+    return Raw(plain, keys=keys, lacks=missing if missing.any() else None)
 
 
 def _annotated(at: Reference, file: h5py.File) -> tuple[Any, str]:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from mvflow.core import DataError, unknown_name
 from mvflow_datasets.archives import check_zip
-from mvflow_datasets.importing.references import Raw, Reference, refuse_bad
+from mvflow_datasets.importing.missing import refuse_bad
+from mvflow_datasets.importing.references import Raw, ReadOptions, Reference
 
 __all__ = ["read_array"]
 
 
-def read_array(at: Reference) -> Raw:
+def read_array(at: Reference, options: ReadOptions | None = None) -> Raw:
     """The array of a `.npy` file (mapped, not read), or one array of a `.npz` file.
 
     Raises:
@@ -29,7 +30,7 @@ def read_array(at: Reference) -> Raw:
     if values.dtype.kind not in "biufSU":
         msg = f"{at} has values of type {values.dtype}: expected numbers"
         raise DataError(msg)
-    refuse_bad(values, str(at))
+    refuse_bad(values, str(at), options=options)
     return Raw(values)
 
 

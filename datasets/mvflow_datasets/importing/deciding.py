@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry, unknown_name
-from mvflow_datasets.importing.decided import NOISE, Decided, plain_number
+from mvflow_datasets.importing.decided import NOISE, Decided, plain_number, with_gaps
 from mvflow_datasets.importing.mixed_tables import decide_mixed
 from mvflow_datasets.importing.references import Raw
 from mvflow_datasets.importing.sparse_matrices import decide_sparse
 from mvflow_datasets.importing.transforms import (
     TRANSFORMS,
     fit_units,
+    known_values,
+    moments,
     suggested_transform,
 )
 
@@ -45,7 +47,7 @@ def decide(
     likelihoods: Mapping[str, str] | None = None,
     transforms: Mapping[str, str] | None = None,
 ) -> Decided:
-    """Choose likelihood and units of a modality, from the values of the rows that are used.
+    """Choose likelihood and units of a modality, from the known values of the rows that are used.
 
     Args:
         name: of the modality.
@@ -79,15 +81,16 @@ def decide(
             raise UsageError(msg)
         return decide_sparse(name, raw, parts, likelihood, transforms)
     if raw.levels or set(likelihoods) - {""}:
-        return decide_mixed(name, raw, parts, likelihoods, transforms)
+        return with_gaps(decide_mixed(name, raw, parts, likelihoods, transforms))
     used = raw.values[np.unique(np.concatenate(list(parts.values())))]
     if not len(used) or used.size == 0:
         msg = f"modality {name!r} has no values: its array has shape {raw.values.shape}"
         raise DataError(msg)
-    if (used == used.flat[0]).all():
-        msg = f"modality {name!r}: all values are {used.flat[0]}, so there is nothing to learn"
+    there = known_values(used)
+    if (there == there.flat[0]).all():
+        msg = f"modality {name!r}: all values are {there.flat[0]}, so there is nothing to learn"
         raise DataError(msg)
-    chosen = likelihood or _suggested(used)
+    chosen = likelihood or _suggested(there, used.shape[1:])
     scales = chosen == "continuous" or registry("likelihoods").load(chosen).is_location
     if not scales and (asked := set(transforms.values()) - {"none"}):
         msg = f"modality {name!r} is {chosen}: its values cannot be transformed by {min(asked)}"
@@ -97,24 +100,24 @@ def decide(
         raise DataError(msg)
     if chosen == "categorical":
         return _categorical(name, raw, used, parts)
-    shaped = _shaped(raw.values, used)
+    shaped = _shaped(raw.values, there)
     if chosen == "bernoulli":
-        return _bernoulli(name, raw, shaped, used, parts)
+        return with_gaps(_bernoulli(name, raw, shaped, there, parts))
     if not scales:
         arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
-        words = f"values {_range(used)}{shaped.note}, left as they are; {chosen}"
+        words = f"values {_range(there)}{shaped.note}, left as they are; {chosen}"
         modality = Modality(name, shaped.values.shape[1:], chosen)
-        return Decided(modality, arrays, Units(raw.columns), words)
-    return _continuous(name, raw, shaped, used, parts, likelihood, transforms)
+        return with_gaps(Decided(modality, arrays, Units(raw.columns), words))
+    return with_gaps(_continuous(name, raw, shaped, used, parts, likelihood, transforms))
 
 
-def _suggested(used: NDArray[Any]) -> str:
+def _suggested(used: NDArray[Any], shape: tuple[int, ...]) -> str:
     """bernoulli, categorical or continuous."""
     if used.dtype.kind in "SU":
         return "categorical"
     if used.dtype == bool or _is_binary(used):
         return "bernoulli"
-    single = used.ndim == 1 or used.shape[1:] == (1,)
+    single = shape in {(), (1,)}
     if single and _is_whole(used) and len(np.unique(used)) <= MOST_CLASSES:
         return "categorical"
     return "continuous"
@@ -190,13 +193,19 @@ def _bernoulli(
     modality = Modality(name, shaped.values.shape[1:], "bernoulli")
     units = Units(raw.columns)
     if _is_binary(used):
-        arrays = {p: 255 * (shaped.values[r] != 0).astype(np.uint8) for p, r in parts.items()}
+        has_gaps = known_values(shaped.values).size < shaped.values.size
+        as_stored = _kept if has_gaps else _as_bytes  # which cannot be NaN
+        arrays = {p: as_stored(shaped.values[r]) for p, r in parts.items()}
         return Decided(modality, arrays, units, f"values 0 and 1{shaped.note}; bernoulli")
     if used.dtype != np.uint8 and (used.min() < 0 or used.max() > 1):
         msg = f"modality {name!r} runs {_range(used)}: a bernoulli likelihood needs 0 to 1"
         raise DataError(msg)
     arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
     return Decided(modality, arrays, units, f"values {_range(used)}{shaped.note}; bernoulli")
+
+
+def _as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return 255 * (values != 0).astype(np.uint8)
 
 
 def _continuous(
@@ -208,19 +217,20 @@ def _continuous(
     likelihood: str | None,
     transforms: Mapping[str, str],
 ) -> Decided:
-    unit = shaped.image and (used.dtype == np.uint8 or (used.min() >= 0 and used.max() <= 1))
+    there = known_values(used)
+    unit = shaped.image and (used.dtype == np.uint8 or (there.min() >= 0 and there.max() <= 1))
     if unit and set(transforms.values()) <= {"none"}:
         kind = likelihood or "laplace"
         scale = IMAGE_SCALE if kind == "laplace" else NOISE
         modality = Modality(name, shaped.values.shape[1:], {"kind": kind, "scale": scale})
         arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
         what = "intensities" if used.dtype == np.uint8 else "values"
-        words = f"{what} {_range(used)}{shaped.note}; {kind}, scale {scale:g}"
+        words = f"{what} {_range(there)}{shaped.note}; {kind}, scale {scale:g}"
         return Decided(modality, arrays, Units(), words)
     train = shaped.values[parts["train"]]
     steps = _steps(name, raw.columns, shaped.values.shape[1:], transforms, used, train)
-    if "log1p" in steps and used.min() < 0 and len(set(steps)) == 1:
-        lowest = plain_number(used.min())
+    if "log1p" in steps and there.min() < 0 and len(set(steps)) == 1:
+        lowest = plain_number(there.min())
         msg = f"modality {name!r} has values down to {lowest}: log1p needs 0 or more"
         raise DataError(msg)
     units = fit_units(train, steps, is_image=shaped.image)
@@ -233,7 +243,7 @@ def _continuous(
         raise DataError(msg)
     modality = Modality(name, shaped.values.shape[1:], {"kind": kind, "scale": noise})
     shown = ", ".join(dict.fromkeys(_DONE[step] for step in steps))
-    words = f"values {_range(used)}{shaped.note}, {shown}; {kind}, scale {noise:g}"
+    words = f"values {_range(there)}{shaped.note}, {shown}; {kind}, scale {noise:g}"
     units = replace(units, names=raw.columns)
     return Decided(modality, arrays, units, words, _summary(steps), _still(name, raw, train))
 
@@ -272,7 +282,11 @@ def _summary(steps: Sequence[str]) -> str:
 
 def _still(name: str, raw: Raw, train: NDArray[Any]) -> str:
     """A warning that names values which are the same in all rows to train on."""
-    is_still = (train == train[0]).all(0)
+    is_still = (
+        (train == train[0]).all(0)
+        if known_values(train).size == train.size
+        else (np.nanmax(train, 0) == np.nanmin(train, 0))
+    )
     count = int(is_still.sum())
     if not count:
         return ""
@@ -295,6 +309,8 @@ def _applied(
 
 def _deviation(train: NDArray[Any]) -> float:
     """Root mean square of the distance from the mean row."""
+    if known_values(train).size < train.size:
+        return float(np.sqrt((moments(train)[1] ** 2).mean()))
     return float(np.sqrt(train.var(0, dtype=np.float64).mean()))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mvflow.core import DataError
 from mvflow.core.memory import check_memory
-from mvflow_datasets.importing.references import Raw, Reference
+from mvflow_datasets.importing.references import HINT, Raw, ReadOptions, Reference
 
 __all__ = ["image_files", "natural", "read_images"]
 
@@ -57,12 +57,12 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_images(at: Reference) -> Raw:
+def read_images(at: Reference, options: ReadOptions | None = None) -> Raw:
     """All images of a folder as (rows, channels, height, width), keyed by their names.
 
     8-bit images stay uint8, 16-bit ones become float32 in [0, 1], TIFFs of other numbers float32
     as they are. Pages of a TIFF become channels. Transparency is dropped; a rotation noted by the
-    camera is carried out.
+    camera is carried out. A file without a byte is a missing image.
 
     Raises:
         DataError: if a file cannot be read, has several frames and is no TIFF, or two files
@@ -72,11 +72,19 @@ def read_images(at: Reference) -> Raw:
         msg = f"{at.path} is a folder and has no part {at.part!r}: leave ':{at.part}' out"
         raise DataError(msg)
     files = image_files(at.path)
-    first, pages = _pixels(files[0])
+    empty = np.array([file.stat().st_size == 0 for file in files])
+    if empty.any() and (options is None or not options.takes_missing):
+        file = files[int(np.argmax(empty))]
+        msg = f"{file} cannot be read as an image: it has no bytes; {HINT}"
+        raise DataError(msg)
+    if empty.all():
+        msg = f"folder {at.path}: all {len(files)} images are empty files"
+        raise DataError(msg)
+    first, pages = _pixels(files[int(np.argmin(empty))])
     check_memory(len(files) * first.nbytes, f"folder {at.path}")
     values = np.empty((len(files), *first.shape), first.dtype)
     for row, file in enumerate(files):
-        image = first if row == 0 else _pixels(file)[0]
+        image = first if empty[row] or file is files[0] else _pixels(file)[0]
         if image.shape != first.shape or image.dtype != first.dtype:
             msg = (
                 f"{files[0]} is {_size(first)}, but {file} is {_size(image)}: "
@@ -88,7 +96,7 @@ def read_images(at: Reference) -> Raw:
     note = f"in order of names, {files[0].name} first, {files[-1].name} last"
     if pages > 1:
         note += f"; the {pages} pages of each file became channels"
-    return Raw(values, keys=keys, note=note)
+    return Raw(values, keys=keys, note=note, lacks=empty if empty.any() else None)
 
 
 def _pixels(file: Path) -> tuple[NDArray[Any], int]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from mvflow import __version__
-from mvflow.core import COVARIATES, Modality, UsageError, unknown_name
+from mvflow.core import COVARIATES, DataError, Modality, UsageError, unknown_name
 from mvflow_datasets.importing.annotated import modalities_of
 from mvflow_datasets.importing.covariates import KINDS, covariate_of, describe_covariate
 from mvflow_datasets.importing.decided import Decided
@@ -54,6 +55,8 @@ class Wanted:
             `quantile`, where not the suggested one.
         split: shares of train and test, or of train, validation and test.
         seed: of the splits.
+        join: `inner` keeps the rows that have all modalities (and labels), `outer` those that
+            have any.
         options: name of a modality (or `labels`, `groups`) -> how its file is read, where not
             as guessed; `""` for all files that have no options of their own.
     """
@@ -68,6 +71,7 @@ class Wanted:
     transforms: Mapping[str, str] = field(default_factory=dict)
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
     seed: int = 0
+    join: str = "inner"
     options: Mapping[str, ReadOptions] = field(default_factory=dict)
 
     def options_of(self, name: str) -> ReadOptions:
@@ -120,11 +124,12 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         )
         for name, at in places.items()
     }
-    raws |= {name: read_row_values(at, wanted.options_of(name)) for name, at in facts.items()}
+    raws |= {name: _fact(name, at, wanted.options_of(name)) for name, at in facts.items()}
     own_keys = {name: _keys(at, wanted.options_of(name)) for name, at in keys.items()}
-    rows = pair(raws, own_keys, places.keys())
+    rows = pair(raws, own_keys, places.keys(), wanted.join)
     parts = divided(rows.groups, wanted.split, wanted.seed)
     taken = {part: _taken(rows, at) for part, at in parts.items()}
+    _check_training_rows(raws, taken["train"][0])
     decided = {
         name: decide(
             name,
@@ -142,6 +147,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     splits = {
         part: SplitData(
             {name: d.arrays[part] for name, d in decided.items()},
+            **_masks(decided, part),
             labels=None if rows.labels is None else rows.labels[parts[part]],
             pairs=pairs,
             covariates={name: rows.covariates[name][parts[part]] for name in covariates},
@@ -242,24 +248,62 @@ def _columns_of(path: Path, references: list[Reference]) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in split_names(part, parts)))
 
 
+def _fact(name: str, at: Reference, options: ReadOptions) -> Raw:
+    """One value for each row, of which only labels may be missing."""
+    return read_row_values(at, options if name == "labels" else replace(options, missing=None))
+
+
 def _keys(at: Reference, options: ReadOptions) -> NDArray[np.str_]:
+    options = replace(options, missing=None)
     return key_texts(read_row_values(at, options).values, str(at), options)
 
 
 def _taken(
     rows: Rows, part: NDArray[np.int64]
 ) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int64]] | None]:
-    """Rows of each file that a part takes, and if some are taken twice, which row takes which."""
+    """Rows of each file that a part takes, and which row takes which.
+
+    There is nothing to say of the latter where every row takes one, and no two the same.
+    """
     positions = {name: at[part] for name, at in rows.positions.items()}
-    if all(len(np.unique(at)) == len(at) for at in positions.values()):
+    if all(len(np.unique(at)) == len(at) and (at >= 0).all() for at in positions.values()):
         return positions, None
-    unique = {name: np.unique(at, return_inverse=True) for name, at in positions.items()}
-    return {n: f[0] for n, f in unique.items()}, {n: f[1] for n, f in unique.items()}
+    taken, pairs = {}, {}
+    for name, at in positions.items():
+        has = at >= 0
+        pairs[name] = np.full(len(at), -1)
+        taken[name], pairs[name][has] = np.unique(at[has], return_inverse=True)
+    return taken, pairs
+
+
+def _masks(decided: Mapping[str, Decided], part: str) -> dict[str, Any]:
+    present = {n: d.present[part] for n, d in decided.items() if part in d.present}
+    return {"present": present} if present else {}
+
+
+def _check_training_rows(raws: Mapping[str, Raw], taken: Mapping[str, NDArray[np.int64]]) -> None:
+    """Check that all modalities, and all their values, occur in the rows to train on."""
+    more = "bring more rows, or choose other shares (--split) or another --seed"
+    for name, rows in taken.items():
+        if not len(rows):
+            msg = f"no row to train on has modality {name!r}: {more}"
+            raise DataError(msg)
+        values = raws[name].values
+        if issparse(values) or values.dtype.kind != "f":
+            continue
+        absent = np.isnan(values[rows]).all(0)
+        if absent.any():
+            at = tuple(np.argwhere(absent)[0].tolist())
+            column = raws[name].columns[at[0]] if raws[name].columns and len(at) == 1 else at
+            msg = f"modality {name!r}: no row to train on has a value of {column}: leave it out"
+            raise DataError(msg)
 
 
 def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict[str, Any]:
     parameters: dict[str, Any] = dict(wanted.modalities)
     parameters["split"] = ",".join(f"{share:g}" for share in wanted.split)
+    if wanted.join != "inner":
+        parameters["join"] = wanted.join
     for name in FACTS:
         if getattr(wanted, name) is not None:
             parameters[name] = getattr(wanted, name)
@@ -296,9 +340,12 @@ def _report(
             f"{name}: {raw.values.shape[0]:,} rows of {shape} from {at}{note}; {each.words}"
         )
     lines.append(rows.words)
+    lines += rows.lines
     if rows.labels is not None:
         shown = ", ".join(rows.classes[:8]) + ("..." if len(rows.classes) > 8 else "")
-        lines.append(f"labels: {len(rows.classes)} classes ({shown})")
+        unknown = int((rows.labels < 0).sum())
+        without = f"; {unknown:,} rows have none" if unknown else ""
+        lines.append(f"labels: {len(rows.classes)} classes ({shown}){without}")
     lines += covariates
     lines += [line for each in decided.values() for line in each.lines]
     lines += dict.fromkeys(guess for name in raws for guess in raws[name].guesses)
@@ -306,7 +353,7 @@ def _report(
     warnings = list(dict.fromkeys(warning for raw in raws.values() for warning in raw.warnings))
     warnings += [d.warning for d in decided.values() if d.warning]
     if rows.labels is not None:
-        absent = set(rows.labels.tolist()) - set(rows.labels[parts["train"]].tolist())
+        absent = set(rows.labels.tolist()) - {-1} - set(rows.labels[parts["train"]].tolist())
         if absent:
             names = ", ".join(rows.classes[c] for c in sorted(absent))
             warnings.append(f"no row to train on has the label {names}")

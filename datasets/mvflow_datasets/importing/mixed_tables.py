@@ -51,14 +51,13 @@ def decide_mixed(
     used = raw.values[np.unique(np.concatenate(list(parts.values())))]
     settings, steps = [], []
     for j, column in enumerate(raw.columns):
+        values = used[:, j][~np.isnan(used[:, j])]
         levels = raw.levels.get(column, ())
         kind = likelihoods.get(column)
         if kind is None:
-            kind = _suggested(used[:, j], levels)
+            kind = _suggested(values, levels)
             kind = likelihoods.get("", kind) if kind == "normal" else kind
-        settings.append(
-            _settings(f"modality {name!r}, column {column!r}", kind, used[:, j], levels)
-        )
+        settings.append(_settings(f"modality {name!r}, column {column!r}", kind, values, levels))
         is_number = registry("likelihoods").load(kind).is_location and not levels
         step = transforms.get(column, transforms.get("", "standardise") if is_number else "none")
         if step != "none" and not is_number:
@@ -122,7 +121,7 @@ def _units(
 ) -> Units:
     """Numbers by their transforms; classes that are whole numbers from 0 on."""
     fitted = fit_units(raw.values[train], steps, is_image=False)
-    first = used.min(0)
+    first = np.nanmin(used, 0)
     counted = [
         "classes" in each and name not in raw.levels
         for each, name in zip(settings, raw.columns, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 
 import numpy as np
@@ -17,24 +17,33 @@ PARTS = {2: ("train", "test"), 3: ("train", "validation", "test")}
 
 
 def joined(
-    keys: Mapping[str, NDArray[np.str_]],
+    keys: Mapping[str, NDArray[np.str_]], outer: Collection[str] = ()
 ) -> tuple[NDArray[np.str_], dict[str, NDArray[np.int64]]]:
-    """Inner join: rows of each set for every combination of rows that share a key.
+    """Join: rows of each set for every combination of rows that share a key.
 
     Args:
         keys: name of a set -> (rows,) keys, which may repeat.
+        outer: sets of which any one that has a key is enough (outer join); all others need it.
 
     Returns:
-        The key of each combination, sorted, and name of a set -> positions in that set.
+        The key of each combination, sorted, and name of a set -> positions in that set, -1 where
+        it lacks the key.
 
     Raises:
-        DataError: if no key occurs in all sets, or there are too many combinations.
+        DataError: if no key is left, or there are too many combinations.
 
     Examples:
-        >>> joined({"a": np.array(["x", "y"]), "b": np.array(["y", "z", "y"])})
+        >>> sets = {"a": np.array(["x", "y"]), "b": np.array(["y", "z", "y"])}
+        >>> joined(sets)
         (array(['y', 'y'], dtype='<U1'), {'a': array([1, 1]), 'b': array([0, 2])})
+        >>> joined(sets, outer=("a", "b"))[1]
+        {'a': array([ 0,  1,  1, -1]), 'b': array([-1,  0,  2,  1])}
     """
-    common: NDArray[np.str_] = reduce(np.intersect1d, map(np.unique, keys.values()))
+    distinct = {name: np.unique(k) for name, k in keys.items()}
+    needed = [distinct[name] for name in keys if name not in outer]
+    if outer:
+        needed.append(reduce(np.union1d, (distinct[name] for name in keys if name in outer)))
+    common: NDArray[np.str_] = reduce(np.intersect1d, needed)
     if not len(common):
         listed = ", ".join(f"{name} has {str(k[0])!r}" for name, k in keys.items() if len(k))
         msg = f"no key occurs in all of {', '.join(keys)}: for example, {listed}"
@@ -45,7 +54,8 @@ def joined(
         ranked = values[order[name]]
         start[name] = np.searchsorted(ranked, common, "left")
         count[name] = np.searchsorted(ranked, common, "right") - start[name]
-    sizes = reduce(np.multiply, (c.astype(np.float64) for c in count.values()))
+    rows = {name: np.maximum(n, 1) for name, n in count.items()}
+    sizes = reduce(np.multiply, (n.astype(np.float64) for n in rows.values()))
     if sizes.sum() > MOST_PAIRS:
         worst = common[int(np.argmax(sizes))]
         times = ", ".join(f"{n} {int(c[np.argmax(sizes)])} times" for n, c in count.items())
@@ -59,8 +69,10 @@ def joined(
     within = np.arange(len(block)) - (ends - sizes.astype(np.int64))[block]
     positions = {}
     for name in reversed(list(keys)):
-        within, digit = np.divmod(within, count[name][block])
-        positions[name] = order[name][start[name][block] + digit]
+        within, digit = np.divmod(within, rows[name][block])
+        has = count[name][block] > 0
+        at = np.minimum(start[name][block] + digit, len(order[name]) - 1)
+        positions[name] = np.where(has, order[name][at] if len(order[name]) else -1, -1)
     return common[block], {name: positions[name] for name in keys}
 
 

@@ -15,7 +15,14 @@ from mvflow.core.files import open_regular
 from mvflow_datasets.importing.annotated import read_annotated, read_observations
 from mvflow_datasets.importing.arrays import read_array
 from mvflow_datasets.importing.images import image_files, read_images
-from mvflow_datasets.importing.references import Raw, ReadOptions, Reference, refuse_missing
+from mvflow_datasets.importing.missing import absent
+from mvflow_datasets.importing.references import (
+    HINT,
+    Raw,
+    ReadOptions,
+    Reference,
+    refuse_missing,
+)
 from mvflow_datasets.importing.tables import read_column, read_table
 
 __all__ = ["checksum", "read_row_values", "read_values"]
@@ -30,7 +37,7 @@ def read_values(
     columns: Sequence[str] | None = None,
     levels: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Raw:
-    """Values of a modality.
+    """Values of a modality, NaN where one is absent.
 
     Args:
         at: where they lie.
@@ -44,16 +51,15 @@ def read_values(
     """
     raw = _by_kind(
         at,
-        folder=read_images,
-        array=read_array,
+        folder=lambda at: read_images(at, options),
+        array=lambda at: read_array(at, options),
         table=lambda at: read_table(at, without, options, columns, levels),
-        annotated=read_annotated,
+        annotated=lambda at: read_annotated(at, options),
     )
     if not raw.values.shape[0]:
         msg = f"{at} has no rows"
         raise DataError(msg)
-    refuse_missing(raw.values, str(at), options)
-    return raw
+    return _settled(raw, at, options or ReadOptions())
 
 
 def read_row_values(at: Reference, options: ReadOptions | None = None) -> Raw:
@@ -65,9 +71,9 @@ def read_row_values(at: Reference, options: ReadOptions | None = None) -> Raw:
     raw = _by_kind(
         at,
         folder=_names,
-        array=read_array,
+        array=lambda at: read_array(at, options),
         table=lambda at: read_column(at, options),
-        annotated=read_observations,
+        annotated=lambda at: read_observations(at, options),
     )
     values = raw.values
     if values.ndim == 2 and values.shape[1] == 1:
@@ -75,8 +81,20 @@ def read_row_values(at: Reference, options: ReadOptions | None = None) -> Raw:
     if values.ndim != 1:
         msg = f"{at} has shape {values.shape}: expected one value for each row"
         raise DataError(msg)
-    refuse_missing(values, str(at), options)
-    return Raw(values, raw.columns, raw.keys)
+    raw = Raw(values, raw.columns, raw.keys, lacks=raw.lacks)
+    return _settled(raw, at, options or ReadOptions())
+
+
+def _settled(raw: Raw, at: Reference, options: ReadOptions) -> Raw:
+    """What was read, with what is missing as the options say."""
+    if not options.takes_missing:
+        refuse_missing(raw.values, str(at), options, f"; {HINT}")
+        return raw
+    raw = absent(raw, str(at), options)
+    if raw.lacks is not None and raw.lacks.all():
+        msg = f"{at}: no row has a value that is not missing"
+        raise DataError(msg)
+    return raw
 
 
 def checksum(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import DataError
+from mvflow.core import DataError, UsageError, unknown_name
 
 __all__ = [
+    "HINT",
+    "MEANINGS",
     "MISSING",
     "Raw",
     "ReadOptions",
     "Reference",
     "key_texts",
-    "refuse_bad",
-    "refuse_bad_sparse",
+    "missing_texts",
     "refuse_missing",
     "split_names",
 ]
 
 MISSING = ("", "na", "n/a", "nan", "null", "<na>")
 """Texts, whatever their case, that stand for a missing value."""
+MEANINGS = ("refuse", "row", "values")
+"""What a missing value can mean, see `ReadOptions.missing`."""
+HINT = (
+    "--missing row says that such rows lack the modality, --missing values that only such values "
+    "are absent"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,26 @@ class ReadOptions:
         index: column that names the rows; `none` if no column does.
         na_tokens: texts that stand for missing values, in place of `MISSING`; an empty cell is
             missing anyway.
+        missing: what a missing value (an empty cell, NaN, an empty image file) means: `refuse`
+            it, the `row` lacks the modality, or these `values` alone are absent. None: refuse.
     """
 
     header: int | None = None
     separator: str | None = None
     index: str | None = None
     na_tokens: tuple[str, ...] | None = None
+    missing: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.missing not in {None, *MEANINGS}:
+            raise UsageError(
+                unknown_name("meaning of missing values", str(self.missing), MEANINGS)
+            )
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether values may be missing."""
+        return self.missing in MEANINGS[1:]
 
     def is_missing(self, text: str) -> bool:
         """Whether a text stands for a missing value.
@@ -106,13 +127,15 @@ class Raw:
     """Values as a file has them, before anything is decided about them.
 
     Args:
-        values: (rows, ...) numbers, or (rows,) texts of one column, or a sparse matrix (CSR).
+        values: (rows, ...) numbers, or (rows,) texts of one column, or a sparse matrix (CSR);
+            NaN where a value is absent.
         columns: names of the values of a row, where the file has them.
         keys: (rows,) texts that name the rows, where the file has them.
         levels: column of texts -> its classes, by the positions that stand in `values`.
         note: a phrase for the line of the modality in the report, such as channels moved.
         guesses: a sentence for each guess that was made while reading.
         warnings: a sentence for each thing that the user should look at.
+        lacks: (rows,) which rows lack the modality, where some do; their values are not read.
     """
 
     values: Any
@@ -122,6 +145,7 @@ class Raw:
     note: str = ""
     guesses: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    lacks: NDArray[np.bool_] | None = None
 
 
 def split_names(part: str, known: Collection[str]) -> list[str]:
@@ -167,7 +191,7 @@ def key_texts(
 
 
 def refuse_missing(
-    values: NDArray[np.generic], where: str, options: ReadOptions | None = None
+    values: NDArray[np.generic], where: str, options: ReadOptions | None = None, hint: str = ""
 ) -> None:
     """Refuse texts that stand for a missing value, with the first place.
 
@@ -179,70 +203,27 @@ def refuse_missing(
         Traceback (most recent call last):
         mvflow.core.errors.DataError: l.npy, row 1 is missing ('NaN'): remove such rows first...
     """
-    if values.dtype.kind not in "SU":
-        return
-    rules = options or ReadOptions()
-    texts, inverse = np.unique(values.astype(np.str_), return_inverse=True)
-    missing = np.array([rules.is_missing(text) for text in texts], bool)[inverse]
+    missing = missing_texts(values, options or ReadOptions())
     if missing.any():
         row = int(np.argmax(missing))
         text = str(values.astype(np.str_).reshape(-1)[row])
         shown = f" ({text!r})" if text else ""
         msg = (
             f"{where}, row {row} is missing{shown}: remove such rows first, "
-            "or say which texts are missing (--na-token)"
+            f"or say which texts are missing (--na-token){hint}"
         )
         raise DataError(msg)
 
 
-def refuse_bad(values: NDArray[np.generic], where: str, columns: Sequence[str] = ()) -> None:
-    """Refuse NaN, infinity and what float32 cannot hold, with the first place.
-
-    Raises:
-        DataError: naming file, row (from 0) and column.
+def missing_texts(values: NDArray[np.generic], options: ReadOptions) -> NDArray[np.bool_]:
+    """Which texts stand for a missing value; of numbers none do.
 
     Examples:
-        >>> refuse_bad(np.array([[0.0, 1.0], [2.0, np.nan]]), "a.npy", ("x", "y"))
-        Traceback (most recent call last):
-        mvflow.core.errors.DataError: a.npy, row 1, column 'y' is nan: expected finite numbers...
+        >>> missing_texts(np.array(["a", "NaN", ""]), ReadOptions()).tolist()
+        [False, True, True]
     """
-    if values.dtype.kind != "f":
-        return
-    chunk = max(1, 2**24 // max(1, values[:1].size))  # bounded memory for mapped files
-    for start in range(0, len(values), chunk):
-        part = values[start : start + chunk]
-        bad = ~(np.abs(part) <= np.finfo(np.float32).max)
-        if bad.any():
-            row, *rest = (int(n) for n in np.argwhere(bad)[0])
-            place = ""
-            if len(rest) == 1:
-                place = f", column {columns[rest[0]]!r}" if columns else f", column {rest[0]}"
-            elif rest:
-                place = f", position {tuple(rest)}"
-            msg = (
-                f"{where}, row {start + row}{place} is {part[(row, *rest)]}: "
-                "expected finite numbers; remove or impute such rows first"
-            )
-            raise DataError(msg)
-
-
-def refuse_bad_sparse(matrix: Any, where: str, columns: Sequence[str] = ()) -> None:
-    """The same of a sparse matrix of compressed rows.
-
-    Raises:
-        DataError: naming file, row (from 0) and column.
-    """
-    if matrix.dtype.kind != "f":
-        return
-    with np.errstate(invalid="ignore"):
-        is_bad = ~(np.abs(matrix.data) <= np.finfo(np.float32).max)
-    if is_bad.any():
-        place = int(np.argmax(is_bad))
-        row = int(np.searchsorted(matrix.indptr, place, "right")) - 1
-        column = int(matrix.indices[place])
-        name = repr(columns[column]) if columns else column
-        msg = (
-            f"{where}, row {row}, column {name} is {matrix.data[place]}: "
-            "expected finite numbers; remove or impute such rows first"
-        )
-        raise DataError(msg)
+    if values.dtype.kind not in "SU":
+        return np.zeros(values.shape, np.bool_)
+    texts, inverse = np.unique(values.astype(np.str_), return_inverse=True)
+    missing = np.array([options.is_missing(text) for text in texts.tolist()], np.bool_)
+    return missing[inverse.reshape(values.shape)]

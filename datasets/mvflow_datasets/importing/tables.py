@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from mvflow.core import DataError, unknown_name
 from mvflow_datasets.importing.layout import is_number
-from mvflow_datasets.importing.references import Raw, ReadOptions, Reference, split_names
+from mvflow_datasets.importing.references import (
+    HINT,
+    Raw,
+    ReadOptions,
+    Reference,
+    missing_texts,
+    split_names,
+)
 from mvflow_datasets.importing.table_files import Table, open_table
 
 __all__ = ["read_column", "read_table"]
@@ -106,11 +113,12 @@ def _texts(table: Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[A
     column = frame.iloc[:, 0]
     if column.dtype.kind in "biuf" and not column.isna().any():
         return np.asarray(column)
+    if column.dtype.kind in "biuf" and options.takes_missing:
+        return column.to_numpy(np.float64, na_value=np.nan)
     plain = column.astype(object).where(column.notna(), "").astype(str)
     texts = plain.str.strip().to_numpy(np.str_)
-    distinct, inverse = np.unique(texts, return_inverse=True)
-    missing = np.array([options.is_missing(text) for text in distinct], bool)[inverse]
-    if missing.any():
+    missing = missing_texts(texts, options)
+    if missing.any() and not options.takes_missing:
         raise _refused(table, int(np.argmax(missing)), frame.columns[0], options)
     return texts.astype(np.str_)
 
@@ -130,13 +138,16 @@ def _coded(
             continue
         if name not in known and not is_bool and column.map(_looks_like_number).any():
             continue  # a number among texts: refused, as they are
-        texts = _texts(table, column.astype(str).to_frame() if is_bool else frame[[name]], options)
-        distinct = known.get(name) or tuple(np.unique(texts.astype(np.str_)).tolist())
+        given = column.astype(str).to_frame() if is_bool else frame[[name]]
+        texts = _texts(table, given, options).astype(np.str_)
+        missing = missing_texts(texts, options)
+        distinct = known.get(name) or tuple(np.unique(texts[~missing]).tolist())
         if name not in known and len(distinct) > min(MAX_CLASSES, max(2, len(texts) // 2)):
             continue  # names, not classes
         positions = {text: i for i, text in enumerate(distinct)}
+        positions |= dict.fromkeys(texts[missing].tolist(), np.nan)
         try:
-            codes[name] = [positions[text] for text in texts.astype(np.str_).tolist()]
+            codes[name] = [positions[text] for text in texts.tolist()]
         except KeyError as error:
             what = unknown_name("class", str(error.args[0]), distinct)
             raise DataError(f"{table.path}, column {name!r}: {what}") from error
@@ -145,11 +156,19 @@ def _coded(
 
 
 def _numbers(table: Table, frame: pd.DataFrame, options: ReadOptions) -> NDArray[np.float64]:
+    numbers = frame
     if any(dtype.kind not in "biuf" for dtype in frame.dtypes):
-        frame = frame.apply(_numeric)
-    values = frame.to_numpy(np.float64, na_value=np.nan)
+        numbers = frame.apply(_numeric)
+    values = numbers.to_numpy(np.float64, na_value=np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
         is_bad = ~(np.abs(values) <= np.finfo(np.float32).max)
+    if options.takes_missing and is_bad.any():
+        is_text = np.array([frame.dtypes.iloc[j].kind == "O" for j in range(frame.shape[1])])
+        is_bad &= ~frame.isna().to_numpy()
+        for j in np.flatnonzero(is_text & is_bad.any(0)).tolist():
+            rows = np.flatnonzero(is_bad[:, j])
+            cells = frame.iloc[rows, j]
+            is_bad[rows, j] = [not (isinstance(c, str) and options.is_missing(c)) for c in cells]
     if is_bad.any():
         row, column = (int(n) for n in np.argwhere(is_bad)[0])
         raise _refused(table, row, frame.columns[column], options)
@@ -175,7 +194,7 @@ def _refused(table: Table, row: int, column: str, options: ReadOptions) -> DataE
     cure = "remove or impute such rows first (--na-token says which texts are missing)"
     if options.is_missing(text):
         shown = f" ({text!r})" if text else ""
-        return DataError(f"{where} is missing{shown}: {cure}")
+        return DataError(f"{where} is missing{shown}: {cure}; {HINT}")
     if is_number(text) or text.lower().lstrip("+-") in {"inf", "infinity"}:
         return DataError(f"{where} is {text}: expected finite numbers; {cure}")
     return DataError(

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from mvflow.core import Knots, Units
 
-__all__ = ["TRANSFORMS", "Transform", "fit_sparse_units", "fit_units", "suggested_transform"]
+__all__ = [
+    "TRANSFORMS",
+    "Transform",
+    "fit_sparse_units",
+    "fit_units",
+    "known_values",
+    "moments",
+    "suggested_transform",
+]
 
 Transform = Literal["none", "standardise", "log1p", "quantile"]
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
@@ -19,13 +27,35 @@ STILL = 1e-7
 """Columns with less deviation than this share of their mean count as constant."""
 
 
+def known_values(values: NDArray[Any]) -> NDArray[Any]:
+    """The values themselves, or in one dimension those that are not absent (NaN)."""
+    if values.dtype.kind != "f" or not (absent := np.isnan(values)).any():
+        return values
+    return values[~absent]
+
+
+def moments(x: NDArray[Any], axes: tuple[int, ...] = (0,)) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean and standard deviation of the values that are not absent (NaN).
+
+    Examples:
+        >>> moments(np.array([[1.0, np.nan], [3.0, 5.0]]))
+        (array([2., 5.]), array([1., 0.]))
+    """
+    mean: Any = np.mean
+    std: Any = np.std
+    if known_values(x).size < x.size:
+        mean, std = np.nanmean, np.nanstd
+    return mean(x, axes, dtype=np.float64), std(x, axes, dtype=np.float64)
+
+
 def suggested_transform(used: NDArray[Any], train: NDArray[Any]) -> str:
     """log1p for counts, none for what is standardised already, else standardise."""
-    if used.ndim == 2 and used.shape[1] > 1 and used.min() >= 0 and used.max() >= 10:
-        zeros = np.count_nonzero(used == 0) / used.size
-        if zeros >= 0.05 and (used.dtype.kind in "biu" or (used == np.floor(used)).all()):
+    known = known_values(used)
+    if used.ndim == 2 and used.shape[1] > 1 and known.min() >= 0 and known.max() >= 10:
+        zeros = np.count_nonzero(known == 0) / known.size
+        if zeros >= 0.05 and (known.dtype.kind in "biu" or (known == np.floor(known)).all()):
             return "log1p"
-    mean, spread = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+    mean, spread = moments(train)
     already = (np.abs(mean) < 0.2).all() and ((spread > 0.8) & (spread < 1.25)).all()
     return "none" if already else "standardise"
 
@@ -34,7 +64,7 @@ def fit_units(train: NDArray[Any], steps: Sequence[str], *, is_image: bool) -> U
     """Units in which the rows to train on have mean 0 and standard deviation 1.
 
     Args:
-        train: (rows, *shape).
+        train: (rows, *shape); what is NaN is absent, and leaves the units as they are.
         steps: the transform of each column of a table, or a single one for all values; `none`
             leaves values alone.
         is_image: whether all values share one mean and one deviation.
@@ -54,8 +84,7 @@ def fit_units(train: NDArray[Any], steps: Sequence[str], *, is_image: bool) -> U
     knots = {j: _knots(train[:, j]) for j, step in enumerate(all_steps) if step == "quantile"}
     axes = tuple(range(train.ndim)) if is_image else (0,)
     x = Units(log1p=log1p, knots=knots).apply(train)
-    shift = x.mean(axes, dtype=np.float64).reshape(shape)
-    scale = x.std(axes, dtype=np.float64).reshape(shape)
+    shift, scale = (moment.reshape(shape) for moment in moments(x, axes))
     scale = np.where(scale <= STILL * np.maximum(1, np.abs(shift)), 1.0, scale)
     if "none" in steps:
         is_kept = np.array(steps) == "none"
@@ -80,8 +109,9 @@ def _knots(column: NDArray[Any]) -> Knots:
     """Distinct values, and the normal quantiles of the mean ranks of each."""
     from scipy.special import ndtri
 
-    distinct, counts = np.unique(column.astype(np.float64), return_counts=True)
-    ranks = (np.cumsum(counts) - counts / 2) / len(column)
+    known = known_values(column.astype(np.float64))
+    distinct, counts = np.unique(known, return_counts=True)
+    ranks = (np.cumsum(counts) - counts / 2) / len(known)
     if len(distinct) > MAX_KNOTS:
         chosen = np.unique(np.linspace(0, len(distinct) - 1, MAX_KNOTS).round().astype(int))
         distinct, ranks = distinct[chosen], ranks[chosen]
