@@ -158,6 +158,11 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
         yield "inference gap (nats)", "log p(X) - ELBO", _with_error(result.gaps.gap, 2)
         for name, value in result.gaps.divergences.items():
             yield "KL(q(z|X) || q(z|x))", name, _with_error(value, 2)
+        for name, bounds in result.gaps.excess.items():
+            least, most = (
+                _with_error(v, 2).replace(" ± ", "±") for v in (bounds.at_least, bounds.at_most)
+            )
+            yield "KL(average of q(z|X) || q(z|x))", name, f"{least} to {most}"
         if result.gaps.variation_of_information is not None:
             shown = _with_error(result.gaps.variation_of_information, 2)
             yield "variation of information", "bound (nats)", shown

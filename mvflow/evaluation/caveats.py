@@ -47,7 +47,7 @@ def method_of(config: Config, *, sampled: bool = True) -> Method:
         divisor=getattr(rule, "divisor", ""),
         ball=rule is not None and rule.within_ball,
         sampler=sampler if sampled else "",
-        prior=config.prior.title,
+        prior=getattr(getattr(config, "prior", None), "title", ""),
     )
 
 

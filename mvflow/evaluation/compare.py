@@ -264,6 +264,13 @@ def _flat(metrics: Evaluation, with_distances: bool) -> dict[str, Estimate | Non
             found[f"{kind}/{key}"] = value
     if metrics.gaps is not None:
         found["gap"] = metrics.gaps.gap
+        if metrics.gaps.variation_of_information is not None:
+            found["information"] = metrics.gaps.variation_of_information
+        for key, value in metrics.gaps.divergences.items():
+            found[f"divergence/{key}"] = value
+        for key, bounds in metrics.gaps.excess.items():
+            found[f"excess/{key}/at_least"] = bounds.at_least
+            found[f"excess/{key}/at_most"] = bounds.at_most
     for size, means in metrics.predictions_by_observed.items():
         for kind in ("r2", "accuracy"):
             if "model" in getattr(means, kind):
@@ -321,7 +328,9 @@ def _measures(systems: Sequence[ComparedSystem], metrics: Evaluation) -> list[Me
         if few and kind == "frechet/autoencoder":
             keys += [f"{kind}/conditional"]
     predicted = dict.fromkeys(k for s in systems for k in s.values if k.startswith("prediction/"))
-    keys = [*predicted, *keys, "log_likelihood/joint", "gap"]
+    excess = dict.fromkeys(k for s in systems for k in s.values if k.endswith("/at_most"))
+    keys = [*predicted, *keys, "log_likelihood/joint", "gap", "information"]
+    keys += excess if len(excess) <= MAX_DIRECTIONS else ()
     return [_measure(key) for key in keys if any(s.known(key) for s in systems)]
 
 
@@ -340,6 +349,10 @@ def _measure(key: str) -> Measure:
         return Measure(key, f"{name} of tables, {rest[1]} observed", False, 3)
     if kind == "gap":
         return Measure(key, "inference gap, nats", True, 1)
+    if kind == "information":
+        return Measure(key, "bound on variation of information, nats", True, 1)
+    if kind == "excess":
+        return Measure(key, f"KL from the average posterior given {rest[0]} (at most)", True, 1)
     return Measure(key, "log p(X), nats", False, 1)
 
 

@@ -16,12 +16,13 @@ from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.caveats import method_of
 from mvflow.evaluation.classifiers import ModalityClassifiers
+from mvflow.evaluation.gaps import gap_parts, inference_gaps
 from mvflow.evaluation.generation import FeatureNetwork, Generation
 from mvflow.evaluation.parts import (
-    BoundPart,
     DiversityPart,
     EstimatesPart,
     EvaluationPlan,
+    GapPart,
     JointPart,
     LikelihoodPart,
     Part,
@@ -36,7 +37,6 @@ from mvflow.evaluation.predictive import LEVELS, PREDICTIVE_DRAWS, Units
 from mvflow.evaluation.result import (
     Evaluation,
     ImportanceCheck,
-    InferenceGaps,
     Latent,
     Projections,
     SamplerCheck,
@@ -50,7 +50,6 @@ from mvflow.metrics import CalibratedIntervals
 __all__ = ["evaluate"]
 
 SAMPLER_DRAWS = 8
-BOUND_DRAWS = 100
 DIRECTIONS_PER_SUBSET = 3
 """Directions whose likelihood is estimated, for each subset of a size that is drawn."""
 
@@ -179,7 +178,7 @@ def _other_parts(of: Generation) -> list[Part]:
             )
             for source, target in likelihoods
         ),
-        *([Part("bound", BoundPart, partial(_bound, of))] if of.estimator.can_encode else []),
+        *(Part(name, GapPart, compute) for name, compute in gap_parts(of).items()),
         Part("posterior density", EstimatesPart, partial(_posterior_log_density, of)),
         Part("sampler", SamplerCheck, partial(_sampler, of)),
     ]
@@ -273,7 +272,7 @@ def _put_together(
         sampler_by_subset={
             "+".join(part.given): part.sampler for part in generated if len(part.given) > 1
         },
-        gaps=_gaps(of, results),
+        gaps=inference_gaps(of, results, results[_likelihood_name(None, "")].rows),
         latent=Latent(
             radius=radius if math.isfinite(radius) else None,
             redrawn={
@@ -333,37 +332,6 @@ def _likelihood(
         value=of.estimate(found.values),
         rows=found.values.tolist(),
         check=_importance_check(found.ess, found.khat),
-    )
-
-
-def _bound(of: Generation) -> BoundPart:
-    """Evidence lower bounds, and how far q(z|X) is from the posteriors of single modalities."""
-    at = of.rows.chosen[: of.estimator.config.evaluation.importance_rows]
-    bound = of.estimator.evidence_lower_bound(of.taken(at, of.names), n=BOUND_DRAWS, seed=of.seed)
-    divergences = {}
-    for name in of.names:
-        try:
-            log_prob = of.estimator.posterior_log_prob(bound.z, of.taken(at, [name]))
-        except UsageError:  # its posterior has no density
-            continue
-        divergences[name] = (bound.log_prob - log_prob).mean(0).tolist()
-    return BoundPart(rows=bound.values.tolist(), divergences=divergences)
-
-
-def _gaps(of: Generation, results: Mapping[str, Any]) -> InferenceGaps | None:
-    if "bound" not in results:
-        return None
-    part: BoundPart = results["bound"]
-    likelihood: LikelihoodPart = results[_likelihood_name(None, "")]
-    bound, divergences = np.array(part.rows), part.divergences
-    information = None
-    if len(of.names) == 2 == len(divergences):
-        information = of.estimate(np.sum([*divergences.values()], 0) - bound)
-    return InferenceGaps(
-        gap=of.estimate(np.array(likelihood.rows) - bound),
-        elbo=of.estimate(bound),
-        divergences={name: of.estimate(values) for name, values in divergences.items()},
-        variation_of_information=information,
     )
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Coherence",
     "Diversity",
     "Evaluation",
+    "ExcessDivergence",
     "Frechet",
     "FrechetMeans",
     "ImportanceCheck",
@@ -198,6 +199,20 @@ class ImportanceCheck(Values):
     advice: str
 
 
+class ExcessDivergence(Values):
+    """Bounds on a divergence from an average posterior, in nats per row.
+
+    Args:
+        at_least: its average leaves out the row's own q(z|X).
+        at_most: its average has it too.
+        partners: rows that are averaged over.
+    """
+
+    at_least: Estimate
+    at_most: Estimate
+    partners: int
+
+
 class InferenceGaps(Values):
     """How far approximate posteriors are from what they approximate, in nats per row.
 
@@ -206,6 +221,9 @@ class InferenceGaps(Values):
             averaged gap of Eq. 6. Where the likelihood is not to be trusted, it is too small.
         elbo: the evidence lower bound, without weights and beta.
         divergences: modality -> KL(q(z|X) || q(z|x_j)) (C.3), of posteriors with a density.
+        excess: modality -> KL(q_avg(z|x_j) || q(z|x_j)), what is left of its divergence beyond the
+            average posterior q_avg(z|x_j) = E q(z|X) given x_j, at which training aims (C.11);
+            where items of a modality recur with different partners.
         variation_of_information: of two modalities, the bound -ELBO + sum of the divergences
             (C.14): the smaller, the more each tells of the other.
     """
@@ -214,6 +232,7 @@ class InferenceGaps(Values):
     elbo: Estimate
     divergences: dict[str, Estimate] = {}
     variation_of_information: Estimate | None = None
+    excess: dict[str, ExcessDivergence] = {}
 
 
 class Method(Values):

@@ -130,7 +130,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def _about(system: ComparedSystem, key: str) -> dict[str, Any]:
     printed, known = system.paper.get(key), system.known(key)
-    is_low = key.startswith(("frechet", "reconstruction"))
+    low = ("frechet", "reconstruction", "gap", "information", "divergence", "excess")
+    is_low = key.startswith(low)
     has_worst = known and not key.startswith("diversity")  # neither end of it is the better one
     return {
         "mean": system.mean(key),

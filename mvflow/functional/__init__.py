@@ -36,7 +36,7 @@ from mvflow.functional.importance import (
     mixture_log_prob,
 )
 from mvflow.functional.kernels import KernelRegression, kernel_regression
-from mvflow.functional.kl import normal_kl, normal_kl_standard
+from mvflow.functional.kl import average_divergence_bounds, normal_kl, normal_kl_standard
 from mvflow.functional.logspace import log_mean_exp, log_sum_exp
 from mvflow.functional.mixtures import (
     GaussianMixture,
@@ -52,6 +52,7 @@ from mvflow.functional.poe import (
 )
 
 __all__ = [
+    "average_divergence_bounds",
     "GaussianMixture",
     "KernelRegression",
     "accuracy",
