@@ -1,12 +1,13 @@
 """Mutation check: single changes of the code, each tried against the tests of its own folder.
 
-    python -m pip install cosmic-ray
+    python -m pip install cosmic-ray coverage
     python -m benchmarks.mutations --count 100 --seed 0 --out mutations.json
 
 The mutations are those of cosmic-ray (operators, constants) and swapped arguments. A place in the
-code is drawn first, then one of its mutations. Everything happens in a copy of the tree. A
-mutation is killed if a test fails within a minute of CPU time, or if a minute is not enough where
-the tests without it end well before.
+code is drawn first, then one of its mutations. Everything happens in a copy of the tree. Tests
+that run the changed line are tried, the quick ones first; all of the folder for a line that runs
+when it is imported. A mutation is killed if a test fails within a minute of CPU time; what
+needed more, or waited, is said apart. What the file has already is not tried again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ CODE = (
     "mvflow/training/loop.py",
 )
 SECONDS = 60
+"""Of CPU time for a mutation; it may wait ten times as long."""
 KINDS = (
     *("ReplaceBinaryOperator", "ReplaceComparisonOperator", "ReplaceUnaryOperator"),
     *("NumberReplacer", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue"),
@@ -63,26 +65,35 @@ def main() -> None:
     options = parser.parse_args()
     drawn = draw(options.count, random.Random(options.seed))
     chosen = [int(n) for n in options.only.split(",")] if options.only else range(len(drawn))
-    results: dict[int, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
+    if options.out and options.out.exists():
+        results = json.loads(options.out.read_text("utf-8"))
+    left = [n for n in chosen if not _is_in(results, n, drawn[n])]
     with tempfile.TemporaryDirectory() as name:
         root = copied(Path(name) / "tree")
-        for folder in sorted({tests_of(drawn[n].file)[-1][0] for n in chosen}):
-            if (verdict := _tested([folder], root)) != "survived":
-                sys.exit(f"{folder}: {verdict} without any mutation")
-        for number in chosen:
+        traced = {
+            folder: trace(folder, root)
+            for folder in sorted({tests_of(drawn[n].file) for n in left})
+        }
+        for number in left:
             mutation = drawn[number]
             begin = time.monotonic()
-            verdict = tried(mutation, root)
-            results[number] = {**mutation._asdict(), "verdict": verdict}
-            del results[number]["code"]
+            verdict, test = tried(mutation, root, traced[tests_of(mutation.file)])
+            about = {k: v for k, v in mutation._asdict().items() if k != "code"}
+            results[str(number)] = {**about, "verdict": verdict, "test": test}
             print(
                 f"{number} {verdict} {mutation.file}:{mutation.line} {mutation.before.strip()} "
-                f"-> {mutation.after.strip()} ({time.monotonic() - begin:.0f} s)",
+                f"-> {mutation.after.strip()} ({time.monotonic() - begin:.0f} s) {test}",
                 flush=True,
             )
             if options.out:
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(collections.Counter(each["verdict"] for each in results.values()))
+
+
+def _is_in(results: dict[str, dict[str, Any]], number: int, mutation: Mutation) -> bool:
+    was = results.get(str(number), {})
+    return (was.get("file"), was.get("after")) == (mutation.file, mutation.after)
 
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -207,28 +218,100 @@ def copied(to: Path) -> Path:
     return Path(shutil.copytree(ROOT, to, ignore=ignored))
 
 
-def tests_of(file: str) -> list[list[str]]:
-    """Tests that are named after a file, then the others of its folder: arguments of pytest."""
-    folder = Path("tests", *Path(file).parts[1:2])
-    own = folder / f"test_{Path(file).stem}.py"
-    if not (ROOT / own).exists():
-        return [[str(folder)]]
-    return [[str(own)], [str(folder), f"--ignore={own}"]]
+def tests_of(file: str) -> str:
+    """Folder of the tests of a file."""
+    return str(Path("tests", Path(file).parts[1]))
 
 
-def tried(mutation: Mutation, root: Path) -> str:
-    """Whether a test notices: killed, timeout, or survived."""
+class Traced(NamedTuple):
+    """What the tests of a folder do without a mutation."""
+
+    seconds: dict[str, float]
+    """Test -> how long it took."""
+    lines: dict[tuple[str, int], set[str]]
+    """File and line -> tests that run it."""
+
+
+def trace(folder: str, root: Path) -> Traced:
+    """Run the tests of a folder unchanged; stop the program if one fails."""
+    verdict, text = _tested(folder, root, lambda: _Tracing(root), 10 * SECONDS)
+    if verdict != "survived":
+        sys.exit(f"{folder}: {verdict} without any mutation {text}")
+    seconds, lines = json.loads(text)
+    print(f"{folder}: {len(seconds)} tests, {sum(seconds.values()):.0f} s", flush=True)
+    return Traced(seconds, {(file, line): set(tests) for file, line, tests in lines})
+
+
+def tried(mutation: Mutation, root: Path, traced: Traced) -> tuple[str, str]:
+    """Whether a test notices: killed, timeout, waited or survived; and the test that does."""
     path = root / mutation.file
     original = path.read_text("utf-8")
     path.write_text(mutation.code, "utf-8")
+    first = traced.lines.get((mutation.file, mutation.line), set())
     try:
-        verdicts = (_tested(paths, root) for paths in tests_of(mutation.file))
-        return next((verdict for verdict in verdicts if verdict != "survived"), "survived")
+        order = {test: traced.seconds[test] for test in first}
+        return _tested(tests_of(mutation.file), root, lambda: _Ordering(order), SECONDS)
     finally:
         path.write_text(original, "utf-8")
 
 
-def _tested(paths: list[str], root: Path) -> str:
+class _Plugin:
+    """Tells the parent something at the end."""
+
+    text = ""
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.text = f"collection of {report.nodeid}"
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.text = report.nodeid
+
+
+class _Ordering(_Plugin):
+    """Some tests alone, the quick ones first; all if there are none."""
+
+    def __init__(self, order: dict[str, float]) -> None:
+        self.order = order
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        if self.order:
+            items[:] = [item for item in items if item.nodeid in self.order]
+            items.sort(key=lambda item: self.order[item.nodeid])
+
+
+class _Tracing(_Plugin):
+    """Notes which lines each test runs, and how long it takes."""
+
+    def __init__(self, root: Path) -> None:
+        import coverage
+
+        self.root = root
+        self.seconds: dict[str, float] = {}
+        self.coverage = coverage.Coverage(data_file=None, source=[str(root / "mvflow")])
+        self.coverage.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] = 0.0
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        super().pytest_runtest_logreport(report)
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        lines = [
+            (Path(file).relative_to(self.root).as_posix(), line, [c for c in contexts if c])
+            for file in data.measured_files()
+            for line, contexts in data.contexts_by_lineno(file).items()
+        ]
+        self.text = self.text or json.dumps([self.seconds, lines])
+
+
+def _tested(folder: str, root: Path, plugin: Callable[[], _Plugin], limit: int) -> tuple[str, str]:
     """Run tests in a process of their own, in which large libraries are imported already."""
     import pytest
     import torch
@@ -236,17 +319,19 @@ def _tested(paths: list[str], root: Path) -> str:
     for name in ("scipy.stats", "zuko", "sklearn", "pydantic", "typer", "h5py", "arviz_stats"):
         importlib.import_module(name)
     torch.set_num_threads(1)
+    said = root.with_suffix(".txt")
+    said.write_text("")
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
         ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        if ended in (signal.SIGXCPU, signal.SIGKILL):
-            return "timeout"
-        return "survived" if status == 0 else "killed"
+        words = {signal.SIGXCPU: "timeout", signal.SIGKILL: "timeout", signal.SIGALRM: "waited"}
+        verdict = words.get(ended, "survived" if status == 0 else "killed")
+        return verdict, said.read_text() or f"signal {ended}" * bool(ended)
     code = 1
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS + _spent(), SECONDS + _spent() + 5))
-        signal.alarm(10 * SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit + _spent(), limit + _spent() + 5))
+        signal.alarm(10 * limit)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         os.chdir(root)
@@ -254,7 +339,9 @@ def _tested(paths: list[str], root: Path) -> str:
         sys.path[:] = places + [p for p in sys.path if p not in (str(ROOT), "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(places)
         words = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
-        code = int(pytest.main([*words, "-m", "not slow", *paths]))
+        added = plugin()
+        code = int(pytest.main([*words, "-m", "not slow", folder], plugins=[added]))
+        said.write_text(added.text)
     finally:
         os._exit(code)
 

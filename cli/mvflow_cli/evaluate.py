@@ -13,9 +13,11 @@ from rich.table import Table
 from mvflow_cli.diagnose import load_calibration
 from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.judging import judge_run, say_verdict
-from mvflow_cli.measuring import measure
+from mvflow_cli.measuring import JudgeFiles, measure
 from mvflow_cli.opening import open_store, open_trained
 from mvflow_cli.options import (
+    AutoencoderFiles,
+    ClassifierFiles,
     Device,
     Devices,
     InceptionWeights,
@@ -68,6 +70,8 @@ def evaluate(
         ),
     ] = None,
     inception: InceptionWeights = None,
+    classifiers: ClassifierFiles = None,
+    autoencoders: AutoencoderFiles = None,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -109,7 +113,7 @@ def evaluate(
                 device=place,
                 callback=training,
                 processes=processes,
-                inception=inception,
+                judges=JudgeFiles(inception, classifiers or (), autoencoders or ()),
                 on_plan=partial(say_plan, err=json),
                 progress=progress,
             )

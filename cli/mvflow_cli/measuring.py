@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from mvflow.config import Config
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         Calibration,
         Evaluation,
         EvaluationPlan,
+        FeatureNetwork,
+        ModalityAutoencoders,
         ModalityClassifiers,
     )
     from mvflow.evaluation.networks import ModalityNetworks
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mvflow_datasets import Store
 
 __all__ = [
+    "JudgeFiles",
     "changed",
     "evaluation_path",
     "load_classifiers",
@@ -43,6 +46,17 @@ Result = TypeVar("Result", "Evaluation", "Calibration")
 Networks = TypeVar("Networks", bound="ModalityNetworks")
 
 
+class JudgeFiles(NamedTuple):
+    """Files with networks that measure, which the user brings."""
+
+    inception: Path | None = None
+    """Weights of Inception-v3."""
+    classifiers: Sequence[str] = ()
+    """In place of the store's; see `mvflow.evaluation.read_classifiers`."""
+    autoencoders: Sequence[str] = ()
+    """In place of the store's."""
+
+
 def measure(
     run: RunDirectory,
     model: Estimator,
@@ -54,7 +68,7 @@ def measure(
     device: str = "cpu",
     callback: Callback | None = None,
     processes: Processes | None = None,
-    inception: Path | None = None,
+    judges: JudgeFiles | None = None,
     on_plan: Callable[[EvaluationPlan], None] | None = None,
     progress: Callable[[int, int, str, float], None] | None = None,
 ) -> Evaluation:
@@ -78,34 +92,49 @@ def measure(
         device: where networks that measure are trained.
         callback: of their training.
         processes: that all run this.
-        inception: file with the weights of Inception-v3, for the FID of images.
+        judges: files with networks that measure, which the user brings.
         on_plan: called before it starts with what it will do, and about how long that takes.
         progress: called before each part; see `mvflow.evaluate`.
     """
     from mvflow.core import fingerprint
-    from mvflow.evaluation import InceptionFeatures, ModalityAutoencoders, evaluate
+    from mvflow.evaluation import (
+        InceptionFeatures,
+        ModalityAutoencoders,
+        evaluate,
+        read_autoencoders,
+        read_classifiers,
+    )
     from mvflow.runs import write_intervals, write_json
     from mvflow_cli.keeping import KeptParts
     from mvflow_datasets.importing import read_units
 
     test = store[split or model.config.data.test]
-    brought = [] if inception is None else [InceptionFeatures.read(inception, device=device)]
+    classifiers: ModalityClassifiers | None = None
+    features: ModalityAutoencoders | None = None
+    others: list[InceptionFeatures] = []
+    if judges is not None and judges.classifiers:
+        classifiers = read_classifiers(judges.classifiers, test, device=device)
+    if judges is not None and judges.autoencoders:
+        features = read_autoencoders(judges.autoencoders, test, device=device)
+    if judges is not None and judges.inception is not None:
+        others = [InceptionFeatures.read(judges.inception, device=device)]
     is_main = processes is None or processes.is_main_process
     if processes is not None and not is_main:
         processes.barrier()
         callback = None
-    classifiers = None
-    if test.labels is not None:
+    if test.labels is not None and classifiers is None:
         classifiers = load_classifiers(run, model, store, device=device, callback=callback)
-    features = load_networks(
-        ModalityAutoencoders, run, model, store, device=device, callback=callback
-    )
+    if features is None:
+        features = load_networks(
+            ModalityAutoencoders, run, model, store, device=device, callback=callback
+        )
+    networks: list[FeatureNetwork] = [features, *others]
     if processes is not None and is_main:
         processes.barrier()
     state, parts = run_state(run, model, SECTIONS), None
     if processes is None:
-        judges = {network.name: network.about for network in brought}
-        way = {"seed": seed, "rows": fingerprint(test), "judges": judges}
+        about = {j.name: getattr(j, "about", "") for j in (classifiers, *networks) if j}
+        way = {"seed": seed, "rows": fingerprint(test), "judges": about}
         parts = KeptParts(run.path, {**state, **way})
     path = evaluation_path(run, model, protocol)
     is_own = path.name == "evaluation.json"
@@ -113,7 +142,7 @@ def measure(
         model.distribute(processes),
         test,
         classifiers,
-        [features, *brought],
+        networks,
         seed=seed,
         train=store[model.config.data.train],
         units=read_units(store.path),
@@ -124,10 +153,10 @@ def measure(
         if is_main and is_own
         else None,
     )
-    about: dict[str, Any] = {"split": test.name, "data": store.name, "note": store.note, **state}
+    more: dict[str, Any] = {"split": test.name, "data": store.name, "note": store.note, **state}
     if evaluation.method is not None:
-        about["method"] = evaluation.method.model_copy(update={"protocol": protocol})
-    result = evaluation.model_copy(update=about)
+        more["method"] = evaluation.method.model_copy(update={"protocol": protocol})
+    result = evaluation.model_copy(update=more)
     if is_main:
         write_json(path, result.to_dict())
     if parts is not None:

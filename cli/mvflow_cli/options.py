@@ -9,6 +9,8 @@ import typer
 
 __all__ = [
     "Again",
+    "AutoencoderFiles",
+    "ClassifierFiles",
     "Compile",
     "CovariateValues",
     "Device",
@@ -68,6 +70,27 @@ Compile = Annotated[
         metavar="auto|graph|torch|no",
         help="How training steps are computed. graph: each as one CUDA graph; torch: with losses "
         "compiled by torch.compile, which takes minutes; no: neither; auto: graph on a GPU.",
+    ),
+]
+ClassifierFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classifiers",
+        metavar="[NAME=]FILE",
+        help="Classifiers to judge by, in place of the store's own: a file that mvflow keeps "
+        "beside a store; or published state dicts, one for each modality (repeat it, or name a "
+        "folder): MoPoE's for PolyMNIST, Nexus' for MHD.",
+        show_default=False,
+    ),
+]
+AutoencoderFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--autoencoders",
+        metavar="[NAME=]FILE",
+        help="Autoencoders for the MFD, in place of the store's own, as --classifiers: Nexus' for "
+        "MHD, or a file that mvflow keeps beside a store.",
+        show_default=False,
     ),
 ]
 InceptionWeights = Annotated[

@@ -68,8 +68,9 @@ class GenerativeEstimator(EncodingEstimator):
             given: observed modalities, name -> (rows, *shape). None: draws from the prior, as
                 for one row.
             n: draws per row.
-            seed: of these draws, which hang on it and on how many rows are asked for at once, not
-                on what the other rows hold; None gives fresh ones.
+            seed: of these draws; None gives fresh ones. They hang on it and on how many rows are
+                asked for at once, up to 256, not on what the other rows hold: networks and
+                generators round and count differently for arrays of another size.
             sampler: another sampler by name, which keeps the settings that it has too, or as an
                 object; or changes to the configured one, such as {"warmup": 200}.
             combine: even where all modalities are given, do without q(z|X) and combine posteriors
@@ -192,7 +193,7 @@ class GenerativeEstimator(EncodingEstimator):
             noise: draws of p(x_j|z), with the likelihood's noise, as intervals and quantiles need
                 them (True), or its means (False). None: as the likelihood has it: draws for
                 tables, means for images and classes (`has_noise`).
-            seed: of all draws; None gives fresh ones.
+            seed: of all draws, as in `draw`; None gives fresh ones.
             hold: covariates that decoders see in place of the rows' own: with
                 `generate(rows, covariates={"batch": batches}, hold={"batch": "A"})` all is
                 generated as if it were of batch A, which takes the effect of the batch out.

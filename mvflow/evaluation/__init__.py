@@ -7,6 +7,7 @@ from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.evaluate import evaluate
 from mvflow.evaluation.generation import FeatureNetwork
 from mvflow.evaluation.inception import InceptionFeatures
+from mvflow.evaluation.judges import read_autoencoders, read_classifiers
 from mvflow.evaluation.parts import EvaluationPlan, PartStore
 from mvflow.evaluation.predictions import Prediction, PredictionMeans
 from mvflow.evaluation.result import Evaluation
@@ -26,4 +27,6 @@ __all__ = [
     "check_calibration",
     "direction",
     "evaluate",
+    "read_autoencoders",
+    "read_classifiers",
 ]

@@ -121,7 +121,7 @@ class ModalityAutoencoders(ModalityNetworks):
 
     @classmethod
     def _features(cls, network: Any, x: Tensor) -> Tensor:
-        code: Tensor = network(x)
+        code: Tensor = network(as_input(x))
         return code
 
     @torch.no_grad()

@@ -64,6 +64,10 @@ class ModalityClassifiers(ModalityNetworks):
         return settings
 
     @classmethod
+    def _kept_settings(cls, kept: Mapping[str, Any]) -> Settings:
+        return Settings.model_validate(kept)
+
+    @classmethod
     def _losses(cls, network: Any, batch: Mapping[str, Tensor], progress: float) -> Losses:
         scores = network(batch["x"])
         total = nn.functional.cross_entropy(scores, batch["label"])

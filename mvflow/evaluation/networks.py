@@ -6,7 +6,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -40,6 +40,7 @@ class ModalityNetworks(ABC):
         networks: name -> network.
         scores: name -> its score on test rows; what that is depends on the kind.
         classes: number of classes; 0 if the rows have no labels.
+        about: whose weights they are, where they were not trained here on these rows.
     """
 
     name: ClassVar[str]
@@ -53,6 +54,7 @@ class ModalityNetworks(ABC):
     networks: ModalityDict
     scores: dict[str, float]
     classes: int
+    about: str = ""
 
     @classmethod
     def train(
@@ -112,6 +114,41 @@ class ModalityNetworks(ABC):
         return made
 
     @classmethod
+    def read(cls, path: Path, modalities: Iterable[Modality], *, device: str = "cpu") -> Self:
+        """Networks that `train` has kept in a file, on any rows of such modalities.
+
+        Raises:
+            DataError: if the file is damaged, or its networks are others.
+        """
+        tensors, about = read_tensors(path)
+        if cls.score not in about or "key" not in about:
+            msg = f"{path} holds no {cls.name}s that 'mvflow train-classifiers' has kept"
+            raise DataError(msg)
+        specs = {m.name: m for m in modalities}
+        settings = cls._kept_settings(about["key"]["settings"])
+        made = cls._initial(specs.values(), settings, about["classes"], {}, seed=0, device=device)
+        for name, network in made.networks.items():
+            kept = {k: v for k, v in tensors.items() if k.startswith(f"x_{name}.")}
+            shapes = {f"x_{name}.{k}": v.shape for k, v in network.state_dict().items()}
+            if {k: v.shape for k, v in kept.items()} != shapes:
+                held = "other shapes" if kept else "none"
+                msg = (
+                    f"{path} has no {cls.name} for {name!r} with rows of shape "
+                    f"{specs[name].shape}, but {held}: it was kept for other modalities"
+                )
+                raise DataError(msg)
+            made.networks.load_state_dict(kept, strict=False)
+        return replace(made, about=f"{path.name}, SHA-256 of the weights {about['sha256']}")
+
+    def scored(self, test: Source, device: str = "cpu") -> Self:
+        """The same networks with their scores on other test rows."""
+        scores = {}
+        for name in self.networks:
+            rows = _distinct_rows(test, name, device)
+            scores[name] = self._evaluate(name, _values(rows), _values(rows, "label"))
+        return replace(self, scores=scores)
+
+    @classmethod
     def _count_classes(cls, train: Source, test: Source) -> int:
         labels = train.labels
         if labels is None or test.labels is None:
@@ -165,6 +202,11 @@ class ModalityNetworks(ABC):
     @abstractmethod
     def _training(cls, settings: Settings) -> Training:
         """Settings that the weights depend on."""
+
+    @classmethod
+    def _kept_settings(cls, kept: Mapping[str, Any]) -> Settings:
+        """Settings to build networks by, from what a file says of them."""
+        return Settings()
 
     @classmethod
     @abstractmethod

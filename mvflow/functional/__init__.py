@@ -38,6 +38,7 @@ from mvflow.functional.importance import (
 from mvflow.functional.kernels import KernelRegression, kernel_regression
 from mvflow.functional.kl import average_divergence_bounds, normal_kl, normal_kl_standard
 from mvflow.functional.logspace import log_mean_exp, log_sum_exp
+from mvflow.functional.manifolds import inside_balls, neighbour_radii, squared_distances
 from mvflow.functional.mixtures import (
     GaussianMixture,
     gaussian_mixture_log_joint,
@@ -52,11 +53,11 @@ from mvflow.functional.poe import (
 )
 
 __all__ = [
-    "average_divergence_bounds",
     "GaussianMixture",
     "KernelRegression",
     "accuracy",
     "agreement",
+    "average_divergence_bounds",
     "bernoulli_log_prob",
     "canonical_correlations",
     "categorical_log_prob",
@@ -75,6 +76,7 @@ __all__ = [
     "importance_weights",
     "info_nce",
     "inside_ball",
+    "inside_balls",
     "jmvae_bound",
     "kernel_regression",
     "laplace_log_prob",
@@ -82,6 +84,7 @@ __all__ = [
     "log_sum_exp",
     "mixture_log_prob",
     "mvtcae_bound",
+    "neighbour_radii",
     "normal_kl",
     "normal_kl_standard",
     "normal_log_prob",
@@ -95,6 +98,7 @@ __all__ = [
     "rank_counts",
     "rank_statistics",
     "squared_correlations",
+    "squared_distances",
     "standard_normal_log_prob",
     "total_correlation",
 ]

@@ -11,7 +11,15 @@ from mvflow.metrics.estimates import (
     mean_of_means,
 )
 from mvflow.metrics.forecasts import central_intervals, crps_of_draws, crps_of_normal
-from mvflow.metrics.moments import FrechetDistance, MeanAndCovariance, Moments
+from mvflow.metrics.frechet_limit import FrechetLimit, limit_sizes
+from mvflow.metrics.moments import (
+    FeatureRows,
+    FrechetDistance,
+    MeanAndCovariance,
+    Moments,
+    feature_blocks,
+)
+from mvflow.metrics.precision_recall import NEIGHBOURS, Manifold, precision_and_recall
 from mvflow.metrics.regression import (
     correlation,
     poisson_deviance,
@@ -22,11 +30,15 @@ from mvflow.metrics.regression import (
 )
 
 __all__ = [
+    "NEIGHBOURS",
     "CalibratedIntervals",
     "Distance",
     "Estimate",
+    "FeatureRows",
     "FrechetDistance",
+    "FrechetLimit",
     "Jackknife",
+    "Manifold",
     "MeanAndCovariance",
     "Moments",
     "calibration_error",
@@ -35,11 +47,14 @@ __all__ = [
     "correlation",
     "crps_of_draws",
     "crps_of_normal",
+    "feature_blocks",
     "interval_scores",
+    "limit_sizes",
     "log_losses",
     "mean_and_error",
     "mean_of_means",
     "poisson_deviance",
+    "precision_and_recall",
     "probability_ahead",
     "r_squared",
     "r_squared_terms",

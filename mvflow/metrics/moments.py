@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -14,7 +14,7 @@ from mvflow.core import Array, UsageError, namespace
 from mvflow.functional import covariance_factor, frechet_distance, frechet_distance_of_rows
 from mvflow.metrics.estimates import Distance, Jackknife
 
-__all__ = ["FrechetDistance", "MeanAndCovariance", "Moments"]
+__all__ = ["FeatureRows", "FrechetDistance", "MeanAndCovariance", "Moments", "feature_blocks"]
 
 BLOCKS = 10
 """Blocks of rows that are left out in turn for the standard error of a distance."""
@@ -115,6 +115,43 @@ class FeatureRows:
         """Number of rows so far."""
         return sum(rows.shape[0] for rows in self.rows)
 
+    @staticmethod
+    def joined(parts: Iterable[FeatureRows]) -> Array:
+        """All rows of several."""
+        rows = [some for part in parts for some in part.rows]
+        return namespace(rows[0]).concat(rows, axis=0)
+
+
+def feature_blocks(
+    features: Array,
+    clusters: ArrayLike | None = None,
+    *,
+    start: int = 0,
+    blocks: Sequence[Any] | None = None,
+) -> list[Any]:
+    """Rows of features in ten blocks, as their moments or, where features are many, as they are.
+
+    Args:
+        features: (samples, features).
+        clusters: (samples,): rows of one number depend on each other, and share a block.
+        start: number of the first row, where they have no clusters.
+        blocks: to which they are added; by default new ones.
+
+    Examples:
+        >>> import numpy as np
+        >>> [block.count for block in feature_blocks(np.zeros((12, 1)))]
+        [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+    """
+    xp, (n, width) = namespace(features), features.shape
+    if blocks is None:
+        kind = FeatureRows if width > MANY_FEATURES else MeanAndCovariance
+        blocks = [kind() for _ in range(BLOCKS)]
+    at = np.arange(start, start + n) if clusters is None else np.asarray(clusters)
+    for i, block in enumerate(blocks):
+        rows = np.flatnonzero(at % BLOCKS == i)
+        block.update(xp.take(features, xp.asarray(rows), axis=0))
+    return list(blocks)
+
 
 class FrechetDistance:
     """Fréchet distance of rows of features from those of a reference.
@@ -145,11 +182,7 @@ class FrechetDistance:
             features: of the rows.
             clusters: (samples,): rows of one number depend on each other.
         """
-        xp, n = namespace(features), features.shape[0]
-        at = np.arange(self.count, self.count + n) if clusters is None else np.asarray(clusters)
-        for i, block in enumerate(self.blocks):
-            rows = np.flatnonzero(at % BLOCKS == i)
-            block.update(xp.take(features, xp.asarray(rows), axis=0))
+        feature_blocks(features, clusters, start=self.count, blocks=self.blocks)
         return self
 
     @property
@@ -181,8 +214,7 @@ class FrechetDistance:
     def _distance(self, blocks: Iterable[Any]) -> float:
         reference, known = self.reference, list(blocks)
         if known and isinstance(known[0], FeatureRows):
-            xp = namespace(reference.mean)
-            rows = xp.concat([part for block in known for part in block.rows], axis=0)
+            rows = FeatureRows.joined(known)
             if rows.shape[0] > 1:
                 return float(frechet_distance_of_rows(rows, reference.mean, reference.factor))
             known = [MeanAndCovariance().update(rows)]

@@ -5,7 +5,7 @@ from mvflow.runs.files import read_json, write_atomically, write_json
 from mvflow.runs.intervals import read_intervals, write_intervals
 from mvflow.runs.plan import Inputs, Plan, StageRecord
 from mvflow.runs.torch_files import StateDict, load_torch, read_state_dict
-from mvflow.runs.weights import read_tensors, weights_hash, write_tensors
+from mvflow.runs.weights import is_own_file, read_tensors, weights_hash, write_tensors
 
 __all__ = [
     "Inputs",
@@ -13,6 +13,7 @@ __all__ = [
     "RunDirectory",
     "StageRecord",
     "StateDict",
+    "is_own_file",
     "load_torch",
     "read_intervals",
     "read_json",

@@ -17,7 +17,7 @@ from mvflow.core import DataError
 from mvflow.core.files import open_regular, parse_json
 from mvflow.runs.files import write_atomically
 
-__all__ = ["read_header", "read_tensors", "weights_hash", "write_tensors"]
+__all__ = ["is_own_file", "read_header", "read_tensors", "weights_hash", "write_tensors"]
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -86,6 +86,11 @@ def read_header(path: Path) -> dict[str, Any]:
             return _content(file)
     except (OSError, SafetensorError, ValueError):
         return {}
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file has a header of `write_tensors`."""
+    return path.is_file() and bool(read_header(path))
 
 
 def _content(file: Any) -> dict[str, Any]:

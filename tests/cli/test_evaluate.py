@@ -10,6 +10,12 @@ import pytest
 from mvflow.runs import RunDirectory, read_json
 from mvflow_datasets import SplitData, Store, write_store
 
+JUDGES = ("classifiers", "autoencoders")
+
+
+def assignments(*settings):
+    return [word for setting in settings for word in ("--set", setting)]
+
 
 def test_json_holds_every_measure(mvflow, trained, store):
     found = mvflow("evaluate", trained, "--json", "--seed", "3")
@@ -52,8 +58,8 @@ def test_table(mvflow, trained):
         assert text in found.out
 
 
-def test_fids_by_weights_of_ones_own(mvflow, copied, monkeypatch, tmp_path):
-    """Features of images alone, named with their hash; another file is another way to measure."""
+def test_judges_of_ones_own(mvflow, copied, store, monkeypatch, tmp_path):
+    """Weights of Inception-v3, and networks kept beside another store: named with their hash."""
     from mvflow.evaluation import InceptionFeatures
 
     class Pixels(InceptionFeatures):
@@ -64,12 +70,18 @@ def test_fids_by_weights_of_ones_own(mvflow, copied, monkeypatch, tmp_path):
     monkeypatch.setattr(
         InceptionFeatures, "read", lambda path, device: Pixels(None, f"weights of {path.name}")
     )
-    found = mvflow("evaluate", copied, "--inception", weights)
+    shutil.copyfile(store, tmp_path / "other.h5")
+    mvflow("train-classifiers", tmp_path / "other.h5", *assignments("classifiers.epochs=8"))
+    files = {kind: tmp_path / f"other.{kind}.safetensors" for kind in JUDGES}
+    judges = [word for kind, file in files.items() for word in (f"--{kind}", file)]
+    found = mvflow("evaluate", copied, "--inception", weights, *judges)
     assert found.code == 0, found
     assert "weights of weights.pth" in found.out
     assert "FID" in found.out
     result = read_json(copied / "metrics" / "evaluation.json")
-    assert result["networks"] == {"inception-v3": "weights of weights.pth"}
+    assert result["networks"].pop("inception-v3") == "weights of weights.pth"
+    for kind in JUDGES:
+        assert f"other.{kind}.safetensors, SHA-256" in result["networks"][kind[:-1]]
     assert set(result["frechet"]["inception-v3"]["joint"]) == {"circle", "square"}
     compared = mvflow("compare", copied)
     assert "FID, circle → square" in compared.out

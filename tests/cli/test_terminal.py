@@ -44,16 +44,29 @@ def test_help_has_an_example_and_all_that_was_written(mvflow, monkeypatch, path)
             assert f"[default: {default}" in shown
 
 
-def test_shells_complete_commands():
-    answer = subprocess.run(
-        [sys.executable, "-c", "from mvflow_cli.main import main; main()"],
-        env={**os.environ, "_MVFLOW_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
-        | {"COMP_WORDS": "mvflow comp"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.stdout.split() == ["compare"], answer
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("mvflow comp", ["compare"]),
+        ("mvflow data bui", ["build"]),
+        ("mvflow train --agai", ["--again"]),
+    ],
+)
+def test_bash_completes_commands_and_options(tmp_path, typed, completed):
+    mvflow = tmp_path / "mvflow"
+    mvflow.write_text(f"#!{sys.executable}\nfrom mvflow_cli.main import main\nmain()\n")
+    mvflow.chmod(0o700)
+    script = f"""
+        eval "$({mvflow} --show-completion bash)"
+        complete -p mvflow >&2
+        COMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _mvflow_completion {mvflow}
+        echo "${{COMPREPLY[@]}}"
+    """
+    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert answer.stdout.split() == completed, answer
+    assert "-F _mvflow_completion mvflow" in answer.stderr, answer
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_a_section_of_another_system_says_whose_it_is(monkeypatch):
         (
             "jnf",
             {"family": "normal"},
-            "'family': .* setting of system jnf, jnf-shared, mmvae, mmvae-plus$",
+            "'family': .* setting of system mmvae, mmvae-plus$",
         ),
     ],
 )

@@ -220,13 +220,17 @@ def test_a_saved_estimator_gives_the_same_draws(estimator, x, tmp_path):
 
 
 def test_many_rows_are_worked_off_in_chunks(pair, small):
-    """Means do not depend on the chunk that a row falls into, up to rounding."""
+    """Means do not depend on the chunk that a row falls into, up to rounding.
+
+    Draws are those of the chunk, however many follow it.
+    """
     x = {n: np.concatenate([v] * 4) for n, v in small.data(2)[0].items()}
     loc, scale = pair.encode(x)
     np.testing.assert_allclose(loc[:160], loc[480:], rtol=1e-4, atol=1e-5)
     assert (scale > 0).all()
     z = pair.sample_latent({"m0": x["m0"]}, 2)
     assert z.shape == (2, 640, pair.latent_dim)
+    np.testing.assert_array_equal(pair.sample_latent({"m0": x["m0"][:256]}, 2), z[:, :256])
     assert pair.posterior_log_prob(z, {"m0": x["m0"]}).shape == (2, 640)
 
 

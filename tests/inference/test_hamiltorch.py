@@ -15,7 +15,7 @@ from mvflow.core import UsageError
 from mvflow.core.parts import create
 from mvflow.functional import normal_poe
 from mvflow.inference import ProductOfExperts
-from mvflow.inference.hamiltorch import Hamiltorch, _import
+from mvflow.inference.hamiltorch import Hamiltorch, _import, _Row
 from mvflow.nn import seeded
 
 installed = pytest.mark.skipif(
@@ -90,6 +90,32 @@ def test_a_chain_that_was_set_back_to_its_start_is_warmed_up_again(rejected, fir
     assert package.calls[0] == ("nuts", 8, 6, 0.1)
     assert package.calls[1] == ("hmc", 11 if rejected else 5, -1, 0.25)
     assert states.flatten().tolist() == [first + i for i in range(6)]
+
+
+@pytest.mark.parametrize("settings", [{"adaptive": False, "warmup": 6}, {"warmup": 0}])
+def test_without_adaptation_or_warm_up_the_step_size_is_the_given_one(settings):
+    package = Faulty(False)
+    sampler = Hamiltorch(draws=5, step_size=0.3, **settings)
+    states = sampler._chain(package, None, torch.zeros(1), torch.ones(1), 5)
+    warmup = settings["warmup"]
+    assert package.calls == [("hmc", warmup + 5, -1, 0.3)]
+    assert states.flatten().tolist() == [warmup + i for i in range(6)]
+
+
+def test_a_row_counts_what_lies_outside_and_has_the_gradient_of_the_inside():
+    """Two of four values of z are outside of the ball, and so is what is no number."""
+    target = product(0.5)
+    row = _Row(target, 1, 2)
+    for counts, x in enumerate((0.1, 0.4, 0.6, 2.0), start=1):
+        z = torch.tensor([x, 0.0], dtype=torch.float64, requires_grad=True)
+        value = row(z)
+        value.backward()
+        expected, grad = target.value_and_grad(z.detach().expand(2, -1))
+        assert value == expected[1]
+        assert torch.equal(z.grad, grad[1])
+        assert (row.calls, row.outside) == (counts, max(counts - 2, 0))
+    row(torch.full((2,), torch.nan, dtype=torch.float64))
+    assert (row.calls, row.outside) == (5, 3)
 
 
 @installed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from arviz_stats.base.array import array_stats
-from torch.distributions import Distribution
+from torch.distributions import Distribution, MultivariateNormal
 from zuko.distributions import DiagNormal
 
 from mvflow.core import NumericsError, UsageError
@@ -186,6 +186,20 @@ def test_an_improper_product_is_known_before_sampling(radius, scale, improper, l
     with seeded(0, "pool"):
         pool, _ = product.candidates(64)
     assert product.is_improper(pool).tolist() == [improper] * 3
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_product_that_is_improper_between_the_axes_is_known(sign):
+    """Its precision is 2 / variance - 1: below zero along one diagonal, 4 along each axis."""
+    variances = 0.2, 4.0
+    along = torch.tensor([1.0, sign]) / 2**0.5
+    covariance = variances[0] * torch.eye(2) + (variances[1] - variances[0]) * along.outer(along)
+    assert (2 * torch.linalg.inv(covariance).diagonal() - 1 > 4).all()
+    expert = MultivariateNormal(torch.tensor([[3.0, 3.0]]), covariance)
+    product = ProductOfExperts([expert, expert], 4.0)
+    with seeded(0, "pool"):
+        pool, _ = product.candidates(64)
+    assert product.is_improper(pool).all()
 
 
 def test_a_lone_draw_does_not_make_a_product_improper():

@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Distribution
 
 from mvflow.config import config_from_dict
-from mvflow.core import ArraySource, Observed, registry
+from mvflow.core import ArraySource, Observed, derive_seed, registry
 from mvflow.inference import Target
 from mvflow.nn import seeded
 from mvflow.runs import Plan
@@ -84,6 +84,22 @@ def test_the_seed_decides_the_weights_and_the_global_state_stays(name):
     assert torch.equal(torch.get_rng_state(), before)
     assert same(one, again)
     assert not same(one, other)
+
+
+def test_weights_follow_from_the_seed_and_the_name_of_what_they_belong_to(name, monkeypatch):
+    """By names that stay: what one version has begun the next one ends alike."""
+    paths = []
+
+    def derived(seed, *path):
+        paths.append((seed, *path))
+        return derive_seed(seed, *path)
+
+    settings = config(name, seed=3)
+    monkeypatch.setattr("mvflow.nn.random.derive_seed", derived)
+    parts = {s.name for s in stages_of(build_system(settings))} | {"experts", "prior"}
+    assert paths
+    assert all(path[:2] == (3, "weights") and path[2] in parts for path in paths), paths
+    assert len({*paths}) == len(paths), "two parts begin with the same numbers"
 
 
 def test_no_order_of_modalities_matters_to_the_bit(name):

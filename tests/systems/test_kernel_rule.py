@@ -58,6 +58,20 @@ def test_factor_analysis_finds_the_covariance_it_was_given(truth):
     torch.testing.assert_close(inner, inner.diagonal().diag(), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("columns", [3, 300])
+def test_as_many_factors_as_columns_leave_no_noise_and_more_are_empty(columns):
+    """Columns that hang on nothing else: all loadings lie on them, but for the least noise."""
+    loadings, noise = factor_analysis(torch.eye(columns, dtype=torch.float64), columns + 2)
+    assert loadings.shape == (columns, columns + 2)
+    assert not loadings[:, columns:].any()
+    covariance = loadings @ loadings.T + noise.diag()
+    torch.testing.assert_close(
+        covariance, torch.eye(columns, dtype=torch.float64), rtol=0, atol=0.03
+    )
+    whole, _ = factor_analysis(torch.eye(columns, dtype=torch.float64), columns)
+    torch.testing.assert_close(whole @ whole.T, loadings @ loadings.T)
+
+
 def test_the_start_is_the_posterior_of_the_linear_model(fitted, truth):
     """E[x_T | X] of q(z|X), against the Gaussian conditional with the true covariance."""
     new = rows(truth, 200, 5)

@@ -1,5 +1,6 @@
 """The loop: resuming to the bit, early stopping, broken numbers, seeds."""
 
+import logging
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from mvflow.config import Training
-from mvflow.core import DataError, NumericsError
+from mvflow.core import DataError, NumericsError, generator
 from mvflow.nn import seeded
 from mvflow.stages import Losses
 from mvflow.training import NoOpCallback, Stage, Table, TensorColumn, loop, run_stage
@@ -187,6 +188,20 @@ def test_early_stopping_keeps_the_best_weights():
     assert_equal(weights, {k: at_best[f"weights/{k}"] for k in weights})
 
 
+@pytest.mark.parametrize(("epochs", "early"), [(40, True), (2, False)])
+def test_that_a_stage_ended_early_is_said_with_the_epoch_that_is_kept(caplog, epochs, early):
+    settings = Training(epochs=epochs, batch_size=8, patience=3, learning_rate=0.1)
+    with caplog.at_level(logging.INFO, "mvflow.training"):
+        _, recorder = train(settings)
+    losses = [r.validation["loss"] for r in recorder.records]
+    said = [r.message for r in caplog.records if "ended early" in r.message]
+    expected = (
+        "joint: ended early, for the validation loss has not fallen for 3 epochs; kept are the "
+        f"weights of epoch {np.argmin(losses) + 1} of 40, validation loss {min(losses):.4g}"
+    )
+    assert said == [expected] * early
+
+
 def test_the_best_weights_are_kept_without_ending_early():
     settings = Training(epochs=12, batch_size=8, keep_best=True, learning_rate=0.3)
     weights, recorder = train(settings)
@@ -296,6 +311,30 @@ def test_validation_is_that_of_the_end_of_the_stage_after_every_epoch():
 
 
 @pytest.mark.bad_input
+def test_order_and_noise_follow_from_the_seed_the_stage_and_the_epoch():
+    """By names that stay: what one version has begun the next one ends alike."""
+    module, seen, held = nn.Linear(3, 1), [], []
+
+    def loss(batch, progress):
+        (seen if module.training else held).append((batch["row"].tolist(), torch.rand(2).tolist()))
+        total = module(batch["x"]).square().mean()
+        return Losses(total, {"loss": total})
+
+    settings = Training(epochs=2, batch_size=8)
+    run_stage(Stage("joint", module, loss, settings, table(), table(16, seed=1)), seed=7)
+    expected, expected_held = [], []
+    for epoch in range(2):
+        order = generator(7, "joint", "order", epoch).permutation(ROWS).reshape(-1, 8)
+        with seeded(7, "joint", "noise", epoch):
+            expected += [(rows.tolist(), torch.rand(2).tolist()) for rows in order]
+        with seeded(7, "joint", "validation"):
+            expected_held += [
+                (list(range(i, i + 8)), torch.rand(2).tolist()) for i in range(0, 16, 8)
+            ]
+    assert seen == expected
+    assert held == expected_held
+
+
 def test_no_rows_are_refused():
     with pytest.raises(DataError, match="stage 'joint' has no rows"):
         train(SETTINGS["plain"], train=table().subset(np.array([], np.int64)))

@@ -133,8 +133,8 @@ def import_(
             metavar="[NAME=]refuse|row|values",
             help="What a missing value means (an empty cell, NaN, an empty image file; of labels, "
             "too): refuse it, the row lacks the modality, or only such values are absent. May be "
-            "repeated.  [default: refuse]",
-            show_default=False,
+            "repeated.",
+            show_default="refuse",
         ),
     ] = None,
     join: Annotated[

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 
 from mvflow import __version__
-from mvflow.core import COVARIATES, DataError, Modality, UsageError, unknown_name
+from mvflow.core import COVARIATES, Modality, UsageError, unknown_name
 from mvflow_datasets.importing.annotated import modalities_of
 from mvflow_datasets.importing.covariates import KINDS, covariate_of, describe_covariate
 from mvflow_datasets.importing.decided import Decided
 from mvflow_datasets.importing.deciding import decide
+from mvflow_datasets.importing.missing import check_training_rows
 from mvflow_datasets.importing.pairing import divided
 from mvflow_datasets.importing.reading import ANNOTATED, checksum, read_row_values, read_values
 from mvflow_datasets.importing.references import (
@@ -26,12 +26,12 @@ from mvflow_datasets.importing.references import (
     key_texts,
     split_names,
 )
-from mvflow_datasets.importing.rows import Rows, pair
+from mvflow_datasets.importing.rows import JOINS, Rows, pair
 from mvflow_datasets.writing import SplitData, write_store
 
 __all__ = ["Imported", "Wanted", "import_data"]
 
-RESERVED = {"labels", "groups", "pairs", "factors", "covariates"}
+RESERVED = {"labels", "groups", "pairs", "factors", "covariates", "present"}
 FACTS = ("labels", "groups")
 
 
@@ -129,7 +129,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     rows = pair(raws, own_keys, places.keys(), wanted.join)
     parts = divided(rows.groups, wanted.split, wanted.seed)
     taken = {part: _taken(rows, at) for part, at in parts.items()}
-    _check_training_rows(raws, taken["train"][0])
+    check_training_rows(raws, taken["train"][0])
     decided = {
         name: decide(
             name,
@@ -147,7 +147,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
     splits = {
         part: SplitData(
             {name: d.arrays[part] for name, d in decided.items()},
-            **_masks(decided, part),
+            present={n: d.present[part] for n, d in decided.items() if part in d.present},
             labels=None if rows.labels is None else rows.labels[parts[part]],
             pairs=pairs,
             covariates={name: rows.covariates[name][parts[part]] for name in covariates},
@@ -177,6 +177,8 @@ def _places(wanted: Wanted) -> dict[str, Reference]:
     if not wanted.modalities:
         msg = "nothing to import: name at least one modality"
         raise UsageError(msg)
+    if wanted.join not in JOINS:
+        raise UsageError(unknown_name("join", wanted.join, JOINS))
     places: dict[str, Reference] = {}
     for name, text in wanted.modalities.items():
         at = Reference.parse(text)
@@ -274,29 +276,6 @@ def _taken(
         pairs[name] = np.full(len(at), -1)
         taken[name], pairs[name][has] = np.unique(at[has], return_inverse=True)
     return taken, pairs
-
-
-def _masks(decided: Mapping[str, Decided], part: str) -> dict[str, Any]:
-    present = {n: d.present[part] for n, d in decided.items() if part in d.present}
-    return {"present": present} if present else {}
-
-
-def _check_training_rows(raws: Mapping[str, Raw], taken: Mapping[str, NDArray[np.int64]]) -> None:
-    """Check that all modalities, and all their values, occur in the rows to train on."""
-    more = "bring more rows, or choose other shares (--split) or another --seed"
-    for name, rows in taken.items():
-        if not len(rows):
-            msg = f"no row to train on has modality {name!r}: {more}"
-            raise DataError(msg)
-        values = raws[name].values
-        if issparse(values) or values.dtype.kind != "f":
-            continue
-        absent = np.isnan(values[rows]).all(0)
-        if absent.any():
-            at = tuple(np.argwhere(absent)[0].tolist())
-            column = raws[name].columns[at[0]] if raws[name].columns and len(at) == 1 else at
-            msg = f"modality {name!r}: no row to train on has a value of {column}: leave it out"
-            raise DataError(msg)
 
 
 def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 from mvflow.core import DataError, UsageError
 from mvflow_datasets.importing.references import HINT, Raw, ReadOptions, missing_texts
 
-__all__ = ["absent", "refuse_bad", "refuse_bad_sparse"]
+__all__ = ["absent", "check_training_rows", "refuse_bad", "refuse_bad_sparse"]
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -57,6 +57,32 @@ def absent(raw: Raw, where: str, options: ReadOptions) -> Raw:
     if raw.lacks is not None:
         lacks = lacks | raw.lacks
     return replace(raw, values=values, lacks=lacks if lacks.any() else None)
+
+
+def check_training_rows(raws: Mapping[str, Raw], taken: Mapping[str, NDArray[np.int64]]) -> None:
+    """Check that all modalities, and all their values, occur in the rows to train on.
+
+    Args:
+        raws: name -> what was read.
+        taken: modality -> rows of its file that are trained on.
+
+    Raises:
+        DataError: naming a modality or a value that does not.
+    """
+    more = "bring more rows, or choose other shares (--split) or another --seed"
+    for name, rows in taken.items():
+        if not len(rows):
+            msg = f"no row to train on has modality {name!r}: {more}"
+            raise DataError(msg)
+        values = raws[name].values
+        if issparse(values) or values.dtype.kind != "f":
+            continue
+        absent = np.isnan(values[rows]).all(0)
+        if absent.any():
+            at = tuple(np.argwhere(absent)[0].tolist())
+            column = raws[name].columns[at[0]] if raws[name].columns and len(at) == 1 else at
+            msg = f"modality {name!r}: no row to train on has a value of {column}: leave it out"
+            raise DataError(msg)
 
 
 def refuse_bad(

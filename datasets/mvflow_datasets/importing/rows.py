@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import COVARIATES, DataError, Presence, UsageError, unknown_name
+from mvflow.core import COVARIATES, DataError, Presence, UsageError
 from mvflow_datasets.importing.pairing import joined
 from mvflow_datasets.importing.references import Raw
 
@@ -72,10 +72,8 @@ def pair(
     Raises:
         DataError: if numbers of rows differ without keys, row names contradict each other,
             labels contradict each other, no row is left, or nothing links two modalities.
-        UsageError: if keys are missing, or there is no such join.
+        UsageError: if keys are missing.
     """
-    if join not in JOINS:
-        raise UsageError(unknown_name("join", join, JOINS))
     known = {n: k for n, r in raws.items() if (k := keys.get(n, r.keys)) is not None}
     for name, own_keys in known.items():
         rows = raws[name].values.shape[0]
