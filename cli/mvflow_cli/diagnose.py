@@ -13,7 +13,16 @@ from rich.text import Text
 from mvflow_cli.judging import judge_run, say_verdict
 from mvflow_cli.measuring import load_evaluation, load_result, run_state
 from mvflow_cli.opening import open_store, open_trained, set_up
-from mvflow_cli.options import Device, Json, RunPath, Seed, StorePath, SubsetKind, Threads
+from mvflow_cli.options import (
+    Device,
+    Guidance,
+    Json,
+    RunPath,
+    Seed,
+    StorePath,
+    SubsetKind,
+    Threads,
+)
 from mvflow_cli.output import say, show, show_json
 from mvflow_cli.progress import counting
 
@@ -44,6 +53,7 @@ def diagnose(
         ),
     ] = "model",
     subset: SubsetKind = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     store: StorePath = None,
     device: Device = "cpu",
@@ -61,7 +71,7 @@ def diagnose(
     if against not in REFERENCES:
         raise UsageError(unknown_name("reference", against, REFERENCES))
     set_up(device, threads)
-    opened, model = open_trained(run, device, subset=subset)
+    opened, model = open_trained(run, device, subset=subset, guidance=guidance)
     options: dict[str, Any] = {"rows": rows, "draws": draws, "seed": seed}
     with counting("subsets", err=json) as callback:
         options["callback"] = callback

@@ -20,6 +20,7 @@ from mvflow_cli.options import (
     ClassifierFiles,
     Device,
     Devices,
+    Guidance,
     InceptionWeights,
     Json,
     Nodes,
@@ -52,6 +53,7 @@ def evaluate(
     run: RunPath,
     subset: SubsetKind = None,
     protocol: Protocol = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     split: Annotated[
         str | None,
@@ -92,7 +94,7 @@ def evaluate(
         ClusterOptions(devices, nodes, timeout=timeout), device, threads
     ) as processes:
         place = device if processes is None else str(processes.device)
-        opened, model = open_trained(run, place, subset=subset)
+        opened, model = open_trained(run, place, subset=subset, guidance=guidance)
         if protocol is not None:
             model = model.with_protocol(protocol)
         if subsets is not None:

@@ -41,6 +41,8 @@ __all__ = [
 
 SECTIONS = ("evaluation", "sampler", "classifiers", "subset")
 """Of the configuration, on which an evaluation depends."""
+KEPT_LATER = ("subset",)
+"""Sections that results of older versions do not have."""
 
 Result = TypeVar("Result", "Evaluation", "Calibration")
 Networks = TypeVar("Networks", bound="ModalityNetworks")
@@ -240,9 +242,8 @@ def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Res
 
 def is_current(result: Result, state: Mapping[str, Any]) -> bool:
     """Whether a result is of a state."""
-    now = state.get("settings", {})
-    has_settings = bool(result.settings) or not now
-    return has_settings and result.stages == state["stages"] and not changed(result, now)
+    is_same = result.stages == state["stages"]
+    return is_same and ("settings" not in state or not changed(result, state["settings"]))
 
 
 def changed(result: Result, now: Mapping[str, Any]) -> list[str]:
@@ -250,22 +251,26 @@ def changed(result: Result, now: Mapping[str, Any]) -> list[str]:
 
     Those that an older version did not keep with its results count as they are.
     """
-    return [
-        f"{name}.{key}"
-        for name, section in result.settings.items()
-        if isinstance(section, dict) and name in now
-        for key, value in section.items()
-        if now[name].get(key) != value
-    ]
+    then, found = result.settings, []
+    for name in sorted(then.keys() | now.keys()):
+        if name not in then or name not in now:
+            found += [] if name in KEPT_LATER and name in now else [name]
+        elif isinstance(then[name], dict):
+            found += [f"{name}.{k}" for k, v in then[name].items() if now[name].get(k) != v]
+    return found
 
 
 def evaluation_path(run: RunDirectory, model: Estimator, protocol: str = "") -> Path:
-    """Where the evaluation of a run is kept; of another subset rule or a protocol, named so."""
-    kind, own = (
-        getattr(getattr(c, "subset", None), "kind", "") for c in (model.config, run.config())
-    )
-    words = ["evaluation", *([kind] if kind != own else []), *([protocol] if protocol else [])]
+    """Where the evaluation of a run is kept; of another rule, guidance or protocol, named so."""
+    name, own = map(_rule_name, (model.config, run.config()))
+    words = ["evaluation", *([name] if name != own else []), *([protocol] if protocol else [])]
     return run.path / "metrics" / f"{'-'.join(words)}.json"
+
+
+def _rule_name(config: Config) -> str:
+    rule = getattr(config, "subset", None)
+    guidance = getattr(rule, "guidance", 0.0)
+    return getattr(rule, "kind", "") + (f"-guided-{guidance:g}" if guidance else "")
 
 
 def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> dict[str, Any]:
@@ -284,7 +289,11 @@ def settings_state(config: Config, sections: Iterable[str] = SECTIONS) -> dict[s
     """The sections of a configuration that a result depends on."""
     settings = config.model_dump(mode="json")
     settings["evaluation"].pop("subsets")
-    return {name: settings[name] for name in sections if name in settings}
+    guidance = getattr(getattr(config, "subset", None), "guidance", 0.0)
+    return {
+        **{name: settings[name] for name in sections if name in settings},
+        **({"guidance": {"weight": guidance}} if guidance else {}),
+    }
 
 
 def network_path(store: Path, kind: type[ModalityNetworks], otherwise: Path) -> Path:

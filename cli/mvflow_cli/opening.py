@@ -96,18 +96,19 @@ def move_store(run: RunDirectory, config: Config, store: Path) -> None:
 
 
 def open_trained(
-    path: Path, device: str = "cpu", **kinds: str | None
+    path: Path, device: str = "cpu", *, guidance: float | None = None, **kinds: str | None
 ) -> tuple[RunDirectory, Estimator]:
     """A run directory all of whose stages are done, and its model.
 
     Args:
         path: the run directory.
         device: where the model is to be.
+        guidance: of draws, in place of that of config.toml.
         kinds: other kinds of parts than config.toml has, such as subset="amortised".
 
     Raises:
         StageError: if a stage is not done; the message names the command that makes it.
-        UsageError: if there is no such kind.
+        UsageError: if there is no such kind, or no guidance.
     """
     from mvflow.estimators import load
     from mvflow.runs import RunDirectory
@@ -116,4 +117,4 @@ def open_trained(
     chosen: dict[str, Any] = {k: kind for k, kind in kinds.items() if kind is not None}
     model = load(path, device, **chosen)
     run.require(model.stage_names, model.plan_)
-    return run, model
+    return run, model if guidance is None else model.with_guidance(guidance)

@@ -16,6 +16,7 @@ __all__ = [
     "Device",
     "Devices",
     "GivenFiles",
+    "Guidance",
     "InceptionWeights",
     "Json",
     "Nodes",
@@ -115,6 +116,15 @@ SubsetKind = Annotated[
         metavar="KIND",
         help="What stands for q(z|x_S) of several modalities ('mvflow list subsets'); by default "
         "as in config.toml.",
+        show_default=False,
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="W",
+        help="How much more than the posterior does draws follow what is given, for subset rules "
+        "that have it: no posterior draws, but more typical ones. By default as in config.toml.",
         show_default=False,
     ),
 ]

@@ -13,6 +13,7 @@ from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
     Device,
     Devices,
+    Guidance,
     Json,
     Nodes,
     PriorKind,
@@ -98,6 +99,7 @@ def sample(
     ] = False,
     protocol: Protocol = None,
     subset: SubsetKind = None,
+    guidance: Guidance = None,
     prior: PriorKind = None,
     seed: Seed = 0,
     out: Annotated[
@@ -133,6 +135,7 @@ def sample(
             run,
             device if processes is None else str(processes.device),
             subset=subset,
+            guidance=guidance,
             prior=prior,
         )
         if protocol is not None:
@@ -164,7 +167,7 @@ def sample(
         "rows": seen.rows,
         "given": seen.origin,
         "system": model.config.system,
-        "prior": model.config.prior.kind,
+        "prior": model.priors()[-1],
         "protocol": protocol or "",
         **{k: v for k, v in model.facts().items() if k == "subset"},
     }

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from mvflow.config import Config, config_from_dict, recipe, with_part
 from mvflow.core import Modality, NotFittedError, UsageError, subset_of
 from mvflow.runs import Plan, StageRecord
-from mvflow.systems import Encodes, System, build_system, stages_of
+from mvflow.systems import Encodes, LearnsPrior, System, build_system, stages_of
 from mvflow.systems.subsets import with_protocol
 from mvflow.training import History, Processes
 
@@ -263,7 +263,11 @@ class ConfiguredEstimator:
             'MAF, 2 transforms'
         """
         self._plan()
-        return {**self.system_.facts(), "prior": self.config.prior.title}
+        system, prior = self.system_, self.config.prior.title
+        if system.fitted_prior is None and isinstance(system, LearnsPrior):
+            learned = system.learned_prior
+            prior = prior if learned is None else learned.title
+        return {**system.facts(), "prior": prior}
 
     def _plan(self) -> Plan:
         if not hasattr(self, "plan_"):

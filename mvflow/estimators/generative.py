@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,15 +23,17 @@ from mvflow.core import (
     check_count,
     check_seed,
     covariate_columns,
+    registry,
     subset_of,
     unknown_name,
 )
 from mvflow.core.parts import create, dump
 from mvflow.estimators.encoding import EncodingEstimator
 from mvflow.estimators.inputs import as_given, check_mapping, chunks_of
-from mvflow.inference import Diagnostics, Sampler, Target, draw
+from mvflow.inference import Diagnostics, Guidable, Sampler, Target, draw
 from mvflow.nn import own_generator
-from mvflow.systems import Bounded, Encodes
+from mvflow.systems import Bounded, Encodes, Guides, LearnsPrior
+from mvflow.systems.base import LearnedPrior
 
 __all__ = ["GenerativeEstimator", "LatentDraws"]
 
@@ -60,6 +63,7 @@ class GenerativeEstimator(EncodingEstimator):
         sampler: Any = None,
         combine: bool = False,
         prior: str | None = None,
+        guidance: float | None = None,
         covariates: Mapping[str, Any] | None = None,
     ) -> LatentDraws:
         """Draw z from q(z|x_S), with diagnostics.
@@ -76,6 +80,9 @@ class GenerativeEstimator(EncodingEstimator):
             combine: even where all modalities are given, do without q(z|X) and combine posteriors
                 as for other subsets.
             prior: where nothing is given, one of `priors()`; by default the last of them.
+            guidance: how much more than the posterior does draws follow what is given, for subset
+                rules that have it: w in v + w (v - v_0). Such draws are not posterior draws. By
+                default as the configuration has it; q(z|X), of all modalities, is never guided.
             covariates: of the given rows, for a model that has some: name -> (rows,) values, or
                 one for all. Columns `covariates/NAME` of a source may be among `given` instead.
 
@@ -83,7 +90,7 @@ class GenerativeEstimator(EncodingEstimator):
             ConfigError: if `sampler` has an unknown key or a value that cannot be used.
             DataError: if the data do not fit the modalities or are not finite.
             NotFittedError: if a stage has not been trained.
-            UsageError: if there is no such prior, or sampler.
+            UsageError: if there is no such prior, or sampler, or no guidance.
 
         Examples:
             >>> drawn = model.draw({"a": x["a"]}, n=5)
@@ -97,13 +104,15 @@ class GenerativeEstimator(EncodingEstimator):
         if is_given:
             self._check_fitted()
         observed = self._checked(given, covariates)
-        algorithm = self._sampler(sampler)
+        algorithm, weight = self._sampler(sampler), self._guidance(guidance)
         chunks = list(chunks_of(observed))
 
         def chunk(i: int) -> dict[str, NDArray[Any]]:
             rows = chunks[i]
             with own_generator(seed, "draw", i, device=self._device), torch.no_grad():
                 posterior = self._posterior(rows, combine) if source is None else source()
+                if weight and isinstance(posterior, Guidable):
+                    posterior = posterior.guided(weight)
                 drawn = draw(posterior, n, algorithm, self._ball if rows.x else torch.inf)
             numbers = drawn.diagnostics._asdict()
             method = np.frombuffer(numbers.pop("method").encode(), np.uint8)
@@ -153,7 +162,8 @@ class GenerativeEstimator(EncodingEstimator):
         check_mapping(x)
         if {*x} >= {m.name for m in self.modalities} and self.can_encode:
             return self.encode(x, covariates=covariates)[0]
-        drawn = self.draw(x, n, seed=seed, covariates=covariates)
+        guidance = None if self._guidance(None) is None else 0.0
+        drawn = self.draw(x, n, seed=seed, guidance=guidance, covariates=covariates)
         return as_given(self._warned(drawn).z.mean(0), x)
 
     @staticmethod
@@ -238,14 +248,41 @@ class GenerativeEstimator(EncodingEstimator):
         return not isinstance(self._posterior(self._checked(given), False), Distribution)
 
     def priors(self) -> list[str]:
-        """Names of the priors to draw from: p(z) of the model, then a fitted prior.
+        """Names of the priors to draw from: p(z) of the model, then a fitted or learned one.
 
         Examples:
             >>> model.priors()
             ['standard']
         """
-        has_fitted = self._base_system().fitted_prior is not None and "prior" in self.records_
-        return [STANDARD, *([self.config.prior.kind] if has_fitted else [])]
+        if self._base_system().fitted_prior is not None:
+            return [STANDARD, *([self.config.prior.kind] if "prior" in self.records_ else [])]
+        learned = self._learned_prior()
+        return [STANDARD, *([learned.name] if learned and learned.stage in self.records_ else [])]
+
+    @property
+    def guidance(self) -> float | None:
+        """How much draws follow what is given beyond the posterior; None: there is no guidance.
+
+        Examples:
+            >>> model.guidance is None
+            True
+        """
+        self._plan()
+        return self._guidance(None)
+
+    def with_guidance(self, weight: float) -> Self:
+        """An estimator that shares all weights, whose draws are guided so much by default.
+
+        Raises:
+            UsageError: if it has no guidance.
+        """
+        self._plan()
+        update = {"guidance": self._guidance(weight)}
+        parts = {name: getattr(self.config, name) for name in type(self.config).model_fields}
+        guided = {
+            n: p.model_copy(update=update) for n, p in parts.items() if hasattr(p, "guidance")
+        }
+        return self.with_settings(**guided)
 
     @property
     def radius(self) -> float:
@@ -270,14 +307,40 @@ class GenerativeEstimator(EncodingEstimator):
     def _prior(self, name: str | None) -> Callable[[], Distribution]:
         """The prior of a name; by default the configured one."""
         system, known = self._base_system(), self.priors()
+        learned = None if system.fitted_prior is not None else self._learned_prior()
         if name is None and system.fitted_prior is not None:
             self._check_fitted(["prior"])
+        if name is None and learned is not None:
+            self._check_fitted([learned.stage])
         chosen = known[-1] if name is None else name
         if chosen not in known:
             raise UsageError(unknown_name("prior", chosen, known))
-        if chosen == STANDARD or system.fitted_prior is None:
+        if chosen == STANDARD:
             return system.prior
+        if learned is not None:
+            return learned.distribution
+        assert system.fitted_prior is not None
         return system.fitted_prior
+
+    def _learned_prior(self) -> LearnedPrior | None:
+        return self.system_.learned_prior if isinstance(self.system_, LearnsPrior) else None
+
+    def _guidance(self, weight: float | None) -> float | None:
+        """How much draws are guided; None where that cannot be."""
+        own = self.system_.guidance if isinstance(self.system_, Guides) else None
+        if weight is None:
+            return own
+        if own is None:
+            rule, rules = self.system_.facts().get("subset"), registry("subsets")
+            what = f"system {self.config.system!r}" if rule is None else f"subset rule {rule!r}"
+            able = [n for n in rules.names() if "guidance" in rules.load(n).model_fields]
+            having = f"a subset rule that has it ({', '.join(able)})"
+            msg = f"{what} has no guidance: leave it out, or train {having}"
+            raise UsageError(msg)
+        if not 0 <= weight < math.inf:
+            msg = f"guidance is {weight}: expected a number from 0 on"
+            raise UsageError(msg)
+        return float(weight)
 
     def _sampler(self, changes: Any) -> Sampler:
         if changes is None:

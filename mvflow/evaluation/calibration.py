@@ -70,6 +70,10 @@ MEANING = {
         "averages for posteriors under the prior."
     ),
 }
+GUIDED = (
+    " Draws that are guided (w = {:g}) are not posterior draws: they keep closer to what is "
+    "observed on purpose, and are not expected to be calibrated."
+)
 ADVICE = {
     "sampler": "mend the sampler first, whose draws are not to be trusted here",
     "singles": "calibrate the posteriors of its single modalities first, whose errors it repeats",
@@ -149,10 +153,12 @@ def check_calibration(
         singles = [found[name].verdict for name in given if name in found]
         options: dict[str, Any] = {"tests": tests, "singles": singles, "curves": curves}
         found["+".join(given)] = _subset(estimator, given, z, x, draws=draws, seed=seed, **options)
+    weight = estimator.guidance
+    guided = GUIDED.format(weight) if weight else ""
     verdicts = [v for f in found.values() for v in (f.verdict, f.sampler.verdict)]
     return Calibration(
         against=against,
-        meaning=MEANING[against],
+        meaning=MEANING[against] + guided,
         rows=len(z),
         draws=draws,
         seed=seed,

@@ -39,11 +39,14 @@ def method_of(config: Config, *, sampled: bool = True) -> Method:
         sampled: whether any posterior needed the sampler.
     """
     rule = getattr(config, "subset", None)
+    guidance = getattr(rule, "guidance", 0.0)
     changed: Mapping[str, Any] = dump(config.sampler, "samplers", exclude_defaults=True)
     settings = ", ".join(f"{k} {v}" for k, v in changed.items() if k != "kind")
     sampler = f"{config.sampler.kind} ({settings})" if settings else config.sampler.kind
     return Method(
-        subset="" if rule is None else rule.kind,
+        subset=""
+        if rule is None
+        else f"{rule.kind}{f' guided by {guidance:g}' if guidance else ''}",
         divisor=getattr(rule, "divisor", ""),
         ball=rule is not None and rule.within_ball,
         sampler=sampler if sampled else "",

@@ -44,6 +44,7 @@ from mvflow.functional.mixtures import (
     gaussian_mixture_log_joint,
     gaussian_mixture_step,
 )
+from mvflow.functional.ode import heun
 from mvflow.functional.poe import (
     inside_ball,
     normal_poe,
@@ -72,6 +73,7 @@ __all__ = [
     "frechet_distance_of_rows",
     "gaussian_mixture_log_joint",
     "gaussian_mixture_step",
+    "heun",
     "importance_log_likelihood",
     "importance_weights",
     "info_nce",

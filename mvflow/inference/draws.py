@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ __all__ = ["draw"]
 
 MAX_REDRAWS = 50
 """How often draws outside the ball are drawn again before they are moved to its surface."""
+
+
+@runtime_checkable
+class DrawsSome(Protocol):
+    """A distribution whose draws cost much, and can be left out one by one."""
+
+    def sample_where(self, mask: Tensor) -> Tensor:
+        """Draws, mask.shape + event shape; what stands where the mask is false does not matter."""
+        ...
 
 
 @torch.no_grad()
@@ -52,7 +62,12 @@ def draw(
     for _ in range(MAX_REDRAWS):
         if not outside.any():
             break
-        z = torch.where(outside[..., None], posterior.sample((n,)), z)
+        again = (
+            posterior.sample_where(outside)
+            if isinstance(posterior, DrawsSome)
+            else posterior.sample((n,))
+        )
+        z = torch.where(outside[..., None], again, z)
         outside = _outside(z, radius)
     refuse(~z.isfinite().all(-1).all(0), "draws of a posterior are not finite numbers")
     if outside.any():

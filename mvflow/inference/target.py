@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from mvflow.core.parts import Part
 from mvflow.inference.diagnostics import Diagnostics
 
-__all__ = ["Draws", "Sampler", "Target"]
+__all__ = ["Draws", "Guidable", "Sampler", "Target"]
 
 
 class Draws(NamedTuple):
@@ -59,6 +59,15 @@ class Target(Protocol):
 
     def is_improper(self, pool: Tensor) -> Tensor:
         """Whether each row's density has most of its mass outside the ball, bool (rows,)."""
+        ...
+
+
+@runtime_checkable
+class Guidable(Protocol):
+    """A posterior that can be drawn from with guidance."""
+
+    def guided(self, weight: float) -> Distribution:
+        """Draws that follow what is observed more than the posterior does; with 0 its own."""
         ...
 
 

@@ -7,16 +7,24 @@ from mvflow.posteriors.correlated import CorrelatedNormal
 from mvflow.posteriors.flow import FlowPosterior
 from mvflow.posteriors.gaussian import Gaussian
 from mvflow.posteriors.maf import MAF
+from mvflow.posteriors.matched import GuidedFlow, MatchedFlow
+from mvflow.posteriors.matching import MatchingPosterior
 from mvflow.posteriors.nsf import NSF
+from mvflow.posteriors.velocity import ConditionalVelocity, path_moments
 
 __all__ = [
     "MAF",
     "NSF",
     "AmortisedPosterior",
     "ConditionalMAF",
+    "ConditionalVelocity",
     "CorrelatedNormal",
     "Family",
     "FlowPosterior",
     "Gaussian",
+    "GuidedFlow",
+    "MatchedFlow",
+    "MatchingPosterior",
     "build_posterior",
+    "path_moments",
 ]

@@ -6,6 +6,8 @@ A system owns its latent space, its stages and its settings; no other package na
 from mvflow.systems.base import (
     Bounded,
     Encodes,
+    Guides,
+    LearnsPrior,
     Projects,
     System,
     build_system,
@@ -18,7 +20,9 @@ __all__ = [
     "Bounded",
     "Decoders",
     "Encodes",
+    "Guides",
     "JointVAE",
+    "LearnsPrior",
     "Projects",
     "System",
     "build_system",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from mvflow.stages import StageSpec
 __all__ = [
     "Bounded",
     "Encodes",
+    "Guides",
+    "LearnedPrior",
+    "LearnsPrior",
     "Projects",
     "System",
     "build_system",
@@ -120,6 +123,37 @@ class Bounded(Protocol):
     @property
     def radius(self) -> Tensor:
         """Of the ball around the origin that training rows' latents span; a scalar."""
+        ...
+
+
+@runtime_checkable
+class Guides(Protocol):
+    """A system whose draws may follow what is observed more than its posterior does."""
+
+    @property
+    def guidance(self) -> float | None:
+        """How much they do where nothing else is asked for; None if this one has no guidance."""
+        ...
+
+
+class LearnedPrior(NamedTuple):
+    """A distribution of z that a stage has learned besides posteriors."""
+
+    name: str
+    title: str
+    """What z is drawn from, in a sentence."""
+    stage: str
+    distribution: Callable[[], Distribution]
+    """Gives it: batch shape (1,)."""
+
+
+@runtime_checkable
+class LearnsPrior(Protocol):
+    """A system that learns what its latents are like where nothing is observed."""
+
+    @property
+    def learned_prior(self) -> LearnedPrior | None:
+        """What it has learned; None if this one has not."""
         ...
 
 

@@ -29,7 +29,7 @@ from mvflow.nn import (
     seeded,
     total_width,
 )
-from mvflow.posteriors import FlowPosterior, build_posterior
+from mvflow.posteriors import FlowPosterior, MatchingPosterior, build_posterior
 from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.decoders import build_encoder
@@ -212,9 +212,17 @@ class JNF(JointEncoderSystem):
         return self.posterior_stage("flows", flows, self.settings.flows, reads, loss)
 
     def posterior_stage(
-        self, name: str, module: nn.Module, settings: Training, reads: Mapping[str, Any], loss: Any
+        self,
+        name: str,
+        module: nn.Module,
+        settings: Training,
+        reads: Mapping[str, Any],
+        loss: Any,
+        *,
+        keep_data: bool = False,
     ) -> StageSpec:
         """A stage on draws of the frozen q(z|X), one of each row (Eq. 8)."""
+        prefix = "cached/projections/" if keep_data else ""
 
         def of_batch(observed: Observed, progress: float | Tensor) -> Losses:
             loc, scale = observed.cached["joint_posterior"].unbind(1)
@@ -222,20 +230,20 @@ class JNF(JointEncoderSystem):
 
         def start(rows: Rows) -> None:
             for part in module.modules():
-                if isinstance(part, FlowPosterior):
+                if isinstance(part, FlowPosterior | MatchingPosterior):
                     part.standardise(self.latent_mean, self.latent_std)
-            for encoder_name, encoder in _encoders(module):
+            for column, encoder in _encoders(module, prefix):
                 for part in encoder.modules():
                     if isinstance(part, Standardise):
-                        part.fit(partial(_column, rows, encoder_name))
+                        part.fit(partial(_column, rows, column))
 
         columns, needs = [self.latents], self.encoder_stages
         if self.projectors is not None:
-            columns += [self._projections(m.name) for m in self.modalities]
+            columns += [self._projections(m.name, prefix) for m in self.modalities]
             if isinstance(self.settings.projector, Objective):
                 needs = ("projectors", "joint")
             reads = {**reads, "projector": dump(self.settings.projector, "projectors")}
-        else:
+        if self.projectors is None or keep_data:
             networks = self.settings.modalities
             reads = {
                 **reads,
@@ -245,10 +253,12 @@ class JNF(JointEncoderSystem):
             name, module, settings, of_batch, needs, reads, columns=columns, start=start
         )
 
-    def condition_encoder(self, name: str, hidden: Sequence[int], out_features: int) -> nn.Module:
-        """From what a posterior sees of a modality to features."""
+    def condition_encoder(
+        self, name: str, hidden: Sequence[int], out_features: int, *, data: bool = False
+    ) -> nn.Module:
+        """From what a posterior sees of a modality, or from its data, to features."""
         modality = next(m for m in self.modalities if m.name == name)
-        if self.settings.projector is None:
+        if data or self.settings.projector is None:
             return build_encoder(self.settings, modality, out_features)
         width, covariates = (
             self.settings.projector.width(modality),
@@ -259,11 +269,11 @@ class JNF(JointEncoderSystem):
         mlp = MLP(width + total_width(covariates), *hidden, out_features)
         return ConditionalNetwork(Standardise(width), mlp, [c.name for c in covariates])
 
-    def _projections(self, name: str) -> CachedColumn:
-        """g_j of each stored value of a modality."""
+    def _projections(self, name: str, prefix: str = "") -> CachedColumn:
+        """g_j of each stored value of a modality; without a prefix it takes their place."""
         assert self.projectors is not None
-        projector = self.projectors[name]
-        return CachedColumn(name, partial(self.project, name), (projector,), ("projectors",), name)
+        modules, compute = (self.projectors[name],), partial(self.project, name)
+        return CachedColumn(prefix + name, compute, modules, ("projectors",), name)
 
     def facts(self) -> Mapping[str, str]:
         """System, posterior, subset rule and projector by name."""
@@ -275,7 +285,7 @@ class JNF(JointEncoderSystem):
             facts["posterior"] = f"{family}, {transforms} transforms" if transforms else family
         if isinstance(settings.projector, Objective):
             facts["projector"] = f"{projector}, dimension {settings.projector.dim}"
-        return facts | {"subset": self.rule.kind, "beta": self.settings.joint.beta_words()}
+        return facts | {"subset": self.rule.words(), "beta": self.settings.joint.beta_words()}
 
 
 class JNFShared(JNF):
@@ -311,10 +321,12 @@ def _with_training_of_flows(raw: Any) -> Any:
     return {**raw, "subset": {**same, **subset}}
 
 
-def _encoders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Networks by modality within the module of posteriors."""
-    encoders = module if isinstance(module, ModalityDict) else getattr(module, "encoders", None)
-    return encoders.items() if isinstance(encoders, ModalityDict) else iter(())
+def _encoders(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Networks within the module of posteriors, with the columns that they read."""
+    seen = module if isinstance(module, ModalityDict) else getattr(module, "encoders", None)
+    for before, encoders in ((prefix, seen), ("", getattr(module, "data_encoders", None))):
+        if isinstance(encoders, ModalityDict):
+            yield from ((before + name, encoder) for name, encoder in encoders.items())
 
 
 def _column(rows: Rows, name: str) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from mvflow.core import LatentSpace, Observed
 from mvflow.inference import Target
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.annealing import BetaTraining
-from mvflow.systems.base import System, require_all_present
+from mvflow.systems.base import LearnedPrior, System, require_all_present
 from mvflow.systems.decoders import build_decoders, build_encoder, network_settings
 from mvflow.systems.factors import check_linear, start_at_factors
 from mvflow.systems.joint_vae import JointVAE, head_width
@@ -102,6 +102,17 @@ class JointEncoderSystem(System):
         require_all_present(self, observed)
         combined: Distribution | Target = self.rule.combine(self, self.subset_module, observed)
         return combined
+
+    @property
+    def guidance(self) -> float | None:
+        """That of the subset rule, None if it has none."""
+        return getattr(self.rule, "guidance", None)
+
+    @property
+    def learned_prior(self) -> LearnedPrior | None:
+        """What the subset rule has learned of z where nothing is observed."""
+        prior: LearnedPrior | None = self.rule.prior(self, self.subset_module)
+        return prior
 
     def proposals(self, observed: Observed) -> Sequence[Distribution]:
         """q(z|X) given all modalities, else the posterior of each alone."""

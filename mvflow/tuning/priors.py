@@ -80,7 +80,7 @@ def score_priors(
             fitted = model.with_parts(prior=name)
             if "prior" in fitted.stage_names:
                 fitted.fit(rows, stages=["prior"])
-            values = fitted.prior_log_prob(z)
+            values = fitted.prior_log_prob(z, name)
         except ConfigError as error:
             score = PriorScore(name, None, None, str(error))
         else:

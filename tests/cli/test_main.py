@@ -12,6 +12,7 @@ COMMANDS = [
     ("train-joint",),
     ("train-flows",),
     ("train-amortised",),
+    ("train-matching",),
     ("fit-prior",),
     ("train-classifiers",),
     ("sample",),

@@ -212,6 +212,21 @@ def test_both_rules_in_one_run(mvflow, refused, copied):
     assert type(RunDirectory.open(copied).config().subset).__name__ == "Amortised"
 
 
+def test_guidance_is_said_and_kept_apart(mvflow, refused, copied):
+    line = refused("sample", copied, "--given", "square", "--guidance", "1", code=2)
+    assert "subset rule 'product' has no guidance" in line
+    assert mvflow("train-matching", copied, "--set", "subset.width=8").code == 0
+    for words, subset in (([], "matching"), (["--guidance", "1"], "matching, guidance 1")):
+        found = mvflow("sample", copied, "--given", "square", *words, "--json")
+        assert json.loads(found.out)["subset"] == subset
+    assert json.loads(mvflow("sample", copied, "--json").out)["prior"] == "matching"
+    found = mvflow("diagnose", copied, "--rows", "20", "--guidance", "1")
+    assert "are not posterior draws" in " ".join(found.out.split())
+    assert mvflow("evaluate", copied, "--guidance", "1").code == 0
+    assert (copied / "metrics" / "evaluation-matching-guided-1.json").exists()
+    assert not (copied / "metrics" / "evaluation.json").exists()
+
+
 def test_both_rules_are_evaluated(mvflow, copied):
     assert mvflow("train", copied, "--subset", "amortised").code == 0
     assert mvflow("evaluate", copied, "--subset", "product").code == 0

@@ -13,6 +13,7 @@ from mvflow.core import LatentSpace, Modality, Observed
 from mvflow.core.parts import Part
 from mvflow.inference import Target
 from mvflow.stages import StageSpec
+from mvflow.systems.base import LearnedPrior
 
 __all__ = ["Experts", "SubsetRule"]
 
@@ -53,10 +54,12 @@ class Experts(Protocol):
         """What posteriors see of a modality: x_j or its projection."""
         ...
 
-    def condition_encoder(self, name: str, hidden: Sequence[int], out_features: int) -> nn.Module:
+    def condition_encoder(
+        self, name: str, hidden: Sequence[int], out_features: int, *, data: bool = False
+    ) -> nn.Module:
         """An untrained network from what posteriors see of a modality to features.
 
-        It is called by `mvflow.nn.encode_rows`.
+        With `data` it is one from the data themselves. It is called by `mvflow.nn.encode_rows`.
         """
         ...
 
@@ -67,11 +70,14 @@ class Experts(Protocol):
         settings: Any,
         reads: Mapping[str, Any],
         loss: Any,
+        *,
+        keep_data: bool = False,
     ) -> StageSpec:
         """A stage that trains posteriors on draws of the frozen q(z|X) (Eq. 8).
 
         `loss` maps (z, observed), with what posteriors see of each modality as `observed.x`, to
-        `Losses`.
+        `Losses`. With `keep_data`, `observed.x` are the data, and what posteriors see of them is
+        `observed.cached["projections/NAME"]`.
         """
         ...
 
@@ -93,6 +99,14 @@ class SubsetRule(Part):
         self, system: Experts, module: nn.Module | None, observed: Observed
     ) -> Distribution | Target:
         """q(z|x_S) of one or more observed modalities: batch shape (rows,)."""
+
+    def words(self) -> str:
+        """What it is, in a few words, for reports and tables."""
+        return self.kind
+
+    def prior(self, system: Experts, module: nn.Module | None) -> LearnedPrior | None:
+        """What the module has learned of z where nothing is observed, if anything."""
+        return None
 
     def build(self, system: Experts) -> nn.Module | None:
         """Module of its own that is trained, or None."""

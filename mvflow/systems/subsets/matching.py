@@ -1,0 +1,145 @@
+"""One flow-matching network for all subsets, the empty one too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from mvflow.config import Training
+from mvflow.core import Observed
+from mvflow.nn import seeded
+from mvflow.posteriors import MatchingPosterior
+from mvflow.stages import Losses, Rows, StageSpec
+from mvflow.systems.base import LearnedPrior
+from mvflow.systems.subsets.base import Experts, SubsetRule
+
+__all__ = ["Matching", "random_subsets_by_size"]
+
+STAGE = "matching"
+
+CHECKED_ROWS = 256
+"""Training rows on which the solver is checked."""
+
+
+class Matching(SubsetRule, Training):
+    """q(z|x_S) of all 2^M subsets by conditional flow matching; no chain, no division.
+
+    Given nothing it is a prior, from which is drawn unless another one is fitted. Its settings as
+    a `Training` are those of its stage.
+    """
+
+    uses_experts: ClassVar[bool] = False
+
+    embedding: PositiveInt = 64
+    """Width of each modality's embedding."""
+    sees: Literal["projections", "data", "both"] = "projections"
+    """What is embedded of a model with projectors: their outputs, the data, or each by a network
+    of its own. Without projectors it is the data."""
+    summary_hidden: tuple[PositiveInt, ...] = Field(default=(512, 512), min_length=1)
+    """Widths of the layers that merge the embeddings."""
+    width: PositiveInt = 512
+    """Of the velocity's two hidden layers."""
+    average: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """What one step leaves of the averages of the weights, with which is drawn."""
+    tolerance: PositiveFloat = 0.02
+    """Steps of the solver are doubled until that changes log-densities by less, in nats."""
+    guidance: NonNegativeFloat = 0.0
+    """w in v + w (v - v_0), v_0 the velocity given nothing: draws keep closer to what is observed
+    and vary less than those of the posterior. No training depends on it."""
+
+    def dependencies(self) -> dict[str, Any]:
+        """The settings that trained weights depend on."""
+        return {k: v for k, v in super().dependencies().items() if k != "guidance"}
+
+    def words(self) -> str:
+        """The kind, with the guidance of its draws."""
+        return f"{self.kind}, guidance {self.guidance:g}" if self.guidance else self.kind
+
+    def combine(
+        self, system: Experts, module: nn.Module | None, observed: Observed
+    ) -> Distribution:
+        """The flow given what is observed, without guidance."""
+        assert isinstance(module, MatchingPosterior)
+        x = {n: system.condition(n, x) for n, x in observed.x.items()}
+        posterior: Distribution = module(x, None, observed.covariates, observed.x)
+        return posterior
+
+    def prior(self, system: Experts, module: nn.Module | None) -> LearnedPrior:
+        """The flow given nothing."""
+        assert isinstance(module, MatchingPosterior)
+        title = "the latents as one network for all subsets has learned them"
+        return LearnedPrior(self.kind, title, STAGE, partial(module, {}))
+
+    def build(self, system: Experts) -> MatchingPosterior:
+        """Encoders of all modalities, and the velocity."""
+        names, settings = [m.name for m in system.modalities], system.settings
+        sees = self.sees if getattr(settings, "projector", None) is not None else "projections"
+
+        def encoders(data: bool) -> dict[str, nn.Module]:
+            hidden, out = self.summary_hidden, self.embedding
+            return {n: system.condition_encoder(n, hidden, out, data=data) for n in names}
+
+        with seeded(settings.seed, "weights", STAGE):
+            return MatchingPosterior(
+                None if sees == "data" else encoders(data=False),
+                system.latent.dim,
+                self.embedding,
+                data_encoders=None if sees == "projections" else encoders(data=True),
+                hidden=self.summary_hidden,
+                width=self.width,
+                decay=self.average,
+            )
+
+    def stages(self, system: Experts, module: nn.Module | None) -> Sequence[StageSpec]:
+        """One stage, in which each row sees a random subset of its modalities."""
+        assert isinstance(module, MatchingPosterior)
+        count, keep_data = len(system.modalities), module.data_encoders is not None
+
+        def loss(z: Tensor, observed: Observed) -> Losses:
+            seen = random_subsets_by_size(len(z), count, z.device)
+            x = observed.x
+            if keep_data:
+                x = {n: observed.cached[f"projections/{n}"] for n in x}
+            if module.training:
+                module.update_averages()
+            with nullcontext() if module.training else module.averaged():
+                given = module.condition(x, seen, observed.covariates, observed.x)
+                error = module.loss(z, given).mean()
+            return Losses(error, {})
+
+        @torch.no_grad()
+        def finish(rows: Rows) -> None:
+            module.use_averages()
+            observed = Observed.from_columns(next(iter(rows.batches(CHECKED_ROWS))))
+            with seeded(system.settings.seed, STAGE, "solver", device=module.shift.device):
+                z = system.encode(observed).sample()
+                seen = random_subsets_by_size(len(z), count, z.device)
+            x = {n: system.condition(n, x) for n, x in observed.x.items()}
+            flow = module(x, seen, observed.covariates, observed.x)
+            module.choose_steps(z, flow, self.tolerance)
+
+        spec = system.posterior_stage(STAGE, module, self, {}, loss, keep_data=keep_data)
+        return [replace(spec, finish=finish)]
+
+
+def random_subsets_by_size(
+    rows: int, modalities: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """A subset for each row, (rows, modalities) of bool: all sizes, 0 too, are equally likely.
+
+    Examples:
+        >>> seen = random_subsets_by_size(4000, 3)
+        >>> [bool(900 < int((seen.sum(1) == size).sum()) < 1100) for size in range(4)]
+        [True, True, True, True]
+    """
+    order = torch.rand(rows, modalities, device=device).argsort(1).argsort(1)
+    size = (torch.rand(rows, 1, device=device) * (modalities + 1)).long()
+    return order < size
