@@ -1,10 +1,11 @@
-"""Protein from RNA of simulated cells, and batches in latent spaces: JNF, totalVI, ridge."""
+"""Protein from RNA of simulated cells, and batches in latent spaces: `auto`, totalVI, ridge."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +19,14 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.common import Rows, about, add_options, markdown, parsed, save
 from benchmarks.simulated_cells import Cells, simulate_cells
-from mvflow import JNF, Modality
+from mvflow.config import config_from_dict, resolved
+from mvflow.config.auto import auto_config
+from mvflow.core import Modality
+from mvflow.estimators import estimator_class
+from mvflow.likelihoods.count_tables import COUNTS, count_settings
 
 DRAWS = 200
 LEVEL = 0.9
-INDEPENDENCE = 30.0
-"""Factor of what latents and batch have in common."""
 Numbers = NDArray[np.float64]
 
 
@@ -52,32 +55,37 @@ def main() -> None:
     """Run, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=2000, help="a fifth of them to test on")
-    parser.add_argument("--splits", type=int, default=3, help="simulations, each split anew")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of simulations, each split anew"
+    )
     parser.add_argument("--methods", help="names that begin so, separated by commas")
-    parser.add_argument("--epochs", type=int, default=200, help="at most, of JNF's joint stage")
+    parser.add_argument(
+        "--set", nargs="*", default=[], dest="assignments", help="settings of JNF: key=value"
+    )
     add_options(parser, device=False)
-    arguments = parsed(parser, "omics", {"cells": 300, "splits": 1, "epochs": 3})
+    small = {"cells": 300, "seeds": [0], "assignments": ["joint.epochs=3"]}
+    arguments = parsed(parser, "omics", small)
     torch.set_num_threads(arguments.threads)
-    methods: dict[str, Callable[[Cells, Split, int, int], Found]] = {
-        "JNF, batch as covariate": lambda *a: jnf(*a, removed=True),
-        "JNF, batch not removed": lambda *a: jnf(*a, removed=False),
+    methods: dict[str, Callable[[Cells, Split, int], Found]] = {
+        "JNF, batch as covariate": lambda *a: jnf(*a, arguments.assignments, removed=True),
+        "JNF, batch not removed": lambda *a: jnf(*a, arguments.assignments, removed=False),
         "ridge on log(1 + counts)": ridge,
         "PCA of log(1 + counts)": principal_components,
     }
     if totalvi_is_installed():
-        methods["totalVI"] = totalvi
+        methods["totalVI"] = partial(totalvi, epochs=3 if arguments.quick else None)
     if arguments.methods:
         begin = tuple(arguments.methods.split(","))
         methods = {name: method for name, method in methods.items() if name.startswith(begin)}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
-    for seed in range(arguments.splits):
+    for seed in arguments.seeds:
         cells = simulate_cells(arguments.cells, seed=seed)
         split = split_of(arguments.cells, seed)
         for name, method in methods.items():
-            begun = time.perf_counter()
-            found = method(cells, split, seed, arguments.epochs)
+            begun = time.process_time()
+            found = method(cells, split, seed)
             numbers = measure(cells, split, found, seed)
-            measured[name].append({**numbers, "seconds": time.perf_counter() - begun})
+            measured[name].append({**numbers, "seconds": time.process_time() - begun})
             print(f"seed {seed}, {name}: {measured[name][-1]}", flush=True)
     text = "\n\n".join(map(markdown, (table(measured, PREDICTION), table(measured, LATENTS))))
     print(text)
@@ -173,25 +181,15 @@ def accuracy(z: Numbers, classes: NDArray[Any]) -> float:
     return float(cross_val_score(classifier, z, classes, cv=5).mean())
 
 
-def jnf(cells: Cells, split: Split, seed: int, epochs: int, *, removed: bool) -> Found:
-    """JNF on counts, whose encoders and decoders see the batch if it is to be removed."""
-    network = {"kind": "linear-mlp", "hidden": [128], "dropout": 0.1}
-    training = {"epochs": epochs, "batch_size": 64, "weight_decay": 1e-3, "patience": 20}
-    counts = {"kind": "negative-binomial", "dispersion": "column"}
+def jnf(
+    cells: Cells, split: Split, seed: int, assignments: Sequence[str], *, removed: bool
+) -> Found:
+    """The recipe `auto`; encoders and decoders see the batch if it is to be removed."""
     data = {"rna": cells.rna, "protein": cells.protein}
-    kinds = {"rna": {**counts, "library": "observed"}, "protein": counts}
-    model = JNF(
-        [Modality(n, x.shape[1:], kinds[n], weight=1.0) for n, x in data.items()],
-        10,
-        networks={n: {"encoder": network, "decoder": network} for n in data},
-        joint={
-            **training,
-            **{"learning_rate": 2e-3, "clip": 10.0, "merge": [64]},
-            **({"independence": INDEPENDENCE} if removed else {}),
-        },
-        flows={**training, "learning_rate": 1e-3, "epochs": max(1, epochs // 2)},
-        data={"validation": 0.1},
-    )
+    specs = [Modality(n, x.shape[1:], count_settings(COUNTS, x.shape[1])) for n, x in data.items()]
+    raw = auto_config(specs, len(split.train), covariates=removed)
+    config = config_from_dict(resolved(raw, assignments))
+    model = estimator_class(config.system).from_config(config)
 
     def taken(rows: NDArray[np.int64], *names: str) -> dict[str, Any]:
         return {name: data[name][rows] for name in names or data}
@@ -216,7 +214,7 @@ def jnf(cells: Cells, split: Split, seed: int, epochs: int, *, removed: bool) ->
     )
 
 
-def ridge(cells: Cells, split: Split, seed: int, epochs: int) -> Found:
+def ridge(cells: Cells, split: Split, seed: int) -> Found:
     """Ridge regression on log counts and the batch, its penalty by leave-one-out."""
     x = np.column_stack([np.log1p(cells.rna), cells.batch == "B"])
     y = np.log1p(cells.protein)
@@ -230,7 +228,7 @@ def ridge(cells: Cells, split: Split, seed: int, epochs: int) -> Found:
     return Found(model.predict(x[split.test]), None, None, bounds)
 
 
-def principal_components(cells: Cells, split: Split, seed: int, epochs: int) -> Found:
+def principal_components(cells: Cells, split: Split, seed: int) -> Found:
     """Ten components of all counts or of the RNA alone, for comparison of latent spaces."""
 
     def of(x: Numbers) -> Numbers:
@@ -250,8 +248,8 @@ def totalvi_is_installed() -> bool:
     return True
 
 
-def totalvi(cells: Cells, split: Split, seed: int, epochs: int) -> Found:
-    """TotalVI (Gayoso et al. 2021) at its defaults.
+def totalvi(cells: Cells, split: Split, seed: int, *, epochs: int | None) -> Found:
+    """TotalVI (Gayoso et al. 2021) at its defaults, for all of its epochs or so many.
 
     Protein is imputed as its authors do: cells without protein are batches of their own in
     training, so that it has seen the RNA of these cells. What it gives is brought to the level of
@@ -270,8 +268,7 @@ def totalvi(cells: Cells, split: Split, seed: int, epochs: int) -> Found:
             data, batch_key="batch", protein_expression_obsm_key="protein"
         )
         model = scvi.model.TOTALVI(data)
-        short = epochs if epochs < 10 else None  # None: as its authors have it
-        model.train(max_epochs=short, accelerator="cpu", enable_progress_bar=False)
+        model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
         return model
 
     whole = np.concatenate([split.train, split.calibration, split.test])

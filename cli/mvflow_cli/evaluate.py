@@ -126,6 +126,8 @@ def evaluate(
     if json:
         show_json(result.to_dict())
         return
+    if result.presence is not None:
+        say(result.presence.sentence)
     if result.coherence is None:
         say("the store has no labels: evaluated without coherence")
     show(_table(str(run), result))

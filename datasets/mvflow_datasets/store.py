@@ -70,6 +70,9 @@ class Store:
         self.builder, self.sources = manifest.builder, manifest.sources
         self.fingerprint = manifest.fingerprint()
         try:
+            for modality in self.modalities:
+                if not isinstance(modality.likelihood, str):
+                    _ = modality.likelihood_part  # its settings are such as a likelihood has
             self._arrays = {
                 key: StoredArray(file, key, entry, _check_of(key, self.modalities, entry.dtype))
                 for key, entry in manifest.arrays.items()

@@ -15,9 +15,13 @@ AUTO = "auto"
 
 JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
 TABLE_STEPS = 1200
-MAX_LATENT, MAX_TABLE_LATENT = 20, 128
+MAX_LATENT, MAX_TABLE_LATENT, MAX_COUNT_LATENT = 20, 128, 10
 KERNEL_ROWS = 8192
 """Rows up to which kernel regressions, on some of them, stand for networks."""
+INDEPENDENCE = 30.0
+"""Of tables with covariates; chosen on cells of a simulation that no result is of."""
+COUNT_WIDTH = 0.1
+"""Of kernel regressions on counts, which are noisier than other numbers."""
 MAX_COLUMNS = 4096
 """Columns of all tables of which a factor analysis is made."""
 
@@ -38,6 +42,8 @@ def auto_config(
 
     Where all modalities are tables of numbers, training starts at a factor analysis, scales of
     columns are learned, and posteriors of subsets are kernel regressions where rows are few.
+    With counts among them, or with covariates, training starts at random; networks have linear
+    paths too, and covariates are kept out of the latents (`joint.independence`).
 
     Args:
         modalities: specifications; likelihood, scale and weight are taken over.
@@ -56,33 +62,75 @@ def auto_config(
     """
     specs = tuple(modalities)
     raw = _general(specs, rows, intensities)
-    if covariates or not all(_is_table(m) and m.name not in intensities for m in specs):
+    if not all(_is_table(m) and m.name not in intensities for m in specs):
         return raw
     if sum(m.size for m in specs) > MAX_COLUMNS:
         return raw
+    if covariates or any(_has(m, "library") for m in specs):
+        return _of_counts(raw, specs, rows, covariates=covariates)
     return _of_tables(raw, specs, rows)
 
 
 def _is_table(modality: Modality) -> bool:
-    likelihood = modality.likelihood_part
-    return len(modality.shape) == 1 and "scale" in type(likelihood).model_fields
+    is_numbers = _has(modality, "scale") or _has(modality, "library")
+    return len(modality.shape) == 1 and is_numbers
+
+
+def _has(modality: Modality, setting: str) -> bool:
+    return setting in type(modality.likelihood_part).model_fields
+
+
+def _set_networks(
+    raw: dict[str, Any], specs: Sequence[Modality], network: dict[str, Any], rows: int
+) -> None:
+    """The networks of all tables, learned scales, and what stands for missing modalities."""
+    for m in specs:
+        section = raw["modalities"][m.name]
+        if _has(m, "scale"):
+            own = {"kind": m.likelihood_part.kind, "scale": "learned"}
+            section["likelihood"] = m.likelihood_part.to_dict() | own
+        section |= {"encoder": network, "decoder": network}
+        section.setdefault("weight", 1.0)
+    raw["data"]["validation"] = 0.2 if rows < 200 else raw["data"]["validation"]
+
+
+def _set_subset_rule(raw: dict[str, Any], rows: int, **settings: Any) -> dict[str, Any]:
+    """Kernel regression where rows are few, else a network; `settings` are of the former."""
+    rule = (
+        {"kind": "kernel", **settings}
+        if rows <= KERNEL_ROWS
+        else {"kind": "amortised", "posterior": {"kind": "gaussian"}, "patience": 20}
+    )
+    raw["by"]["system"] = {name: {"subset": rule} for name in ("jnf", "jnf-shared")}
+    return raw
+
+
+def _of_counts(
+    raw: dict[str, Any], specs: Sequence[Modality], rows: int, *, covariates: bool
+) -> dict[str, Any]:
+    """What is different where all modalities are tables, with counts or with covariates."""
+    batch = _between(2 ** round(math.log2(max(1, rows / 24))), 8, 128)
+    _set_networks(raw, specs, {"kind": "linear-mlp", "hidden": [128], "dropout": 0.1}, rows)
+    raw["latent_dim"] = min(MAX_COUNT_LATENT, raw["latent_dim"])
+    raw["joint"] = {
+        "epochs": _epochs(JOINT_STEPS, rows, batch),
+        "batch_size": batch,
+        "learning_rate": 2e-3,
+        "clip": 10.0,
+        "weight_decay": 1e-3,
+        "patience": 20,
+        "merge": [64],
+        **({"independence": INDEPENDENCE} if covariates else {}),
+    }
+    return _set_subset_rule(raw, rows, width=COUNT_WIDTH)
 
 
 def _of_tables(raw: dict[str, Any], specs: Sequence[Modality], rows: int) -> dict[str, Any]:
     """What is different where all modalities are tables of numbers."""
     batch = _between(2 ** round(math.log2(max(1, rows / 24))), 8, 128)
-    network = {"kind": "linear-mlp", "hidden": [256, 256], "dropout": 0.3}
-    for m in specs:
-        section = raw["modalities"][m.name]
-        section["likelihood"] = m.likelihood_part.to_dict() | {
-            "kind": m.likelihood_part.kind,
-            "scale": "learned",
-        }
-        section |= {"encoder": network, "decoder": network}
-        section.setdefault("weight", 1.0)
+    _set_networks(raw, specs, {"kind": "linear-mlp", "hidden": [256, 256], "dropout": 0.3}, rows)
     size = sum(m.size for m in specs)
     raw["latent_dim"] = min(MAX_TABLE_LATENT, max(2, size // 2), max(2, rows // 8))
-    raw["data"]["validation"] = 0.2 if rows < 200 else raw["data"]["validation"]
     raw["joint"] = {
         "epochs": _epochs(TABLE_STEPS, rows, batch),
         "batch_size": batch,
@@ -94,13 +142,7 @@ def _of_tables(raw: dict[str, Any], specs: Sequence[Modality], rows: int) -> dic
         "merge": "sum",
         "start": "factor-analysis",
     }
-    rule = (
-        {"kind": "kernel"}
-        if rows <= KERNEL_ROWS
-        else {"kind": "amortised", "posterior": {"kind": "gaussian"}, "patience": 20}
-    )
-    raw["by"]["system"] = {name: {"subset": rule} for name in ("jnf", "jnf-shared")}
-    return raw
+    return _set_subset_rule(raw, rows)
 
 
 def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str]) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from mvflow.core import Covariate, Modality
-from mvflow.core.parts import Kind, Section, create, dump
+from mvflow.core.parts import Kind, Later, Section, create, dump
 
 __all__ = [
     "FORMAT",
@@ -30,11 +29,6 @@ FORMAT: Literal[2] = 2
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
-class Later:
-    """Marks a setting that is newer than runs in use: at its default their stages stay valid."""
-
-
 def _default(group: str, kind: str) -> Any:
     return Field(default_factory=partial(create, group, kind))
 
@@ -48,6 +42,8 @@ class ModalityConfig(Section):
     encoder: Annotated[Any, Kind("networks")] = _default("networks", "mlp")
     decoder: Annotated[Any, Kind("networks")] = _default("networks", "mlp")
     projector: Annotated[Any, Kind("networks")] = _default("networks", "mlp")
+    augmentation: Annotated[Any, Kind("augmentations", optional=True)] = None
+    """How rows are changed in training the stages that learn what a modality tells."""
 
     def modality(self, name: str) -> Modality:
         """The specification that sources and models share."""

@@ -37,9 +37,11 @@ from mvflow.core.presence import (
     row_presence,
     unmask,
     with_masks,
+    without_full_masks,
 )
 from mvflow.core.random import derive_seed, generator
 from mvflow.core.registry import REGISTRIES, Registry, registry, trust
+from mvflow.core.selected import SelectedRows, complete_rows
 from mvflow.core.sources import (
     ArraySource,
     as_source,
@@ -89,6 +91,7 @@ __all__ = [
     "PackedColumn",
     "Presence",
     "Registry",
+    "SelectedRows",
     "Source",
     "StageError",
     "Subset",
@@ -108,6 +111,7 @@ __all__ = [
     "check_seed",
     "check_source",
     "class_name",
+    "complete_rows",
     "covariate_columns",
     "derive_seed",
     "entry_shares",
@@ -128,4 +132,5 @@ __all__ = [
     "unmask",
     "unmask_labels",
     "with_masks",
+    "without_full_masks",
 ]

@@ -23,16 +23,21 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from mvflow.core.errors import ConfigError, MvflowError, UsageError
 from mvflow.core.registry import registry
 
-__all__ = ["GIVEN", "Kind", "Part", "Section", "create", "dump", "problem"]
+__all__ = ["GIVEN", "Kind", "Later", "Part", "Section", "create", "dump", "problem"]
 
 GIVEN = "given"
 """Kind that stands in TOML for an object that was passed in Python and has no other name."""
 
 
+@dataclass(frozen=True)
+class Later:
+    """Marks a setting that is newer than runs in use: at its default their stages stay valid."""
+
+
 class Section(BaseModel):
     """Base of all sections: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -84,6 +89,16 @@ class Part(Section, ABC):
             'maf'
         """
         return registry(self.group).name_of(type(self))
+
+    def to_dict(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """As of `Section`, without settings marked `Later` that are at their defaults."""
+        later = {
+            name
+            for name, field in type(self).model_fields.items()
+            if Later() in field.metadata and getattr(self, name) == field.default
+        }
+        fields = super().to_dict(exclude_defaults=exclude_defaults)
+        return {name: value for name, value in fields.items() if name not in later}
 
     @property
     def raw(self) -> Any:

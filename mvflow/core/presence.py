@@ -26,6 +26,7 @@ __all__ = [
     "row_presence",
     "unmask",
     "with_masks",
+    "without_full_masks",
 ]
 
 Mask = NDArray[np.bool_]
@@ -198,6 +199,16 @@ def present_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
         {'present/rna': 2}
     """
     return {name: x for name, x in columns.items() if name.startswith(PRESENT)}
+
+
+def without_full_masks(x: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Rows as `Source.take` gives them, without the masks of what is all present.
+
+    Examples:
+        >>> list(without_full_masks({"a": np.ones(2), "present/a": np.ones(2, bool)}))
+        ['a']
+    """
+    return {k: v for k, v in x.items() if not (k.startswith(PRESENT) and v.all())}
 
 
 def row_presence(source: Source) -> dict[str, Mask]:

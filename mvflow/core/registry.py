@@ -160,6 +160,7 @@ REGISTRIES: Mapping[str, Registry] = MappingProxyType(
             Registry("projectors", "projector", "mvflow.projectors.base:Projector"),
             Registry("likelihoods", "likelihood", "mvflow.likelihoods.base:Likelihood"),
             Registry("networks", "network", "mvflow.nn.base:Network"),
+            Registry("augmentations", "augmentation", "mvflow.augmentations.base:Augmentation"),
             Registry("subsets", "subset rule", "mvflow.systems.subsets.base:SubsetRule"),
             Registry("samplers", "sampler", "mvflow.inference.target:Sampler"),
             Registry("datasets", "dataset"),

@@ -8,6 +8,12 @@ from typing import Any, ClassVar, Self
 
 from mvflow.config import Config, config_from_dict, recipe, with_part
 from mvflow.core import Modality, NotFittedError, UsageError, subset_of
+from mvflow.estimators.annotated import (
+    AnnotatedRows,
+    config_for,
+    rows_of_anndata,
+    rows_of_mudata,
+)
 from mvflow.runs import Plan, StageRecord
 from mvflow.systems import Encodes, LearnsPrior, System, build_system, stages_of
 from mvflow.systems.subsets import with_protocol
@@ -78,8 +84,76 @@ class ConfiguredEstimator:
             config_from_dict(recipe(name, [f"system={cls.system}", *assignments]))
         )
 
-    def with_parts(self, **kinds: str) -> Self:
+    @classmethod
+    def from_mudata(
+        cls,
+        mdata: Any,
+        *assignments: str,
+        layers: Mapping[str, str] | None = None,
+        covariates: Iterable[str] = (),
+    ) -> tuple[Self, AnnotatedRows]:
+        """An untrained estimator that suits a MuData object, and its rows, for `fit`.
+
+        The recipe `auto` chooses networks; matrices of counts get a likelihood of counts, with the
+        library size of each row where there are many columns; other numbers are standardised.
+
+        Args:
+            mdata: whose modalities become those of the model.
+            assignments: `section.key=value` changes to the configuration.
+            layers: modality -> layer that stands for `X`, such as `{"rna": "counts"}`.
+            covariates: columns of `obs`, or `modality:column`.
+
+        Raises:
+            DataError: if a layer, a column or a value is missing.
+            UsageError: if a modality is unknown.
+
+        Examples:
+            >>> import anndata, mudata
+            >>> _ = mudata.set_options(pull_on_update=False)
+            >>> parts = {n: anndata.AnnData(v) for n, v in rows.items()}
+            >>> for name, part in parts.items():
+            ...     part.var_names = [f"{name}{i}" for i in range(part.n_vars)]
+            >>> made, cells = JNF.from_mudata(mudata.MuData(parts), "joint.epochs=1")
+            >>> made.fit(cells).encode(cells.take([0, 1]))[0].shape
+            (2, 2)
+        """
+        cells = rows_of_mudata(mdata, layers, covariates)
+        return cls.from_config(config_for(cells, cls.system, assignments)), cells
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: Any,
+        *assignments: str,
+        matrices: Mapping[str, str],
+        covariates: Iterable[str] = (),
+    ) -> tuple[Self, AnnotatedRows]:
+        """An untrained estimator of matrices of one AnnData object, and its rows, for `fit`.
+
+        Args:
+            adata: the object.
+            assignments: `section.key=value` changes to the configuration.
+            matrices: modality -> where its matrix is: `X`, `layers/counts`, `obsm/protein`.
+            covariates: columns of `obs`.
+
+        Raises:
+            DataError: if a matrix, a column or a value is missing.
+
+        Examples:
+            >>> import anndata
+            >>> adata = anndata.AnnData(rows["a"], obsm={"b": rows["b"]})
+            >>> matrices = {"a": "X", "b": "obsm/b"}
+            >>> made, cells = JNF.from_anndata(adata, "latent_dim=3", matrices=matrices)
+            >>> made.config.latent_dim, cells.row_names[:2]
+            (3, ('0', '1'))
+        """
+        cells = rows_of_anndata(adata, matrices, covariates)
+        return cls.from_config(config_for(cells, cls.system, assignments)), cells
+
+    def with_parts(self, **kinds: Any) -> Self:
         """An estimator with other kinds of parts, `subset="amortised"`; it shares what it can.
+
+        A name keeps the settings that both kinds have; a mapping or an object is taken as it is.
 
         Stages that do not depend on the change stay trained.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import Source, generator
+from mvflow.core import PRESENT, Source, generator
 
 __all__ = ["Baseline", "Baselines", "CONSTANT", "NEIGHBOURS", "RIDGE"]
 
@@ -19,6 +19,10 @@ MAX_ROWS = 5000
 MAX_VALUES = 4 * 10**7
 """Values of those rows, at most."""
 PENALTIES = np.logspace(-2, 5, 15)
+MIN_ROWS = 3
+"""Training rows from which on a baseline is fitted."""
+MAX_COLUMN_ROWS = 1000
+"""Training rows for each column, where columns have gaps and are fitted one by one."""
 K = 10
 """Nearest neighbours whose mean is the prediction."""
 
@@ -33,12 +37,18 @@ class Baseline(NamedTuple):
     deviation: Floats | None
     """(columns,): root of the mean squared error on rows left out; None for classes."""
 
+    def of_rows(self, kept: NDArray[np.bool_]) -> Baseline:
+        """Of some of the rows."""
+        return self if kept.all() else self._replace(mean=self.mean[kept])
+
 
 class Baselines:
     """Predictors of tables from any modalities, fitted on training rows.
 
     Ridge regression chooses its penalty for each column by leaving out one row after the other;
-    of classes it is logistic regression. Inputs are standardised.
+    of classes it is logistic regression. Inputs are standardised; where training rows lack values,
+    each target is learnt from the rows that have it and all modalities given, and missing values
+    of an input are its mean.
 
     Args:
         train: rows that the model was trained on.
@@ -55,8 +65,13 @@ class Baselines:
         order = generator(seed, "baseline rows").permutation(len(train))[:count]
         taken = train.take(np.sort(order))
         self.rows, self._classes, self._counts = count, dict(classes), frozenset(counts)
-        self._flat = {name: self._inputs(name, x) for name, x in taken.items()}
+        names = [m.name for m in train.modalities]
+        self._flat = {name: self._inputs(name, taken[name]) for name in names}
         self._labels = {name: np.asarray(taken[name]) for name in classes}
+        self._present = {n: m for n in names if (m := taken.get(PRESENT + n)) is not None}
+        for name, mask in self._present.items():
+            if mask.ndim > 1:
+                self._flat[name][~mask.reshape(len(mask), -1)] = np.nan
 
     def _inputs(self, name: str, x: NDArray[Any]) -> Floats:
         if name in self._classes:
@@ -65,42 +80,87 @@ class Baselines:
         return np.log1p(values) if name in self._counts else values
 
     def predict(
-        self, given: Mapping[str, NDArray[Any]], targets: Sequence[str]
+        self,
+        rows: Mapping[str, NDArray[Any]],
+        given: Sequence[str],
+        targets: Sequence[str],
     ) -> dict[str, dict[str, Baseline]]:
         """Predictions of every target, target -> baseline -> prediction.
 
         Args:
-            given: rows of the observed modalities.
-            targets: modalities of vectors or classes.
+            rows: of the observed modalities, with their masks if they have some.
+            given: names of these.
+            targets: modalities of vectors or classes. Those that too few training rows have
+                together with the given ones have no baseline.
         """
-        from sklearn.linear_model import RidgeCV
+        names = sorted(given)
+        out: dict[str, dict[str, Baseline]] = {name: {} for name in targets}
+        for together, used in self._groups(names, targets):
+            if len(used) < MIN_ROWS:
+                continue
+            x = np.concatenate([self._flat[name][used] for name in names], 1)
+            new = np.concatenate([self._new(name, rows) for name in names], 1)
+            if self._present:
+                means = np.nan_to_num(np.nanmean(np.where(np.isnan(x).all(0), 0.0, x), 0))
+                x, new = (np.where(np.isnan(values), means, values) for values in (x, new))
+            for name, found in self._fitted(together, used, x, new).items():
+                out[name] = found
+        return out
+
+    def _new(self, name: str, rows: Mapping[str, NDArray[Any]]) -> Floats:
+        """Inputs of rows to be predicted, NaN where a value is missing."""
+        values, mask = self._inputs(name, rows[name]), rows.get(PRESENT + name)
+        if mask is None:
+            return values
+        wide = np.broadcast_to(mask.reshape(len(mask), -1), values.shape)
+        return np.where(wide, values, np.nan)
+
+    def _groups(
+        self, given: Sequence[str], targets: Sequence[str]
+    ) -> list[tuple[list[str], NDArray[np.int64]]]:
+        """Targets that are learnt from the same training rows, and these rows."""
+        every = np.ones(self.rows, bool)
+        rows_of = {
+            name: mask.reshape(len(mask), -1).any(1) for name, mask in self._present.items()
+        }
+        for name in given:
+            every &= rows_of.get(name, True)
+        groups: dict[bytes, tuple[list[str], NDArray[np.int64]]] = {}
+        for name in targets:
+            used = every & rows_of.get(name, True)
+            full = self._present.get(name)
+            if full is not None and full.ndim > 1:  # columns with gaps are learnt by themselves
+                groups[name.encode()] = ([name], np.flatnonzero(used))
+                continue
+            groups.setdefault(used.tobytes(), ([], np.flatnonzero(used)))[0].append(name)
+        return [*groups.values()]
+
+    def _fitted(
+        self, targets: Sequence[str], used: NDArray[np.int64], x: Floats, new: Floats
+    ) -> dict[str, dict[str, Baseline]]:
+        """Predictions of targets from inputs, learnt from some training rows."""
         from sklearn.neighbors import NearestNeighbors
         from sklearn.preprocessing import StandardScaler
 
-        names = sorted(given)
         scaler = StandardScaler()
-        x = scaler.fit_transform(np.concatenate([self._flat[name] for name in names], 1))
-        new = scaler.transform(
-            np.concatenate([self._inputs(name, given[name]) for name in names], 1)
-        )
+        x = scaler.fit_transform(x)
+        new = scaler.transform(new)
         numbers = [name for name in targets if name not in self._classes]
         out: dict[str, dict[str, Baseline]] = {name: {} for name in targets}
         if numbers:
-            y = np.concatenate([self._flat[name] for name in numbers], 1)
-            ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(x, y)
-            spread = np.sqrt(np.maximum(-np.atleast_1d(ridge.best_score_), 0.0))
-            predicted, fitted = (ridge.predict(a).reshape(len(a), -1) for a in (new, x))
+            y = np.concatenate([self._flat[name][used] for name in numbers], 1)
+            predicted, fitted, spread = _ridge(x, y, new)
             for name, at in _places({name: self._flat[name].shape[1] for name in numbers}):
                 found = Baseline(predicted[:, at], spread[at])
-                out[name][RIDGE] = self._in_units(name, found, fitted[:, at])
+                out[name][RIDGE] = self._in_units(name, used, found, fitted[:, at])
         k = min(K, len(x) - 1)
         search = NearestNeighbors(n_neighbors=max(k, 1)).fit(x)
         near = search.kneighbors(new, return_distance=False)
         others = search.kneighbors(return_distance=False) if k else None
         for name in targets:
-            y = self._flat[name]
+            y = self._flat[name][used]
             if name in self._classes:
-                out[name][RIDGE] = Baseline(self._logistic(name, x, new), None)
+                out[name][RIDGE] = Baseline(self._logistic(name, used, x, new), None)
                 out[name][NEIGHBOURS] = Baseline(_smoothed(y, near), None)
                 shares = np.broadcast_to(
                     (y.sum(0) + 1) / (len(y) + y.shape[1]), new.shape[:1] + y.shape[1:]
@@ -109,25 +169,31 @@ class Baselines:
                 continue
             if name in self._counts:
                 y = np.expm1(y)
-            error = y - (y[others].mean(1) if others is not None else y.mean(0))
-            out[name][NEIGHBOURS] = Baseline(y[near].mean(1), np.sqrt((error**2).mean(0)))
-            mean = np.broadcast_to(y.mean(0), (len(new), y.shape[1]))
-            out[name][CONSTANT] = Baseline(mean, y.std(0))
+            error = y - (_mean(y[others], 1, y) if others is not None else _mean(y, 0, y))
+            deviation = np.sqrt(_mean(error**2, 0, error))
+            out[name][NEIGHBOURS] = Baseline(_mean(y[near], 1, y), deviation)
+            mean = np.broadcast_to(_mean(y, 0, y), (len(new), y.shape[1]))
+            out[name][CONSTANT] = Baseline(
+                mean, np.nanstd(y, 0) if np.isnan(y).any() else y.std(0)
+            )
         return out
 
-    def _in_units(self, name: str, found: Baseline, fitted: Floats) -> Baseline:
+    def _in_units(
+        self, name: str, used: NDArray[np.int64], found: Baseline, fitted: Floats
+    ) -> Baseline:
         """Predicted logarithms of counts as counts, scaled to the mean of each column."""
         if name not in self._counts:
             return found
-        y, made = np.expm1(self._flat[name]), np.maximum(np.expm1(fitted), 0.0)
-        scale = y.mean(0) / np.maximum(made.mean(0), 1e-12)
+        y, made = np.expm1(self._flat[name][used]), np.maximum(np.expm1(fitted), 0.0)
+        scale = _mean(y, 0, y) / np.maximum(made.mean(0), 1e-12)
         mean = np.maximum(np.expm1(found.mean), 0.0) * scale
-        return Baseline(mean, np.sqrt(((y - made * scale) ** 2).mean(0)))
+        error = y - made * scale
+        return Baseline(mean, np.sqrt(_mean(error**2, 0, error)))
 
-    def _logistic(self, name: str, x: Floats, new: Floats) -> Floats:
+    def _logistic(self, name: str, used: NDArray[np.int64], x: Floats, new: Floats) -> Floats:
         from sklearn.linear_model import LogisticRegression
 
-        labels, classes = self._labels[name], self._classes[name]
+        labels, classes = self._labels[name][used], self._classes[name]
         present = np.unique(labels)
         out = np.zeros((len(new), classes))
         if len(present) == 1:
@@ -136,6 +202,41 @@ class Baselines:
         fitted = LogisticRegression(max_iter=200).fit(x, labels)
         out[:, present] = fitted.predict_proba(new)
         return out
+
+
+def _ridge(x: Floats, y: Floats, new: Floats) -> tuple[Floats, Floats, Floats]:
+    """Predictions of new rows and of the same, and the error of rows left out by column.
+
+    Columns with missing values are learnt one by one, each from the rows that have it.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    if not np.isnan(y).any():
+        ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(x, y)
+        spread = np.sqrt(np.maximum(-np.atleast_1d(ridge.best_score_), 0.0))
+        predicted, fitted = (ridge.predict(a).reshape(len(a), -1) for a in (new, x))
+        return predicted, fitted, spread
+    columns = []
+    for column in y.T:
+        known = np.flatnonzero(np.isfinite(column))[:MAX_COLUMN_ROWS]
+        if len(known) < MIN_ROWS:
+            mean = column[known].mean() if len(known) else 0.0
+            columns.append((np.full(len(new), mean), np.full(len(x), mean), np.full(1, np.inf)))
+            continue
+        predicted, _, spread = _ridge(x[known], column[known, None], np.concatenate([new, x]))
+        columns.append((predicted[: len(new), 0], predicted[len(new) :, 0], spread))
+    made, fitted, spreads = zip(*columns, strict=True)
+    return np.stack(made, 1), np.stack(fitted, 1), np.concatenate(spreads)
+
+
+def _mean(values: Floats, axis: int, like: Floats) -> Floats:
+    """Mean of what is known; of what is known of all of `like` where nothing is."""
+    if not np.isnan(values).any():
+        return np.asarray(values.mean(axis))
+    count = np.isfinite(values).sum(axis)
+    total = np.nansum(values, axis)
+    every = np.nansum(like, 0) / np.maximum(np.isfinite(like).sum(0), 1)
+    return np.where(count > 0, total / np.maximum(count, 1), every)
 
 
 def _places(widths: Mapping[str, int]) -> list[tuple[str, slice]]:

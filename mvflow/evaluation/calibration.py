@@ -12,14 +12,17 @@ from scipy import stats
 
 from mvflow.core import (
     COVARIATES,
+    PRESENT,
     Batch,
     Source,
     Subset,
     UsageError,
+    complete_rows,
     covariate_columns,
     derive_seed,
     generator,
     subset_of,
+    without_full_masks,
 )
 from mvflow.estimators import Estimator
 from mvflow.evaluation.calibration_result import (
@@ -153,7 +156,7 @@ def check_calibration(
         singles = [found[name].verdict for name in given if name in found]
         options: dict[str, Any] = {"tests": tests, "singles": singles, "curves": curves}
         found["+".join(given)] = _subset(estimator, given, z, x, draws=draws, seed=seed, **options)
-    weight = estimator.guidance
+    weight = getattr(estimator, "guidance", 0.0)
     guided = GUIDED.format(weight) if weight else ""
     verdicts = [v for f in found.values() for v in (f.verdict, f.sampler.verdict)]
     return Calibration(
@@ -212,11 +215,13 @@ def _simulated(
 def _real(
     estimator: Estimator, data: Source, rows: int, seed: int
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
-    """Rows of the data, and latents of q(z|X)."""
+    """Rows of the data that have all modalities, if there are some, and latents of q(z|X)."""
+    data = complete_rows(data)
     if len(data) < MIN_ROWS:
         msg = f"the data have {len(data)} rows: calibration needs at least {MIN_ROWS}"
         raise UsageError(msg)
-    x = data.take(generator(seed, "calibration rows").permutation(len(data))[:rows])
+    taken = data.take(generator(seed, "calibration rows").permutation(len(data))[:rows])
+    x = without_full_masks(taken)
     return estimator.draw(x, 1, seed=derive_seed(seed, "calibration", "z")).z[0], x
 
 
@@ -232,7 +237,8 @@ def _subset(
     singles: list[Verdict],
     curves: Sequence[StageCurve],
 ) -> SubsetCalibration:
-    observed = {**{name: x[name] for name in given}, **covariate_columns(x)}
+    names = {key for name in given for key in (name, PRESENT + name)}
+    observed = {**{k: v for k, v in x.items() if k in names}, **covariate_columns(x)}
     path = derive_seed(seed, "calibration", *given)
     is_several = 1 < len(given) < len(estimator.modalities)
     n = min(draws, BINS - 1) if is_several else draws

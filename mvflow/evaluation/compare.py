@@ -381,6 +381,13 @@ def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
     notes = [f"test rows: {' or '.join(f'{n:,}' for n in rows)}"]
     if len(first.rows_by_observed) > 1:
         notes[0] += f"; {first.rows_by_observed[2]:,} where several modalities are observed"
+    measured: dict[str, list[str]] = {}
+    for run in runs:
+        if run.metrics.presence is not None:
+            measured.setdefault(run.metrics.presence.sentence, []).append(run.name)
+    for sentence, names in measured.items():
+        who = "" if len(names) == len(runs) else f"{', '.join(names)}: "
+        notes.append(who + sentence.rstrip("."))
     notes += [
         f"of tables, {size} observed: {_baselines(means)}"
         for size, means in first.predictions_by_observed.items()

@@ -35,13 +35,15 @@ from mvflow.evaluation.parts import (
 )
 from mvflow.evaluation.predictive import LEVELS, PREDICTIVE_DRAWS, Units
 from mvflow.evaluation.result import (
+    Coherence,
     Evaluation,
     ImportanceCheck,
     Latent,
+    MeasuredRows,
     Projections,
     SamplerCheck,
 )
-from mvflow.evaluation.rows import EvaluationRows, batches, chosen_subsets, direction
+from mvflow.evaluation.rows import EvaluationRows, PresentRows, batches, direction
 from mvflow.evaluation.summaries import coherence, frechet, prediction_means, prediction_sentence
 from mvflow.evaluation.values import Verdict
 from mvflow.functional import canonical_correlations
@@ -104,13 +106,13 @@ def evaluate(
         msg = "the test rows have no labels: coherence needs a class for each row"
         raise DataError(msg)
     settings = estimator.config.evaluation
-    rows = EvaluationRows.of(len(test), settings, seed)
+    rows = EvaluationRows.of(len(test), settings, seed, PresentRows.of(test))
     all_networks = [*([] if classifiers is None else [classifiers]), *networks]
     _check_accepted(networks, estimator)
     generation = Generation(
         estimator, test, rows, classifiers, all_networks, seed, train, units or {}
     )
-    subsets = chosen_subsets(generation.names, settings.subsets, seed)
+    subsets = generation.subsets
     work = [*_subset_parts(generation, subsets), *_other_parts(generation)]
     kept = kept_parts(work, parts)
     seconds: dict[str, float] = {}
@@ -161,7 +163,8 @@ def _other_parts(of: Generation) -> list[Part]:
         order = generator(of.seed, "likelihood directions").permutation(len(singles))[:wanted]
         singles = [singles[i] for i in sorted(order)]
     count = min(settings.importance_rows, len(of.rows.chosen))
-    likelihoods = [(None, ""), *singles]
+    known = [(a, b) for a, b in singles if len(of.rows.having((a, b), 1))]
+    likelihoods = [(None, ""), *known]
     return [
         *(Part(name, JointPart, partial(of.joint, prior)) for name, prior in priors.items()),
         Part("reconstruction", RebuiltPart, of.rebuilt),
@@ -233,7 +236,6 @@ def _put_together(
         for part in generated
         for target, found in part.predictions.items()
     }
-    labels = of.test.labels
     return Evaluation(
         facts=estimator.facts(),
         recipe=estimator.config.recipe,
@@ -241,9 +243,7 @@ def _put_together(
         rows_by_observed={len(part.given): part.rows for part in generated},
         seed=of.seed,
         trained_with_seed=estimator.config.seed,
-        coherence=None
-        if of.classifiers is None or labels is None
-        else coherence(generated, joint, rebuilt.kept, labels[rows.chosen], of.clusters),
+        coherence=_coherence(of, generated, joint, rebuilt),
         frechet={
             network.name: frechet(
                 network.name,
@@ -280,7 +280,7 @@ def _put_together(
             },
             largest_norm=max((p.norm for p in generated if len(p.given) == 1), default=0.0),
         ),
-        shared=_projections(of) if estimator.can_project else None,
+        shared=_projections(of) if estimator.can_project and rows.is_complete else None,
         predictions=predictions,
         predictions_by_observed=prediction_means([*predictions.values()]),
         prediction_sentence=prediction_sentence([*predictions.values()]),
@@ -289,6 +289,40 @@ def _put_together(
         method=method_of(
             estimator.config, sampled=any(p.sampler.method != "exact" for p in generated)
         ),
+        presence=None if rows.present is None else _presence(of, generated),
+    )
+
+
+def _coherence(
+    of: Generation,
+    generated: Sequence[SubsetPart],
+    joint: Mapping[str, JointPart],
+    rebuilt: RebuiltPart,
+) -> Coherence | None:
+    """Shares of the right class, on rows whose class is known."""
+    labels = of.test.labels
+    if of.classifiers is None or labels is None:
+        return None
+    if of.rows.present is None:
+        return coherence(generated, joint, rebuilt.kept, labels[of.rows.chosen], of.clusters)
+    measured = [part for part in generated if part.at]
+    if not measured:
+        return None
+    used = np.unique(np.concatenate([part.at for part in measured]))
+    places = [np.searchsorted(used, part.at) for part in measured]
+    return coherence(measured, joint, rebuilt.kept, labels[used], of.clusters_of(used), places)
+
+
+def _presence(of: Generation, generated: Sequence[SubsetPart]) -> MeasuredRows:
+    present = of.rows.present
+    assert present is not None
+    return MeasuredRows(
+        rows=len(of.test),
+        complete=int(present.complete.sum()),
+        labelled=None if present.labelled is None else int(present.labelled.sum()),
+        full={name: int(mask.sum()) for name, mask in present.full.items()},
+        has={name: int(mask.sum()) for name, mask in present.has.items()},
+        given={"+".join(part.given): part.rows for part in generated},
     )
 
 
@@ -319,7 +353,9 @@ def _likelihood(
 ) -> LikelihoodPart:
     """Log p(X) of the model, or of one modality given another."""
     settings = of.estimator.config.evaluation
-    at = of.rows.chosen[: settings.importance_rows][:rows]
+    names = () if source is None else (source, target)
+    every = of.rows.having(names, settings.rows) if names else of.rows.chosen
+    at = every[: settings.importance_rows][:rows]
     scored = of.taken(at, of.names if source is None else [target])
     found = of.estimator.log_likelihood(
         scored,
@@ -329,7 +365,7 @@ def _likelihood(
         full_output=True,
     )
     return LikelihoodPart(
-        value=of.estimate(found.values),
+        value=of.estimate(found.values, at),
         rows=found.values.tolist(),
         check=_importance_check(found.ess, found.khat),
     )
@@ -359,26 +395,35 @@ def _importance_check(ess: NDArray[Any], khat: NDArray[Any]) -> ImportanceCheck:
 def _posterior_log_density(of: Generation) -> EstimatesPart:
     """Log q(z|x_j) at draws z ~ q(z|X) of held-out rows; nothing of posteriors without density."""
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in of.names}
+    rows: dict[str, list[NDArray[np.int64]]] = {name: [] for name in of.names}
     rng = generator(of.seed, "posterior density")
     for place, at in batches(of.rows.chosen):
-        x = of.test.take(at)
+        x = of.taken(at, of.names)
         if of.estimator.can_encode:
             loc, scale = of.estimator.encode(x)
             z = loc + scale * rng.standard_normal(loc.shape, np.float32)
         else:
             z = of.estimator.draw(x, 1, seed=of.batch_seed(("posterior density",), place)).z[0]
         for name, values in found.items():
+            kept = of.rows.has(name, at)
             try:
-                values.append(of.estimator.posterior_log_prob(z, of.taken(at, [name])))
+                values.append(of.estimator.posterior_log_prob(z[kept], of.taken(at[kept], [name])))
             except UsageError:
                 continue
-    return EstimatesPart(values={n: of.estimate(np.concatenate(v)) for n, v in found.items() if v})
+            rows[name].append(at[kept])
+    return EstimatesPart(
+        values={
+            name: of.estimate(np.concatenate(values), np.concatenate(rows[name]))
+            for name, values in found.items()
+            if sum(map(len, values))
+        }
+    )
 
 
 def _sampler(of: Generation) -> SamplerCheck:
     """How the sampler fares on the rule for subsets with all modalities given, on some rows."""
     estimator = of.estimator
-    some = of.test.take(of.rows.chosen[: estimator.config.evaluation.sampler_rows])
+    some = of.taken(of.rows.chosen[: estimator.config.evaluation.sampler_rows], of.names)
     draws = estimator.draw(some, SAMPLER_DRAWS, seed=of.seed, combine=True)
     return SamplerCheck.of(
         draws.diagnostics.summary(),
@@ -390,7 +435,7 @@ def _sampler(of: Generation) -> SamplerCheck:
 
 
 def _projections(of: Generation) -> Projections:
-    parts = [of.estimator.project(of.test.take(at)) for _, at in batches(of.rows.chosen)]
+    parts = [of.estimator.project(of.taken(at, of.names)) for _, at in batches(of.rows.chosen)]
     projections = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     factors = {name: values[of.rows.chosen] for name, values in of.test.factors.items()}
     correlations = {

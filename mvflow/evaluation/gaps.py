@@ -28,8 +28,8 @@ PARTNERS = 32
 
 
 def gap_parts(of: Generation) -> dict[str, Callable[[], GapPart]]:
-    """What to compute, by name; nothing of models without a bound."""
-    if not hasattr(of.estimator, "evidence_lower_bound"):
+    """What to compute, by name; nothing of models without a bound, or where no row is complete."""
+    if not hasattr(of.estimator, "evidence_lower_bound") or not of.rows.is_complete:
         return {}
     excess = {f"excess {name}": partial(_excess, of, name) for name in of.names}
     return {"bound": partial(_bound, of), **(excess if len(of.names) > 1 else {})}

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mvflow.core import COVARIATES, Source, derive_seed, generator
+from mvflow.core import (
+    COVARIATES,
+    PRESENT,
+    UNLABELLED,
+    Source,
+    derive_seed,
+    generator,
+    without_full_masks,
+)
 from mvflow.estimators import Estimator
 from mvflow.evaluation.baselines import Baseline, Baselines
 from mvflow.evaluation.classifiers import ModalityClassifiers
@@ -22,7 +30,13 @@ from mvflow.evaluation.parts import Blocks, DiversityPart, JointPart, RebuiltPar
 from mvflow.evaluation.predictions import Prediction
 from mvflow.evaluation.predictive import PREDICTIVE_DRAWS, Predictive, Table, Units
 from mvflow.evaluation.result import Diversity, SubsetSampler
-from mvflow.evaluation.rows import EvaluationRows, Indices, batches, direction
+from mvflow.evaluation.rows import (
+    EvaluationRows,
+    Indices,
+    batches,
+    chosen_subsets,
+    direction,
+)
 from mvflow.evaluation.sampler_checks import check_sampler
 from mvflow.evaluation.scoring import score
 from mvflow.functional import pairwise_distance
@@ -40,6 +54,8 @@ __all__ = ["FeatureNetwork", "Generation"]
 MAX_DRAWN_VALUES = 2**22
 """Predictive values held at once."""
 DIVERSITY_ROWS, DIVERSITY_DRAWS = 64, 8
+MIN_SCORED = 2
+"""Rows that have all values of a table, from which on its predictions are scored."""
 DATA = "data"
 """Name of the space of the data themselves, for diversity."""
 
@@ -99,14 +115,34 @@ class Generation:
         indices = [np.where(index < 0, -1 - plain, index) for index in indices]
         return np.asarray(min([plain, *indices], key=lambda of: len(np.unique(of))), np.int64)
 
-    def estimate(self, values: ArrayLike) -> Estimate:
-        """Mean and error of values of the chosen rows, or of the first of them."""
-        return mean_and_error(values, self.clusters)
+    def clusters_of(self, at: Indices) -> Indices:
+        """The same of any rows."""
+        if self.rows.present is None:
+            return self.clusters[: len(at)]
+        columns = [c for c in self.test.columns().values() if c.index is not None]
+        every = [np.where((i := np.asarray(c.index)[at]) < 0, -1 - at, i) for c in columns]
+        return np.asarray(min([at, *every], key=lambda of: len(np.unique(of))), np.int64)
+
+    def estimate(self, values: ArrayLike, at: Indices | None = None) -> Estimate:
+        """Mean and error of values of the given rows; by default the first of those chosen."""
+        return mean_and_error(values, self.clusters if at is None else self.clusters_of(at))
 
     def taken(self, at: Indices, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Rows of some modalities, with their covariates."""
+        """Rows of some modalities, with their covariates and what of them is present."""
+        wanted = {*names, *(PRESENT + name for name in names)}
         x = self.test.take(at)
-        return {k: v for k, v in x.items() if k in names or k.startswith(COVARIATES)}
+        kept = {k: v for k, v in x.items() if k in wanted or k.startswith(COVARIATES)}
+        return without_full_masks(kept)
+
+    @cached_property
+    def subsets(self) -> dict[int, list[tuple[str, ...]]]:
+        """Subsets to condition on, by size, of which some row has all."""
+        per_size = self.estimator.config.evaluation.subsets
+        drawn = chosen_subsets(self.names, per_size, self.seed)
+        if self.rows.present is None:
+            return drawn
+        usable = {n: [s for s in of if len(self.rows.having(s, 1))] for n, of in drawn.items()}
+        return {size: of for size, of in usable.items() if of}
 
     @cached_property
     def tables(self) -> dict[str, Table]:
@@ -130,17 +166,24 @@ class Generation:
     # Draws
 
     def rows_given(self, given: Sequence[str]) -> Indices:
-        """The rows conditioned on: all that were chosen, or where a sampler is needed, few."""
-        if len(given) == 1 or not self.estimator.needs_sampler(
-            self.taken(self.rows.chosen[:1], given)
-        ):
-            return self.rows.chosen
-        return self.rows.few
+        """The rows conditioned on: all that were chosen, or where a sampler is needed, few.
+
+        Where some rows lack modalities, the first that have the given ones.
+        """
+        settings = self.estimator.config.evaluation
+        rows = self.rows.having(given, settings.rows)
+        if len(given) == 1 or not self.estimator.needs_sampler(self.taken(rows[:1], given)):
+            return rows
+        return rows[: settings.product_rows]
 
     @cached_property
     def compared(self) -> int:
         """Number of rows in every distance: biased as they are, they compare at one number."""
-        return len(self.rows.chosen if len(self.names) < 3 else self.rows.few)
+        rows = len(self.rows.chosen if len(self.names) < 3 else self.rows.few)
+        if self.rows.present is None:
+            return rows
+        subsets = [given for of in self.subsets.values() for given in of]
+        return min([rows, *(len(self.rows_given(given)) for given in subsets)])
 
     def batch_seed(self, path: tuple[str | int, ...], place: slice) -> int:
         """Of a batch; the first has no number, so that few rows are drawn as if all at once."""
@@ -171,8 +214,9 @@ class Generation:
             for name, made in self.estimator.decode(z[:1], targets, covariates=covariates).items():
                 found = self._predict(name, made[0], compared)
                 if found.classes is not None:
-                    hits[name].append(self._is_right(found.classes, at))
-                clusters = self.clusters[place][:compared]
+                    known = self.rows.is_labelled(at)
+                    hits[name].append(self._is_right(found.classes[known], at[known]))
+                clusters = self.clusters_of(rows)[place][:compared]
                 for network, values in found.features.items():
                     distances[name][network].update(values, clusters)
             for name, parts in self._predictive(tables, z, at, covariates, seed).items():
@@ -189,6 +233,7 @@ class Generation:
             sampler=self._checked_sampler(joined, len(rows)),
             predictions=predictions,
             margins=margins,
+            at=[] if self.rows.present is None else rows[self.rows.is_labelled(rows)].tolist(),
         )
 
     def _checked_sampler(self, diagnostics: Diagnostics, rows: int) -> SubsetSampler:
@@ -244,19 +289,23 @@ class Generation:
         x = self.test.take(rows)
         others: dict[str, dict[str, Baseline]] = {name: {} for name in tables}
         if self.baselines is not None:
-            others = self.baselines.predict({name: x[name] for name in given}, tables)
+            others = self.baselines.predict(self.taken(rows, given), given, tables)
         predictions, margins = {}, {}
         for name in tables:
             table = self.tables[name]
+            known = self.rows.is_full(name, rows)
+            if known.sum() < MIN_SCORED:
+                continue
+            true = x[name] if table.kind == "classes" else self._values(name, x[name])
             predictions[name], wide = score(
                 table,
                 given,
-                x[name] if table.kind == "classes" else self._values(name, x[name]),
-                Predictive.joined(predicted[name]),
-                others[name],
+                true[known],
+                Predictive.joined(predicted[name]).of_rows(known),
+                {baseline: of.of_rows(known) for baseline, of in others[name].items()},
                 draws=PREDICTIVE_DRAWS,
                 baseline_rows=0 if self.baselines is None else self.baselines.rows,
-                clusters=self.clusters[: len(rows)],
+                clusters=self.clusters_of(rows)[known],
             )
             margins[name] = wide.tolist()
         return predictions, margins
@@ -288,39 +337,53 @@ class Generation:
         """Rows encoded and decoded: whether they keep their class, and their squared error."""
         kept: dict[str, list[Any]] = {name: [] for name in self.names}
         errors: dict[str, list[Any]] = {name: [] for name in self.names}
+        of_errors: dict[str, list[Any]] = {name: [] for name in self.names}
         for place, at in batches(self.rows.chosen):
             x = self.taken(at, self.names)
             draws = self.estimator.draw(x, 1, seed=self.batch_seed(("rebuild",), place))
             covariates = getattr(draws, "covariates", {})
             for name, made in self.estimator.decode(draws.z, covariates=covariates).items():
-                errors[name].append(_squared_error(made[0], self._values(name, x[name])))
+                mask = x.get(PRESENT + name)
+                error, known = _squared_error(made[0], self._values(name, x[name]), mask)
+                errors[name].append(error)
+                of_errors[name].append(at[known])
                 if self.classifiers is not None:
-                    kept[name].append(self._is_right(self.classifiers.predict(name, made[0]), at))
+                    classes = self.classifiers.predict(name, made[0])
+                    kept[name].append(self._is_right(classes, at)[self.rows.is_labelled(at)])
+        labelled = self.rows.chosen[self.rows.is_labelled(self.rows.chosen)]
         return RebuiltPart(
-            kept={name: self.estimate(np.concatenate(v)) for name, v in kept.items() if v},
-            errors={name: self.estimate(np.concatenate(v)) for name, v in errors.items()},
+            kept={
+                name: self.estimate(np.concatenate(v), labelled)
+                for name, v in kept.items()
+                if v and len(labelled)
+            },
+            errors={
+                name: self.estimate(np.concatenate(v), rows)
+                for name, v in errors.items()
+                if len(rows := np.concatenate(of_errors[name]))
+            },
         )
 
     def diversity(self) -> DiversityPart:
         """Distance between draws given one modality of the same row, and between real rows."""
-        rows = self.rows.chosen[:DIVERSITY_ROWS]
         conditional: dict[str, dict[str, Estimate]] = {}
+        settings = self.estimator.config.evaluation
         for given in self.names:
+            rows = self.rows.having([given], settings.rows)[:DIVERSITY_ROWS]
             targets = [name for name in self.names if name != given]
             seed = derive_seed(self.seed, "diversity", given)
             draws = self.estimator.draw(self.taken(rows, [given]), DIVERSITY_DRAWS, seed=seed)
             own = {"covariates": getattr(draws, "covariates", {})}
             made = self.estimator.decode(draws.z, targets, **own) if targets else {}
             for name, values in made.items():
-                for space, value in self._spread(name, values).items():
+                for space, value in self._spread(name, values, rows).items():
                     conditional.setdefault(space, {})[direction((given,), name)] = value
-        alike = self.test.take(self._same_class(rows).ravel())
-        real = {
-            name: self._spread(
-                name, alike[name].reshape(DIVERSITY_DRAWS, len(rows), *alike[name].shape[1:])
-            )
-            for name in self.names
-        }
+        real = {}
+        for name in self.names:
+            rows = self.rows.having([name], settings.rows)[:DIVERSITY_ROWS]
+            alike = self.test.take(self._same_class(name, rows).ravel())[name]
+            draws_shape = (DIVERSITY_DRAWS, len(rows), *alike.shape[1:])
+            real[name] = self._spread(name, alike.reshape(draws_shape), rows)
         return DiversityPart(
             spaces={
                 space: Diversity(
@@ -331,20 +394,28 @@ class Generation:
             }
         )
 
-    def _same_class(self, rows: Indices) -> Indices:
-        """Other rows of each row's class, or any rows if there are no classes, (draws, rows)."""
+    def _same_class(self, name: str, rows: Indices) -> Indices:
+        """Other rows of each row's class that have a modality, or any without one, (draws, rows).
+
+        Where there are no classes, or a row's is not known, any rows that have the modality.
+        """
         rng, labels = generator(self.seed, "alike"), self.test.labels
+        present = self.rows.present
+        having = (
+            np.arange(len(self.test)) if present is None else np.flatnonzero(present.has[name])
+        )
         if labels is None:
-            return rng.integers(len(self.test), size=(DIVERSITY_DRAWS, len(rows)))
-        members = {label: np.flatnonzero(labels == label) for label in np.unique(labels[rows])}
+            return having[rng.integers(len(having), size=(DIVERSITY_DRAWS, len(rows)))]
+        members = {label: having[labels[having] == label] for label in np.unique(labels[rows])}
+        members[UNLABELLED] = having
         return np.stack([rng.choice(members[labels[r]], DIVERSITY_DRAWS) for r in rows], 1)
 
-    def _spread(self, name: str, draws: NDArray[Any]) -> dict[str, Estimate]:
+    def _spread(self, name: str, draws: NDArray[Any], rows: Indices) -> dict[str, Estimate]:
         """Diversity of draws (n, rows, *shape) in the space of the data and of all networks."""
         flat = draws.reshape(-1, *draws.shape[2:])
         spaces = {DATA: self._values(name, flat), **self._predict(name, flat).features}
         return {
-            space: self.estimate(pairwise_distance(values.reshape(*draws.shape[:2], -1)))
+            space: self.estimate(pairwise_distance(values.reshape(*draws.shape[:2], -1)), rows)
             for space, values in spaces.items()
         }
 
@@ -373,6 +444,10 @@ class Generation:
                 features[network.name] = np.asarray(network.features(name, x[:count]))
         return _Predictions(classes, features)
 
+    def _features(self, name: str, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Features of rows, if there are any."""
+        return self._predict(name, x).features if len(x) else {}
+
     def _is_right(self, classes: NDArray[Any], at: Indices) -> NDArray[np.bool_]:
         assert self.test.labels is not None
         return np.asarray(classes == self.test.labels[at])
@@ -396,7 +471,8 @@ class Generation:
         for _, at in batches(self.rows.reference):
             x = self.test.take(at)
             for name in self.names:
-                for network, values in self._predict(name, x[name]).features.items():
+                real = x[name][self.rows.is_full(name, at)]
+                for network, values in self._features(name, real).items():
                     found[name][network].update(values)
         return {n: {k: m.compute() for k, m in of.items()} for n, of in found.items()}
 
@@ -408,10 +484,11 @@ class Generation:
         """Distance of as many real rows from the reference, by modality and network."""
         found = {name: self._distances_from(name) for name in self.names}
         for place, at in batches(self.rows.chosen[: self.compared]):
-            x = self.test.take(at)
+            x, clusters = self.test.take(at), self.clusters_of(self.rows.chosen)[place]
             for name in self.names:
-                for network, values in self._predict(name, x[name]).features.items():
-                    found[name][network].update(values, self.clusters[place])
+                full = self.rows.is_full(name, at)
+                for network, values in self._features(name, x[name][full]).items():
+                    found[name][network].update(values, clusters[full])
         return {name: _blocks(of) for name, of in found.items()}
 
     @property
@@ -447,7 +524,13 @@ def _joined(parts: Sequence[Diagnostics]) -> Diagnostics:
     return Diagnostics(parts[0].method, **arrays)
 
 
-def _squared_error(made: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean squared error per value, (rows,)."""
-    error: NDArray[np.float32] = ((made - x) ** 2).reshape(len(x), -1).mean(1)
-    return error
+def _squared_error(
+    made: NDArray[np.float32], x: NDArray[np.float32], mask: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Mean squared error per value that is present, and which rows have any."""
+    error: NDArray[np.float32] = ((made - x) ** 2).reshape(len(x), -1)
+    if mask is None:
+        return error.mean(1), np.ones(len(x), bool)
+    present = np.broadcast_to(mask.reshape(len(x), -1), error.shape)
+    known: NDArray[np.bool_] = np.asarray(present.any(1))
+    return error[known].mean(1, where=present[known]), known

@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from mvflow.config import Classifiers as Settings
 from mvflow.config import Training
-from mvflow.core import Batch, DataError, Modality, Source, as_source, derive_seed, fingerprint
+from mvflow.core import (
+    PRESENT,
+    UNLABELLED,
+    Batch,
+    DataError,
+    Modality,
+    Source,
+    as_source,
+    derive_seed,
+    fingerprint,
+)
 from mvflow.nn import ModalityDict, seeded
 from mvflow.runs import read_tensors, write_tensors
 from mvflow.stages import Losses
@@ -100,13 +110,16 @@ class ModalityNetworks(ABC):
                 return kept
         made = initial(cls._count_classes(train, test), {})
         for name in sorted(m.name for m in train.modalities):
-            network, rows = made.networks[name], _distinct_rows(train, name, device)
+            network, rows = (
+                made.networks[name],
+                _distinct_rows(train, name, device, needs_classes=cls.needs_classes),
+            )
             loss = partial(cls._losses, network)
             stage = Stage(f"{cls.name}-{name}", network, loss, cls._training(settings), rows)
             order = derive_seed(seed, f"{cls.name}s")
             optimise = partial(run_stage, stage, seed=order, callback=callback)
             cls._fit(network, _values(rows), optimise)
-            held_out = _distinct_rows(test, name, device)
+            held_out = _distinct_rows(test, name, device, needs_classes=cls.needs_classes)
             made.scores[name] = made._evaluate(name, _values(held_out), _values(held_out, "label"))
         if cache is not None:
             about = {"key": key, cls.score: made.scores, "classes": made.classes}
@@ -156,7 +169,7 @@ class ModalityNetworks(ABC):
                 msg = "the data have no labels: coherence needs a class for each row"
                 raise DataError(msg)
             return 0
-        if cls.needs_classes and len(np.unique(labels)) < 2:
+        if cls.needs_classes and len(np.unique(labels[labels != UNLABELLED])) < 2:
             msg = "all training rows have the same label: coherence needs two classes or more"
             raise DataError(msg)
         return int(max(labels.max(), test.labels.max())) + 1
@@ -228,21 +241,41 @@ class ModalityNetworks(ABC):
         """Score of a trained network on held-out values."""
 
 
-def _distinct_rows(source: Source, name: str, device: str) -> Table:
-    """Each stored value of a modality that a row uses, once, with its label (0 without labels)."""
-    column = source.columns()[name]
+def _distinct_rows(
+    source: Source, name: str, device: str, *, needs_classes: bool = False
+) -> Table:
+    """Each stored value of a modality that a row uses, once, with its label (0 without labels).
+
+    Values of which something is missing are left out, and where classes are needed those of rows
+    whose class is not known.
+    """
+    columns = source.columns()
+    column, mask = columns[name], columns.get(PRESENT + name)
     labels = np.zeros(len(source), np.int64) if source.labels is None else source.labels
     values = column.values
-    if column.index is not None:
-        rows = np.flatnonzero(np.asarray(column.index) >= 0)
-        used, first = np.unique(column.index[rows], return_index=True)
-        first = rows[first]
-        values, labels = values[used], labels[first]
-    columns = {
+    index = np.arange(len(source)) if column.index is None else np.asarray(column.index)
+    usable = index >= 0
+    if mask is not None and len(mask.values.shape) > 1:
+        is_full = np.asarray(np.asarray(mask.values).reshape(len(mask.values), -1).all(1))
+        usable &= is_full[index]
+    if needs_classes:
+        usable &= labels != UNLABELLED
+    if not usable.any():
+        msg = (
+            f"no row has all values of modality {name!r}"
+            f"{' and a class that is known' if needs_classes else ''}: "
+            "nothing can be learnt of it; evaluate without classifiers"
+        )
+        raise DataError(msg)
+    if column.index is not None or not usable.all():
+        rows = np.flatnonzero(usable)
+        used, first = np.unique(index[rows], return_index=True)
+        values, labels = values[used], labels[rows[first]]
+    tensors = {
         key: TensorColumn(torch.from_numpy(np.array(array)).to(device), None)
         for key, array in (("x", values), ("label", labels))
     }
-    return Table(columns, len(values))
+    return Table(tensors, len(values))
 
 
 def _values(rows: Table, key: str = "x") -> Tensor:

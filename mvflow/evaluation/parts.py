@@ -72,6 +72,7 @@ class SubsetPart(_Part):
         sampler: diagnostics of the draws.
         predictions: of tables.
         margins: (levels, columns) by which their intervals are widened, in stored units.
+        at: which rows of the source `hits` are of; empty: the first of those chosen.
     """
 
     given: tuple[str, ...]
@@ -83,6 +84,7 @@ class SubsetPart(_Part):
     sampler: SubsetSampler
     predictions: dict[str, Prediction] = {}
     margins: dict[str, list[list[float]]] = {}
+    at: list[int] = []
 
 
 class JointPart(_Part):

@@ -133,6 +133,14 @@ class Predictive(NamedTuple):
             np.concatenate(density),
         )
 
+    def of_rows(self, kept: NDArray[np.bool_]) -> Predictive:
+        """Of some of the rows."""
+        if kept.all():
+            return self
+        ends = None if self.ends is None else self.ends[:, :, kept]
+        crps = None if self.crps is None else self.crps[kept]
+        return Predictive(self.mean[kept], ends, crps, self.log_density[kept])
+
 
 def halves(clusters: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Rows that calibrate, and rows that are measured, twice; clusters are not divided."""

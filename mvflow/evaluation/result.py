@@ -19,6 +19,7 @@ __all__ = [
     "ImportanceCheck",
     "InferenceGaps",
     "Latent",
+    "MeasuredRows",
     "Method",
     "Projections",
     "SamplerCheck",
@@ -256,6 +257,50 @@ class Method(Values):
     protocol: str = ""
 
 
+class MeasuredRows(Values):
+    """Which test rows were measured, where some lack modalities, values or their class.
+
+    Args:
+        rows: of the split.
+        complete: rows that have all modalities.
+        labelled: rows whose class is known; None without classes.
+        has: modality -> rows that have it.
+        full: modality -> rows that have all of its values.
+        given: subset -> rows conditioned on.
+    """
+
+    rows: int
+    complete: int
+    labelled: int | None = None
+    has: dict[str, int]
+    full: dict[str, int]
+    given: dict[str, int]
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        lacking = [f"{name} {n:,}" for name, n in self.has.items() if n < self.rows]
+        parts = []
+        if self.complete < self.rows:
+            parts.append(
+                f"of {self.rows:,} test rows {self.complete:,} have all modalities "
+                f"({', '.join(lacking)})"
+            )
+        gaps = [f"{n} in {self.has[n] - k:,}" for n, k in self.full.items() if k < self.has[n]]
+        if gaps:
+            parts.append(f"values are missing ({', '.join(gaps)} rows)")
+        if self.labelled is not None and self.labelled < self.rows:
+            parts.append(f"the class is known of {self.labelled:,} of {self.rows:,} rows")
+        told = "; ".join(parts)
+        rule = (
+            "what is given is taken from rows that have it, predictions are scored on rows that "
+            "have all values of their target, coherence on rows whose class is known, and what "
+            "needs all modalities is measured on "
+        )
+        last = "rows that have them all" if self.complete else "what each row has"
+        return f"{told[:1].upper()}{told[1:]}: {rule}{last}."
+
+
 class Evaluation(Result):
     """Everything that is measured of a trained model on test rows.
 
@@ -291,6 +336,7 @@ class Evaluation(Result):
         method: how numbers were drawn; None of an evaluation of an older version.
         networks: feature network -> whose weights it has, with a hash; those that mvflow trained
             itself are not named.
+        presence: which test rows were measured; None if they lack nothing.
     """
 
     facts: dict[str, str]
@@ -322,3 +368,4 @@ class Evaluation(Result):
     distinct: dict[str, int] = {}
     method: Method | None = None
     networks: dict[str, str] = {}
+    presence: MeasuredRows | None = None

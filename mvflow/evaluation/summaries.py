@@ -30,6 +30,7 @@ def coherence(
     reconstruction: Mapping[str, Estimate],
     labels: NDArray[np.int64],
     clusters: NDArray[np.int64],
+    at: Sequence[NDArray[np.int64]] | None = None,
 ) -> Coherence:
     """Shares of the right class.
 
@@ -37,16 +38,20 @@ def coherence(
         subsets: what was generated.
         joint: prior -> what was drawn from it.
         reconstruction: modality -> share of rows that keep their class.
-        labels: of the chosen rows.
-        clusters: of the chosen rows: those of one number depend on each other.
+        labels: of the rows measured.
+        clusters: of the rows measured: those of one number depend on each other.
+        at: which of them each subset has; None: the first ones.
     """
     means = [np.mean([*s.hits.values()], axis=0) for s in subsets]
+    places = [np.arange(len(m)) for m in means] if at is None else at
     sizes = [len(s.given) for s in subsets]
     by_class: dict[int, Estimate] = {}
     for label in np.unique(labels) if means else ():
-        parts = [m[labels[: len(m)] == label] for m in means]
+        own = labels == label
+        parts = [m[own[rows]] for m, rows in zip(means, places, strict=True)]
         if min(map(len, parts)):
-            by_class[int(label)] = mean_of_means(parts, clusters[labels == label])
+            ranks = [(np.cumsum(own) - 1)[rows[own[rows]]] for rows in places]
+            by_class[int(label)] = mean_of_means(parts, clusters[own], ranks)
     drawn = {name: np.array(part.classes) for name, part in joint.items()}
     agreed = {name: mean_and_error(agreement(classes)) for name, classes in drawn.items()}
     chance = {name: float(chance_agreement(classes)) for name, classes in drawn.items()}
@@ -58,17 +63,19 @@ def coherence(
         conditional_chance=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
         conditional_balanced=_balanced(by_class),
         conditional={
-            key: mean_and_error(hits, clusters)
-            for s in subsets
+            key: mean_of_means([hits], clusters, [rows])
+            for s, rows in zip(subsets, places, strict=True)
             for key, hits in _directions(s.given, s.hits).items()
         },
         conditional_by_observed={
             size: mean_of_means(
-                [m for m, of in zip(means, sizes, strict=True) if of == size], clusters
+                [m for m, of in zip(means, sizes, strict=True) if of == size],
+                clusters,
+                [rows for rows, of in zip(places, sizes, strict=True) if of == size],
             )
             for size in dict.fromkeys(sizes)
         },
-        conditional_mean=mean_of_means(means, clusters) if means else None,
+        conditional_mean=mean_of_means(means, clusters, places) if means else None,
         conditional_by_class=by_class,
         reconstruction=dict(reconstruction),
         unsound=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,9 +13,20 @@ import torch.distributions as td
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mvflow.core.parts import Later
 from mvflow.likelihoods.base import Likelihood, Shape
+from mvflow.likelihoods.scales import column_moments
+from mvflow.nn.inputs import MeasuredInputs
 
-__all__ = ["CountDistribution", "CountLikelihood", "Log1p", "LogShares", "Rates", "bounded"]
+__all__ = [
+    "CountDistribution",
+    "CountLikelihood",
+    "Log1p",
+    "LogShares",
+    "Rates",
+    "StandardisedCounts",
+    "bounded",
+]
 
 LOG_BOUND = 20.0
 """Decoders' log means, log dispersions and log odds stay within exp(-20)...exp(20)."""
@@ -39,6 +50,8 @@ class CountLikelihood(Likelihood):
     takes_bytes: ClassVar[bool] = False
 
     library: str = "none"
+    inputs: Annotated[Literal["log", "standardised"], Later()] = "log"
+    """What fully connected encoders see: logarithms, or `StandardisedCounts`."""
 
     @property
     def size_covariate(self) -> str | None:
@@ -85,8 +98,11 @@ class CountLikelihood(Likelihood):
         )
 
     def flat(self, shape: Shape) -> nn.Module:
-        """Vectors of log(1 + x), or of log(1 + 10^4 x / library size)."""
-        first = LogShares() if self.library == "observed" else Log1p()
+        """Vectors of log(1 + x), or of log(1 + 10^4 x / library size); perhaps standardised."""
+        by_row = self.library == "observed"
+        if self.inputs == "standardised":
+            return nn.Sequential(StandardisedCounts(self.flat_features(shape), by_row=by_row))
+        first = LogShares() if by_row else Log1p()
         return nn.Sequential(first, nn.Flatten())
 
 
@@ -120,6 +136,49 @@ class LogShares(nn.Module):
         """Map counts to logarithms of their shares."""
         total = x.sum(tuple(range(1, x.ndim)), keepdim=True).clamp_min(1)
         return torch.log1p(SHARES_PER * x / total)
+
+
+class StandardisedCounts(MeasuredInputs):
+    """Counts on a scale where their noise is even, columns brought to mean 0 and deviation 1.
+
+    Where library sizes are modelled apart these are square roots of shares, whose noise is mostly
+    that of counting; else log(1 + x).
+
+    Args:
+        columns: counts of a row.
+        by_row: whether counts are divided by the sum of their row.
+
+    Examples:
+        >>> layer = StandardisedCounts(2, by_row=True)
+        >>> layer.measure(lambda: [torch.tensor([[1.0, 0.0], [1.0, 3.0]])])
+        >>> layer(torch.tensor([[1.0, 0.0], [2.0, 6.0]]))
+        tensor([[ 1., -1.],
+                [-1.,  1.]])
+    """
+
+    def __init__(self, columns: int, *, by_row: bool) -> None:
+        super().__init__()
+        self.by_row = by_row
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(columns))
+        self.register_buffer("std", torch.ones(columns))
+
+    def measure(self, blocks: Callable[[], Iterable[Tensor]]) -> None:
+        """Mean and deviation of each column; 1 where it is constant."""
+        mean, std = column_moments(lambda: map(self._even, blocks()), tuple(self.mean.shape))
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows of counts as vectors."""
+        return (self._even(x) - self.mean) / self.std
+
+    def _even(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        if not self.by_row:
+            return torch.log1p(x)
+        return torch.sqrt(SHARES_PER * x / x.nansum(1, keepdim=True).clamp_min(1))
 
 
 @dataclass(frozen=True, slots=True)

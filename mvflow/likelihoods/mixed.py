@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from mvflow.core import ConfigError
 from mvflow.core.parts import Kind, Section
 from mvflow.likelihoods.base import Likelihood, Shape, independent
+from mvflow.nn.inputs import MeasuredInputs
 
 __all__ = ["Group", "Mixed"]
 
@@ -174,12 +176,23 @@ def _of_group(learned: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
     return own | {k: v for k, v in learned.items() if k == "size"}
 
 
-class _Flat(nn.Module):
+class _Flat(MeasuredInputs):
     """Groups of columns through a module each, side by side."""
 
     def __init__(self, modules: Iterable[nn.Module], columns: list[int]) -> None:
         super().__init__()
         self.parts, self.columns = nn.ModuleList(modules), columns
+
+    def measure(self, blocks: Callable[[], Iterable[Tensor]]) -> None:
+        """Each group of its columns."""
+
+        def of_group(i: int) -> Iterator[Tensor]:
+            return (x.split(self.columns, -1)[i] for x in blocks())
+
+        for i, part in enumerate(self.parts):
+            for layer in part.modules():
+                if isinstance(layer, MeasuredInputs):
+                    layer.measure(partial(of_group, i))
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = zip(self.parts, x.split(self.columns, -1), strict=True)

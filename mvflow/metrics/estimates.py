@@ -50,12 +50,17 @@ def mean_and_error(values: ArrayLike, clusters: ArrayLike | None = None) -> Esti
     return mean_of_means([values], clusters)
 
 
-def mean_of_means(parts: Sequence[ArrayLike], clusters: ArrayLike | None = None) -> Estimate:
+def mean_of_means(
+    parts: Sequence[ArrayLike],
+    clusters: ArrayLike | None = None,
+    at: Sequence[ArrayLike] | None = None,
+) -> Estimate:
     """Mean of the means of several series of the same rows, and its standard error.
 
     Args:
         parts: values of each row, (rows,); a shorter series has only the first rows.
         clusters: as in `mean_and_error`.
+        at: which rows each series has, where they are others than the first.
 
     Raises:
         UsageError: if a series has no values.
@@ -63,17 +68,22 @@ def mean_of_means(parts: Sequence[ArrayLike], clusters: ArrayLike | None = None)
     Examples:
         >>> mean_of_means([[1.0, 0.0], [0.0, 1.0]])  # rows that make up for one another
         Estimate(mean=0.5, standard_error=0.0)
+        >>> mean_of_means([[1.0, 0.0], [0.0, 1.0]], at=[[0, 1], [2, 3]]).standard_error > 0
+        True
     """
     series = [np.asarray(part, np.float64) for part in parts]
     if not series or min(map(len, series)) == 0:
         msg = "no value was given: the mean has no value"
         raise UsageError(msg)
     means = [float(values.mean()) for values in series]
-    influence: NDArray[Any] = np.zeros(max(map(len, series)))
-    for values, mean in zip(series, means, strict=True):
-        influence[: len(values)] += (values - mean) / (len(values) * len(series))
+    rows = [np.arange(len(values)) for values in series] if at is None else [*map(np.asarray, at)]
+    used = np.unique(np.concatenate(rows))
+    influence: NDArray[Any] = np.zeros(len(used))
+    for values, mean, own in zip(series, means, rows, strict=True):
+        places = np.searchsorted(used, own)
+        influence[places] += (values - mean) / (len(values) * len(series))
     if clusters is not None:
-        _, of = np.unique(np.asarray(clusters)[: len(influence)], return_inverse=True)
+        _, of = np.unique(np.asarray(clusters)[used], return_inverse=True)
         influence = np.bincount(of, influence)
     count = len(influence)
     squares = float((influence**2).sum())

@@ -16,7 +16,7 @@ from mvflow.nn.defaults import torch_defaults
 from mvflow.nn.gaps import GapsEncoder, GapsNetwork
 from mvflow.nn.gather import all_gather, sharded
 from mvflow.nn.inception import InceptionV3
-from mvflow.nn.inputs import OneHot, Standardise, flat, flat_features
+from mvflow.nn.inputs import MeasuredInputs, OneHot, Standardise, flat, flat_features
 from mvflow.nn.layers import BatchNorm, Layer, LayersDecoder, LayersEncoder, LayersNetwork
 from mvflow.nn.mlp import MLP, MLPNetwork
 from mvflow.nn.precision import upcast_to_float32
@@ -39,6 +39,7 @@ __all__ = [
     "LayersEncoder",
     "LayersNetwork",
     "MLPNetwork",
+    "MeasuredInputs",
     "ModalityDict",
     "Network",
     "OneHot",

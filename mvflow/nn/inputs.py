@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mvflow.core import Modality
 
-__all__ = ["OneHot", "Standardise", "flat", "flat_features"]
+__all__ = ["MeasuredInputs", "OneHot", "Standardise", "flat", "flat_features"]
 
 
 class OneHot(nn.Module):
@@ -29,6 +29,19 @@ class OneHot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map integers to indicators."""
         return x if x.is_floating_point() else nn.functional.one_hot(x, self.classes).float()
+
+
+class MeasuredInputs(nn.Module):
+    """Base of first layers that take something of all training rows before a stage begins."""
+
+    def measure(self, blocks: Callable[[], Iterable[Tensor]]) -> None:
+        """Take what is needed.
+
+        Args:
+            blocks: gives the rows, some at a time, with NaN where a value is absent; it may be
+                called more than once.
+        """
+        raise NotImplementedError
 
 
 class Standardise(nn.Module):

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mvflow.core import COVARIATES, covariate_columns
+from mvflow.core import (
+    COVARIATES,
+    PRESENT,
+    complete_rows,
+    covariate_columns,
+    without_full_masks,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +37,8 @@ class Entry:
     Args:
         name: what the report calls it, usually the run directory's name.
         estimator: the model.
-        test: rows that it was not trained on.
+        test: rows that it was not trained on; of those that lack modalities only complete ones
+            are shown, if there are any.
         history: records of all epochs (`RunDirectory.history`).
         manifest: versions and stages (`RunDirectory.manifest`).
         store: what the data set says of itself (`Store.info`).
@@ -49,6 +56,9 @@ class Entry:
     metrics: Evaluation | None
     calibration: Calibration | None = None
     image_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test", complete_rows(self.test))
 
     @cached_property
     def facts(self) -> dict[str, str]:
@@ -75,11 +85,14 @@ class Entry:
         """Arrays of some test rows: modalities, and those covariates that the model has."""
         taken, known = self.test.take(rows), self.estimator.config.covariates
         wanted = {*self.names, *(f"{COVARIATES}{name}" for name in known)}
-        return {name: x for name, x in taken.items() if name in wanted}
+        wanted |= {f"{PRESENT}{name}" for name in self.names}
+        kept = {name: x for name, x in taken.items() if name in wanted}
+        return without_full_masks(kept)
 
     def observed(self, x: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
         """What a model sees of rows of which some modalities are given."""
-        return {**{name: x[name] for name in given}, **covariate_columns(x)}
+        names = {key for name in given for key in (name, PRESENT + name)}
+        return {**{k: v for k, v in x.items() if k in names}, **covariate_columns(x)}
 
     @property
     def curves(self) -> list[StageCurve]:

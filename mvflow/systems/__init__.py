@@ -13,7 +13,7 @@ from mvflow.systems.base import (
     build_system,
     stages_of,
 )
-from mvflow.systems.decoders import Decoders, present_values
+from mvflow.systems.decoders import Decoders, measure_inputs, present_values
 from mvflow.systems.joint_vae import JointVAE
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Projects",
     "System",
     "build_system",
+    "measure_inputs",
     "present_values",
     "stages_of",
 ]

@@ -14,6 +14,7 @@ from mvflow.config import Config
 from mvflow.core import PRESENT, ConfigError, Covariate, LatentSpace, Modality, Observed
 from mvflow.likelihoods import LikelihoodModule
 from mvflow.nn import (
+    MeasuredInputs,
     ModalityDict,
     encode_rows,
     join_covariates,
@@ -28,6 +29,7 @@ __all__ = [
     "build_decoders",
     "build_encoder",
     "build_encoders",
+    "measure_inputs",
     "network_settings",
     "present_values",
 ]
@@ -174,6 +176,17 @@ def present_values(rows: Rows, name: str) -> Iterator[Tensor]:
             wide = present.reshape(*present.shape, *([1] * (x.ndim - present.ndim)))
             x = torch.where(wide, x, torch.nan)
         yield x
+
+
+@torch.no_grad()
+def measure_inputs(networks: ModalityDict, rows: Rows) -> None:
+    """Let the first layers of networks by modality take what they need of all training rows."""
+    for name, network in networks.items():
+        inner: set[nn.Module] = set()
+        for part in network.modules():
+            if isinstance(part, MeasuredInputs) and part not in inner:
+                part.measure(partial(present_values, rows, name))
+                inner.update(part.modules())
 
 
 def build_encoder(config: Config, modality: Modality, out_features: int) -> nn.Module:

@@ -32,6 +32,7 @@ from mvflow.nn import (
 from mvflow.posteriors import FlowPosterior, MatchingPosterior, build_posterior
 from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
+from mvflow.systems.augmenting import augmentation_settings, augmentations_of, augmented
 from mvflow.systems.decoders import build_encoder
 from mvflow.systems.importance_weighted import importance_weighted_losses
 from mvflow.systems.joint_system import JointEncoderSystem, JointTraining, build_joint_vae
@@ -100,6 +101,7 @@ class JNF(JointEncoderSystem):
         super().__init__(settings, joint)
         self.projectors = None if projectors is None else ModalityDict(projectors)
         self.flows = None if flows is None else ModalityDict(flows)
+        self.augmentations = augmentations_of(settings)
         self.subset_module = self.rule.build(self)
 
     @classmethod
@@ -179,10 +181,13 @@ class JNF(JointEncoderSystem):
             "modalities": {
                 n: m.model_dump(mode="json", include=kept) for n, m in networks.items()
             },
+            **augmentation_settings(self.augmentations),
         }
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
             assert self.projectors is not None
+            if self.projectors.training:
+                observed = augmented(observed, self.augmentations)
             projections = {n: self.projectors[n](x) for n, x in sorted(observed.x.items())}
             total = objective.loss({n: all_gather(g) for n, g in projections.items()})
             return Losses(total, {objective.kind: total})
@@ -222,24 +227,47 @@ class JNF(JointEncoderSystem):
         keep_data: bool = False,
     ) -> StageSpec:
         """A stage on draws of the frozen q(z|X), one of each row (Eq. 8)."""
-        prefix = "cached/projections/" if keep_data else ""
+        prefix, augments = "cached/projections/" if keep_data else "", bool(self.augmentations)
+
+        def seen(observed: Observed) -> Observed:
+            """With what posteriors see of the rows, where that could not be computed before."""
+            if augments and module.training:
+                observed = augmented(observed, self.augmentations)
+            if self.projectors is None or not augments:
+                return observed
+            with torch.no_grad():
+                projections = {prefix + n: self.project(n, x) for n, x in observed.x.items()}
+            if not keep_data:
+                return observed._replace(x=projections)
+            ready = {k.removeprefix("cached/"): g for k, g in projections.items()}
+            return observed._replace(cached={**observed.cached, **ready})
 
         def of_batch(observed: Observed, progress: float | Tensor) -> Losses:
             loc, scale = observed.cached["joint_posterior"].unbind(1)
-            return loss(torch.addcmul(loc, scale, torch.randn_like(loc)), observed)
+            z = torch.addcmul(loc, scale, torch.randn_like(loc))
+            return loss(z, seen(observed))
+
+        def blocks(rows: Rows, name: str, is_data: bool) -> Iterator[Tensor]:
+            if is_data or self.projectors is None:
+                return _column(rows, name)
+            if not augments:
+                return _column(rows, prefix + name)
+            return (self.project(name, x) for x in _column(rows, name))
 
         def start(rows: Rows) -> None:
             for part in module.modules():
                 if isinstance(part, FlowPosterior | MatchingPosterior):
                     part.standardise(self.latent_mean, self.latent_std)
-            for column, encoder in _encoders(module, prefix):
+            for column, is_data, encoder in _encoders(module):
                 for part in encoder.modules():
                     if isinstance(part, Standardise):
-                        part.fit(partial(_column, rows, column))
+                        part.fit(partial(blocks, rows, column, is_data))
 
         columns, needs = [self.latents], self.encoder_stages
+        reads = {**reads, **augmentation_settings(self.augmentations)}
         if self.projectors is not None:
-            columns += [self._projections(m.name, prefix) for m in self.modalities]
+            if not augments:
+                columns += [self._projections(m.name, prefix) for m in self.modalities]
             if isinstance(self.settings.projector, Objective):
                 needs = ("projectors", "joint")
             reads = {**reads, "projector": dump(self.settings.projector, "projectors")}
@@ -321,12 +349,12 @@ def _with_training_of_flows(raw: Any) -> Any:
     return {**raw, "subset": {**same, **subset}}
 
 
-def _encoders(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Networks within the module of posteriors, with the columns that they read."""
+def _encoders(module: nn.Module) -> Iterator[tuple[str, bool, nn.Module]]:
+    """Networks within the module of posteriors: modality, whether it sees data, network."""
     seen = module if isinstance(module, ModalityDict) else getattr(module, "encoders", None)
-    for before, encoders in ((prefix, seen), ("", getattr(module, "data_encoders", None))):
+    for is_data, encoders in ((False, seen), (True, getattr(module, "data_encoders", None))):
         if isinstance(encoders, ModalityDict):
-            yield from ((before + name, encoder) for name, encoder in encoders.items())
+            yield from ((name, is_data, encoder) for name, encoder in encoders.items())
 
 
 def _column(rows: Rows, name: str) -> Iterator[Tensor]:

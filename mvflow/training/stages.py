@@ -9,9 +9,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from mvflow.core import DataError, Observed
-from mvflow.nn import GapsEncoder
+from mvflow.nn import GapsEncoder, ModalityDict
 from mvflow.stages import Losses, StageSpec
-from mvflow.systems import Decoders, present_values
+from mvflow.systems import Decoders, measure_inputs, present_values
 from mvflow.training.caching import ColumnCache, with_cached_columns
 from mvflow.training.stage import Stage
 from mvflow.training.table import Table
@@ -50,6 +50,8 @@ def build_stage(
     for part in spec.module.modules():
         if isinstance(part, Decoders):
             part.measure(seen[0])
+        elif isinstance(part, ModalityDict):
+            measure_inputs(part, seen[0])
         if isinstance(part, GapsEncoder):
             part.measure(partial(present_values, seen[0], part.modality))
     if spec.start is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.config import Config, assign, config_from_dict
-from mvflow.core import Source, fingerprint, generator
+from mvflow.core import Source, covariate_columns, fingerprint, generator
 from mvflow.core.files import read_json, write_json
 from mvflow.estimators import Estimator, estimator_class
 
@@ -163,14 +163,21 @@ class _Search:
 
 
 def imputation_score(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> float:
-    """Mean R² over columns and modalities, each from all others; not below -1 for a column."""
-    names = [m.name for m in model.modalities]
+    """Mean R² over columns and modalities, each from all others; not below -1 for a column.
+
+    Counts enter as log(1 + x), as they do wherever models are compared.
+    """
+    specs = {m.name: m for m in model.modalities}
+    covariates = covariate_columns(rows)
     scores = []
-    for name in names:
-        given = {n: rows[n] for n in names if n != name}
+    for name, modality in specs.items():
+        given = {n: rows[n] for n in specs if n != name} | covariates
         drawn = model.generate(given, DRAWS, targets=[name], noise=False)[name]
         x = np.asarray(rows[name], np.float64).reshape(len(rows[name]), -1)
-        error = ((x - drawn.mean(0, dtype=np.float64).reshape(x.shape)) ** 2).mean(0)
+        mean = drawn.mean(0, dtype=np.float64).reshape(x.shape)
+        if "library" in type(modality.likelihood_part).model_fields:
+            x, mean = np.log1p(x), np.log1p(mean)
+        error = ((x - mean) ** 2).mean(0)
         variance = x.var(0)
         varies = variance > 0
         scores.append(np.maximum(1 - error[varies] / variance[varies], -1).mean())

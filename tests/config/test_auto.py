@@ -89,3 +89,27 @@ def test_every_choice_is_a_model_that_runs(found, rows):
 
 def test_the_same_data_give_the_same_configuration():
     assert auto_config([IMAGE, TABLE], 500) == auto_config([IMAGE, TABLE], 500)
+
+
+COUNTS = Modality("rna", (30,), {"kind": "negative-binomial", "inputs": "standardised"})
+
+
+@pytest.mark.parametrize("covariates", [False, True])
+def test_tables_with_counts_or_covariates_keep_their_likelihoods_and_get_linear_paths(covariates):
+    """A factor analysis is for numbers alone; covariates are kept out of the latents."""
+    config = auto(COUNTS, TABLE, covariates=covariates)
+    assert config.modalities["rna"].likelihood == COUNTS.likelihood_part
+    assert config.modalities["table"].likelihood.scale == "learned"
+    assert {m.encoder.kind for m in config.modalities.values()} == {"linear-mlp"}
+    assert (config.joint.start, config.subset.kind) == ("random", "kernel")
+    assert (config.joint.independence > 0) == covariates
+    assert auto(TABLE).joint.start == "factor-analysis"
+    assert auto(TABLE, covariates=True).joint.start == "random"
+    assert auto(COUNTS, rows=10**6).subset.kind == "amortised"
+
+
+@pytest.mark.parametrize("system", ["mvae", "mopoe", "jmvae", "jnf-shared", "mmvae"])
+def test_tables_of_counts_can_be_trained_by_other_systems(system):
+    raw = auto_config([COUNTS, TABLE], 500, covariates=True)
+    config = config_from_dict(resolved(raw, [f"system={system}"]))
+    assert build_system(config)

@@ -88,7 +88,7 @@ def originals(name):
 COLUMNS = {
     "table": (rng().normal(50, 9, (ROWS, 3)), "normal", "standardise"),
     "ready": (rng(1).normal(size=(2000, 3)), "normal", "none"),
-    "counts": (rng(2).poisson(1.5, (ROWS, 8)) * 5, "normal", "log1p"),
+    "counts": (rng(2).poisson(1.5, (ROWS, 8)) * 5, "negative-binomial", "none"),
     "flags": (rng(3).integers(2, size=(ROWS, 4)), "bernoulli", "none"),
     "bits": (rng(4).integers(2, size=(ROWS, 9, 9)).astype(bool), "bernoulli", "none"),
     "image": (rng(5).integers(256, size=(ROWS, 8, 8), dtype=np.uint8), "laplace", "none"),
@@ -121,8 +121,9 @@ def test_values_are_understood_and_can_be_restored(here, name):
 
 @pytest.mark.parametrize("name", ["table", "counts", "single", "series"])
 def test_units_are_those_of_the_training_rows(here, name):
+    """Counts are transformed only for a likelihood of numbers."""
     np.save("x.npy", COLUMNS[name][0])
-    imported(modalities={name: "x.npy"})
+    imported(modalities={name: "x.npy"}, likelihoods={name: "normal"})
     train = stored(name).astype(np.float64)
     np.testing.assert_allclose(train.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(train.std(0), 1, rtol=1e-5)
@@ -177,7 +178,7 @@ def test_columns_have_transforms_of_their_own(here):
         imported(modalities={"s": "s.npy"}, transforms={"s": "quantile"})
 
 
-@pytest.mark.parametrize("kind", ["counts", "numbers", "flags", "negative-binomial"])
+@pytest.mark.parametrize("kind", ["log1p", "counts", "numbers", "flags", "poisson"])
 def test_sparse_matrices_stay_sparse_and_can_be_restored(here, kind):
     x = sparse.random(ROWS, 6, 0.3, "csr", random_state=1)
     x.data = {
@@ -186,10 +187,11 @@ def test_sparse_matrices_stay_sparse_and_can_be_restored(here, kind):
     }.get(kind, np.ceil(x.data * 30))
     obs, var = [f"c{i}" for i in range(ROWS)], [f"g{j}" for j in range(6)]
     write_annotated("x.h5ad", x, obs, var)
-    likelihoods = {"x": kind} if kind == "negative-binomial" else {}
-    done = imported(modalities={"x": "x.h5ad"}, likelihoods=likelihoods)
+    likelihoods = {"x": kind} if kind == "poisson" else {}
+    transforms = {"x": kind} if kind == "log1p" else {}
+    done = imported(modalities={"x": "x.h5ad"}, likelihoods=likelihoods, transforms=transforms)
     assert "sparse, 30.0% filled" in done.understood[0]
-    expected = {"flags": "bernoulli", kind: kind} if "-" in kind else {"flags": "bernoulli"}
+    expected = {"flags": "bernoulli", "poisson": "poisson", "counts": "negative-binomial"}
     assert specification("x").kind == expected.get(kind, "normal")
     with Store.open("out.h5") as store:
         assert store["train"].units["x"].names == tuple(var)
@@ -200,7 +202,7 @@ def test_sparse_matrices_stay_sparse_and_can_be_restored(here, kind):
             assert ((values == 0) == (x.toarray()[rows] == 0)).all()
             back = split.units["x"].restore(values)
             np.testing.assert_allclose(back, x.toarray()[rows], rtol=1e-5, atol=1e-5)
-    if kind == "counts":
+    if kind == "log1p":
         train = stored("x").std(0)
         np.testing.assert_allclose(train[train > 0], 1, rtol=1e-5)
 

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from mvflow.config import Classifiers, EvaluationSettings
 from mvflow.core import ArraySource, Modality, UsageError, as_source, generator
 from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
+from mvflow.evaluation.baselines import PENALTIES, Baselines
 from mvflow.inference import Diagnostics, HMCSampler
 from mvflow.report import Entry, write_report
 
@@ -180,3 +181,140 @@ def test_it_has_a_report(rows, measured, tmp_path):
     assert "Latent space of mine: 600 test rows" in text
     assert "All draws are exact: no sampler is needed." in text
     assert "Posterior density" not in text
+
+
+class MaskedFactorModel(FactorModel):
+    """The same, whose exact posterior takes rows that lack values."""
+
+    def draw(self, given=None, n=1, *, seed=0, **_):
+        if not given:
+            return super().draw(None, n, seed=seed)
+        x = {k: v for k, v in given.items() if "/" not in k}
+        masks = {k: given.get(f"present/{k}", np.ones(v.shape, bool)) for k, v in x.items()}
+        masks = {k: np.broadcast_to(m.reshape(len(m), -1), x[k].shape) for k, m in masks.items()}
+        count = 1 + sum(m.sum(1) for m in masks.values())
+        mean = sum(np.where(masks[k], v, 0).sum(1) for k, v in x.items()) / count
+        noise = generator(seed).normal(size=(n, len(mean))) / count**0.5
+        return SimpleNamespace(z=(mean + noise)[..., None], diagnostics=EXACT, covariates={})
+
+
+def lacking(kind, absent=np.nan):
+    """Rows of which 60 % have both modalities, or a third of the values of `a` are missing."""
+    model, rng = FactorModel(), np.random.default_rng(7)
+    z = rng.normal(size=(600, 1))
+    x = model.simulate(z, seed=2)
+    labels = np.where(rng.random(600) < 0.2, -1, z[:, 0] > 0)
+    dropped = rng.random(600)
+    present = {"a": dropped > 0.2, "b": (dropped < 0.2) | (dropped > 0.4)}
+    if kind == "entries":
+        present = {"a": rng.random(x["a"].shape) > 1 / 3}
+        present["a"][:, 0] |= ~present["a"].any(1)
+    for name, mask in present.items():
+        wide = mask.reshape(600, -1)
+        x[name] = np.where(wide, x[name], absent)
+    return ArraySource(x, model.modalities, labels=labels, present=present), present
+
+
+@pytest.fixture(scope="module")
+def judged(rows):
+    return ModalityClassifiers.train(rows, rows, Classifiers(kind="mlp", epochs=5))
+
+
+@pytest.mark.parametrize("kind", ["rows", "entries"])
+def test_rows_that_lack_something_are_measured_as_far_as_they_go(judged, kind):
+    data, present = lacking(kind)
+    train, _ = lacking(kind)
+    found = evaluate(MaskedFactorModel(), data, judged, train=train)
+    seen = found.presence
+    assert seen.rows == 600
+    assert seen.labelled == (data.labels >= 0).sum()
+    complete = np.all([m.reshape(600, -1).any(1) for m in present.values()], 0)
+    assert seen.complete == complete.sum()
+    assert seen.full["a"] == present["a"].reshape(600, -1).all(1).sum()
+    assert found.rows == min(300, complete.sum())
+    assert found.rows_by_observed == {1: 300}
+    for direction, prediction in found.predictions.items():
+        r2, target = prediction.model.r2, direction[-1]
+        scored = seen.full[target] if kind == "entries" else complete.sum()
+        assert prediction.rows == pytest.approx(min(scored, 300), rel=0.6 * (kind == "entries"))
+        for name in ("ridge", "neighbours"):
+            assert prediction.baselines[name].r2.mean < r2.mean + 4 * r2.standard_error
+        cover = prediction.model.intervals[0.9].coverage
+        assert abs(cover.mean - 0.9) < 4 * max(cover.standard_error, 0.02)
+    if kind == "rows":  # exactly as of complete rows
+        r2 = found.predictions["a->b"].model.r2
+        assert abs(r2.mean - 0.375) < 4 * r2.standard_error
+        expected = 0.5 + np.arcsin(0.75) / np.pi
+        hits = found.coherence.conditional["a->b"]
+        assert abs(hits.mean - expected) < 4 * hits.standard_error
+    sentence = seen.sentence
+    assert ("of 600 test rows" in sentence.lower()) == (kind == "rows")
+    assert ("values are missing (a in" in sentence.lower()) == (kind == "entries")
+    assert type(found).from_dict(found.to_dict()) == found
+
+
+@pytest.mark.parametrize("kind", ["rows", "entries"])
+def test_what_is_absent_changes_nothing_of_an_evaluation(judged, kind):
+    dirty, clean = (lacking(kind, absent)[0] for absent in (np.nan, 1e6))
+    results = [evaluate(MaskedFactorModel(), d, judged, train=d).to_dict() for d in (dirty, clean)]
+    assert results[0] == results[1]
+
+
+def test_modalities_that_no_row_has_together_are_measured_one_from_another_only_by_class(judged):
+    """No row has both: nothing is scored, and what is generated is still of the right class."""
+    data, _ = lacking("entries", 0.0)
+    x, here = data.take(np.arange(600)), np.arange(600) % 2 == 0
+    apart = ArraySource(
+        {"a": x["a"], "b": x["b"]},
+        FactorModel.modalities,
+        labels=data.labels,
+        present={"a": here, "b": ~here},
+    )
+    found = evaluate(MaskedFactorModel(), apart, judged)
+    assert found.presence.complete == 0
+    assert found.predictions == {}
+    assert found.coherence.conditional["a->b"].mean > 0.6
+    assert [*found.log_likelihood] == ["joint"]
+
+
+def test_baselines_of_incomplete_rows_are_those_of_the_rows_that_have_what_is_needed():
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    data, present = lacking("rows")
+    x, new = (d.take(np.arange(n)) for d, n in ((data, 600), (lacking("rows", 0.0)[0], 50)))
+    x, new = ({n: v.astype(float) for n, v in of.items()} for of in (x, new))
+    made = Baselines(data, {}, (), 0).predict({"a": new["a"]}, ["a"], ["b"])["b"]
+    both = present["a"] & present["b"]
+    scaler = StandardScaler().fit(x["a"][both])
+    ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(
+        scaler.transform(x["a"][both]), x["b"][both]
+    )
+    expected = ridge.predict(scaler.transform(new["a"]))
+    np.testing.assert_allclose(made["ridge"].mean, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(made["constant"].mean[0], x["b"][both].mean(0), rtol=1e-9)
+    gaps, masks = lacking("entries")
+    known = masks["a"]
+    made = Baselines(gaps, {}, (), 0).predict({"b": new["b"]}, ["b"], ["a"])["a"]
+    taken = {name: v.astype(float) for name, v in gaps.take(np.arange(600)).items()}
+    scaler = StandardScaler().fit(taken["b"])
+    for j in range(3):
+        at = known[:, j]
+        fit = RidgeCV(PENALTIES, alpha_per_target=True)
+        # rows are scaled together, and each column is learnt from those that have it
+        fit.fit(scaler.transform(taken["b"])[at], taken["a"][at, j][:, None])
+        expected = fit.predict(scaler.transform(new["b"])).ravel()
+        np.testing.assert_allclose(made["ridge"].mean[:, j], expected, rtol=1e-9, atol=1e-9)
+        mean = taken["a"][at, j].mean()
+        np.testing.assert_allclose(made["constant"].mean[:, j], mean, rtol=1e-9)
+
+
+def test_reports_say_which_rows_were_measured_and_show_complete_ones(judged, tmp_path):
+    data, present = lacking("rows")
+    result = evaluate(MaskedFactorModel(), data, judged)
+    entry = Entry("mine", MaskedFactorModel(), data, [], {}, {}, result)
+    assert len(entry.test) == (present["a"] & present["b"] & (data.labels >= 0)).sum()
+    path = write_report(tmp_path / "r.html", [entry], classifiers=judged)
+    assert result.presence.sentence in path.read_text("utf-8")
+    calibrated = check_calibration(MaskedFactorModel(), data, rows=150)
+    assert calibrated.failed == []

@@ -182,3 +182,38 @@ def test_data_without_classes_are_refused(small, both):
         ModalityClassifiers.train(ArraySource(data, labels=np.ones(20)), both[1], SETTINGS)
     with pytest.raises(ConfigError, match="lenet classifier cannot take 'm0' of shape .*kind=mlp"):
         ModalityClassifiers.train(*both, Settings())
+
+
+def test_rows_that_lack_a_modality_or_a_class_teach_nothing_of_it(both):
+    """Weights are those that the remaining rows alone would give, to the bit."""
+    train, test = both
+    rng = np.random.default_rng(0)
+    x = train.take(range(len(train)))
+    labels, (first, *others) = train.labels.copy(), sorted(x)
+    unknown, lacking = rng.random(len(train)) < 0.3, rng.random(len(train)) < 0.3
+    labels[unknown] = -1
+    spoilt = {first: np.where(lacking.reshape(-1, *[1] * (x[first].ndim - 1)), 250, x[first])}
+    masks = {first: ~lacking}
+    specs = train.modalities
+    some = ArraySource({**x, **spoilt}, specs, labels=labels, present=masks)
+    made = ModalityClassifiers.train(some, test, SETTINGS)
+    for name in (first, *others):
+        kept = ~unknown & ~lacking if name == first else ~unknown
+        alone = ArraySource({n: v[kept] for n, v in x.items()}, specs, labels=labels[kept])
+        expected = ModalityClassifiers.train(alone, test, SETTINGS).networks[name]
+        found = made.networks[name].state_dict()
+        assert all(torch.equal(found[k], v) for k, v in expected.state_dict().items())
+
+
+@pytest.mark.bad_input
+def test_a_modality_of_which_no_row_has_all_is_refused(both):
+    train, test = both
+    x = train.take(range(len(train)))
+    name = min(x)
+    gaps = np.ones(x[name].shape, bool)
+    gaps.reshape(len(gaps), -1)[:, 0] = False
+    some = ArraySource(x, train.modalities, labels=train.labels, present={name: gaps})
+    with pytest.raises(
+        DataError, match=f"^no row has all values of modality '{name}' and a class"
+    ):
+        ModalityClassifiers.train(some, test, SETTINGS)

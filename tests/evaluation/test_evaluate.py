@@ -304,8 +304,15 @@ def test_rows_are_compared_as_decoders_make_them():
     np.testing.assert_array_equal(generated._values("c", probabilities), probabilities)
     np.testing.assert_allclose(generated._values("i", images).ravel(), [1, 0, 0.2, 0.2], rtol=1e-6)
     made = np.array([[0.2, 0.8], [1.0, 0.0]], np.float32)
-    found = generation._squared_error(made, generated._values("c", np.array([1, 1])))
+    true = generated._values("c", np.array([1, 1]))
+    found, known = generation._squared_error(made, true, None)
     np.testing.assert_allclose(found, [0.04, 1.0], rtol=1e-6)
+    assert known.all()
+    true[0, 0] = np.nan  # absent, and never read
+    mask = np.array([[False, True], [False, False]])
+    found, known = generation._squared_error(made, true, mask)
+    np.testing.assert_allclose(found, [0.04], rtol=1e-6)
+    assert known.tolist() == [True, False]
 
 
 def test_directions_are_sorted():

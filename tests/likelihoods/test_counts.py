@@ -6,9 +6,12 @@ import torch
 from scipy import special, stats
 
 from mvflow import JNF, Modality
+from mvflow.config import config_from_dict
 from mvflow.core import ConfigError
 from mvflow.core.parts import create
+from mvflow.estimators import estimator_class
 from mvflow.likelihoods import LikelihoodModule
+from mvflow.likelihoods.counts import StandardisedCounts
 from mvflow.nn import seeded
 
 KINDS = ("poisson", "negative-binomial", "zero-inflated-negative-binomial")
@@ -145,3 +148,50 @@ def test_a_size_has_to_be_a_number(covariates):
     made = JNF([Modality("rna", (2,), likelihood)], 2, covariates=covariates)
     with pytest.raises(ConfigError, match="library='depth'"):
         made.facts()
+
+
+@pytest.mark.parametrize("system", ["jnf", "mvae", "jmvae"])
+@pytest.mark.parametrize("library", ["none", "observed"])
+def test_standardised_inputs_are_so_over_the_rows_that_a_stage_sees(system, library):
+    """In every encoder of every stage; mixed tables standardise their columns of counts."""
+    x = counts(60)
+    counted = {"kind": "poisson", "library": library, "inputs": "standardised"}
+    groups = [{"likelihood": "normal", "columns": 2}, {"likelihood": counted, "columns": 4}]
+    specs = [
+        Modality("a", SHAPE, counted),
+        Modality("b", SHAPE, {"kind": "mixed", "groups": groups}),
+    ]
+    short = {"epochs": 0, "batch_size": 16}
+    settings = {"jnf": {"joint": short, "flows": short}, "jmvae": {"joint": short}, "mvae": {}}
+    raw = {
+        "system": system,
+        "latent_dim": 2,
+        "modalities": {m.name: {"shape": m.shape, "likelihood": m.likelihood} for m in specs},
+        "data": {"validation": 0},
+        **settings[system],
+    }
+    raw = raw if system != "mvae" else {**raw, "joint": short}
+    made = estimator_class(system).from_config(config_from_dict(raw)).fit({"a": x, "b": x})
+    layers = [p for p in made.system_.modules() if isinstance(p, StandardisedCounts)]
+    assert len(layers) == {"jnf": 4, "jmvae": 4, "mvae": 2}[system]
+    for layer in layers:
+        seen = layer(torch.from_numpy(x[:, -len(layer.mean) :].astype(np.float32)))
+        torch.testing.assert_close(seen.mean(0), torch.zeros(len(layer.mean)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(seen.std(0, correction=0), torch.ones(len(layer.mean)))
+
+
+def test_standardised_shares_do_not_depend_on_the_depth_of_a_row_nor_on_absent_rows():
+    x = torch.from_numpy(counts(20))
+    layer = StandardisedCounts(6, by_row=True).double()
+    layer.measure(lambda: [x, torch.full((3, 6), torch.nan)])
+    torch.testing.assert_close(layer(x), layer(7 * x), rtol=1e-9, atol=1e-9)
+    shares = torch.sqrt(x / x.sum(1, keepdim=True))
+    torch.testing.assert_close(
+        layer(x), (shares - shares.mean(0)) / shares.std(0, correction=0), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_settings_that_came_later_leave_the_keys_of_older_runs_alone():
+    assert "inputs" not in create("likelihoods", "poisson").to_dict()
+    kept = create("likelihoods", {"kind": "poisson", "inputs": "standardised"}).to_dict()
+    assert kept["inputs"] == "standardised"

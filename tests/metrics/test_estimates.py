@@ -1,5 +1,7 @@
 """Standard errors against what repeated experiments show."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,7 +62,7 @@ def test_errors_of_clusters_and_of_means_of_shared_rows_are_those_of_repeats():
 def gaussian(features):
     """The exact moments of N(0, I), which have no error of their own."""
     exact = MeanAndCovariance().update(np.zeros((1, features))).compute()
-    return exact._replace(covariance=np.eye(features))
+    return replace(exact, covariance=np.eye(features))
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])

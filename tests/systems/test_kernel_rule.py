@@ -7,6 +7,7 @@ import torch
 from mvflow import JNF, load
 from mvflow.core import ConfigError, Modality, Observed
 from mvflow.systems.factors import factor_analysis
+from mvflow.systems.subsets.kernel import KernelPosterior
 
 SIZES = {"a": 4, "b": 3, "c": 5}
 LATENT = 2
@@ -121,6 +122,24 @@ def test_far_from_all_rows_nothing_is_known(fitted):
         away, here = (fitted.system_.combine(o) for o in (far, near))
     assert away.mean.abs().max() < 1e-6
     assert (away.stddev > 1.2 * here.stddev).all()
+
+
+def test_a_column_that_never_varies_says_nothing():
+    """Distances are means over columns: one of four that is constant widens them by 4/3."""
+    rng = torch.Generator().manual_seed(0)
+    x, new = (torch.randn(n, 3, generator=rng) for n in (20, 5))
+    latents = torch.rand(20, 2, 2, generator=rng) + 0.1
+    found = []
+    for width, constant in ((0.3, 0), (0.4, 1)):
+        module = KernelPosterior(["a"], 2, width)
+        wide = [
+            torch.cat([values, values.new_full((len(values), constant), 7.0)], 1)
+            for values in (x, new)
+        ]
+        module.keep({"a": wide[0]}, latents)
+        q = module({"a": wide[1]})
+        found.append(torch.stack([q.mean, q.stddev]))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_it_is_saved_with_its_rows(fitted, truth, tmp_path):

@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry, unknown_name
+from mvflow.likelihoods.count_tables import (
+    COUNTS,
+    count_settings,
+    describe_counts,
+    is_count_table,
+)
 from mvflow_datasets.importing.decided import NOISE, Decided, plain_number, with_gaps
 from mvflow_datasets.importing.mixed_tables import decide_mixed
 from mvflow_datasets.importing.references import Raw
@@ -91,6 +97,8 @@ def decide(
         msg = f"modality {name!r}: all values are {there.flat[0]}, so there is nothing to learn"
         raise DataError(msg)
     chosen = likelihood or _suggested(there, used.shape[1:])
+    if chosen == "continuous" and not likelihood and not transforms and is_count_table(used):
+        chosen = COUNTS
     scales = chosen == "continuous" or registry("likelihoods").load(chosen).is_location
     if not scales and (asked := set(transforms.values()) - {"none"}):
         msg = f"modality {name!r} is {chosen}: its values cannot be transformed by {min(asked)}"
@@ -105,9 +113,13 @@ def decide(
         return with_gaps(_bernoulli(name, raw, shaped, there, parts))
     if not scales:
         arrays = {p: _kept(shaped.values[r]) for p, r in parts.items()}
-        words = f"values {_range(there)}{shaped.note}, left as they are; {chosen}"
-        modality = Modality(name, shaped.values.shape[1:], chosen)
-        return with_gaps(Decided(modality, arrays, Units(raw.columns), words))
+        shape, settings, shown = shaped.values.shape[1:], chosen, chosen
+        if len(shape) == 1 and "library" in registry("likelihoods").load(chosen).model_fields:
+            settings = count_settings(chosen, *shape, has_gaps=there.size < used.size)
+            shown = describe_counts(settings)
+        words = f"values {_range(there)}{shaped.note}, left as they are; {shown}"
+        decided = Decided(Modality(name, shape, settings), arrays, Units(raw.columns), words)
+        return with_gaps(decided)
     return with_gaps(_continuous(name, raw, shaped, used, parts, likelihood, transforms))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import DataError, Modality, Units, UsageError, registry
+from mvflow.likelihoods.count_tables import COUNTS, LEAST, count_settings, describe_counts
 from mvflow_datasets.importing.decided import NOISE, Decided, plain_number
 from mvflow_datasets.importing.references import Raw
 from mvflow_datasets.importing.transforms import fit_sparse_units
@@ -36,8 +37,10 @@ def decide_sparse(
     is_binary = bool((data == 1).all())
     is_count = bool((data >= 0).all() and (data == np.floor(data)).all())
     kind = likelihood or ("bernoulli" if is_binary else "normal")
+    if likelihood is None and not transforms and is_count and data.max() >= LEAST:
+        kind = COUNTS
     part = registry("likelihoods").load(kind)
-    step = transforms.get("") or ("log1p" if is_count and data.max() >= 10 else "standardise")
+    step = transforms.get("") or ("log1p" if is_count and data.max() >= LEAST else "standardise")
     if not part.is_location:
         step = "none"
     if step == "quantile" or set(transforms) - {""}:
@@ -54,6 +57,9 @@ def decide_sparse(
     if part.is_location:
         noise = float(f"{NOISE * _sparse_deviation(arrays['train']):.2g}")
         settings, words = {"kind": kind, "scale": noise}, f"{kind}, scale {noise:g}"
+    elif "library" in part.model_fields:
+        settings = count_settings(kind, columns)
+        words = describe_counts(settings)
     done = {"none": "left as they are", "standardise": "divided by their standard deviations"}
     done["log1p"] = "taken as counts: log(1 + x), then divided by their standard deviations"
     filled = f"sparse, {data.size / (matrix.shape[0] * columns):.1%} filled"

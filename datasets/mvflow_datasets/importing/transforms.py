@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import Knots, Units
+from mvflow.likelihoods.count_tables import is_count_table
 
 __all__ = [
     "TRANSFORMS",
@@ -50,11 +51,8 @@ def moments(x: NDArray[Any], axes: tuple[int, ...] = (0,)) -> tuple[NDArray[Any]
 
 def suggested_transform(used: NDArray[Any], train: NDArray[Any]) -> str:
     """log1p for counts, none for what is standardised already, else standardise."""
-    known = known_values(used)
-    if used.ndim == 2 and used.shape[1] > 1 and known.min() >= 0 and known.max() >= 10:
-        zeros = np.count_nonzero(known == 0) / known.size
-        if zeros >= 0.05 and (known.dtype.kind in "biu" or (known == np.floor(known)).all()):
-            return "log1p"
+    if is_count_table(used):
+        return "log1p"
     mean, spread = moments(train)
     already = (np.abs(mean) < 0.2).all() and ((spread > 0.8) & (spread < 1.25)).all()
     return "none" if already else "standardise"

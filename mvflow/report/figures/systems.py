@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mvflow.core import complete_rows
 from mvflow.report.figures.grids import Strip, row_grid
 from mvflow.report.figures.sheet import plot_spec
 
@@ -41,6 +42,7 @@ def systems_grid(
         columns: number of rows conditioned on, or of joint draws.
         seed: of the draws.
     """
+    test = complete_rows(test)
     some = test.take(np.arange(min(SCALE_ROWS, len(test))))
     specs = {m.name: plot_spec(m, some[m.name]) for m in test.modalities}
     targets = [target] if target else [name for name in specs if name not in given]

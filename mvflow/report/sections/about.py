@@ -106,10 +106,16 @@ def _versions(entry: Entry) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def _measured(entry: Entry) -> str:
+    present = None if entry.metrics is None else entry.metrics.presence
+    return "" if present is None else present.sentence
+
+
 FACTS: dict[str, Callable[[Entry], str]] = {
     "recipe": lambda e: e.estimator.config.recipe,
     "data": _data,
     "rows": _rows,
+    "rows measured": _measured,
     "modalities": _modalities,
     "latent dimension": lambda e: str(e.estimator.latent_dim),
     "seed": lambda e: str(e.estimator.config.seed),
