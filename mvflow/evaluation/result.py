@@ -293,9 +293,9 @@ class MeasuredRows(Values):
             parts.append(f"the class is known of {self.labelled:,} of {self.rows:,} rows")
         told = "; ".join(parts)
         rule = (
-            "what is given is taken from rows that have it, predictions are scored on rows that "
-            "have all values of their target, coherence on rows whose class is known, and what "
-            "needs all modalities is measured on "
+            "what is given is taken from rows that have it, predictions are scored on the values "
+            "that are there, coherence on rows whose class is known, and what needs all "
+            "modalities is measured on "
         )
         last = "rows that have them all" if self.complete else "what each row has"
         return f"{told[:1].upper()}{told[1:]}: {rule}{last}."
