@@ -185,6 +185,24 @@ class Estimator(GenerativeEstimator):
         refuse(bad.reshape(-1, observed.rows).any(0), "log q(z|x_S) is not a number")
         return log_prob.cpu().numpy()
 
+    def prior_log_prob(self, z: ArrayLike, prior: str | None = None) -> NDArray[np.float64]:
+        """Log density of a prior in nats, (...,), of z (..., latent_dim).
+
+        Args:
+            z: latents, such as `encode` or `draw` have them.
+            prior: a name of `priors()`; by default the configured one.
+
+        Examples:
+            >>> z = model.sample_latent(x, n=1)[0]
+            >>> model.prior_log_prob(z).shape
+            (4,)
+        """
+        distribution = self._prior(prior)()
+        values = torch.from_numpy(np.array(z, np.float32)).to(self._device)
+        with torch.no_grad():
+            log_prob = distribution.log_prob(values[..., None, :])[..., 0].double()
+        return log_prob.cpu().numpy()
+
     def log_likelihood(
         self,
         x: Batch,

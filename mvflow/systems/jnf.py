@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from mvflow.config import Config, Training
+from mvflow.config import Config, Later, Training
 from mvflow.core import Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
 from mvflow.nn import (
@@ -34,8 +34,10 @@ from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.augmenting import augmentation_settings, augmentations_of, augmented
 from mvflow.systems.decoders import build_encoder
+from mvflow.systems.importance_weighted import importance_weighted_losses
 from mvflow.systems.joint_system import JointEncoderSystem, JointTraining, build_joint_vae
 from mvflow.systems.joint_vae import JointVAE
+from mvflow.systems.sampling import check_samples
 
 __all__ = ["JNF", "JNFShared"]
 
@@ -44,6 +46,15 @@ class Flows(Training):
     """Unimodal posteriors (paper 3.2); `summary_hidden` are the widths between g_j and them."""
 
     summary_hidden: tuple[PositiveInt, ...] = (512, 512)
+
+
+class ImportanceWeighted(JointTraining):
+    """Joint VAE (paper 3.1), by the ELBO of one draw, or the bound of `samples` draws (section 5).
+
+    With several draws the bound is tighter, and a training step takes that many decoder passes.
+    """
+
+    samples: Annotated[PositiveInt, Later()] = 1
 
 
 class JNF(JointEncoderSystem):
@@ -57,7 +68,7 @@ class JNF(JointEncoderSystem):
         """Settings of JNF."""
 
         system: str = "jnf"
-        joint: JointTraining = JointTraining()
+        joint: ImportanceWeighted = ImportanceWeighted()
         projector: Annotated[Any, Kind("projectors", optional=True)] = None
         projectors: Training = Training()
         posterior: Annotated[Any, Kind("posteriors")] = Field(
@@ -67,6 +78,13 @@ class JNF(JointEncoderSystem):
         subset: Annotated[Any, Kind("subsets")] = Field(
             default_factory=lambda: create("subsets", "product")
         )
+
+        @model_validator(mode="after")
+        def _independent_by_one_draw(self) -> Self:
+            if self.joint.samples > 1 and self.joint.independence:
+                msg = "joint.independence is for the ELBO of one draw: leave joint.samples at 1"
+                raise ValueError(msg)
+            return self
 
         @model_validator(mode="before")
         @classmethod
@@ -138,7 +156,8 @@ class JNF(JointEncoderSystem):
 
     def stages(self) -> Sequence[StageSpec]:
         """Projectors if there are any, the joint VAE, then what the subset rule needs."""
-        stages = [self.joint_stage(self.settings.joint, self._joint_losses)]
+        joint = self.joint_stage(self.settings.joint, self._joint_losses)
+        stages = [check_samples(joint, self, 1) if self.settings.joint.samples > 1 else joint]
         if isinstance(self.settings.projector, Objective):
             stages.insert(0, self._projector_stage(self.settings.projector))
         if self.flows is not None:
@@ -147,7 +166,11 @@ class JNF(JointEncoderSystem):
 
     def _joint_losses(self, observed: Observed, progress: float | Tensor) -> Losses:
         settings = self.settings.joint
-        return self.joint.losses(observed, settings.beta_at(progress), settings.independence)
+        beta = settings.beta_at(progress)
+        if settings.samples == 1:
+            return self.joint.losses(observed, beta, settings.independence)
+        q = self.encode(observed)
+        return importance_weighted_losses(self.joint, q, observed, beta, settings.samples)
 
     def _projector_stage(self, objective: Objective) -> StageSpec:
         objective.check_batch(self.settings.projectors.batch_size)

@@ -132,8 +132,9 @@ class JointEncoderSystem(System):
 
     @property
     def radius(self) -> Tensor:
-        """Of the ball that the training rows' latents span."""
-        return self.joint.radius
+        """Of the ball that the training rows' latents span; infinite where it is not to hold."""
+        radius = self.joint.radius
+        return radius if self.rule.within_ball else torch.full_like(radius, torch.inf)
 
     @property
     def latent_mean(self) -> Tensor:
