@@ -22,6 +22,7 @@ __all__ = [
     "Nodes",
     "Precision",
     "PriorKind",
+    "Protocol",
     "RunPath",
     "Seed",
     "Settings",
@@ -134,6 +135,17 @@ PriorKind = Annotated[
         metavar="KIND",
         help="What is drawn where nothing is given ('mvflow list priors'); by default as in "
         "config.toml.",
+        show_default=False,
+    ),
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="paper|paper-f3",
+        help="Draw as the paper does: 100 steps of 10 leapfrogs of a fixed size, one chain a "
+        "sample, products divided by the prior, no ball. paper divides |S|-1 times (Eq. 12), "
+        "paper-f3 once (F.3). By default as in config.toml.",
         show_default=False,
     ),
 ]

@@ -17,6 +17,7 @@ from mvflow_cli.options import (
     Json,
     Nodes,
     PriorKind,
+    Protocol,
     RunPath,
     Seed,
     StorePath,
@@ -29,9 +30,8 @@ from mvflow_cli.samples import check_replaceable, draw_samples, write_samples
 
 if TYPE_CHECKING:
     from mvflow.config import Config
-    from mvflow.estimators import Estimator
 
-__all__ = ["named_values", "sample", "with_protocol"]
+__all__ = ["named_values", "sample"]
 
 
 def sample(
@@ -95,12 +95,9 @@ def sample(
     ] = None,
     paper: Annotated[
         bool,
-        typer.Option(
-            "--paper",
-            help="Sampler settings of the paper: 100 steps of 10 leapfrogs, fixed step size, one "
-            "chain a sample.",
-        ),
+        typer.Option("--paper", help="The same as --protocol paper."),
     ] = False,
+    protocol: Protocol = None,
     subset: SubsetKind = None,
     guidance: Guidance = None,
     prior: PriorKind = None,
@@ -123,10 +120,15 @@ def sample(
 
     Example: mvflow sample runs/toy --given square --rows test:0:16 --n 4 --out circles.h5
     """
-    from mvflow.core import registry
+    from mvflow.core import UsageError, registry
 
     if sampler is not None:
         registry("samplers").load(sampler)
+    if paper:
+        if protocol not in (None, "paper"):
+            msg = f"--paper is --protocol paper: leave it out, or --protocol {protocol}"
+            raise UsageError(msg)
+        protocol = "paper"
     machines = ClusterOptions(devices, nodes, timeout=timeout)
     with process_group(machines, device, threads) as processes:
         opened, model = open_trained(
@@ -136,8 +138,8 @@ def sample(
             guidance=guidance,
             prior=prior,
         )
-        if paper:
-            model = with_protocol(model)
+        if protocol is not None:
+            model = model.with_protocol(protocol)
         model.distribute(processes)
         said = named_values("--covariate", covariate, model.config)
         seen = read_observed(opened, model.config, given or [], rows, store, said)
@@ -166,6 +168,7 @@ def sample(
         "given": seen.origin,
         "system": model.config.system,
         "prior": model.priors()[-1],
+        "protocol": protocol or "",
         **{k: v for k, v in model.facts().items() if k == "subset"},
     }
     write_samples(path, samples, seen, about)
@@ -199,25 +202,6 @@ def sample(
             f"{summary['ess_worst']:.0f} in the worst; one has most of the weight in "
             f"{summary['rows_dominated']} rows"
         )
-
-
-def with_protocol(model: Estimator) -> Estimator:
-    """The model with sampler and divisor of the paper's Appendix F.
-
-    Raises:
-        UsageError: if its subset rule is not a product.
-    """
-    from mvflow.core import UsageError
-    from mvflow.core.parts import create
-    from mvflow.systems.subsets import PAPER_PROTOCOL, Product
-
-    if not isinstance(getattr(model.config, "subset", None), Product):
-        msg = (
-            f"--paper is about products of experts: this is {model.facts().get('subset', 'none')}"
-        )
-        raise UsageError(msg)
-    parts = {f"{key}s": create(f"{key}s", value) for key, value in PAPER_PROTOCOL.items()}
-    return model.with_settings(subset=parts["subsets"], sampler=parts["samplers"])
 
 
 def named_values(option: str, texts: list[str] | None, config: Config) -> dict[str, str | float]:

@@ -16,6 +16,7 @@ from mvflow.estimators.annotated import (
 )
 from mvflow.runs import Plan, StageRecord
 from mvflow.systems import Encodes, LearnsPrior, System, build_system, stages_of
+from mvflow.systems.subsets import with_protocol
 from mvflow.training import History, Processes
 
 __all__ = ["ConfiguredEstimator"]
@@ -179,6 +180,21 @@ class ConfiguredEstimator:
             ('joint', 'flows')
         """
         return self._like(config_from_dict({**self.config.model_dump(), **settings}))
+
+    def with_protocol(self, name: str) -> Self:
+        """An estimator that draws as the paper does: its sampler and divisor, and no ball.
+
+        Args:
+            name: "paper", or "paper-f3", which divides products by the prior once (F.3).
+
+        Raises:
+            UsageError: if there is no such protocol, or the subset rule is not a product.
+
+        Examples:
+            >>> model.with_protocol("paper").config.subset.divisor
+            'prior'
+        """
+        return self._like(with_protocol(self.config, name))
 
     def _like(self, config: Config) -> Self:
         new = type(self).from_config(config)

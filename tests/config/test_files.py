@@ -297,7 +297,7 @@ def test_a_section_of_another_system_says_whose_it_is(monkeypatch):
         (
             "mvae",
             {"joint": {"samples": 3}},
-            r"'samples': .* setting of system mmvae, mmvae-plus \(",
+            r"'samples': .* setting of system jnf, jnf-shared, mmvae, mmvae-plus \(",
         ),
         (
             "mopoe",
@@ -315,7 +315,11 @@ def test_a_section_of_another_system_says_whose_it_is(monkeypatch):
             {"joint": {"dropout": 0.1}},
             r"'dropout': .* setting of system nexus \(in joint\)",
         ),
-        ("jnf", {"family": "normal"}, "'family': .* setting of system mmvae, mmvae-plus$"),
+        (
+            "jnf",
+            {"family": "normal"},
+            "'family': .* setting of system mmvae, mmvae-plus$",
+        ),
     ],
 )
 def test_an_option_of_other_systems_says_whose_it_is(system, changes, says):
