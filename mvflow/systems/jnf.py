@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.config import Config, Later, Training
-from mvflow.core import Observed, UsageError, registry
+from mvflow.core import PRESENT, Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
 from mvflow.nn import (
     MLP,
@@ -37,9 +37,14 @@ from mvflow.systems.decoders import build_encoder
 from mvflow.systems.importance_weighted import importance_weighted_losses
 from mvflow.systems.joint_system import JointEncoderSystem, JointTraining, build_joint_vae
 from mvflow.systems.joint_vae import JointVAE
+from mvflow.systems.masking import zero_unless
+from mvflow.systems.pairs import check_pairs
 from mvflow.systems.sampling import check_samples
 
 __all__ = ["JNF", "JNFShared"]
+
+PROJECTIONS = "cached/projections/"
+"""How columns of projections are named that stand beside the data."""
 
 
 class Flows(Training):
@@ -188,8 +193,14 @@ class JNF(JointEncoderSystem):
             assert self.projectors is not None
             if self.projectors.training:
                 observed = augmented(observed, self.augmentations)
-            projections = {n: self.projectors[n](x) for n, x in sorted(observed.x.items())}
-            total = objective.loss({n: all_gather(g) for n, g in projections.items()})
+            names = sorted(observed.x)
+            projections = {n: all_gather(self.projectors[n](observed.encodable(n))) for n in names}
+            masks = {
+                n: all_gather(m.float()) > 0
+                for n in names
+                if (m := observed.is_present(n)) is not None
+            }
+            total = objective.loss(projections, **({"present": masks} if masks else {}))
             return Losses(total, {objective.kind: total})
 
         assert self.projectors is not None
@@ -199,6 +210,12 @@ class JNF(JointEncoderSystem):
             self.settings.projectors,
             loss,
             reads=reads,
+            start=partial(
+                check_pairs,
+                [m.name for m in self.modalities],
+                objective,
+                self.settings.projectors.batch_size,
+            ),
             min_rows=objective.min_rows,
         )
 
@@ -208,8 +225,12 @@ class JNF(JointEncoderSystem):
 
         def loss(z: Tensor, observed: Observed) -> Losses:
             terms = {
-                n: q(observed.x[n], observed.covariates).log_prob(z).mean()
+                n: zero_unless(
+                    observed.is_present(n),
+                    q(observed.encodable(n), observed.covariates).log_prob(z),
+                ).mean()
                 for n, q in flows.items()
+                if n in observed.x
             }
             return Losses(-torch.stack(list(terms.values())).sum(), terms)
 
@@ -227,7 +248,7 @@ class JNF(JointEncoderSystem):
         keep_data: bool = False,
     ) -> StageSpec:
         """A stage on draws of the frozen q(z|X), one of each row (Eq. 8)."""
-        prefix, augments = "cached/projections/" if keep_data else "", bool(self.augmentations)
+        prefix, augments = PROJECTIONS if keep_data else "", bool(self.augmentations)
 
         def seen(observed: Observed) -> Observed:
             """With what posteriors see of the rows, where that could not be computed before."""
@@ -236,7 +257,9 @@ class JNF(JointEncoderSystem):
             if self.projectors is None or not augments:
                 return observed
             with torch.no_grad():
-                projections = {prefix + n: self.project(n, x) for n, x in observed.x.items()}
+                projections = {
+                    prefix + n: self.project(n, observed.encodable(n)) for n in observed.x
+                }
             if not keep_data:
                 return observed._replace(x=projections)
             ready = {k.removeprefix("cached/"): g for k, g in projections.items()}
@@ -358,4 +381,10 @@ def _encoders(module: nn.Module) -> Iterator[tuple[str, bool, nn.Module]]:
 
 
 def _column(rows: Rows, name: str) -> Iterator[Tensor]:
-    return (batch[name] for batch in rows.only(name).batches(2048))
+    """A column in the rows that have its modality, some at a time."""
+    mask, values = PRESENT + name.removeprefix(PROJECTIONS), rows.only(name).batches(2048)
+    if mask not in next(iter(rows.batches(1))):
+        yield from (batch[name] for batch in values)
+        return
+    for batch, there in zip(values, rows.only(mask).batches(2048), strict=True):
+        yield batch[name][there[mask].flatten(1).any(1) if there[mask].ndim > 1 else there[mask]]

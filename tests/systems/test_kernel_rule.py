@@ -45,9 +45,33 @@ def model(epochs=0, **settings):
     )
 
 
-@pytest.fixture(scope="module")
-def fitted(truth):
-    return model().fit(rows(truth, 600, 0))
+@pytest.fixture(scope="module", params=["complete", "incomplete"])
+def fitted(truth, request):
+    if request.param == "complete":
+        return model().fit(rows(truth, 600, 0))
+    rng, x = np.random.default_rng(0), rows(truth, 1600, 0)  # 576 of them have all
+    present = {n: rng.random(1600) > 0.4 for n in "bc"}
+    x = {n: np.where(present[n][:, None], v, np.nan) if n in present else v for n, v in x.items()}
+    return model().fit(x, present=present)
+
+
+def test_the_start_of_a_masked_encoder_is_the_posterior_without_what_is_absent(fitted, truth):
+    """KL(exact || q), where exact is N(0, I) given what is seen, at the true parameters."""
+    if not fitted.system_.joint.is_masked:
+        pytest.skip("its encoder takes complete rows alone")
+    new = rows(truth, 200, 5)
+    own = dict(zip(SIZES, np.split(truth, np.cumsum(list(SIZES.values()))[:-1]), strict=True))
+    seen = {n: torch.from_numpy(v) for n, v in new.items() if n != "b"}
+    x = {n: torch.from_numpy(v) for n, v in new.items()}
+    with torch.no_grad():
+        q, full = fitted.system_.encode(Observed(seen)), fitted.system_.encode(Observed(x))
+        decoded = fitted.system_.decode(q.mean, ["b"])["b"].mean.numpy()
+    w = np.concatenate([own["a"], own["c"]])
+    unit = (np.concatenate([new["a"], new["c"]], 1) - 3) / 2
+    best = 3 + 2 * unit @ w @ np.linalg.inv(np.eye(LATENT) + w.T @ w / 0.19) @ own["b"].T / 0.19
+    # the factors are orthogonal over all columns, not over those of a and c alone
+    assert np.sqrt(((decoded - best) ** 2).mean()) < 0.15 * np.std(best)
+    assert (q.stddev > full.stddev).all()
 
 
 def test_factor_analysis_finds_the_covariance_it_was_given(truth):
