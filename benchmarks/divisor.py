@@ -1,6 +1,7 @@
 """What to divide a product of experts by: density of q(z|X) under products of trained ones.
 
     python -m benchmarks.divisor RUN... --rows 32
+    python -m benchmarks.divisor RUN... --predict
     python -m benchmarks.divisor --quick
 
 For runs whose latent space has two dimensions and data two modalities: the product of both
@@ -8,6 +9,10 @@ experts is normalised on a grid, and scored by the mean log-density of z ~ q(z|X
 experts are trained; the share of its mass beyond the ball is what the ball would have to cut off.
 Compared are the prior (Eq. 12), the prior within the ball, and the aggregated posterior with a
 power-law tail from different edges on.
+
+With --predict, for runs of any number of modalities: R2 of each modality from growing numbers of
+others, draws of the sampler as configured, divided by the aggregated posterior, by the prior |S|-1
+times (Eq. 12) and by the prior once (F.3).
 """
 
 from __future__ import annotations
@@ -39,15 +44,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.divisor", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--predict", action="store_true", help="R2 by number of modalities")
+    parser.add_argument("--draws", type=int, default=20, help="for each row that is predicted")
     parser.add_argument("--points", type=int, default=201, help="of the grid, along each axis")
     add_options(parser, threads=False, device=False)
-    arguments = parsed(parser, "divisor", {"rows": 4, "points": 21})
+    arguments = parsed(parser, "divisor", {"rows": 4, "points": 21, "draws": 2})
     torch.set_num_threads(1)
     with quick_run() if arguments.quick else contextlib.nullcontext() as made:
         runs = arguments.runs if made is None else [made]
         if not runs:
             parser.error("name the runs, or use --quick")
-        lines = _lines(runs, arguments)
+        lines = _predictions(runs, arguments) if arguments.predict else _lines(runs, arguments)
     out = {"about": about("zuko"), "rows": arguments.rows, "table": lines}
     save(arguments.out, out, markdown(lines))
 
@@ -62,6 +69,46 @@ def _lines(runs: list[Path], arguments: argparse.Namespace) -> Rows:
         )
         print(markdown(lines[-2:]), flush=True)
     return lines
+
+
+def _predictions(runs: list[Path], arguments: argparse.Namespace) -> Rows:
+    """One line for each run, divisor and number of observed modalities."""
+    lines: Rows = []
+    for run in runs:
+        estimator = load(run)
+        store = Store.open(run / estimator.config.data.store)
+        rows = store[estimator.config.data.test].take(np.arange(arguments.rows))
+        for by in ("aggregate", "prior", "prior-once"):
+            model = estimator.with_settings(subset={"kind": "product", "divisor": by})
+            for size in range(1, len(model.modalities)):
+                found = _predicted(model, rows, size, arguments.draws)
+                lines.append({"run": run.name, "divisor": by, "observed": size, **found})
+                print(markdown(lines[-1:]), flush=True)
+    return lines
+
+
+def _predicted(model: Any, rows: Any, size: int, n: int) -> dict[str, str]:
+    """R2 of means of draws, mean over columns and directions, and how the chains fared."""
+    names, r2, rhat, improper = sorted(m.name for m in model.modalities), [], [1.0], 0
+    for target in names:
+        at = names.index(target)
+        given = [names[(at + 1 + i) % len(names)] for i in range(size)]
+        made, draws = model.generate(
+            {name: rows[name] for name in given},
+            n,
+            targets=[target],
+            noise=False,
+            full_output=True,
+        )
+        true = np.asarray(rows[target], np.float64).reshape(len(rows[target]), -1)
+        error = ((made[target].mean(0).reshape(true.shape) - true) ** 2).mean(0)
+        varies = true.var(0) > 0
+        r2.append(np.maximum(1 - error[varies] / true.var(0)[varies], -1).mean())
+        summary = draws.diagnostics.summary()
+        rhat.append(summary.get("rhat_median") or 1.0)
+        improper += summary.get("rows_improper") or 0
+    shown = {"R2": f"{np.mean(r2):.3f}", "R-hat, median": f"{max(rhat):.2f}"}
+    return {**shown, "improper rows": str(improper)}
 
 
 @torch.no_grad()

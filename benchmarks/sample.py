@@ -44,9 +44,9 @@ from mvflow.posteriors.fast.levels import levels
 from mvflow.samplers import HMC, Noise
 from mvflow.samplers.hmc import init, step
 from mvflow.systems import build_system
-from mvflow.systems.subsets import PAPER_PROTOCOL
+from mvflow.systems.subsets import PROTOCOLS
 
-PAPER = {k: v for k, v in PAPER_PROTOCOL["sampler"].items() if k != "kind"}
+PAPER = {k: v for k, v in PROTOCOLS["paper"]["sampler"].items() if k != "kind"}
 OURS: dict[str, Sampler] = {
     "mvflow hmc": HMCSampler(),
     "mvflow hmc, 10 leapfrogs": HMCSampler(num_steps=10),

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mvflow_cli.measuring import load_result
-from mvflow_cli.options import Json
+from mvflow_cli.measuring import changed, load_result, settings_state
+from mvflow_cli.options import Json, Protocol
 from mvflow_cli.output import console_width, finite, say, show, show_json
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def compare(
     paper: Annotated[
         bool, typer.Option("--paper", help="Set the paper's own figures beside them.")
     ] = False,
+    protocol: Protocol = None,
     json: Json = False,
 ) -> None:
     """Tabulate evaluated runs: systems against measures, mean and deviation over seeds.
@@ -50,7 +51,7 @@ def compare(
     from mvflow.evaluation.compare import compare as compared
     from mvflow.evaluation.tables import as_json
 
-    found = compared([evaluated(path) for path in runs], paper=paper)
+    found = compared([evaluated(path, protocol) for path in runs], paper=paper)
     written = [] if out is None else write_comparison(found, out)
     if json:
         show_json({**as_json(found), "written": written})
@@ -66,11 +67,11 @@ def compare(
         say(f"wrote {', '.join(written)}")
 
 
-def evaluated(path: Path) -> EvaluatedRun:
-    """A run with its evaluation.
+def evaluated(path: Path, protocol: str | None = None) -> EvaluatedRun:
+    """A run with its evaluation, by a protocol if one is named.
 
     Raises:
-        StageError: if it has none, or one of other weights.
+        StageError: if it has none, or one of other weights or settings.
     """
     from mvflow.core import StageError
     from mvflow.evaluation import Calibration, Evaluation
@@ -78,19 +79,30 @@ def evaluated(path: Path) -> EvaluatedRun:
     from mvflow.evaluation.learning import stage_curves
     from mvflow.evaluation.verdicts import judge
     from mvflow.runs import RunDirectory, read_json
+    from mvflow.systems.subsets import with_protocol
 
     run = RunDirectory.open(path)
-    file = run.path / "metrics" / "evaluation.json"
+    own = run.config()
+    config = own if protocol is None else with_protocol(own, protocol)
+    name = "evaluation.json" if protocol is None else f"evaluation-{protocol}.json"
+    again = f"mvflow evaluate {path}{'' if protocol is None else f' --protocol {protocol}'}"
+    file = run.path / "metrics" / name
     if not file.is_file():
-        msg = f"{path} has not been evaluated: run 'mvflow evaluate {path}' first"
+        how = "" if protocol is None else f" by protocol {protocol}"
+        msg = f"{path} has not been evaluated{how}: run '{again}' first"
         raise StageError(msg)
     metrics, entries = Evaluation.from_dict(read_json(file), str(file)), run.records()
     keys = {name: record.key for name, record in entries.items()}
     if any(keys.get(name) != key for name, key in metrics.stages.items()):
-        msg = f"{path} was trained anew since its evaluation: run 'mvflow evaluate {path}' first"
+        msg = f"{path} was trained anew since its evaluation: run '{again}' first"
+        raise StageError(msg)
+    if differ := changed(metrics, settings_state(config)):
+        msg = (
+            f"{path}/config.toml was changed since its evaluation ({', '.join(differ)}): "
+            f"run '{again}' first"
+        )
         raise StageError(msg)
     data = next((e.fingerprint for e in entries.values() if e.fingerprint), "")
-    config = run.config()
     diagnosis = load_result(
         Calibration, run.path / "metrics" / "diagnose.json", {"stages": metrics.stages}
     )

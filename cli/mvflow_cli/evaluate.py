@@ -25,6 +25,7 @@ from mvflow_cli.options import (
     InceptionWeights,
     Json,
     Nodes,
+    Protocol,
     RunPath,
     Seed,
     StorePath,
@@ -52,6 +53,7 @@ MAX_SHOWN = 12
 def evaluate(
     run: RunPath,
     subset: SubsetKind = None,
+    protocol: Protocol = None,
     guidance: Guidance = None,
     seed: Seed = 0,
     split: Annotated[
@@ -93,7 +95,8 @@ def evaluate(
     """Measure what a run predicts and generates: R², intervals, coherence, distances, likelihoods.
 
     Says first what it will do and about how long that takes. Interrupted, it goes on where it
-    was when it is called again.
+    was when it is called again. What is measured by a protocol is kept beside the rest, for
+    'mvflow compare --protocol'.
 
     Example: mvflow evaluate runs/toy --json
     """
@@ -106,6 +109,8 @@ def evaluate(
     ) as processes:
         place = device if processes is None else str(processes.device)
         opened, model = open_trained(run, place, subset=subset, guidance=guidance)
+        if protocol is not None:
+            model = model.with_protocol(protocol)
         if subsets is not None:
             settings = model.config.evaluation.model_copy(update={"subsets": subsets})
             model = model.with_settings(evaluation=settings.model_dump())
@@ -120,6 +125,7 @@ def evaluate(
                 data,
                 seed=seed,
                 split=split,
+                protocol=protocol or "",
                 device=place,
                 callback=training,
                 processes=processes,
@@ -174,6 +180,11 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
         yield "inference gap (nats)", "log p(X) - ELBO", _with_error(result.gaps.gap, 2)
         for name, value in result.gaps.divergences.items():
             yield "KL(q(z|X) || q(z|x))", name, _with_error(value, 2)
+        for name, bounds in result.gaps.excess.items():
+            least, most = (
+                _with_error(v, 2).replace(" ± ", "±") for v in (bounds.at_least, bounds.at_most)
+            )
+            yield "KL(average of q(z|X) || q(z|x))", name, f"{least} to {most}"
         if result.gaps.variation_of_information is not None:
             shown = _with_error(result.gaps.variation_of_information, 2)
             yield "variation of information", "bound (nats)", shown

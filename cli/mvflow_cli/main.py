@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mvflow_cli import data
+from mvflow_cli.choose_prior import choose_prior
 from mvflow_cli.compare import compare
 from mvflow_cli.convert import convert
 from mvflow_cli.demo import demo
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command()(new)
 app.command()(train)
 app.command()(train_classifiers)
+app.command()(choose_prior)
 app.command()(sweep)
 app.command()(sample)
 app.command()(impute)

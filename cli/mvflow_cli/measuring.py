@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JudgeFiles",
+    "changed",
     "evaluation_path",
     "load_classifiers",
     "load_evaluation",
@@ -35,10 +36,13 @@ __all__ = [
     "measure",
     "network_path",
     "run_state",
+    "settings_state",
 ]
 
-SECTIONS = ("evaluation", "sampler", "classifiers")
+SECTIONS = ("evaluation", "sampler", "classifiers", "subset")
 """Of the configuration, on which an evaluation depends."""
+KEPT_LATER = ("subset",)
+"""Sections that results of older versions do not have."""
 
 Result = TypeVar("Result", "Evaluation", "Calibration")
 Networks = TypeVar("Networks", bound="ModalityNetworks")
@@ -62,6 +66,7 @@ def measure(
     *,
     seed: int = 0,
     split: str | None = None,
+    protocol: str = "",
     device: str = "cpu",
     callback: Callback | None = None,
     processes: Processes | None = None,
@@ -71,7 +76,8 @@ def measure(
 ) -> Evaluation:
     """Evaluate a trained run on a split of its store, and write `metrics/evaluation.json`.
 
-    With another kind of subset posterior than `config.toml` has, the file is named after it.
+    With another kind of subset posterior than `config.toml` has, or by a protocol, the file is
+    named after it.
     Rows without labels are evaluated without coherence. Classifiers and autoencoders are those
     kept beside the store; they are trained if there are none yet. Intervals of tables are
     calibrated on the same rows and kept beside. Several processes divide the rows to draw, decode
@@ -84,6 +90,7 @@ def measure(
         store: its store.
         seed: of rows, subsets and draws.
         split: of the store; by default the one for testing.
+        protocol: by which the model draws (`Estimator.with_protocol`), if by any.
         device: where networks that measure are trained.
         callback: of their training.
         processes: that all run this.
@@ -131,7 +138,8 @@ def measure(
         about = {j.name: getattr(j, "about", "") for j in (classifiers, *networks) if j}
         way = {"seed": seed, "rows": fingerprint(test), "judges": about}
         parts = KeptParts(run.path, {**state, **way})
-    is_own = evaluation_path(run, model).name == "evaluation.json"
+    path = evaluation_path(run, model, protocol)
+    is_own = path.name == "evaluation.json"
     evaluation = evaluate(
         model.distribute(processes),
         test,
@@ -147,9 +155,12 @@ def measure(
         if is_main and is_own
         else None,
     )
-    result = evaluation.model_copy(update={"split": test.name, **state})
+    more: dict[str, Any] = {"split": test.name, "data": store.name, "note": store.note, **state}
+    if evaluation.method is not None:
+        more["method"] = evaluation.method.model_copy(update={"protocol": protocol})
+    result = evaluation.model_copy(update=more)
     if is_main:
-        write_json(evaluation_path(run, model), result.to_dict())
+        write_json(path, result.to_dict())
     if parts is not None:
         parts.clear()
     return result
@@ -226,13 +237,34 @@ def load_result(kind: type[Result], path: Path, state: Mapping[str, Any]) -> Res
         result = kind.from_dict(read_json(path), str(path))
     except DataError:
         return None
-    return result if {k: getattr(result, k) for k in state} == state else None
+    return result if is_current(result, state) else None
 
 
-def evaluation_path(run: RunDirectory, model: Estimator) -> Path:
-    """Where the evaluation of a run is kept; with another subset rule or guidance, named so."""
+def is_current(result: Result, state: Mapping[str, Any]) -> bool:
+    """Whether a result is of a state."""
+    is_same = result.stages == state["stages"]
+    return is_same and ("settings" not in state or not changed(result, state["settings"]))
+
+
+def changed(result: Result, now: Mapping[str, Any]) -> list[str]:
+    """Settings "section.key" that a result was made with and that are others now.
+
+    Those that an older version did not keep with its results count as they are.
+    """
+    then, found = result.settings, []
+    for name in sorted(then.keys() | now.keys()):
+        if name not in then or name not in now:
+            found += [] if name in KEPT_LATER and name in now else [name]
+        elif isinstance(then[name], dict):
+            found += [f"{name}.{k}" for k, v in then[name].items() if now[name].get(k) != v]
+    return found
+
+
+def evaluation_path(run: RunDirectory, model: Estimator, protocol: str = "") -> Path:
+    """Where the evaluation of a run is kept; of another rule, guidance or protocol, named so."""
     name, own = map(_rule_name, (model.config, run.config()))
-    return run.path / "metrics" / ("evaluation.json" if name == own else f"evaluation-{name}.json")
+    words = ["evaluation", *([name] if name != own else []), *([protocol] if protocol else [])]
+    return run.path / "metrics" / f"{'-'.join(words)}.json"
 
 
 def _rule_name(config: Config) -> str:
@@ -246,14 +278,21 @@ def run_state(run: RunDirectory, model: Estimator, sections: Iterable[str]) -> d
 
     An evaluation of more or fewer subsets is one all the same.
     """
-    records, settings = run.records(), model.config.model_dump(mode="json")
-    settings["evaluation"].pop("subsets")
+    records = run.records()
     return {
         "stages": {name: records[name].key for name in model.stage_names},
-        "settings": {
-            **{name: settings[name] for name in sections},
-            **({"guidance": {"weight": model.guidance}} if model.guidance else {}),
-        },
+        "settings": settings_state(model.config, sections),
+    }
+
+
+def settings_state(config: Config, sections: Iterable[str] = SECTIONS) -> dict[str, Any]:
+    """The sections of a configuration that a result depends on."""
+    settings = config.model_dump(mode="json")
+    settings["evaluation"].pop("subsets")
+    guidance = getattr(getattr(config, "subset", None), "guidance", 0.0)
+    return {
+        **{name: settings[name] for name in sections if name in settings},
+        **({"guidance": {"weight": guidance}} if guidance else {}),
     }
 
 

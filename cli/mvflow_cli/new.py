@@ -177,6 +177,7 @@ def configure(
     """
     from mvflow.config import config_from_dict, settings_of
     from mvflow.core import ConfigError
+    from mvflow.estimators import config_for
     from mvflow.systems import build_system, stages_of
     from mvflow_datasets import Store
 
@@ -194,6 +195,9 @@ def configure(
             msg = f"system {raw['system']!r} has no {key}: leave --{key} out"
             raise ConfigError(msg)
     config = config_from_dict(raw, where="--set")
+    if store.is_file():
+        with Store.open(store) as opened:
+            config = config_for(config, opened[config.data.train])
     stages_of(build_system(config))  # refuses what cannot be built or trained
     return config
 

@@ -22,6 +22,7 @@ __all__ = [
     "Nodes",
     "Precision",
     "PriorKind",
+    "Protocol",
     "RunPath",
     "Seed",
     "Settings",
@@ -137,6 +138,17 @@ PriorKind = Annotated[
         show_default=False,
     ),
 ]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="paper|paper-f3",
+        help="Draw as the paper does: 100 steps of 10 leapfrogs of a fixed size, one chain a "
+        "sample, products divided by the prior, no ball. paper divides |S|-1 times (Eq. 12), "
+        "paper-f3 once (F.3). By default as in config.toml.",
+        show_default=False,
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -172,8 +184,9 @@ CovariateValues = Annotated[
     list[str] | None,
     typer.Option(
         "--covariate",
-        metavar="NAME=VALUE",
-        help="Covariate of all rows, for a model that has some. May be repeated.",
+        metavar="NAME=VALUE|FILE:COLUMN",
+        help="Covariate of all rows, or one value a row from a column of a file (obs:COLUMN: of "
+        "the first that is given), for a model that has some. May be repeated.",
         show_default=False,
     ),
 ]

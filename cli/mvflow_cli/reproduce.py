@@ -16,7 +16,7 @@ from mvflow_cli.estimating import stage_seconds
 from mvflow_cli.jobs import Job, run_jobs
 from mvflow_cli.making import make_runs
 from mvflow_cli.opening import set_up
-from mvflow_cli.options import Device, InceptionWeights, Json, Threads
+from mvflow_cli.options import Device, InceptionWeights, Json, Protocol, Threads
 from mvflow_cli.output import say, show_json
 from mvflow_cli.variants import parse_betas, parse_seeds
 
@@ -67,10 +67,11 @@ def reproduce(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Recipe in place of the one for the data, as for data made smaller.",
+            help="Another recipe for these data, such as mnist-svhn; by default the paper's own.",
             show_default=False,
         ),
     ] = None,
+    protocol: Protocol = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,24 +97,34 @@ def reproduce(
 
     Example: mvflow reproduce table1 --store mnist-svhn.h5 --small --seeds 0,1 --jobs 2
     """
+    from mvflow.config import config_from_dict
+    from mvflow.config import recipe as read_recipe
+    from mvflow.core import UsageError
     from mvflow.evaluation.reproductions import reproduction
+    from mvflow.systems.subsets import with_protocol
 
     if name == "list":
         _list()
         return
     wanted = reproduction(name)
     if store is None:
-        from mvflow.core import UsageError
-
         msg = f"name the data: mvflow reproduce {name} --store {wanted.data[0]}.h5"
         raise UsageError(msg)
-    usual = wanted.recipe(_data(store), small=small)
+    data = _data(store)
+    own = wanted.recipe(data, small=small)
+    if small and recipe is not None:
+        msg = f"--small is recipe {own}: leave it out, or --recipe {recipe}"
+        raise UsageError(msg)
     specs = wanted.runs(
-        usual.removesuffix("-small"),
+        data,
         [int(seed) for seed in parse_seeds(seeds)],
         system,
         "paper" if betas == "paper" else None if betas is None else parse_betas(betas),
     )
+    if protocol is not None:
+        for spec in specs:
+            words = [*(settings or []), *spec.assignments]
+            with_protocol(config_from_dict(read_recipe(recipe or own, words)), protocol)
     set_up(device, threads)
     if inception is not None:
         from mvflow.evaluation import InceptionFeatures
@@ -126,13 +137,14 @@ def reproduce(
     with ExitStack() as stack:
         if dry_run and not (place / "runs").exists():  # leave nothing behind
             place = Path(stack.enter_context(TemporaryDirectory(prefix="mvflow-")))
-        make_runs(variants, place / "runs", store, recipe or usual)
+        make_runs(variants, place / "runs", store, recipe or own)
         todo = [Job(spec.name, place / "runs" / spec.name, evaluate=True) for spec in specs]
         _announce(wanted, todo, specs, store, device, jobs, err=json)
     if dry_run:
         return
     try:
         more = [] if inception is None else ["--inception", str(inception)]
+        more += [] if protocol is None else ["--protocol", protocol]
         run_jobs(todo, jobs, device, threads, measure=more, err=json)
     except KeyboardInterrupt:
         say("mvflow: interrupted; what is done is kept: the same command goes on", err=True)
@@ -141,7 +153,7 @@ def reproduce(
         for job in failed:
             say(f"mvflow: {job.name} failed: {job.error}", err=True)
         raise typer.Exit(1)
-    written = _write(wanted, specs, place, device, err=json)
+    written = _write(wanted, specs, place, protocol, device, err=json)
     if json:
         show_json({"name": name, "runs": [str(job.path) for job in todo], "written": written})
     else:
@@ -218,23 +230,30 @@ def _duration(seconds: float) -> str:
 
 
 def _write(
-    wanted: Reproduction, specs: Sequence[RunSpec], out: Path, device: str, *, err: bool
+    wanted: Reproduction,
+    specs: Sequence[RunSpec],
+    out: Path,
+    protocol: str | None,
+    device: str,
+    *,
+    err: bool,
 ) -> list[str]:
     """Write the table or the picture of the runs, beta chosen where the paper chooses it."""
     from mvflow.evaluation.compare import compare
     from mvflow.evaluation.reproductions import select_beta
 
-    runs = {spec: evaluated(out / "runs" / spec.name) for spec in specs}
+    runs = {spec: evaluated(out / "runs" / spec.name, protocol) for spec in specs}
     if wanted.select:
         best = select_beta(wanted.select, [(spec, run.metrics) for spec, run in runs.items()])
         say("beta chosen: " + ", ".join(f"{s} {b:g}" for s, b in best.items() if b), err=err)
         runs = {spec: run for spec, run in runs.items() if best[spec.system] == spec.beta}
+    name = wanted.name if protocol is None else f"{wanted.name}-protocol-{protocol}"
     written = write_comparison(
-        compare(list(runs.values()), paper=_is_published(wanted)), out / wanted.name
+        compare(list(runs.values()), paper=_is_published(wanted)), out / name
     )
     if wanted.output == "grids":
         first = {spec.system: out / "runs" / spec.name for spec in reversed(list(runs))}
-        written += _write_grids(wanted, dict(reversed(first.items())), out, device)
+        written += _write_grids(wanted, name, dict(reversed(first.items())), out, protocol, device)
     return written
 
 
@@ -243,7 +262,14 @@ def _is_published(wanted: Reproduction) -> bool:
     return wanted.output == "table"
 
 
-def _write_grids(wanted: Reproduction, runs: dict[str, Path], out: Path, device: str) -> list[str]:
+def _write_grids(
+    wanted: Reproduction,
+    name: str,
+    runs: dict[str, Path],
+    out: Path,
+    protocol: str | None,
+    device: str,
+) -> list[str]:
     """Write one picture for each grid, of the first seed of each system."""
     from functools import partial
 
@@ -253,7 +279,10 @@ def _write_grids(wanted: Reproduction, runs: dict[str, Path], out: Path, device:
     from mvflow_cli.opening import open_store, open_trained
 
     opened = {system: open_trained(path, device) for system, path in runs.items()}
-    models = {system: model for system, (_, model) in opened.items()}
+    models = {
+        system: model if protocol is None else model.with_protocol(protocol)
+        for system, (_, model) in opened.items()
+    }
     run, model = next(iter(opened.values()))
     written = []
     with open_store(run, model.config) as store, style():
@@ -262,7 +291,7 @@ def _write_grids(wanted: Reproduction, runs: dict[str, Path], out: Path, device:
             shown = grid.target or "+".join(
                 m.name for m in test.modalities if m.name not in grid.given
             )
-            path = out / f"{wanted.name}-{'+'.join(grid.given) or 'prior'}-to-{shown}.png"
+            path = out / f"{name}-{'+'.join(grid.given) or 'prior'}-to-{shown}.png"
             png = as_png(systems_grid(models, test, grid.given, grid.target))
             write_atomically(path, partial(Path.write_bytes, data=png))
             written.append(str(path))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mvflow_cli.distributed import ClusterOptions, process_group
-from mvflow_cli.observed import GivenRows, read_observed
+from mvflow_cli.observed import OBS, GivenRows, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
     Device,
@@ -17,6 +17,7 @@ from mvflow_cli.options import (
     Json,
     Nodes,
     PriorKind,
+    Protocol,
     RunPath,
     Seed,
     StorePath,
@@ -29,9 +30,8 @@ from mvflow_cli.samples import check_replaceable, draw_samples, write_samples
 
 if TYPE_CHECKING:
     from mvflow.config import Config
-    from mvflow.estimators import Estimator
 
-__all__ = ["named_values", "sample", "with_protocol"]
+__all__ = ["named_values", "sample"]
 
 
 def sample(
@@ -75,8 +75,10 @@ def sample(
     covariate: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE",
-            help="A covariate of all rows, where the store does not say it. May be repeated.",
+            metavar="NAME=VALUE|FILE:COLUMN",
+            help="A covariate of all rows, or one value a row from a column of a file "
+            "(obs:COLUMN: of the first that is given), where the store does not say it. May be "
+            "repeated.",
             show_default=False,
         ),
     ] = None,
@@ -95,12 +97,9 @@ def sample(
     ] = None,
     paper: Annotated[
         bool,
-        typer.Option(
-            "--paper",
-            help="Sampler settings of the paper: 100 steps of 10 leapfrogs, fixed step size, one "
-            "chain a sample.",
-        ),
+        typer.Option("--paper", help="The same as --protocol paper."),
     ] = False,
+    protocol: Protocol = None,
     subset: SubsetKind = None,
     guidance: Guidance = None,
     prior: PriorKind = None,
@@ -123,10 +122,15 @@ def sample(
 
     Example: mvflow sample runs/toy --given square --rows test:0:16 --n 4 --out circles.h5
     """
-    from mvflow.core import registry
+    from mvflow.core import UsageError, registry
 
     if sampler is not None:
         registry("samplers").load(sampler)
+    if paper:
+        if protocol not in (None, "paper"):
+            msg = f"--paper is --protocol paper: leave it out, or --protocol {protocol}"
+            raise UsageError(msg)
+        protocol = "paper"
     machines = ClusterOptions(devices, nodes, timeout=timeout)
     with process_group(machines, device, threads) as processes:
         opened, model = open_trained(
@@ -136,10 +140,10 @@ def sample(
             guidance=guidance,
             prior=prior,
         )
-        if paper:
-            model = with_protocol(model)
+        if protocol is not None:
+            model = model.with_protocol(protocol)
         model.distribute(processes)
-        said = named_values("--covariate", covariate, model.config)
+        said = named_values("--covariate", covariate, model.config, by_row=True)
         seen = read_observed(opened, model.config, given or [], rows, store, said)
         path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
         check_replaceable(path)
@@ -166,6 +170,7 @@ def sample(
         "given": seen.origin,
         "system": model.config.system,
         "prior": model.priors()[-1],
+        "protocol": protocol or "",
         **{k: v for k, v in model.facts().items() if k == "subset"},
     }
     write_samples(path, samples, seen, about)
@@ -201,43 +206,45 @@ def sample(
         )
 
 
-def with_protocol(model: Estimator) -> Estimator:
-    """The model with sampler and divisor of the paper's Appendix F.
+def named_values(
+    option: str, texts: list[str] | None, config: Config, *, by_row: bool = False
+) -> dict[str, Any]:
+    """Values of covariates that an option says.
 
-    Raises:
-        UsageError: if its subset rule is not a product.
+    Args:
+        option: its name.
+        texts: `NAME=VALUE` each.
+        config: of the model.
+        by_row: whether a value may be a column of a file, `FILE:COLUMN`, or `obs:COLUMN` of the
+            first one that is given.
     """
-    from mvflow.core import UsageError
-    from mvflow.core.parts import create
-    from mvflow.systems.subsets import PAPER_PROTOCOL, Product
-
-    if not isinstance(getattr(model.config, "subset", None), Product):
-        msg = (
-            f"--paper is about products of experts: this is {model.facts().get('subset', 'none')}"
-        )
-        raise UsageError(msg)
-    parts = {f"{key}s": create(f"{key}s", value) for key, value in PAPER_PROTOCOL.items()}
-    return model.with_settings(subset=parts["subsets"], sampler=parts["samplers"])
-
-
-def named_values(option: str, texts: list[str] | None, config: Config) -> dict[str, str | float]:
-    """Values of covariates that an option says."""
     from mvflow.core import UsageError, unknown_name
+    from mvflow_datasets.importing import Reference
 
     known = {c.name: c for c in config.covariate_specs()}
-    values: dict[str, str | float] = {}
+    values: dict[str, Any] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not value:
-            msg = f"cannot read {option} {text!r}: expected NAME=VALUE, as in batch=A"
+            more = ", or NAME=FILE:COLUMN for one value a row" if by_row else ""
+            msg = f"cannot read {option} {text!r}: expected NAME=VALUE, as in batch=A{more}"
             raise UsageError(msg)
         if name not in known:
             raise UsageError(unknown_name("covariate", name, known))
-        try:
-            values[name] = value if known[name].levels is not None else float(value)
-        except ValueError:
-            msg = f"{option} {text!r}: {name!r} is a number"
-            raise UsageError(msg) from None
+        column = Reference.parse(value)
+        is_column = bool(column.part) and column.path.is_file()
+        levels = known[name].levels
+        if by_row and value.startswith(f"{OBS}:"):
+            values[name] = Reference(Path(OBS), value.removeprefix(f"{OBS}:"))
+        elif by_row and is_column and (levels is None or value not in levels):
+            values[name] = column
+        else:
+            try:
+                values[name] = value if levels is not None else float(value)
+            except ValueError:
+                more = ", or a column of a file, FILE:COLUMN" if by_row else ""
+                msg = f"{option} {text!r}: {name!r} is a number{more}"
+                raise UsageError(msg) from None
     return values
 
 

@@ -373,8 +373,13 @@ def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
     )
 
 
-def with_part(config: Config, field: str, kind: str) -> Config:
+def with_part(config: Config, field: str, kind: Any) -> Config:
     """The configuration with another kind of a part, which keeps the settings that both have.
+
+    Args:
+        config: to begin with.
+        field: of the part.
+        kind: its name; a mapping of settings or an object is taken as it is.
 
     Raises:
         UsageError: if the system has no such part, or there is no such kind.
@@ -393,6 +398,8 @@ def with_part(config: Config, field: str, kind: str) -> Config:
         others = f", or choose a system that has one ({having})" if having else ""
         msg = f"system {config.system!r} has no {field}: leave --{field} out{others}"
         raise ConfigError(msg)
+    if not isinstance(kind, str):
+        return config_from_dict({**config.model_dump(), field: kind})
     registry(group).load(kind)
     raw = config.model_dump(mode="json")
     switched = _switched(raw[field], kind, group)

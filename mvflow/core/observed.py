@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mvflow.core.arrays import Array, namespace
 
@@ -89,9 +89,13 @@ class Observed(NamedTuple):
 
     def take(self, start: int, stop: int) -> Observed:
         """Rows `start` to `stop`."""
+        return self.at(slice(start, stop))
+
+    def at(self, rows: Any) -> Observed:
+        """Rows by number, by a slice or by a mask."""
 
         def cut(group: Mapping[str, Array] | None) -> dict[str, Array] | None:
-            return None if group is None else {k: v[start:stop] for k, v in group.items()}
+            return None if group is None else {k: v[rows] for k, v in group.items()}
 
         cached = cut(self.cached) or {}
         return Observed(cut(self.x) or {}, cut(self.present), cut(self.covariates), cached)

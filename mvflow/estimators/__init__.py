@@ -2,13 +2,14 @@
 
 from mvflow.estimators.classes import estimator_class, load
 from mvflow.estimators.estimator import Estimator
-from mvflow.estimators.fitting import check_fits
+from mvflow.estimators.fitting import check_fits, config_for
 from mvflow.estimators.generative import LatentDraws
 
 __all__ = [
     "Estimator",
     "LatentDraws",
     "check_fits",
+    "config_for",
     "estimator_class",
     "load",
 ]

@@ -60,7 +60,7 @@ def _signature(settings: type[Config]) -> inspect.Signature:
 
 
 def load(
-    path: str | Path, device: str = "cpu", *, objects: dict[str, Any] | None = None, **kinds: str
+    path: str | Path, device: str = "cpu", *, objects: dict[str, Any] | None = None, **kinds: Any
 ) -> Estimator:
     """The estimator of a run directory, with the weights of its finished stages.
 
@@ -69,7 +69,7 @@ def load(
         device: where to compute.
         objects: key of the configuration -> object, for what was passed as an object in Python and
             cannot be written to a file, such as {"modalities.scan.encoder": module}.
-        kinds: other kinds of parts, such as subset="amortised".
+        kinds: other kinds of parts, such as subset="amortised" (see `with_parts`).
 
     Raises:
         UsageError: if `path` is not a run directory.

@@ -16,6 +16,7 @@ from mvflow.estimators.annotated import (
 )
 from mvflow.runs import Plan, StageRecord
 from mvflow.systems import Encodes, LearnsPrior, System, build_system, stages_of
+from mvflow.systems.subsets import with_protocol
 from mvflow.training import History, Processes
 
 __all__ = ["ConfiguredEstimator"]
@@ -149,8 +150,10 @@ class ConfiguredEstimator:
         cells = rows_of_anndata(adata, matrices, covariates)
         return cls.from_config(config_for(cells, cls.system, assignments)), cells
 
-    def with_parts(self, **kinds: str) -> Self:
+    def with_parts(self, **kinds: Any) -> Self:
         """An estimator with other kinds of parts, `subset="amortised"`; it shares what it can.
+
+        A name keeps the settings that both kinds have; a mapping or an object is taken as it is.
 
         Stages that do not depend on the change stay trained.
 
@@ -177,6 +180,21 @@ class ConfiguredEstimator:
             ('joint', 'flows')
         """
         return self._like(config_from_dict({**self.config.model_dump(), **settings}))
+
+    def with_protocol(self, name: str) -> Self:
+        """An estimator that draws as the paper does: its sampler and divisor, and no ball.
+
+        Args:
+            name: "paper", or "paper-f3", which divides products by the prior once (F.3).
+
+        Raises:
+            UsageError: if there is no such protocol, or the subset rule is not a product.
+
+        Examples:
+            >>> model.with_protocol("paper").config.subset.divisor
+            'prior'
+        """
+        return self._like(with_protocol(self.config, name))
 
     def _like(self, config: Config) -> Self:
         new = type(self).from_config(config)

@@ -12,14 +12,20 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from mvflow.core import (
+    COVARIATES,
+    PRESENT,
     Batch,
     DataError,
     Observed,
     UsageError,
+    as_numbers,
     check_batch,
     check_seed,
     covariate_columns,
+    fill_absent,
+    present_columns,
     subset_of,
+    unmask,
 )
 from mvflow.estimators.covariates import encoded_covariates, spread_covariates
 from mvflow.estimators.fitting import check_scale
@@ -28,13 +34,16 @@ from mvflow.estimators.inputs import (
     as_given,
     check_mapping,
     checked_latent,
+    chunked,
     chunks_of,
     owned,
 )
 from mvflow.estimators.trainable import TrainableEstimator
 from mvflow.inference import refuse
+from mvflow.likelihoods import present_log_prob
 from mvflow.nn import own_generator
 from mvflow.systems import Encodes, Projects
+from mvflow.systems.base import require_all_present
 from mvflow.training import as_input
 
 __all__ = ["EncodingEstimator", "Predictive"]
@@ -69,8 +78,12 @@ class EncodingEstimator(TrainableEstimator):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and standard deviation of q(z|X), (rows, latent_dim) each, given all modalities.
 
+        A model that was trained on rows that lack modalities takes such rows: it is q(z|x_S) of
+        the joint encoder then.
+
         Args:
-            x: all modalities, name -> (rows, *shape).
+            x: all modalities, name -> (rows, *shape); of NumPy's masked arrays, and where a mask
+                `present/NAME` says so, values are absent.
             covariates: name -> (rows,) values, for a model that has covariates.
 
         Raises:
@@ -82,13 +95,11 @@ class EncodingEstimator(TrainableEstimator):
             ((4, 2), True)
         """
         observed, system = self._checked(x, covariates), self._base_system()
-        missing = [m.name for m in self.modalities if m.name not in observed.x]
-        if missing:
-            msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
-            raise UsageError(msg)
+        self._check_encodable(observed)
+        chunks = chunked(observed)
         with torch.no_grad():
             encode = system.encode if isinstance(system, Encodes) else system.posterior
-            posteriors = [encode(rows) for rows in chunks_of(observed)]
+            posteriors = [encode(rows) for rows in chunks.parts]
             if not all(isinstance(q, Distribution) for q in posteriors):
                 msg = f"system {self.config.system!r} has no q(z|X) with moments: use draw"
                 raise UsageError(msg)
@@ -97,7 +108,19 @@ class EncodingEstimator(TrainableEstimator):
             )
             finite = (loc.isfinite() & scale.isfinite()).all(-1)
             refuse(~finite, "mean or deviation of q(z|X) is not a finite number")
-        return as_given(loc.cpu().numpy(), x), as_given(scale.cpu().numpy(), x)
+        means, deviations = (chunks.restored(t.cpu().numpy()) for t in (loc, scale))
+        return as_given(means, x), as_given(deviations, x)
+
+    def _check_encodable(self, observed: Observed) -> None:
+        """Check that all modalities were given where q(z|X) needs them."""
+        missing = [m.name for m in self.modalities if m.name not in observed.x]
+        if missing and not (observed.x and getattr(self.system_, "encodes_subsets", False)):
+            msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
+            raise UsageError(msg)
+        if isinstance(self.system_, Encodes) and not getattr(
+            self.system_, "encodes_subsets", False
+        ):
+            require_all_present(self.system_, observed, "train it on rows that lack some")
 
     @property
     def can_project(self) -> bool:
@@ -113,6 +136,8 @@ class EncodingEstimator(TrainableEstimator):
     def project(self, x: Batch) -> dict[str, NDArray[np.float32]]:
         """Shared information g_j(x_j) of each given modality, name -> (rows, width).
 
+        Rows that lack the modality are NaN.
+
         Raises:
             UsageError: if the model has no projectors.
 
@@ -125,7 +150,12 @@ class EncodingEstimator(TrainableEstimator):
             msg = f"this {type(self).__name__} has no projectors: choose a projector"
             raise UsageError(msg)
         with torch.no_grad():
-            projections = {n: system.project(n, v).cpu().numpy() for n, v in observed.x.items()}
+            projections = {}
+            for name in observed.x:
+                found = system.project(name, observed.encodable(name))
+                if (here := observed.is_present(name)) is not None:
+                    found = torch.where(here[:, None], found, torch.nan)
+                projections[name] = found.cpu().numpy()
         return as_given(projections, x)
 
     def decode(
@@ -280,7 +310,10 @@ class EncodingEstimator(TrainableEstimator):
                 for name, value in rows.x.items():
                     q, shape = decoded[name], flat.shape[:2]
                     repeated = value.repeat(len(z), *[1] * (value.ndim - 1))
-                    values = specs[name].mean(q), q.sample(), q.log_prob(repeated).double()
+                    mask = (rows.present or {}).get(name)
+                    shown = None if mask is None else mask.repeat(len(z), *[1] * (mask.ndim - 1))
+                    density = present_log_prob(q, repeated, shown).double()
+                    values = specs[name].mean(q), q.sample(), density
                     parts[-1][name] = tuple(t.unflatten(0, shape).cpu() for t in values)
         joined = [
             {name: torch.cat([p[name][k] for p in parts], 1).numpy() for name in observed.x}
@@ -317,7 +350,17 @@ class EncodingEstimator(TrainableEstimator):
         self._base_system()
         check_mapping(given)
         columns = covariate_columns(given or {})
-        named = {n: x for n, x in (given or {}).items() if n not in columns}
+        masks = {k.removeprefix(PRESENT): m for k, m in present_columns(given or {}).items()}
+        named = {
+            n: x
+            for n, x in (given or {}).items()
+            if n not in columns and not n.startswith(PRESENT)
+        }
+        named, present = unmask(named, masks)
+        named = {
+            n: fill_absent(n, as_numbers(x, f"modality {n!r}"), present[n]) if n in present else x
+            for n, x in named.items()
+        }
         batch = check_batch(named, self.modalities)
         rows, specs = len(next(iter(batch.values()), ())), self.config.covariate_specs()
         encoded = encoded_covariates({**columns, **(covariates or {})}, specs, rows or None)
@@ -329,8 +372,10 @@ class EncodingEstimator(TrainableEstimator):
                 msg = f"modality {name!r} has no rows"
                 raise DataError(msg)
             check_scale(name, values, seen_bytes)
-        return Observed(
-            {k: as_input(torch.from_numpy(owned(v)).to(self._device)) for k, v in batch.items()},
-            None,
-            {k: torch.from_numpy(owned(v)).to(self._device) for k, v in encoded.items()} or None,
-        )
+        arrays = {
+            **batch,
+            **{PRESENT + k: mask for k, mask in present.items() if not mask.all()},
+            **{COVARIATES + k: v for k, v in encoded.items()},
+        }
+        tensors = {k: torch.from_numpy(owned(v)).to(self._device) for k, v in arrays.items()}
+        return Observed.from_columns({k: as_input(x) for k, x in tensors.items()})

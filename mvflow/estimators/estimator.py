@@ -19,14 +19,13 @@ from mvflow.core import (
     check_count,
     check_seed,
     check_source,
-    covariate_columns,
     derive_seed,
 )
 from mvflow.estimators.generative import GenerativeEstimator
 from mvflow.estimators.imputing import Imputed, imputed, unlike
-from mvflow.estimators.inputs import CHUNK_ROWS, as_given, check_mapping, checked_latent, chunks_of
+from mvflow.estimators.inputs import as_given, check_mapping, checked_latent, chunked
 from mvflow.estimators.plotting import Plots
-from mvflow.estimators.scoring import evidence_lower_bound, log_likelihood
+from mvflow.estimators.scoring import ImportanceSampled, evidence_lower_bound, log_likelihood
 from mvflow.inference import refuse
 from mvflow.metrics import CalibratedIntervals
 
@@ -173,16 +172,34 @@ class Estimator(GenerativeEstimator):
         values = torch.from_numpy(checked_latent(z, self.system_.latent.dim, observed.rows)).to(
             self._device
         )
+        chunks = chunked(observed)
+        log_prob = values.new_empty(values.shape[:-1], dtype=torch.float64)
         with torch.no_grad():
-            parts = [
-                self._posterior(rows, combine).log_prob(part)
-                for rows, part in zip(
-                    chunks_of(observed), values.split(CHUNK_ROWS, -2), strict=True
+            for i, rows in enumerate(chunks.parts):
+                part = values[..., chunks.at(i), :]
+                log_prob[..., chunks.at(i)] = (
+                    self._posterior(rows, combine).log_prob(part).double()
                 )
-            ]
-        log_prob = torch.cat(parts, -1).double()
         bad = log_prob.isnan()
         refuse(bad.reshape(-1, observed.rows).any(0), "log q(z|x_S) is not a number")
+        return log_prob.cpu().numpy()
+
+    def prior_log_prob(self, z: ArrayLike, prior: str | None = None) -> NDArray[np.float64]:
+        """Log density of a prior in nats, (...,), of z (..., latent_dim).
+
+        Args:
+            z: latents, such as `encode` or `draw` have them.
+            prior: a name of `priors()`; by default the configured one.
+
+        Examples:
+            >>> z = model.sample_latent(x, n=1)[0]
+            >>> model.prior_log_prob(z).shape
+            (4,)
+        """
+        distribution = self._prior(prior)()
+        values = torch.from_numpy(np.array(z, np.float32)).to(self._device)
+        with torch.no_grad():
+            log_prob = distribution.log_prob(values[..., None, :])[..., 0].double()
         return log_prob.cpu().numpy()
 
     def log_likelihood(
@@ -197,6 +214,8 @@ class Estimator(GenerativeEstimator):
     ) -> Any:
         """Importance-sampled log p(x), or log p(x | given), of each row in nats, (rows,).
 
+        In rows that lack modalities it is that of what they have.
+
         Args:
             x: modalities to score.
             given: observed modalities.
@@ -208,7 +227,7 @@ class Estimator(GenerativeEstimator):
 
         Raises:
             DataError: if the data do not fit the modalities or are not finite.
-            UsageError: if there is nothing to score, or `n` is not positive.
+            UsageError: if there is nothing to score, in all or in a row, or `n` is not positive.
 
         Examples:
             >>> model.log_likelihood(x, n=100).shape
@@ -218,7 +237,8 @@ class Estimator(GenerativeEstimator):
         """
         for each in (x, given):
             check_mapping(each)
-        both = sorted((set(x) & set(given or {})) - set(covariate_columns(x)))
+        names = {m.name for m in self.modalities}
+        both = sorted(set(x) & set(given or {}) & names)
         if both:
             msg = f"modality {both[0]!r} is both given and to be scored"
             raise UsageError(msg)
@@ -226,18 +246,29 @@ class Estimator(GenerativeEstimator):
         seed = check_seed(seed)
         # together, for equal numbers of rows
         seen = self._checked({**(given or {}), **x}, covariates)
-        scored = {name: seen.x[name] for name in sorted(x) if name in seen.x}
-        if not scored:
+        if not names & set(x):
             msg = "no modality to score: x is empty"
             raise UsageError(msg)
-        sampled = log_likelihood(
-            self.system_,
-            scored,
-            {name: seen.x[name] for name in given or () if name in seen.x},
-            n=check_count(n),
-            seed=seed,
-            map_chunks=self._map_chunks,
-            covariates=seen.covariates,
+        rows = chunked(seen, max(1, seen.rows))  # apart only where they lack different modalities
+        parts = []
+        for i, own in enumerate(rows.parts):
+            scored, known = own.only(x), own.only(given or ())
+            if not scored.x or (given and not known.x):
+                what = "given" if scored.x else "to be scored"
+                row = int(np.arange(seen.rows)[rows.at(i)][0])
+                msg = f"row {row} has none of the modalities {what}: leave such rows out"
+                raise UsageError(msg)
+            sampled = log_likelihood(
+                self.system_,
+                scored,
+                known,
+                n=check_count(n),
+                seed=derive_seed(seed, "pattern", i) if i else seed,
+                map_chunks=self._map_chunks,
+            )
+            parts.append(sampled)
+        sampled = ImportanceSampled(
+            *(rows.restored(np.concatenate(of)) for of in zip(*parts, strict=True))
         )
         return sampled if full_output else as_given(sampled.values, x)
 
@@ -252,7 +283,8 @@ class Estimator(GenerativeEstimator):
         """E log p(X|z) + log p(z) - log q(z|X) of each row, in nats, without weights or beta.
 
         Args:
-            x: all modalities.
+            x: all modalities. A model that was trained on rows that lack some takes such rows,
+                of which it is the bound on log p(x_S).
             n: draws of z ~ q(z|X) per row.
             seed: of the draws; None gives fresh ones.
             covariates: of the rows, as in `draw`.
@@ -267,16 +299,18 @@ class Estimator(GenerativeEstimator):
         """
         self._check_fitted()
         seed, observed = check_seed(seed), self._checked(x, covariates)
-        missing = [m.name for m in self.modalities if m.name not in observed.x]
-        if missing:
-            msg = f"q(z|X) needs all modalities, but {', '.join(missing)} is missing"
-            raise UsageError(msg)
+        self._check_encodable(observed)
+        chunks = chunked(observed)
         parts = [
             evidence_lower_bound(self.system_, rows, n=check_count(n), seed=derive_seed(seed, i))
-            for i, rows in enumerate(chunks_of(observed))
+            for i, rows in enumerate(chunks.parts)
         ]
         values, z, log_prob = zip(*parts, strict=True)
-        return Bound(np.concatenate(values), np.concatenate(z, 1), np.concatenate(log_prob, 1))
+        return Bound(
+            chunks.restored(np.concatenate(values)),
+            chunks.restored(np.concatenate(z, 1), 1),
+            chunks.restored(np.concatenate(log_prob, 1), 1),
+        )
 
     def evaluate(self, test: Source | Batch, classifiers: Any = None, **options: Any) -> Any:
         """Measure the model on test rows, as `mvflow.evaluate`.

@@ -13,16 +13,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mvflow.config import Config
 from mvflow.core import (
     ConfigError,
     Covariate,
     DataError,
     LostError,
     Modality,
+    Presence,
     Source,
     StageError,
     check_source,
     generator,
+    present_columns,
+    registry,
+    with_masks,
 )
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
@@ -49,6 +54,7 @@ __all__ = [
     "check_fits",
     "check_scale",
     "close_stage",
+    "config_for",
     "held_out",
     "open_stage",
     "restore_weights",
@@ -74,6 +80,24 @@ def check_fits(
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)
+
+
+def config_for(config: Config, *sources: Source) -> Config:
+    """The configuration with which rows can be trained on: another if some lack modalities.
+
+    Args:
+        config: of the model.
+        sources: training rows; then, if there are any, validation rows.
+
+    Raises:
+        DataError: if no training row has a modality, or nothing links two of them.
+        UsageError: if the system takes complete rows alone.
+    """
+    if not any(present_columns(with_masks(source.columns())) for source in sources):
+        return config
+    Presence.of(sources[0]).check()
+    settings: Config = registry("systems").load(config.system).for_absence(config)
+    return settings
 
 
 def check_scale(name: str, values: NDArray[Any], trained_on_bytes: Collection[str]) -> None:

@@ -22,14 +22,13 @@ from mvflow.core import (
     UsageError,
     check_count,
     check_seed,
-    covariate_columns,
     registry,
     subset_of,
     unknown_name,
 )
 from mvflow.core.parts import create, dump
 from mvflow.estimators.encoding import EncodingEstimator
-from mvflow.estimators.inputs import as_given, check_mapping, chunks_of
+from mvflow.estimators.inputs import as_given, check_mapping, chunked
 from mvflow.inference import Diagnostics, Guidable, Sampler, Target, draw
 from mvflow.nn import own_generator
 from mvflow.systems import Bounded, Encodes, Guides, LearnsPrior
@@ -70,7 +69,8 @@ class GenerativeEstimator(EncodingEstimator):
 
         Args:
             given: observed modalities, name -> (rows, *shape). None: draws from the prior, as
-                for one row.
+                for one row. A row may lack some, in NumPy's masked arrays or by a mask
+                `present/NAME`: it is conditioned on what it has.
             n: draws per row.
             seed: of these draws; None gives fresh ones. They hang on it and on how many rows are
                 asked for at once, up to 256, not on what the other rows hold: networks and
@@ -99,13 +99,14 @@ class GenerativeEstimator(EncodingEstimator):
         """
         seed, n = check_seed(seed), check_count(n)
         check_mapping(given)
-        is_given = len(given or {}) > len(covariate_columns(given or {}))
+        is_given = any(m.name in (given or {}) for m in self.modalities)
         source = None if is_given else self._prior(prior)
         if is_given:
             self._check_fitted()
         observed = self._checked(given, covariates)
         algorithm, weight = self._sampler(sampler), self._guidance(guidance)
-        chunks = list(chunks_of(observed))
+        order = chunked(observed)
+        chunks = order.parts
 
         def chunk(i: int) -> dict[str, NDArray[Any]]:
             rows = chunks[i]
@@ -124,7 +125,10 @@ class GenerativeEstimator(EncodingEstimator):
             for k in parts[0]
             if k != "method"
         }
-        z, method = joined.pop("z"), parts[0]["method"].tobytes().decode()
+        methods = [part["method"].tobytes().decode() for part in parts]
+        method = next((m for m in methods if m != "exact"), "exact")
+        z = order.restored(joined.pop("z"), 1)
+        joined = {k: order.restored(v) for k, v in joined.items()}
         columns = {COVARIATES + k: v.cpu().numpy() for k, v in (observed.covariates or {}).items()}
         return LatentDraws(z, Diagnostics(method, **joined), columns)
 
@@ -152,19 +156,27 @@ class GenerativeEstimator(EncodingEstimator):
     ) -> NDArray[np.float32]:
         """Posterior mean of z given the modalities of x, (rows, latent_dim).
 
-        With all modalities it is the mean of q(z|X), else that of `n` draws. `covariates` as in
-        `draw`.
+        With all modalities it is the mean of q(z|X), else that of `n` draws, in each row.
+        `covariates` as in `draw`.
 
         Examples:
             >>> model.transform(x).shape
             (4, 2)
         """
         check_mapping(x)
-        if {*x} >= {m.name for m in self.modalities} and self.can_encode:
+        has_all = {*x} >= {m.name for m in self.modalities} and self.can_encode
+        observed = self._checked(x, covariates)
+        if has_all and not observed.present:
             return self.encode(x, covariates=covariates)[0]
         guidance = None if self._guidance(None) is None else 0.0
         drawn = self.draw(x, n, seed=seed, guidance=guidance, covariates=covariates)
-        return as_given(self._warned(drawn).z.mean(0), x)
+        means = self._warned(drawn).z.mean(0)
+        chunks = chunked(observed)
+        for i, rows in enumerate(chunks.parts if has_all else ()):
+            if len(rows.x) == len(self.modalities) and isinstance(self.system_, Encodes):
+                with torch.no_grad():
+                    means[chunks.at(i)] = self.system_.encode(rows).mean.cpu().numpy()
+        return as_given(means, x)
 
     @staticmethod
     def _warned(drawn: LatentDraws) -> LatentDraws:
@@ -245,7 +257,10 @@ class GenerativeEstimator(EncodingEstimator):
             False
         """
         self._check_fitted()
-        return not isinstance(self._posterior(self._checked(given), False), Distribution)
+        return any(
+            not isinstance(self._posterior(rows, False), Distribution)
+            for rows in chunked(self._checked(given)).parts
+        )
 
     def priors(self) -> list[str]:
         """Names of the priors to draw from: p(z) of the model, then a fitted or learned one.

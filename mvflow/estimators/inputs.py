@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from mvflow.core import DataError, Observed, UsageError, as_numbers
 
-__all__ = ["CHUNK_ROWS", "as_given", "check_mapping", "checked_latent", "chunks_of", "owned"]
+__all__ = [
+    "CHUNK_ROWS",
+    "Chunks",
+    "as_given",
+    "check_mapping",
+    "checked_latent",
+    "chunked",
+    "chunks_of",
+    "owned",
+]
 
 CHUNK_ROWS = 256
 """Rows that are drawn, decoded or encoded at once."""
@@ -53,6 +62,63 @@ def as_given(values: Any, given: Mapping[str, Any] | None) -> Any:
     if isinstance(values, dict):
         return {name: as_given(x, given) for name, x in values.items()}
     return torch.from_numpy(values).to(tensors[0].device)
+
+
+class Chunks(NamedTuple):
+    """Observed rows in parts, each of rows that have the same modalities."""
+
+    parts: list[Observed]
+    order: NDArray[np.int64] | None
+    """Which row each row of all parts, one after the other, was; None: they are in order."""
+
+    def at(self, i: int) -> Any:
+        """Where the rows of a part were."""
+        ends = np.cumsum([part.rows for part in self.parts])
+        rows = slice(ends[i] - self.parts[i].rows, ends[i])
+        return rows if self.order is None else self.order[rows]
+
+    def restored(self, values: NDArray[Any], axis: int = 0) -> NDArray[Any]:
+        """Values of the rows of all parts, in the order that the rows had."""
+        if self.order is None or values.shape[axis] != len(self.order):
+            return values
+        return np.take(values, np.argsort(self.order), axis)
+
+
+def chunked(observed: Observed, size: int = CHUNK_ROWS) -> Chunks:
+    """Observed rows, at most `size` at a time, and apart where they lack different modalities.
+
+    Raises:
+        UsageError: if a row has none of the modalities.
+
+    Examples:
+        >>> x = torch.arange(3.0)[:, None]
+        >>> rows = Observed({"a": x, "b": x}, {"b": torch.tensor([False, True, False])})
+        >>> parts, order = chunked(rows)
+        >>> [list(part.x) for part in parts], order.tolist()
+        ([['a'], ['a', 'b']], [0, 2, 1])
+    """
+    if not observed.present:
+        return Chunks(list(chunks_of(observed, size)), None)
+    names = sorted(observed.x)
+    masks = {name: observed.is_present(name) for name in names}
+    there = np.stack(
+        [np.ones(observed.rows, np.bool_) if (m := masks[n]) is None else m.cpu() for n in names],
+        1,
+    )
+    if not there.any(1).all():
+        row = int(there.any(1).argmin())
+        msg = f"row {row} has none of {', '.join(names)}: leave out rows of which nothing is given"
+        raise UsageError(msg)
+    kinds, which = np.unique(there, axis=0, return_inverse=True)
+    parts, order = [], []
+    for i, kind in enumerate(kinds):
+        at = np.flatnonzero(which.reshape(-1) == i)
+        own = observed.at(torch.from_numpy(at).to(next(iter(observed.x.values())).device))
+        own = own.only([name for name, is_there in zip(names, kind, strict=True) if is_there])
+        values = {k: v for k, v in (own.present or {}).items() if not v.all()}
+        parts += list(chunks_of(own._replace(present=values or None), size))
+        order.append(at)
+    return Chunks(parts, np.concatenate(order))
 
 
 def chunks_of(observed: Observed, size: int = CHUNK_ROWS) -> Iterator[Observed]:

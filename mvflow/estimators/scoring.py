@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from mvflow.core import Observed, UsageError
 from mvflow.functional import effective_sample_size, log_mean_exp, mixture_log_prob
 from mvflow.inference import pareto_k, refuse
+from mvflow.likelihoods import present_log_prob
 from mvflow.nn import own_generator
 from mvflow.systems import Encodes, System
 
@@ -43,13 +44,12 @@ class ImportanceSampled(NamedTuple):
 
 def log_likelihood(
     system: System,
-    x: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
+    x: Observed,
+    given: Observed,
     *,
     n: int,
     seed: int,
     map_chunks: MapChunks,
-    covariates: Mapping[str, Tensor] | None = None,
 ) -> ImportanceSampled:
     r"""Log p(x | given) = log E_{q(z|given)} prod_j p(x_j|z) of each row (paper C.2).
 
@@ -59,26 +59,22 @@ def log_likelihood(
 
     Args:
         system: the model.
-        x: what is scored.
+        x: what is scored, of rows that all have the same modalities; of values that are absent
+            in these, nothing is.
         given: what it is conditioned on.
         n: draws per row.
         seed: of the draws.
         map_chunks: calls a function with 0, 1, ... and gives the results of all.
-        covariates: of the rows.
 
     Raises:
         NumericsError: if no weight of a row is a number.
     """
     largest = max(m.size for m in system.modalities)
     size = max(1, MAX_DECODED_VALUES // (n * largest))
-    rows, device = len(next(iter(x.values()))), next(iter(x.values())).device
+    rows, device = x.rows, system.device
 
     def chunk(i: int) -> dict[str, NDArray[Any]]:
-        at = slice(i * size, (i + 1) * size)
-        own = covariates and {k: v[at] for k, v in covariates.items()}
-        scored, seen = (
-            Observed({k: v[at] for k, v in each.items()}, None, own) for each in (x, given)
-        )
+        scored, seen = (each.take(i * size, (i + 1) * size) for each in (x, given))
         with torch.no_grad(), own_generator(seed, "likelihood", i, device=device):
             return _log_likelihood(system, scored, seen, n)
 
@@ -113,7 +109,7 @@ def evidence_lower_bound(
         z = q.sample((n,))
         log_q = q.log_prob(z).double()
         decoded = system.decode(z, x.x.keys(), x.covariates)
-        joint = sum(decoded[name].log_prob(value).double() for name, value in x.x.items())
+        joint = sum(value.double() for value in _log_probs(decoded, x))
         bound = joint + system.prior().log_prob(z).double() - log_q
     refuse(~bound.isfinite().all(0), "the bound is not a finite number")
     return bound.mean(0).cpu().numpy(), z.cpu().numpy(), log_q.cpu().numpy()
@@ -123,7 +119,8 @@ def _log_likelihood(
     system: System, x: Observed, given: Observed, n: int
 ) -> dict[str, NDArray[Any]]:
     target = system.posterior(given) if given.x else system.prior()
-    proposals = list(system.proposals(x._replace(x={**given.x, **x.x})))
+    masks = {**(given.present or {}), **(x.present or {})}
+    proposals = list(system.proposals(x._replace(x={**given.x, **x.x}, present=masks or None)))
     if not isinstance(target, Distribution):
         proposals += target.experts
     else:
@@ -138,7 +135,7 @@ def _log_likelihood(
     )
     log_target = target.log_prob(z) - mixture_log_prob(terms)
     decoded = system.decode(z, x.x.keys(), x.covariates)
-    log_joint = log_target + sum(decoded[name].log_prob(value) for name, value in x.x.items())
+    log_joint = log_target + sum(_log_probs(decoded, x))
     value: Tensor = _log_mean(log_joint, finite, "the weights of a likelihood are not numbers")
     if not isinstance(target, Distribution):  # its constant, from the same draws
         constant = _log_mean(log_target, finite, "the density of what is given is not a number")
@@ -150,6 +147,12 @@ def _log_likelihood(
         "ess": effective_sample_size(weights, axis=0).numpy(),
         "khat": np.array([pareto_k(row) for row in weights.T.numpy()]),
     }
+
+
+def _log_probs(decoded: Mapping[str, Distribution], x: Observed) -> list[Tensor]:
+    """Log p(x_j|z) of what is present, by modality."""
+    masks = x.present or {}
+    return [present_log_prob(decoded[n], value, masks.get(n)) for n, value in x.x.items()]
 
 
 def _log_mean(log_weights: Tensor, finite: Tensor, what: str) -> Tensor:

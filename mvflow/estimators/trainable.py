@@ -22,7 +22,7 @@ from mvflow.core import (
 )
 from mvflow.estimators.configured import ConfiguredEstimator
 from mvflow.estimators.devices import check_device
-from mvflow.estimators.fitting import check_fits, restore_weights, train_stage
+from mvflow.estimators.fitting import check_fits, config_for, restore_weights, train_stage
 from mvflow.estimators.scoring import Chunk
 from mvflow.nn import torch_defaults
 from mvflow.runs import Inputs, RunDirectory
@@ -51,6 +51,7 @@ class TrainableEstimator(ConfiguredEstimator):
         *,
         seed: int | None = None,
         covariates: Mapping[str, Any] | None = None,
+        present: Mapping[str, Any] | None = None,
         validation: Source | Batch | None = None,
         stages: Sequence[str] | None = None,
         run: RunDirectory | None = None,
@@ -67,6 +68,9 @@ class TrainableEstimator(ConfiguredEstimator):
             covariates: name -> (rows,) values that encoders and decoders see, where `source` is
                 a dict of arrays. Where the configuration names none, these become its covariates:
                 texts and whole numbers are levels, floats are numbers. A `Source` has its own.
+            present: name -> bool (rows,), which rows have the modality, where `source` is a dict
+                of arrays; what a row lacks is never read. NumPy's masked arrays say it too.
+                Where rows lack modalities, the configuration becomes one that takes such rows.
             validation: held-out rows; by default a share of `source`.
             stages: names of stages to train, each from its initial weights; those that they
                 need must have been trained. Stages that rest on what is trained anew are dropped.
@@ -101,7 +105,11 @@ class TrainableEstimator(ConfiguredEstimator):
         seed = None if seed is None else check_seed(seed)
         specs = self.config.covariate_specs()
         train = as_source(
-            source, self.modalities, covariates=covariates, covariate_specs=specs or None
+            source,
+            self.modalities,
+            covariates=covariates,
+            covariate_specs=specs or None,
+            present=present,
         )
         config = self._seeded(seed, stages)
         if covariates and not specs:
@@ -116,6 +124,7 @@ class TrainableEstimator(ConfiguredEstimator):
         if validation is not None:
             held_out = as_source(validation, self.modalities, covariate_specs=specs)
             check_source(held_out, self.modalities, specs)
+        config = self._for_rows(config, train, held_out, run)
         plan = self._plan()
         wanted = plan.names if stages is None else tuple(stages)
         for stage in wanted:
@@ -182,6 +191,24 @@ class TrainableEstimator(ConfiguredEstimator):
                     self.records_[spec.name] = record
         self.system_.eval().requires_grad_(False)
         return self
+
+    def _for_rows(
+        self, config: Config, train: Source, held_out: Source | None, run: RunDirectory | None
+    ) -> Config:
+        """The configuration that takes the rows, which may lack modalities."""
+        fitting = config_for(config, train, *([] if held_out is None else [held_out]))
+        if fitting == config:
+            return config
+        if run is not None:
+            msg = (
+                f"{run.path}/config.toml is for rows that have all modalities, but some rows lack "
+                "one: make a run for these rows ('mvflow new')"
+            )
+            raise UsageError(msg)
+        if not self.records_:
+            self._set_config(fitting)
+            self._build()
+        return fitting
 
     def _seeded(self, seed: int | None, stages: Sequence[str] | None) -> Config:
         """The configuration with a seed, which all stages are then to be trained with."""

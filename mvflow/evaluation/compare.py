@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,8 +11,10 @@ import numpy as np
 from mvflow.config import Config
 from mvflow.core import DataError, UsageError
 from mvflow.evaluation.baselines import NEIGHBOURS, RIDGE
+from mvflow.evaluation.caveats import beta_factor, caveats, paper_config
+from mvflow.evaluation.labels import labels, leaves, system_settings
 from mvflow.evaluation.predictions import PredictionMeans
-from mvflow.evaluation.published import Figure, published
+from mvflow.evaluation.published import Figure, Published, published
 from mvflow.evaluation.result import Coherence, Evaluation, Frechet
 from mvflow.metrics import Estimate
 
@@ -59,12 +61,14 @@ class ComparedSystem:
         seeds: of the runs, in order; empty for a system of the paper.
         values: measure -> value of each run with its standard error; None where a run lacks it.
         paper: measure -> what the paper reports of it.
+        caveats: what a reader of the values must know: data, recipe, how they were drawn.
     """
 
     label: str
     seeds: tuple[int, ...]
     values: dict[str, list[Estimate | None]] = field(default_factory=dict)
     paper: dict[str, Figure] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
 
     def known(self, key: str) -> list[float]:
         """Values of a measure that are there."""
@@ -145,37 +149,60 @@ def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:
     _check_same(runs)
     groups: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
-        groups.setdefault(repr(sorted(_settings(run.config).items())), []).append(run)
+        groups.setdefault(repr(sorted(system_settings(run.config).items())), []).append(run)
     for group in groups.values():
         _check_seeds(group)
     members = [sorted(group, key=lambda r: r.config.seed) for group in groups.values()]
-    labels = _labels([group[0] for group in members])
+    titles = [group[0].metrics.facts.get("system", "model") for group in members]
+    names = labels(titles, [group[0].config for group in members])
     report = published(runs[0].config.recipe) if paper else None
     with_distances = _distances_compare(runs)
     systems, reported = [], set()
-    for label, group in zip(labels, members, strict=True):
+    for label, group in zip(names, members, strict=True):
         flat = [_flat(run.metrics, with_distances) for run in group]
-        name, figures = report.find(_leaves(group[0].config)) if report else ("", {})
-        reported.add(name)
+        name, figures = _published(group[0].config, report)
+        reported.add(name if figures else "")
         values = {key: [f.get(key) for f in flat] for f in flat for key in f}
         seeds = tuple(r.config.seed for r in group)
-        systems.append(ComparedSystem(label, seeds, values, dict(figures)))
+        known = dict.fromkeys(c for r in group for c in caveats(r.config, r.metrics, report))
+        systems.append(ComparedSystem(label, seeds, values, dict(figures), tuple(known)))
     measures = _measures(systems, runs[0].metrics)
-    notes = _notes(runs, with_distances)
+    notes = [*_notes(runs, with_distances), *_caveats(systems)]
     needed = [m.key for m in measures if not m.key.endswith("/joint_fitted")]
     if any(len(s.known(key)) < len(s.seeds) for s in systems for key in needed):
         notes.append("some runs lack some measures: evaluate them again for all")
     if report is not None:
         systems += [
-            ComparedSystem(label, (), {}, figures)
+            ComparedSystem(f"{label} (paper)" if label in names else label, (), {}, figures)
             for label, figures in report.chosen.items()
             if label not in reported
         ]
-        known = {m.key for m in measures}
-        measures += [_measure(key) for key in report.measures if key not in known]
+        there = {m.key for m in measures}
+        measures += [_measure(key) for key in report.measures if key not in there]
         notes.append(f"paper: {report.place}; {report.note}")
     place = "" if report is None else report.place
     return Comparison(tuple(systems), tuple(measures), place, tuple(notes))
+
+
+def _published(config: Config, report: Published | None) -> tuple[str, dict[str, Figure]]:
+    """The paper's name of a system, and its figures where they are of the same settings."""
+    if report is None:
+        return "", {}
+    paper = paper_config(config, report)
+    factor = 1.0 if paper is None else beta_factor(config, paper)
+    return report.find(leaves(config), factor)
+
+
+def _caveats(systems: Sequence[ComparedSystem]) -> list[str]:
+    """Caveats of all systems, each once with those that it is of."""
+    of: dict[str, list[str]] = {}
+    for system in systems:
+        for caveat in system.caveats:
+            of.setdefault(caveat, []).append(system.label)
+    return [
+        caveat if len(names) == len(systems) else f"{' and '.join(names)}: {caveat}"
+        for caveat, names in of.items()
+    ]
 
 
 def _check_same(runs: Sequence[EvaluatedRun]) -> None:
@@ -208,65 +235,6 @@ def _check_seeds(group: Sequence[EvaluatedRun]) -> None:
             raise UsageError(msg)
 
 
-# Systems
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """What makes a system: all settings but the seed, the place of the data, and measuring."""
-    apart = ("seed", "evaluation", "classifiers", "format", "recipe", "data.store")
-    return {k: v for k, v in _leaves(config).items() if not f"{k}.".startswith(_dotted(apart))}
-
-
-def _dotted(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"{key}." for key in keys)
-
-
-def _leaves(config: Config) -> dict[str, Any]:
-    """All settings, "section.key" -> value."""
-
-    def walk(raw: Mapping[str, Any], path: str) -> Iterable[tuple[str, Any]]:
-        for key, value in raw.items():
-            if isinstance(value, Mapping):
-                yield from walk(value, f"{path}{key}.")
-            else:
-                yield f"{path}{key}", value
-
-    return dict(walk(config.model_dump(mode="json"), ""))
-
-
-def _labels(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Names of systems, with the settings in which those of one name differ."""
-    titles = [run.metrics.facts.get("system", "model") for run in runs]
-    settings = [_settings(run.config) for run in runs]
-    labels = []
-    for title, mine in zip(titles, settings, strict=True):
-        alike = [s for t, s in zip(titles, settings, strict=True) if t == title]
-        differ = _differing(alike)
-        suffix = ", ".join(f"{_short(k, differ)} {mine.get(k, '-')}" for k in differ)
-        labels.append(f"{title}, {suffix}" if suffix else title)
-    return labels
-
-
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys with several values; of parts of different kinds the kind alone, not its settings.
-
-    Examples:
-        >>> _differing([{"a.kind": "x", "a.n": 1, "b.n": 1}, {"a.kind": "y", "b.n": 2}])
-        ['a.kind', 'b.n']
-    """
-    keys = sorted({key for each in settings for key in each})
-    differ = [k for k in keys if any(s.get(k) != settings[0].get(k) for s in settings)]
-    parts = [k.removesuffix("kind") for k in differ if k.endswith(".kind")]
-    return [k for k in differ if not any(k.startswith(p) and k != f"{p}kind" for p in parts)]
-
-
-def _short(key: str, among: Sequence[str]) -> str:
-    """The last part of a key, if it is not that of another; of the kind of a part, the part."""
-    lasts = [k.removesuffix(".kind").split(".")[-1] for k in among]
-    last = key.removesuffix(".kind").split(".")[-1]
-    return last if lasts.count(last) == 1 else key
-
-
 # Measures
 
 
@@ -296,6 +264,13 @@ def _flat(metrics: Evaluation, with_distances: bool) -> dict[str, Estimate | Non
             found[f"{kind}/{key}"] = value
     if metrics.gaps is not None:
         found["gap"] = metrics.gaps.gap
+        if metrics.gaps.variation_of_information is not None:
+            found["information"] = metrics.gaps.variation_of_information
+        for key, value in metrics.gaps.divergences.items():
+            found[f"divergence/{key}"] = value
+        for key, bounds in metrics.gaps.excess.items():
+            found[f"excess/{key}/at_least"] = bounds.at_least
+            found[f"excess/{key}/at_most"] = bounds.at_most
     for size, means in metrics.predictions_by_observed.items():
         for kind in ("r2", "accuracy"):
             if "model" in getattr(means, kind):
@@ -353,7 +328,9 @@ def _measures(systems: Sequence[ComparedSystem], metrics: Evaluation) -> list[Me
         if few and kind == "frechet/autoencoder":
             keys += [f"{kind}/conditional"]
     predicted = dict.fromkeys(k for s in systems for k in s.values if k.startswith("prediction/"))
-    keys = [*predicted, *keys, "log_likelihood/joint", "gap"]
+    excess = dict.fromkeys(k for s in systems for k in s.values if k.endswith("/at_most"))
+    keys = [*predicted, *keys, "log_likelihood/joint", "gap", "information"]
+    keys += excess if len(excess) <= MAX_DIRECTIONS else ()
     return [_measure(key) for key in keys if any(s.known(key) for s in systems)]
 
 
@@ -372,6 +349,10 @@ def _measure(key: str) -> Measure:
         return Measure(key, f"{name} of tables, {rest[1]} observed", False, 3)
     if kind == "gap":
         return Measure(key, "inference gap, nats", True, 1)
+    if kind == "information":
+        return Measure(key, "bound on variation of information, nats", True, 1)
+    if kind == "excess":
+        return Measure(key, f"KL from the average posterior given {rest[0]} (at most)", True, 1)
     return Measure(key, "log p(X), nats", False, 1)
 
 

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from mvflow.core import Batch, DataError, Source, UsageError, generator
 from mvflow.estimators import Estimator
+from mvflow.evaluation.caveats import method_of
 from mvflow.evaluation.classifiers import ModalityClassifiers
+from mvflow.evaluation.gaps import gap_parts, inference_gaps
 from mvflow.evaluation.generation import FeatureNetwork, Generation
 from mvflow.evaluation.parts import (
-    BoundPart,
     DiversityPart,
     EstimatesPart,
     EvaluationPlan,
+    GapPart,
     JointPart,
     LikelihoodPart,
     Part,
@@ -36,7 +38,6 @@ from mvflow.evaluation.result import (
     Coherence,
     Evaluation,
     ImportanceCheck,
-    InferenceGaps,
     Latent,
     MeasuredRows,
     Projections,
@@ -51,7 +52,6 @@ from mvflow.metrics import CalibratedIntervals
 __all__ = ["evaluate"]
 
 SAMPLER_DRAWS = 8
-BOUND_DRAWS = 100
 DIRECTIONS_PER_SUBSET = 3
 """Directions whose likelihood is estimated, for each subset of a size that is drawn."""
 
@@ -163,7 +163,6 @@ def _other_parts(of: Generation) -> list[Part]:
         order = generator(of.seed, "likelihood directions").permutation(len(singles))[:wanted]
         singles = [singles[i] for i in sorted(order)]
     count = min(settings.importance_rows, len(of.rows.chosen))
-    has_bound = of.estimator.can_encode and of.rows.is_complete
     known = [(a, b) for a, b in singles if len(of.rows.having((a, b), 1))]
     likelihoods = [(None, ""), *known]
     return [
@@ -182,7 +181,7 @@ def _other_parts(of: Generation) -> list[Part]:
             )
             for source, target in likelihoods
         ),
-        *([Part("bound", BoundPart, partial(_bound, of))] if has_bound else []),
+        *(Part(name, GapPart, compute) for name, compute in gap_parts(of).items()),
         Part("posterior density", EstimatesPart, partial(_posterior_log_density, of)),
         Part("sampler", SamplerCheck, partial(_sampler, of)),
     ]
@@ -273,7 +272,7 @@ def _put_together(
         sampler_by_subset={
             "+".join(part.given): part.sampler for part in generated if len(part.given) > 1
         },
-        gaps=_gaps(of, results),
+        gaps=inference_gaps(of, results, results[_likelihood_name(None, "")].rows),
         latent=Latent(
             radius=radius if math.isfinite(radius) else None,
             redrawn={
@@ -286,6 +285,10 @@ def _put_together(
         predictions_by_observed=prediction_means([*predictions.values()]),
         prediction_sentence=prediction_sentence([*predictions.values()]),
         subsets_skipped=_skipped(of, subsets),
+        distinct=_distinct(of),
+        method=method_of(
+            estimator.config, sampled=any(p.sampler.method != "exact" for p in generated)
+        ),
         presence=None if rows.present is None else _presence(of, generated),
     )
 
@@ -323,6 +326,16 @@ def _presence(of: Generation, generated: Sequence[SubsetPart]) -> MeasuredRows:
     )
 
 
+def _distinct(of: Generation) -> dict[str, int]:
+    """Modality -> different items among the chosen rows."""
+    found = {}
+    for name, column in of.test.columns().items():
+        if name in of.names:
+            index = of.rows.chosen if column.index is None else column.index[of.rows.chosen]
+            found[name] = len(np.unique(index[index >= 0]))
+    return found
+
+
 def _intervals(
     of: Generation, subsets: Mapping[int, Sequence[tuple[str, ...]]], results: Mapping[str, Any]
 ) -> CalibratedIntervals:
@@ -355,37 +368,6 @@ def _likelihood(
         value=of.estimate(found.values, at),
         rows=found.values.tolist(),
         check=_importance_check(found.ess, found.khat),
-    )
-
-
-def _bound(of: Generation) -> BoundPart:
-    """Evidence lower bounds, and how far q(z|X) is from the posteriors of single modalities."""
-    at = of.rows.chosen[: of.estimator.config.evaluation.importance_rows]
-    bound = of.estimator.evidence_lower_bound(of.taken(at, of.names), n=BOUND_DRAWS, seed=of.seed)
-    divergences = {}
-    for name in of.names:
-        try:
-            log_prob = of.estimator.posterior_log_prob(bound.z, of.taken(at, [name]))
-        except UsageError:  # its posterior has no density
-            continue
-        divergences[name] = (bound.log_prob - log_prob).mean(0).tolist()
-    return BoundPart(rows=bound.values.tolist(), divergences=divergences)
-
-
-def _gaps(of: Generation, results: Mapping[str, Any]) -> InferenceGaps | None:
-    if "bound" not in results:
-        return None
-    part: BoundPart = results["bound"]
-    likelihood: LikelihoodPart = results[_likelihood_name(None, "")]
-    bound, divergences = np.array(part.rows), part.divergences
-    information = None
-    if len(of.names) == 2 == len(divergences):
-        information = of.estimate(np.sum([*divergences.values()], 0) - bound)
-    return InferenceGaps(
-        gap=of.estimate(np.array(likelihood.rows) - bound),
-        elbo=of.estimate(bound),
-        divergences={name: of.estimate(values) for name, values in divergences.items()},
-        variation_of_information=information,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.config import Config
-from mvflow.core import Source, UsageError, generator
+from mvflow.core import Source, UsageError, fingerprint, generator
 from mvflow.core.taken import TakenRows
 from mvflow.estimators import Estimator, estimator_class, load
 from mvflow.evaluation.baselines import Baseline
@@ -173,8 +174,13 @@ def _trained(config: Config, train: Source, path: Path | None, device: str) -> E
     if path is None:
         return model.fit(train, device=device)
     if path.is_dir():
-        run, model = RunDirectory.open(path), load(path)
-    else:
+        run, kept = RunDirectory.open(path), load(path)
+        rows = {record.fingerprint for record in kept.records_.values()}
+        if kept.config == config and rows <= {fingerprint(train)}:
+            model = kept
+        else:  # of other rows, or other settings
+            shutil.rmtree(path)
+    if not path.is_dir():
         run = RunDirectory.create(path, config)
     todo = [name for name in model.stage_names if name not in model.trained_]
     return model.fit(train, stages=todo, run=run, device=device) if todo else model

@@ -55,7 +55,7 @@ MAX_DRAWN_VALUES = 2**22
 """Predictive values held at once."""
 DIVERSITY_ROWS, DIVERSITY_DRAWS = 64, 8
 MIN_SCORED = 2
-"""Rows that have all values of a table, from which on its predictions are scored."""
+"""Rows that have a table, from which on its predictions are scored."""
 DATA = "data"
 """Name of the space of the data themselves, for diversity."""
 
@@ -269,9 +269,10 @@ class Generation:
         width = len(z) * sum(self.tables[name].width for name in tables)
         for place, some in batches(at, max(1, MAX_DRAWN_VALUES // width)):
             x = self.test.take(some)
+            gaps = {k for name in tables if x.get(k := PRESENT + name, some).ndim > 1}
             made = self.estimator.predictive(
                 z[:, place],
-                {name: x[name] for name in tables},
+                without_full_masks({name: x[name] for name in (*tables, *sorted(gaps))}),
                 seed=derive_seed(seed, "noise", place.start),
                 covariates={k: v[place] for k, v in covariates.items()},
             )
@@ -284,7 +285,7 @@ class Generation:
                         made.mean[name],
                         None if is_class else made.draws[name],
                         made.log_prob[name],
-                        x[name] if is_class else self._values(name, x[name]),
+                        x[name] if is_class else self._known_values(name, x),
                     )
                 )
         return out
@@ -306,10 +307,10 @@ class Generation:
         predictions, margins = {}, {}
         for name in tables:
             table = self.tables[name]
-            known = self.rows.is_full(name, rows)
+            known = self.rows.has(name, rows)
             if known.sum() < MIN_SCORED:
                 continue
-            true = x[name] if table.kind == "classes" else self._values(name, x[name])
+            true = x[name] if table.kind == "classes" else self._known_values(name, x)
             predictions[name], wide = score(
                 table,
                 given,
@@ -473,6 +474,14 @@ class Generation:
             return np.eye(modality.size, dtype=np.float32)[x]
         values = x.astype(np.float32)
         return values / np.float32(255) if x.dtype == np.uint8 else values
+
+    def _known_values(self, name: str, x: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Rows of a table as decoders make them, NaN where a value is missing."""
+        values, mask = self._values(name, x[name]), x.get(PRESENT + name)
+        if mask is None or mask.all():
+            return values
+        spread = mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
+        return np.where(spread, values, np.float32(np.nan))
 
     @cached_property
     def _references(self) -> dict[str, dict[str, Moments]]:

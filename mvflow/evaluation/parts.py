@@ -16,7 +16,7 @@ from mvflow.metrics import Estimate, Jackknife
 
 __all__ = [
     "Blocks",
-    "BoundPart",
+    "GapPart",
     "DiversityPart",
     "EvaluationPlan",
     "EstimatesPart",
@@ -115,11 +115,17 @@ class LikelihoodPart(_Part):
     check: ImportanceCheck
 
 
-class BoundPart(_Part):
-    """Evidence lower bounds by row, and KL(q(z|X) || q(z|x_j)) by modality and row."""
+class GapPart(_Part):
+    """Evidence lower bounds by row, and by modality and row what posteriors miss."""
 
-    rows: list[float]
-    divergences: dict[str, list[float]]
+    rows: list[float] = []
+    """Bounds; empty where they are not what was computed, or q(z|X) has no density."""
+    divergences: dict[str, list[float]] = {}
+    """KL(q(z|X) || q(z|x_j))."""
+    excess: dict[str, tuple[list[float], list[float], list[int]]] = {}
+    """Lower and upper bounds of KL(q_avg(z|x_j) || q(z|x_j)), and the numbers of their rows."""
+    partners: int = 0
+    """Rows that q_avg is averaged over."""
 
 
 class EstimatesPart(_Part):

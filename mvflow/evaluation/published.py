@@ -23,6 +23,10 @@ class Figure(NamedTuple):
 class Published(NamedTuple):
     """What the paper reports of one benchmark."""
 
+    recipe: str
+    """With the paper's settings."""
+    data: tuple[str, ...]
+    """Names of the data sets that it is about."""
     place: str
     note: str
     measures: tuple[str, ...]
@@ -33,11 +37,14 @@ class Published(NamedTuple):
     settings: dict[str, dict[str, Any]]
     """System -> settings of a configuration that make it; "beta" and "transforms" -> their key."""
 
-    def find(self, settings: Mapping[str, Any]) -> tuple[str, dict[str, Figure]]:
+    def find(
+        self, settings: Mapping[str, Any], beta_factor: float | None = 1.0
+    ) -> tuple[str, dict[str, Figure]]:
         """A system of the paper and its figures with these settings; empty if there is none.
 
         Args:
             settings: "section.key" -> value of a configuration.
+            beta_factor: what times beta acts as the paper's beta; None: nothing does.
         """
         for name, wanted in self.settings.items():
             values = {k: v for k, v in wanted.items() if k not in ("beta", "transforms")}
@@ -45,13 +52,16 @@ class Published(NamedTuple):
                 beta, transforms = (
                     settings.get(wanted.get(k, ""), 0) for k in ("beta", "transforms")
                 )
+                if beta_factor is None:
+                    return name, {}
+                beta = round(beta * beta_factor, 9)
                 exact = self.systems.get((name, beta, transforms), {})
                 return name, exact or self.systems.get((name, beta, 0), {})
         return "", {}
 
 
 def published(recipe: str) -> Published:
-    """The paper's figures for the benchmark of a recipe, or of its small variant.
+    """The paper's figures for the benchmark of a recipe, or of another variant of it.
 
     Raises:
         UsageError: if the paper has no such benchmark.
@@ -62,8 +72,10 @@ def published(recipe: str) -> Published:
     """
     text = (resources.files("mvflow.evaluation") / "paper.toml").read_text("utf-8")
     known = tomllib.loads(text)
-    benchmark = recipe.removesuffix("-small")
+    benchmark = recipe.removesuffix("-small").removesuffix("-paper")
     benchmarks = sorted(known.keys() - {"settings"})
+    rebuilds = {name: b for b in benchmarks for name in known[b].get("rebuilt", ())}
+    benchmark = rebuilds.get(benchmark, benchmark)
     if benchmark not in benchmarks:
         msg = f"the paper has no figures for recipe {recipe!r}: it has {', '.join(benchmarks)}"
         raise UsageError(msg)
@@ -79,4 +91,5 @@ def published(recipe: str) -> Published:
         if raw["chosen"].get(system) == beta:
             chosen[system] = found  # of two numbers of transforms the second, which is the better
     measures, settings = tuple(raw["measures"]), known["settings"]
-    return Published(raw["place"], raw["note"], measures, systems, chosen, settings)
+    about = raw["recipe"], tuple(raw["data"]), raw["place"], raw["note"]
+    return Published(*about, measures, systems, chosen, settings)

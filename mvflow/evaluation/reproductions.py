@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from mvflow.config import recipe_names
 from mvflow.core import UsageError, registry, unknown_name
 from mvflow.evaluation.published import published
 from mvflow.evaluation.result import Evaluation
@@ -86,7 +87,7 @@ class Reproduction:
         )
 
     def recipe(self, data: str, *, small: bool = False) -> str:
-        """Recipe for a data set.
+        """The paper's recipe for a data set, or its small variant.
 
         Raises:
             UsageError: if it cannot be made of these data.
@@ -97,7 +98,10 @@ class Reproduction:
                 f"{data!r}: build one with 'mvflow data build {self.data[0]}'"
             )
             raise UsageError(msg)
-        return f"{data}-small" if small and data != "toy" else data
+        if small:
+            return data if data == "toy" else f"{data}-small"
+        faithful = f"{data}-paper"
+        return faithful if faithful in recipe_names() else data
 
     def runs(
         self,

@@ -13,12 +13,14 @@ __all__ = [
     "Coherence",
     "Diversity",
     "Evaluation",
+    "ExcessDivergence",
     "Frechet",
     "FrechetMeans",
     "ImportanceCheck",
     "InferenceGaps",
     "Latent",
     "MeasuredRows",
+    "Method",
     "Projections",
     "SamplerCheck",
     "SamplerSummary",
@@ -198,6 +200,20 @@ class ImportanceCheck(Values):
     advice: str
 
 
+class ExcessDivergence(Values):
+    """Bounds on a divergence from an average posterior, in nats per row.
+
+    Args:
+        at_least: its average leaves out the row's own q(z|X).
+        at_most: its average has it too.
+        partners: rows that are averaged over.
+    """
+
+    at_least: Estimate
+    at_most: Estimate
+    partners: int
+
+
 class InferenceGaps(Values):
     """How far approximate posteriors are from what they approximate, in nats per row.
 
@@ -206,6 +222,9 @@ class InferenceGaps(Values):
             averaged gap of Eq. 6. Where the likelihood is not to be trusted, it is too small.
         elbo: the evidence lower bound, without weights and beta.
         divergences: modality -> KL(q(z|X) || q(z|x_j)) (C.3), of posteriors with a density.
+        excess: modality -> KL(q_avg(z|x_j) || q(z|x_j)), what is left of its divergence beyond the
+            average posterior q_avg(z|x_j) = E q(z|X) given x_j, at which training aims (C.11);
+            where items of a modality recur with different partners.
         variation_of_information: of two modalities, the bound -ELBO + sum of the divergences
             (C.14): the smaller, the more each tells of the other.
     """
@@ -214,6 +233,28 @@ class InferenceGaps(Values):
     elbo: Estimate
     divergences: dict[str, Estimate] = {}
     variation_of_information: Estimate | None = None
+    excess: dict[str, ExcessDivergence] = {}
+
+
+class Method(Values):
+    """How numbers were drawn.
+
+    Args:
+        subset: rule for several observed modalities; empty where the system has none to choose.
+        divisor: what a product of experts is divided by; empty where there is no product.
+        ball: whether z is kept within the ball that training rows' latents span.
+        sampler: of unnormalised posteriors, with settings that are not its defaults; empty where
+            all posteriors were drawn exactly.
+        prior: what is drawn from where nothing is observed, besides the model's p(z).
+        protocol: name of the protocol; empty for the run's own settings.
+    """
+
+    subset: str = ""
+    divisor: str = ""
+    ball: bool = False
+    sampler: str = ""
+    prior: str = ""
+    protocol: str = ""
 
 
 class MeasuredRows(Values):
@@ -252,9 +293,9 @@ class MeasuredRows(Values):
             parts.append(f"the class is known of {self.labelled:,} of {self.rows:,} rows")
         told = "; ".join(parts)
         rule = (
-            "what is given is taken from rows that have it, predictions are scored on rows that "
-            "have all values of their target, coherence on rows whose class is known, and what "
-            "needs all modalities is measured on "
+            "what is given is taken from rows that have it, predictions are scored on the values "
+            "that are there, coherence on rows whose class is known, and what needs all "
+            "modalities is measured on "
         )
         last = "rows that have them all" if self.complete else "what each row has"
         return f"{told[:1].upper()}{told[1:]}: {rule}{last}."
@@ -289,6 +330,10 @@ class Evaluation(Result):
         sampler_by_subset: subset of two modalities or more -> diagnostics of its draws.
         likelihood_checks: "joint" and directions -> whether likelihoods are to be trusted.
         gaps: how far posteriors are from what they approximate; None where that is not known.
+        data: name of the data set; empty where it is not known.
+        note: what its store says that a reader must know.
+        distinct: modality -> different items among the rows; the rest are repeats.
+        method: how numbers were drawn; None of an evaluation of an older version.
         networks: feature network -> whose weights it has, with a hash; those that mvflow trained
             itself are not named.
         presence: which test rows were measured; None if they lack nothing.
@@ -318,5 +363,9 @@ class Evaluation(Result):
     sampler_by_subset: dict[str, SubsetSampler] = {}
     likelihood_checks: dict[str, ImportanceCheck] = {}
     gaps: InferenceGaps | None = None
+    data: str = ""
+    note: str = ""
+    distinct: dict[str, int] = {}
+    method: Method | None = None
     networks: dict[str, str] = {}
     presence: MeasuredRows | None = None

@@ -19,6 +19,7 @@ from mvflow.metrics import (
     crps_of_normal,
     interval_scores,
     mean_and_error,
+    mean_over_columns,
     poisson_deviance,
     r_squared,
     r_squared_terms,
@@ -37,13 +38,14 @@ Floats = NDArray[np.float64]
 
 
 class ScoredNumbers:
-    """Scores of predicted numbers or counts."""
+    """Scores of predicted numbers or counts; true ones may be NaN where they are not known."""
 
     def __init__(self, table: Table, true: NDArray[Any], clusters: NDArray[np.int64]) -> None:
         self.table, self.clusters = table, clusters
         self.stored = np.asarray(true, np.float64)
         self.true = self._restored(self.stored)
-        spread = self.true.std(0)
+        self.known = np.isfinite(self.stored)
+        spread = self.true.std(0) if self.known.all() else _known_deviation(self.true)
         self.varies = spread > 0
         self.spread = np.where(self.varies, spread, 1.0)
         counts = table.kind == "counts"
@@ -59,7 +61,7 @@ class ScoredNumbers:
         """Numbers (rows,) whose mean the predictors are compared by; higher is better."""
         predicted = self._restored(mean)
         if self.measure == "deviance":
-            return -poisson_deviance(self.true, np.maximum(predicted, 1e-6)).mean(1)
+            return -mean_over_columns(poisson_deviance(self.true, np.maximum(predicted, 1e-6)))
         return r_squared_terms(self.true, predicted)
 
     def model(
@@ -75,9 +77,9 @@ class ScoredNumbers:
         raw, calibrated = self._inside(found.ends), self._calibrated(found.ends, scores)
         intervals = {
             level: Interval(
-                coverage=self._estimate(raw[i][0].mean(1)),
+                coverage=self._estimate(mean_over_columns(raw[i][0])),
                 width=self._mean_width(raw[i][1]),
-                calibrated_coverage=self._estimate(of[0].mean(1)) if of else None,
+                calibrated_coverage=self._estimate(mean_over_columns(of[0])) if of else None,
                 calibrated_width=self._mean_width(of[1]) if of else None,
             )
             for i, (level, of) in enumerate(zip(LEVELS, calibrated, strict=True))
@@ -85,7 +87,7 @@ class ScoredNumbers:
         log_score = found.log_density - self._log_slope()
         scored = self._scores(found.mean).model_copy(
             update={
-                "crps": self._estimate(found.crps.mean(1)),
+                "crps": self._estimate(mean_over_columns(found.crps)),
                 "log_score": self._estimate(log_score),
                 "intervals": intervals,
             }
@@ -97,21 +99,21 @@ class ScoredNumbers:
         """Sum over columns of the log derivative of the file's units by the stored, (rows,)."""
         step = 1e-4 * np.maximum(np.abs(self.stored), 1.0)
         rise = self._restored(self.stored + step) - self._restored(self.stored - step)
-        return np.asarray(np.log(np.maximum(rise / (2 * step), 1e-300)).sum(1))
+        slope = np.log(np.maximum(rise / (2 * step), 1e-300))
+        return np.asarray(np.where(self.known, slope, 0.0).sum(1))
 
-    def _inside(self, ends: Floats) -> list[tuple[NDArray[np.bool_], Floats]]:
-        """Whether each value lies in its interval, and its width, by level."""
+    def _inside(self, ends: Floats) -> list[tuple[Floats, Floats]]:
+        """Whether each value lies in its interval (NaN: not known), and its width, by level."""
         out = []
         for low, high in ends:
             inside = (self.stored >= low) & (self.stored <= high)
-            out.append((inside, self._restored(high) - self._restored(low)))
+            told = np.where(self.known, inside.astype(np.float64), np.nan)
+            out.append((told, self._restored(high) - self._restored(low)))
         return out
 
-    def _calibrated(
-        self, ends: Floats, scores: Floats
-    ) -> list[tuple[NDArray[np.bool_], Floats] | None]:
+    def _calibrated(self, ends: Floats, scores: Floats) -> list[tuple[Floats, Floats] | None]:
         """The same of intervals that the other half of the rows has widened, or nothing."""
-        out: list[tuple[NDArray[np.bool_], Floats] | None] = []
+        out: list[tuple[Floats, Floats] | None] = []
         for (low, high), of, level in zip(ends, scores, LEVELS, strict=True):
             wide = np.zeros_like(of)
             if len(np.unique(self.clusters)) < 2:
@@ -162,17 +164,19 @@ class ScoredNumbers:
         slope = (self._restored(found.mean + step) - self._restored(found.mean - step)) / (
             2 * step
         )
-        density = norm.logpdf(self.stored, found.mean, deviation).sum(1)
+        density = norm.logpdf(self.stored, found.mean, deviation)
+        density = np.where(self.known, density, 0.0).sum(1)
         crps = crps_of_normal(
             self.true, self._restored(found.mean), np.maximum(slope, 1e-12) * deviation
         )
         return self._scores(found.mean).model_copy(
             update={
-                "crps": self._estimate(crps.mean(1)),
+                "crps": self._estimate(mean_over_columns(crps)),
                 "log_score": self._estimate(density - self._log_slope()),
                 "intervals": {
                     level: Interval(
-                        coverage=self._estimate(of[0].mean(1)), width=self._mean_width(of[1])
+                        coverage=self._estimate(mean_over_columns(of[0])),
+                        width=self._mean_width(of[1]),
                     )
                     for level, of in zip(LEVELS, inside, strict=True)
                 },
@@ -182,8 +186,8 @@ class ScoredNumbers:
     def _columns(
         self,
         mean: Floats,
-        raw: tuple[NDArray[np.bool_], Floats],
-        calibrated: tuple[NDArray[np.bool_], Floats] | None,
+        raw: tuple[Floats, Floats],
+        calibrated: tuple[Floats, Floats] | None,
         baselines: Mapping[str, Baseline],
     ) -> list[ColumnScore]:
         predicted = self._restored(mean)
@@ -197,11 +201,22 @@ class ScoredNumbers:
                 r2=float(r2[i]),
                 rmse=float(root[i]),
                 correlation=float(together[i]),
-                coverage=float(raw[0][:, i].mean()),
+                coverage=_known_mean(raw[0][:, i]),
                 width=float(raw[1][:, i].mean()),
-                calibrated_coverage=float(calibrated[0][:, i].mean()) if calibrated else None,
+                calibrated_coverage=_known_mean(calibrated[0][:, i]) if calibrated else None,
                 calibrated_width=float(calibrated[1][:, i].mean()) if calibrated else None,
                 baselines={name: float(of[i]) for name, of in others.items()},
             )
             for i in worst
         ]
+
+
+def _known_mean(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _known_deviation(values: Floats) -> Floats:
+    """Standard deviation of what is known of each column; 0 where that is not two values."""
+    columns = [column[np.isfinite(column)] for column in values.T]
+    return np.array([of.std() if of.size > 1 else 0.0 for of in columns])

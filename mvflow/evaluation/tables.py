@@ -98,12 +98,13 @@ def as_csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     fields = ["mean", "standard_deviation", "worst", "paper_mean", "paper_standard_deviation"]
-    writer.writerow(["model", "measure", "seeds", *fields, "values"])
+    writer.writerow(["model", "measure", "seeds", *fields, "values", "caveats"])
     for label, found in as_json(comparison)["systems"].items():
         for key, about in found["measures"].items():
             values = " ".join("" if v is None else repr(v) for v in about["values"])
             row = ["" if about[field] is None else about[field] for field in fields]
-            writer.writerow([label, key, len(found["seeds"]), *row, values])
+            said = "; ".join(found["caveats"])
+            writer.writerow([label, key, len(found["seeds"]), *row, values, said])
     return out.getvalue()
 
 
@@ -118,6 +119,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             system.label: {
                 "seeds": list(system.seeds),
                 "measures": {key: _about(system, key) for key in _keys(system)},
+                "caveats": list(system.caveats),
             }
             for system in comparison.systems
         },
@@ -128,7 +130,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def _about(system: ComparedSystem, key: str) -> dict[str, Any]:
     printed, known = system.paper.get(key), system.known(key)
-    is_low = key.startswith(("frechet", "reconstruction"))
+    low = ("frechet", "reconstruction", "gap", "information", "divergence", "excess")
+    is_low = key.startswith(low)
     has_worst = known and not key.startswith("diversity")  # neither end of it is the better one
     return {
         "mean": system.mean(key),

@@ -36,7 +36,7 @@ from mvflow.functional.importance import (
     mixture_log_prob,
 )
 from mvflow.functional.kernels import KernelRegression, kernel_regression
-from mvflow.functional.kl import normal_kl, normal_kl_standard
+from mvflow.functional.kl import average_divergence_bounds, normal_kl, normal_kl_standard
 from mvflow.functional.logspace import log_mean_exp, log_sum_exp
 from mvflow.functional.manifolds import inside_balls, neighbour_radii, squared_distances
 from mvflow.functional.mixtures import (
@@ -58,6 +58,7 @@ __all__ = [
     "KernelRegression",
     "accuracy",
     "agreement",
+    "average_divergence_bounds",
     "bernoulli_log_prob",
     "canonical_correlations",
     "categorical_log_prob",

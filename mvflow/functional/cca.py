@@ -13,9 +13,10 @@ values, and this one has finite gradients where eigenvalues coincide.
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 from array_api_compat import device
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 
 from mvflow.core import Array, namespace
 
@@ -25,7 +26,10 @@ _VANISHING = 1e-9  # far above the rounding of a correlation, far below any that
 
 
 def canonical_correlations(
-    a: Float[Array, "batch features1"], b: Float[Array, "batch features2"], ridge: float = 1e-4
+    a: Float[Array, "batch features1"],
+    b: Float[Array, "batch features2"],
+    ridge: float = 1e-4,
+    present: Bool[Array, " batch"] | None = None,
 ) -> Float64[Array, " correlations"]:
     """Canonical correlations of the columns of `a` with those of `b`, largest first.
 
@@ -37,6 +41,7 @@ def canonical_correlations(
         b: the other, with the same rows.
         ridge: share of the mean variance that is added to each variance; it shrinks the
             correlations below one.
+        present: the rows that count, as if the others were not there; None: all.
 
     Examples:
         >>> import numpy as np
@@ -45,8 +50,11 @@ def canonical_correlations(
         array([1.])
     """
     xp = namespace(a, b)
-    a, b = _centred(a), _centred(b)
-    dof = max(a.shape[0] - 1, 1)
+    a, b = _centred(a, present), _centred(b, present)
+    dof: Any = max(a.shape[0] - 1, 1)
+    if present is not None:
+        counted = xp.sum(xp.astype(present, xp.float64)) - 1
+        dof = xp.where(counted > 1, counted, 1.0)
     covariance = xp.matrix_transpose(a) @ b / dof
     half = xp.linalg.solve(_root(a, dof, ridge), covariance)
     whitened = xp.linalg.solve(_root(b, dof, ridge), xp.matrix_transpose(half))
@@ -54,7 +62,10 @@ def canonical_correlations(
 
 
 def total_correlation(
-    a: Float[Array, "batch features1"], b: Float[Array, "batch features2"], ridge: float = 1e-4
+    a: Float[Array, "batch features1"],
+    b: Float[Array, "batch features2"],
+    ridge: float = 1e-4,
+    present: Bool[Array, " batch"] | None = None,
 ) -> Float64[Array, ""]:
     """Sum of the canonical correlations: the trace norm of T (paper, Appendix B.1).
 
@@ -68,7 +79,7 @@ def total_correlation(
         2.0
     """
     xp = namespace(a, b)
-    correlations = canonical_correlations(a, b, ridge)
+    correlations = canonical_correlations(a, b, ridge, present)
     return xp.sum(xp.where(correlations > _VANISHING, correlations, 0.0))
 
 
@@ -87,14 +98,21 @@ def pairwise_total_correlation(
     return sum(others, start=first)
 
 
-def _centred(x: Float[Array, "batch features"]) -> Float64[Array, "batch features"]:
+def _centred(
+    x: Float[Array, "batch features"], present: Bool[Array, " batch"] | None
+) -> Float64[Array, "batch features"]:
+    """Columns less their means over the rows that count; the others are 0."""
     xp = namespace(x)
     x = xp.astype(x, xp.float64)
-    return x - xp.mean(x, axis=0, keepdims=True)
+    if present is None:
+        return x - xp.mean(x, axis=0, keepdims=True)
+    count = xp.sum(xp.astype(present, xp.float64))
+    total = xp.sum(xp.where(present[:, None], x, 0.0), axis=0, keepdims=True)
+    return xp.where(present[:, None], x - total / xp.where(count > 0, count, 1.0), 0.0)
 
 
 def _root(
-    x: Float64[Array, "batch features"], dof: int, ridge: float
+    x: Float64[Array, "batch features"], dof: Any, ridge: float
 ) -> Float64[Array, "features features"]:
     """Lower Cholesky factor of the ridged covariance of centred columns."""
     xp = namespace(x)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from jaxtyping import Float
+from array_api_compat import device
+from jaxtyping import Bool, Float
 
 from mvflow.core import Array, namespace
 from mvflow.functional.logspace import log_sum_exp
@@ -12,7 +13,10 @@ __all__ = ["info_nce", "pairwise_info_nce"]
 
 
 def info_nce(
-    a: Float[Array, "batch features"], b: Float[Array, "batch features"], temperature: float = 0.1
+    a: Float[Array, "batch features"],
+    b: Float[Array, "batch features"],
+    temperature: float = 0.1,
+    present: Bool[Array, " batch"] | None = None,
 ) -> Float[Array, ""]:
     """Symmetric InfoNCE on cosine similarity: the mean over the batch of Eq. B.2.
 
@@ -23,6 +27,7 @@ def info_nce(
         a: projections of one modality; row i belongs to row i of `b`.
         b: projections of the other.
         temperature: the smaller, the more the nearest negatives count.
+        present: the rows that count, as if the others were not there; None: all.
 
     Examples:
         >>> import numpy as np
@@ -33,8 +38,16 @@ def info_nce(
     a, b = _unit(a), _unit(b)
     similarity = a @ xp.matrix_transpose(b) / temperature
     matched = xp.sum(a * b, axis=-1) / temperature
+    if present is not None:  # a row that does not count has itself alone, so all is finite
+        rows = xp.arange(a.shape[0], device=device(a))
+        counted = (present[:, None] & present[None, :]) | (rows[:, None] == rows[None, :])
+        similarity = xp.where(counted, similarity, -xp.inf)
     negatives = log_sum_exp(similarity, axis=1) + log_sum_exp(similarity, axis=0)
-    return xp.mean(negatives - 2.0 * matched)
+    each = negatives - 2.0 * matched
+    if present is None:
+        return xp.mean(each)
+    count = xp.sum(xp.astype(present, each.dtype))
+    return xp.sum(xp.where(present, each, 0.0)) / xp.where(count > 0, count, 1.0)
 
 
 def pairwise_info_nce(

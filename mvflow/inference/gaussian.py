@@ -12,7 +12,12 @@ from zuko.distributions import DiagNormal, NormalizingFlow
 from zuko.transforms import ComposedTransform, DependentTransform
 
 from mvflow.functional import inside_ball, normal_poe
-from mvflow.inference.product import AggregateDivisor, Divisor, ProductOfExperts
+from mvflow.inference.product import (
+    AggregateDivisor,
+    Divisor,
+    PriorDivisor,
+    ProductOfExperts,
+)
 
 __all__ = ["PartlyProperProduct", "normal_moments", "product_of"]
 
@@ -46,6 +51,8 @@ def product_of(
     mean, std = locs.new_zeros(()), locs.new_ones(())
     if isinstance(shared, AggregateDivisor):
         mean, std = shared.mean, shared.std
+    elif isinstance(shared, PriorDivisor):
+        std = std * shared.precision**-0.5
     precision = (scales**-2).sum(0) - (len(experts) - 1) * shared.precision
     proper = (precision > 0).all(-1)
     if not proper.any():

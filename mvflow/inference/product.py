@@ -51,17 +51,21 @@ class Divisor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PriorDivisor:
-    """p(z) = N(0, I), as Eq. 12 has it. Experts wider than it make the product improper."""
+    """p(z)^precision, p(z) = N(0, I): Eq. 12 has 1. Wider experts make the product improper.
+
+    A product of |S| experts that is divided once by the prior, as F.3 is printed, has the
+    precision 1 / (|S|-1).
+    """
 
     precision: float = 1.0
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log p(z)."""
-        return standard_normal_log_prob(z)
+        """Log density up to a constant."""
+        return self.precision * standard_normal_log_prob(z)
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Log p(z) and its gradient."""
-        return standard_normal_log_prob(z), -z
+        """Log density up to a constant, and its gradient."""
+        return self.log_prob(z), -self.precision * z
 
 
 class AggregateDivisor:
@@ -104,7 +108,8 @@ class AggregateDivisor:
 class ProductOfExperts:
     r"""prod_j q_j(z|x_j) / s(z)^(|S|-1) within |z| <= radius, up to a constant (Eq. 12).
 
-    The exponent is |S|-1 (F.3 prints one division by the prior, which agrees only for |S| = 2).
+    The exponent is |S|-1 (F.3 prints one division by the prior, which agrees only for |S| = 2; a
+    `PriorDivisor` of the precision 1 / (|S|-1) makes it so).
     Divided by the prior, experts wider than it make the quotient grow outwards: it then has a
     finite mass only inside the ball that the training rows' latents span.
 

@@ -1,6 +1,6 @@
 """Likelihoods p(x|z): what decoders' outputs mean, and which values a modality may hold."""
 
-from mvflow.likelihoods.base import Likelihood, LikelihoodModule
+from mvflow.likelihoods.base import Likelihood, LikelihoodModule, present_log_prob
 from mvflow.likelihoods.bernoulli import Bernoulli
 from mvflow.likelihoods.categorical import Categorical
 from mvflow.likelihoods.categorical_columns import CategoricalColumns
@@ -28,4 +28,5 @@ __all__ = [
     "Poisson",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
+    "present_log_prob",
 ]

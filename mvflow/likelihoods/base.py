@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent
 from mvflow.core.parts import Part
 from mvflow.nn.precision import upcast_to_float32
 
-__all__ = ["Likelihood", "LikelihoodModule", "independent"]
+__all__ = ["Likelihood", "LikelihoodModule", "independent", "present_log_prob"]
 
 Shape = tuple[int, ...]
 
@@ -188,14 +188,36 @@ class LikelihoodModule(nn.Module):
         if rows:
             log_prob = self.likelihood.log_prob(raw, x, self.shape, learned)
             return torch.where(present, log_prob, 0.0)
-        joint = self(raw, size)
-        values = joint.base_dist if isinstance(joint, Independent) else joint
-        log_prob = torch.where(mask, values.log_prob(x), 0.0)
-        return log_prob.flatten(log_prob.ndim - x.ndim + 1).sum(-1) if x.ndim > 1 else log_prob
+        return present_log_prob(self(raw, size), x, present)
 
     def mean(self, distribution: Distribution) -> Tensor:
         """What is generated without noise."""
         return self.likelihood.mean(distribution)
+
+
+def present_log_prob(distribution: Distribution, x: Tensor, present: Tensor | None) -> Tensor:
+    """Log density of rows, summed over the values that are present; what is absent is not read.
+
+    Args:
+        distribution: of rows.
+        x: rows.
+        present: bool (rows,) or of the shape of x; None: all.
+
+    Examples:
+        >>> rows = independent(torch.distributions.Normal(torch.zeros(2), 1), (2,))
+        >>> half = torch.tensor([[True, False]])
+        >>> present_log_prob(rows, torch.tensor([[0.0, torch.nan]]), half)
+        tensor([-0.9189])
+    """
+    if present is None:
+        return distribution.log_prob(x)
+    mask = present.reshape(*present.shape, *([1] * (x.ndim - present.ndim)))
+    x = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    if present.ndim == 1:
+        return torch.where(present, distribution.log_prob(x), 0.0)
+    values = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    log_prob = torch.where(mask, values.log_prob(x), 0.0)
+    return log_prob.flatten(log_prob.ndim - x.ndim + 1).sum(-1) if x.ndim > 1 else log_prob
 
 
 def independent(distribution: Distribution, shape: Shape) -> Distribution:

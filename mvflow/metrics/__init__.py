@@ -22,6 +22,7 @@ from mvflow.metrics.moments import (
 from mvflow.metrics.precision_recall import NEIGHBOURS, Manifold, precision_and_recall
 from mvflow.metrics.regression import (
     correlation,
+    mean_over_columns,
     poisson_deviance,
     r_squared,
     r_squared_terms,
@@ -53,6 +54,7 @@ __all__ = [
     "log_losses",
     "mean_and_error",
     "mean_of_means",
+    "mean_over_columns",
     "poisson_deviance",
     "precision_and_recall",
     "probability_ahead",

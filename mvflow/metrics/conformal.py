@@ -29,7 +29,7 @@ def conformal_quantile(scores: ArrayLike, level: float) -> NDArray[np.float64]:
     exchangeable, the probability lies between `level` and `level` + 1 / (n + 1).
 
     Args:
-        scores: (rows, ...).
+        scores: (rows, ...); NaN where one is not known.
         level: of (0, 1).
 
     Returns:
@@ -40,6 +40,10 @@ def conformal_quantile(scores: ArrayLike, level: float) -> NDArray[np.float64]:
         (array(8.), array(inf))
     """
     values = np.asarray(scores, np.float64)
+    if np.isnan(values).any():
+        flat = values.reshape(len(values), -1).T
+        each = [conformal_quantile(of[np.isfinite(of)], level) for of in flat]
+        return np.reshape(each, values.shape[1:])
     rank = math.ceil((len(values) + 1) * level - 1e-9)
     if rank > len(values):
         return np.full(values.shape[1:], np.inf)

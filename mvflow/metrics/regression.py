@@ -1,4 +1,7 @@
-"""Errors of predicted numbers: R², squared errors, correlations, deviances."""
+"""Errors of predicted numbers: R², squared errors, correlations, deviances.
+
+True values may be NaN where they are not known: each column is then measured on its own rows.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "correlation",
+    "mean_over_columns",
     "poisson_deviance",
     "r_squared",
     "r_squared_terms",
@@ -17,6 +21,38 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+
+
+def mean_over_columns(values: ArrayLike) -> Floats:
+    """Numbers (rows,) whose mean is the mean over columns of the mean of each, with its error.
+
+    Without NaN these are the means of the rows. A column with NaN has the mean of what is known;
+    columns of which nothing is known are left out.
+
+    Args:
+        values: (rows, columns), NaN where they are not known.
+
+    Examples:
+        >>> mean_over_columns([[1.0, 5.0], [3.0, np.nan]]).mean()
+        np.float64(3.5)
+    """
+    x = np.asarray(values, np.float64)
+    kept = np.isfinite(x).any(0)
+    return np.asarray(_completed(x if kept.all() else x[:, kept]).mean(1))
+
+
+def _completed(x: Floats) -> Floats:
+    """Numbers of all rows with the same mean of each column, and the same error of it.
+
+    A known one stands for all rows that its column lacks, about the mean (delta method).
+    """
+    known = np.isfinite(x)
+    if known.all():
+        return x
+    share = known.mean(0)
+    weight = np.where(share > 0, share, 1.0)
+    mean = np.where(known, x, 0.0).mean(0) / weight
+    return np.where(known, mean + (np.where(known, x, 0.0) - mean) / weight, mean)
 
 
 def r_squared(true: ArrayLike, predicted: ArrayLike) -> Floats:
@@ -75,7 +111,9 @@ def rmse_terms(true: ArrayLike, predicted: ArrayLike) -> Floats:
         >>> rmse_terms([[0.0], [2.0]], [[3.0], [2.0]]).mean().round(4)
         np.float64(2.1213)
     """
-    error = _squared(true, predicted)[1]
+    y, error = _squared(true, predicted)
+    kept = np.isfinite(y).any(0)
+    error = error if kept.all() else error[:, kept]
     root = np.sqrt(error.mean(0))
     influence = (error - root**2) / (2 * np.where(root > 0, root, 1.0))
     return np.asarray((root + influence).mean(1))
@@ -89,6 +127,9 @@ def correlation(true: ArrayLike, predicted: ArrayLike) -> Floats:
         array([-1.])
     """
     y, p = (np.asarray(x, np.float64) for x in (true, predicted))
+    known = np.isfinite(y)
+    if not known.all():
+        y, p = (np.where(known, x, _known_mean(x, known)) for x in (y, p))
     y, p = (np.where(np.ptp(x, axis=0) > 0, x - x.mean(0), 0.0) for x in (y, p))
     scale = np.sqrt((y**2).sum(0) * (p**2).sum(0))
     return np.where(scale > 0, (y * p).sum(0) / np.where(scale > 0, scale, 1.0), np.nan)
@@ -112,10 +153,21 @@ def poisson_deviance(true: ArrayLike, predicted: ArrayLike) -> Floats:
 
 def _squared(true: ArrayLike, predicted: ArrayLike) -> tuple[Floats, Floats]:
     y, p = (np.asarray(x, np.float64) for x in (true, predicted))
-    return y, (y - p) ** 2
+    return y, _completed((y - p) ** 2)
+
+
+def _known_mean(x: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Mean of what is known of each column; 0 where nothing is."""
+    return np.asarray(np.where(known, x, 0.0).sum(0) / np.maximum(known.sum(0), 1))
 
 
 def _spread(y: Floats) -> Floats:
     """Squared distance from the mean of each column; 0 where only rounding tells values apart."""
+    known = np.isfinite(y)
+    if not known.all():
+        mean = _known_mean(y, known)
+        filled = np.where(known, y, mean)
+        varies = np.ptp(filled, axis=0) > 1e-12 * np.abs(filled).max(0, initial=0)
+        return np.where(varies, _completed((y - mean) ** 2), 0.0)
     spread: NDArray[Any] = (y - y.mean(0)) ** 2
     return np.where(np.ptp(y, axis=0) > 1e-12 * np.abs(y).max(0, initial=0), spread, 0.0)

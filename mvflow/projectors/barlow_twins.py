@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
+from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat
@@ -39,22 +39,37 @@ class BarlowTwins(Objective):
         """Three: any two rows correlate perfectly, or not at all."""
         return 3
 
-    def loss(self, projections: Mapping[str, Tensor]) -> Tensor:
-        """Sum over pairs, in float32 or more."""
-        ordered = [upcast_to_float32(projections[name]) for name in sorted(projections)]
-        with torch.autocast(ordered[0].device.type, enabled=False):
-            standardised = [_standardised(x) for x in ordered]
-            return torch.stack([self._of_pair(*p) for p in combinations(standardised, 2)]).sum()
+    def loss(
+        self, projections: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Sum over pairs, in float32 or more; correlations are over the rows that have both."""
+        ordered = {name: upcast_to_float32(g) for name, g in projections.items()}
+        with torch.autocast(next(iter(ordered.values())).device.type, enabled=False):
+            if not present:
+                ordered = {name: _standardised(x) for name, x in ordered.items()}
+            return torch.stack([self._of_pair(*p) for p in self.pairs(ordered, present)]).sum()
 
-    def _of_pair(self, a: Tensor, b: Tensor) -> Tensor:
-        correlations = a.T @ b / len(a)
+    def _of_pair(self, a: Tensor, b: Tensor, here: Tensor | None) -> Tensor:
+        count: Any = len(a)
+        if here is not None:
+            count = here.sum().clamp_min(1)
+            a, b = _standardised(a, here), _standardised(b, here)
+        correlations = a.T @ b / count
         same = correlations.diagonal()
         others = correlations.square().sum() - same.square().sum()
         return (1 - same).square().sum() + self.redundancy_weight * others
 
 
-def _standardised(x: Tensor) -> Tensor:
-    """Columns with mean 0 and variance 1; a constant column is 0, with finite gradients."""
-    x = x - x.mean(0)
-    variance = x.square().mean(0)
+def _standardised(x: Tensor, here: Tensor | None = None) -> Tensor:
+    """Columns with mean 0 and variance 1; a constant column is 0, with finite gradients.
+
+    Where only some rows are there, the moments are theirs, and the others are 0.
+    """
+    if here is None:
+        x = x - x.mean(0)
+        variance = x.square().mean(0)
+    else:
+        count, wide = here.sum().clamp_min(1), here[:, None]
+        x = torch.where(wide, x - torch.where(wide, x, 0.0).sum(0) / count, 0.0)
+        variance = x.square().sum(0) / count
     return x / torch.where(variance > 0, variance, 1.0).sqrt()

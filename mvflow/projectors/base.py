@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt
@@ -62,8 +63,27 @@ class Objective(Projector):
         """Smallest number of rows on which the loss says anything."""
 
     @abstractmethod
-    def loss(self, projections: Mapping[str, Tensor]) -> Tensor:
-        """Scalar to minimise, of the projections (rows, dim) of one batch."""
+    def loss(
+        self, projections: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Scalar to minimise, of the projections of one batch.
+
+        Args:
+            projections: modality -> (rows, dim).
+            present: modality -> bool (rows,), of those that some row lacks: each pair of
+                modalities is compared over the rows that have both.
+        """
+
+    @staticmethod
+    def pairs(
+        projections: Mapping[str, Tensor], present: Mapping[str, Tensor] | None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Projections of each pair of modalities, and the rows that have both (None: all)."""
+        masks = present or {}
+        for a, b in combinations(sorted(projections), 2):
+            both = [masks[name] for name in (a, b) if name in masks]
+            here = both[0] & both[-1] if both else None
+            yield projections[a], projections[b], here
 
     def networks(self, modalities: Sequence[Modality], build: Build) -> dict[str, nn.Module]:
         """The configured networks."""

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from mvflow.functional import pairwise_info_nce
+from mvflow.functional import info_nce
 from mvflow.nn.precision import upcast_to_float32
 from mvflow.projectors.base import Objective
 
@@ -32,8 +32,17 @@ class Contrastive(Objective):
         """Two: a single row has no negatives."""
         return 2
 
-    def loss(self, projections: Mapping[str, Tensor]) -> Tensor:
-        """`mvflow.functional.pairwise_info_nce` in float32 or more."""
-        ordered = [upcast_to_float32(projections[name]) for name in sorted(projections)]
-        with torch.autocast(ordered[0].device.type, enabled=False):
-            return pairwise_info_nce(ordered, self.temperature)
+    def loss(
+        self, projections: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """`mvflow.functional.info_nce` of each pair in float32 or more.
+
+        Negatives of a row are those rows that have both modalities, too.
+        """
+        ordered = {name: upcast_to_float32(g) for name, g in projections.items()}
+        with torch.autocast(next(iter(ordered.values())).device.type, enabled=False):
+            each = [
+                info_nce(a, b, self.temperature, here)
+                for a, b, here in self.pairs(ordered, present)
+            ]
+            return sum(each[1:], start=each[0])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from mvflow.functional import pairwise_total_correlation
+from mvflow.functional import total_correlation
 from mvflow.projectors.base import Objective
 
 __all__ = ["DCCA"]
@@ -31,7 +31,15 @@ class DCCA(Objective):
         """Ten a dimension: in n rows, noise correlates by about sqrt(dim / n) in each."""
         return 10 * self.dim
 
-    def loss(self, projections: Mapping[str, Tensor]) -> Tensor:
-        """Minus `mvflow.functional.pairwise_total_correlation`, in float64."""
-        ordered = [projections[name] for name in sorted(projections)]
-        return -pairwise_total_correlation(ordered, self.ridge)
+    def loss(
+        self, projections: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Minus `mvflow.functional.total_correlation` of each pair, in float64.
+
+        Means and covariances of a pair are those of the rows that have both.
+        """
+        each = [
+            total_correlation(a, b, self.ridge, here)
+            for a, b, here in self.pairs(projections, present)
+        ]
+        return -sum(each[1:], start=each[0])

@@ -45,7 +45,7 @@ class System(nn.Module, ABC):
 
     Settings: ClassVar[type[Config]] = Config
     accepts_absent: ClassVar[bool] = False
-    """Whether rows may lack modalities, in training and as observed."""
+    """Whether rows may lack modalities in training, with the settings that `for_absence` gives."""
     settings: Any
     modalities: tuple[Modality, ...]
     latent: LatentSpace
@@ -55,6 +55,17 @@ class System(nn.Module, ABC):
     @abstractmethod
     def build(cls, settings: Config) -> Self:
         """The untrained system; initial weights follow from the settings' seed."""
+
+    @classmethod
+    def for_absence(cls, settings: Config) -> Config:
+        """The settings with which it trains on rows that lack modalities.
+
+        Raises:
+            UsageError: if there are none, naming the systems that take such rows.
+        """
+        if not cls.accepts_absent:
+            raise UsageError(_needs_all(settings.system, "but rows lack some of them"))
+        return settings
 
     @abstractmethod
     def prior(self) -> Distribution:
@@ -184,24 +195,31 @@ def build_system(config: Config) -> System:
     return system
 
 
-def require_all_present(system: System, observed: Observed) -> None:
+def require_all_present(system: System, observed: Observed, advice: str | None = None) -> None:
     """Refuse rows that lack an observed modality, or values of it.
 
+    Args:
+        system: that needs them.
+        observed: some rows.
+        advice: what to do; by default to choose one of the systems that take such rows.
+
     Raises:
-        UsageError: naming the systems that take such rows.
+        UsageError: saying so.
     """
     for name, present in sorted((observed.present or {}).items()):
         if name not in observed.x or bool(present.all()):
             continue
         lacking = int((~present.reshape(len(present), -1).all(1)).sum())
+        but = f"but {name!r} is absent in {lacking} of {len(present)} rows"
+        raise UsageError(_needs_all(system.settings.system, but, advice))
+
+
+def _needs_all(system: str, but: str, advice: str | None = None) -> str:
+    if advice is None:
         systems = registry("systems")
         able = [n for n in systems.names() if getattr(systems.load(n), "accepts_absent", False)]
-        msg = (
-            f"system {system.settings.system!r} needs all values of every row, but {name!r} is "
-            f"absent in {lacking} of {len(present)} rows: leave these out, or choose a system "
-            f"that takes them ({', '.join(able)})"
-        )
-        raise UsageError(msg)
+        advice = f"choose a system that takes them ({', '.join(able)})"
+    return f"system {system!r} needs all values of every row, {but}: leave these out, or {advice}"
 
 
 def stages_of(system: System) -> tuple[StageSpec, ...]:

@@ -67,7 +67,7 @@ class CoordinatedSystem(JointEncoderSystem):
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
     def expert_moments(self, observed: Observed) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, mean and scale of the expert of each modality."""
-        for name, x in sorted(observed.x.items()):
-            q = self.expert(name, x, observed.covariates).base_dist
+        """Name, mean and scale of the expert of each modality, whether a row has it or not."""
+        for name in sorted(observed.x):
+            q = self.expert(name, observed.encodable(name), observed.covariates).base_dist
             yield name, q.loc, q.scale

@@ -3,6 +3,8 @@
 In p(x|z) = N(W z + m, diag(psi)) the posterior of z is Gaussian with precision I + W'W/psi. W is
 turned so that this is diagonal, as q(z|X) is: decoders, encoder and scales of columns then start
 at the maximum of the ELBO among linear ones, and training adds what is not linear.
+
+Values that are absent are filled by what the factors say of the others, a few times over.
 """
 
 from __future__ import annotations
@@ -12,15 +14,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mvflow.core import ConfigError
+from mvflow.core import ConfigError, Observed
 from mvflow.likelihoods.scales import LOG_BOUND, ScaledLikelihood
 from mvflow.nn.linear_mlp import LinearMLP
 from mvflow.stages import Rows
 from mvflow.systems.joint_vae import JointVAE
+from mvflow.systems.merging import MaskedMerge
 
 __all__ = ["check_linear", "factor_analysis", "start_at_factors"]
 
 EM_STEPS = 20
+FILLS = 5
+"""Times that absent values are filled."""
+
 FLOOR = 0.02
 """Smallest share of a column's variance that is noise: what is below is learned in training."""
 
@@ -85,15 +91,18 @@ def check_linear(joint: JointVAE) -> None:
 def start_at_factors(joint: JointVAE, rows: Rows) -> None:
     """Set linear paths and scales to a factor analysis of the rows, and the hidden paths to 0."""
     names = [m.name for m in joint.modalities]
-    blocks = [
-        torch.cat([batch[n] for n in names], 1).double().cpu() for batch in rows.batches(2048)
-    ]
-    x = torch.cat(blocks)
-    mean, std = x.mean(0), x.std(0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
-    unit = (x - mean) / std
-    loadings, noise = factor_analysis(unit.T @ unit / len(x), joint.latent_dim)
-    variance = 1 / (1 + (loadings.square() / noise[:, None]).sum(0))
+    blocks = [Observed.from_columns(batch) for batch in rows.batches(2048)]
+    x = torch.cat([torch.cat([b.x[n] for n in names], 1).double().cpu() for b in blocks])
+    if any(b.present for b in blocks):
+        here = torch.cat([torch.cat([_mask(b, n) for n in names], 1).cpu() for b in blocks])
+        mean, std, loadings, noise = _factors_of_incomplete(x, here, joint.latent_dim)
+    else:
+        mean, std = x.mean(0), x.std(0, correction=0)
+        std = torch.where(std > 0, std, 1.0)
+        unit = (x - mean) / std
+        loadings, noise = factor_analysis(unit.T @ unit / len(x), joint.latent_dim)
+    precision = loadings.square() / noise[:, None]
+    variance = 1 / (1 + precision.sum(0))
     projection = variance[:, None] * (loadings / noise[:, None]).T / std
     sizes = [math.prod(m.shape) for m in joint.modalities]
     log_scale = LOG_BOUND * torch.atanh(variance.sqrt().log() / LOG_BOUND)
@@ -111,6 +120,49 @@ def start_at_factors(joint: JointVAE, rows: Rows) -> None:
         if "log_scale" in scale:  # in units of the column's spread
             relative = noises[i].sqrt().log()
             scale["log_scale"].copy_(LOG_BOUND * torch.atanh(relative / LOG_BOUND))
+        if isinstance(joint.merge, MaskedMerge):  # the posterior without this modality alone
+            without = 1 / (1 / variance - precision.split(sizes)[i].sum(0))
+            joint.merge.stretch[i].copy_((without / variance).log())
+            joint.merge.shift[i].copy_((without / variance).log() / 2)
+
+
+def _mask(observed: Observed, name: str) -> Tensor:
+    """Which values of a table are present, bool (rows, columns)."""
+    x, present = observed.x[name], (observed.present or {}).get(name)
+    if present is None:
+        return torch.ones_like(x, dtype=torch.bool)
+    return present.reshape(len(x), -1).expand_as(x)
+
+
+def _factors_of_incomplete(
+    x: Tensor, here: Tensor, factors: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Means, scales, loadings and noise variances from the values that are there.
+
+    It begins at the covariances of each two columns over the rows that have both.
+    """
+    count = here.sum(0).clamp_min(1)
+    mean = torch.where(here, x, 0.0).sum(0) / count
+    std = (torch.where(here, x - mean, 0.0).square().sum(0) / count).sqrt()
+    std = torch.where(std > 0, std, 1.0)
+    unit, seen = torch.where(here, (x - mean) / std, 0.0), here.double()
+    covariance = unit.T @ unit / (seen.T @ seen).clamp_min(1)
+    loadings, noise = factor_analysis(covariance, factors)
+    patterns, which = torch.unique(here, dim=0, return_inverse=True)
+    identity = torch.eye(factors, dtype=x.dtype)
+    for _ in range(FILLS):
+        filled, spread = unit.clone(), torch.zeros_like(noise)
+        scaled = loadings / noise[:, None]
+        for i, pattern in enumerate(patterns):
+            at, known = which == i, pattern.double()[:, None]
+            covariance = torch.linalg.inv(identity + (known * scaled).T @ loadings)
+            guess = unit[at] @ scaled @ covariance @ loadings.T
+            filled[at] = torch.where(pattern, unit[at], guess)
+            doubt = ((loadings @ covariance) * loadings).sum(1) + noise
+            spread += torch.where(pattern, 0.0, doubt) * at.sum()
+        covariance = (filled.T @ filled + spread.diag()) / len(x)
+        loadings, noise = factor_analysis(covariance, factors)
+    return mean, std, loadings, noise
 
 
 def _linear(network: nn.Module) -> LinearMLP:

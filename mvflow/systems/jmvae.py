@@ -14,7 +14,8 @@ from mvflow.functional import jmvae_bound, normal_kl, normal_kl_standard
 from mvflow.stages import Losses, StageSpec
 from mvflow.systems.annealing import ramped
 from mvflow.systems.coordinated import CoordinatedSystem, SubsetProduct, product_by_default
-from mvflow.systems.joint_system import Merge
+from mvflow.systems.joint_system import Masking, Merge
+from mvflow.systems.masking import presence
 
 __all__ = ["JMVAE"]
 
@@ -30,6 +31,7 @@ class Joint(Training):
     alpha: NonNegativeFloat = 0.1
     warmup: Share = 0.5
     merge: Merge = (512, 512)
+    masking: Masking = None
 
 
 class JMVAE(CoordinatedSystem):
@@ -52,7 +54,7 @@ class JMVAE(CoordinatedSystem):
     def losses(self, observed: Observed, progress: float | Tensor) -> Losses:
         """Minus the bound, from one draw of z ~ q(z|X) per row."""
         settings, joint = self.settings.joint, self.joint
-        q = joint.posterior(observed.x, observed.covariates)
+        q = joint.posterior(observed)
         loc, scale = q.base_dist.loc, q.base_dist.scale
         fits = joint.decoders.log_prob(q.rsample(), observed)
         total = torch.stack([joint.weights[name] * fit for name, fit in fits.items()]).sum(0)
@@ -60,6 +62,8 @@ class JMVAE(CoordinatedSystem):
         expert_kls = torch.stack(
             [normal_kl(loc, scale, mean, std) for _, mean, std in self.expert_moments(observed)]
         )
+        if observed.present:
+            expert_kls = torch.where(presence(observed, sorted(observed.x)), expert_kls, 0.0)
         ramp = ramped(settings.warmup, progress)
         elbo = total - ramp * settings.beta * kl
         bound = jmvae_bound(elbo, ramp * expert_kls, settings.alpha)

@@ -17,8 +17,8 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from mvflow.config import Config, Training
-from mvflow.core import Observed, UsageError, registry
+from mvflow.config import Config, Later, Training
+from mvflow.core import PRESENT, Observed, UsageError, registry
 from mvflow.core.parts import Kind, create, dump
 from mvflow.nn import (
     MLP,
@@ -34,16 +34,32 @@ from mvflow.projectors import Objective
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.augmenting import augmentation_settings, augmentations_of, augmented
 from mvflow.systems.decoders import build_encoder
+from mvflow.systems.importance_weighted import importance_weighted_losses
 from mvflow.systems.joint_system import JointEncoderSystem, JointTraining, build_joint_vae
 from mvflow.systems.joint_vae import JointVAE
+from mvflow.systems.masking import zero_unless
+from mvflow.systems.pairs import check_pairs
+from mvflow.systems.sampling import check_samples
 
 __all__ = ["JNF", "JNFShared"]
+
+PROJECTIONS = "cached/projections/"
+"""How columns of projections are named that stand beside the data."""
 
 
 class Flows(Training):
     """Unimodal posteriors (paper 3.2); `summary_hidden` are the widths between g_j and them."""
 
     summary_hidden: tuple[PositiveInt, ...] = (512, 512)
+
+
+class ImportanceWeighted(JointTraining):
+    """Joint VAE (paper 3.1), by the ELBO of one draw, or the bound of `samples` draws (section 5).
+
+    With several draws the bound is tighter, and a training step takes that many decoder passes.
+    """
+
+    samples: Annotated[PositiveInt, Later()] = 1
 
 
 class JNF(JointEncoderSystem):
@@ -57,7 +73,7 @@ class JNF(JointEncoderSystem):
         """Settings of JNF."""
 
         system: str = "jnf"
-        joint: JointTraining = JointTraining()
+        joint: ImportanceWeighted = ImportanceWeighted()
         projector: Annotated[Any, Kind("projectors", optional=True)] = None
         projectors: Training = Training()
         posterior: Annotated[Any, Kind("posteriors")] = Field(
@@ -67,6 +83,13 @@ class JNF(JointEncoderSystem):
         subset: Annotated[Any, Kind("subsets")] = Field(
             default_factory=lambda: create("subsets", "product")
         )
+
+        @model_validator(mode="after")
+        def _independent_by_one_draw(self) -> Self:
+            if self.joint.samples > 1 and self.joint.independence:
+                msg = "joint.independence is for the ELBO of one draw: leave joint.samples at 1"
+                raise ValueError(msg)
+            return self
 
         @model_validator(mode="before")
         @classmethod
@@ -138,7 +161,8 @@ class JNF(JointEncoderSystem):
 
     def stages(self) -> Sequence[StageSpec]:
         """Projectors if there are any, the joint VAE, then what the subset rule needs."""
-        stages = [self.joint_stage(self.settings.joint, self._joint_losses)]
+        joint = self.joint_stage(self.settings.joint, self._joint_losses)
+        stages = [check_samples(joint, self, 1) if self.settings.joint.samples > 1 else joint]
         if isinstance(self.settings.projector, Objective):
             stages.insert(0, self._projector_stage(self.settings.projector))
         if self.flows is not None:
@@ -147,7 +171,11 @@ class JNF(JointEncoderSystem):
 
     def _joint_losses(self, observed: Observed, progress: float | Tensor) -> Losses:
         settings = self.settings.joint
-        return self.joint.losses(observed, settings.beta_at(progress), settings.independence)
+        beta = settings.beta_at(progress)
+        if settings.samples == 1:
+            return self.joint.losses(observed, beta, settings.independence)
+        q = self.encode(observed)
+        return importance_weighted_losses(self.joint, q, observed, beta, settings.samples)
 
     def _projector_stage(self, objective: Objective) -> StageSpec:
         objective.check_batch(self.settings.projectors.batch_size)
@@ -165,8 +193,14 @@ class JNF(JointEncoderSystem):
             assert self.projectors is not None
             if self.projectors.training:
                 observed = augmented(observed, self.augmentations)
-            projections = {n: self.projectors[n](x) for n, x in sorted(observed.x.items())}
-            total = objective.loss({n: all_gather(g) for n, g in projections.items()})
+            names = sorted(observed.x)
+            projections = {n: all_gather(self.projectors[n](observed.encodable(n))) for n in names}
+            masks = {
+                n: all_gather(m.float()) > 0
+                for n in names
+                if (m := observed.is_present(n)) is not None
+            }
+            total = objective.loss(projections, **({"present": masks} if masks else {}))
             return Losses(total, {objective.kind: total})
 
         assert self.projectors is not None
@@ -176,6 +210,12 @@ class JNF(JointEncoderSystem):
             self.settings.projectors,
             loss,
             reads=reads,
+            start=partial(
+                check_pairs,
+                [m.name for m in self.modalities],
+                objective,
+                self.settings.projectors.batch_size,
+            ),
             min_rows=objective.min_rows,
         )
 
@@ -185,8 +225,12 @@ class JNF(JointEncoderSystem):
 
         def loss(z: Tensor, observed: Observed) -> Losses:
             terms = {
-                n: q(observed.x[n], observed.covariates).log_prob(z).mean()
+                n: zero_unless(
+                    observed.is_present(n),
+                    q(observed.encodable(n), observed.covariates).log_prob(z),
+                ).mean()
                 for n, q in flows.items()
+                if n in observed.x
             }
             return Losses(-torch.stack(list(terms.values())).sum(), terms)
 
@@ -204,7 +248,7 @@ class JNF(JointEncoderSystem):
         keep_data: bool = False,
     ) -> StageSpec:
         """A stage on draws of the frozen q(z|X), one of each row (Eq. 8)."""
-        prefix, augments = "cached/projections/" if keep_data else "", bool(self.augmentations)
+        prefix, augments = PROJECTIONS if keep_data else "", bool(self.augmentations)
 
         def seen(observed: Observed) -> Observed:
             """With what posteriors see of the rows, where that could not be computed before."""
@@ -213,7 +257,9 @@ class JNF(JointEncoderSystem):
             if self.projectors is None or not augments:
                 return observed
             with torch.no_grad():
-                projections = {prefix + n: self.project(n, x) for n, x in observed.x.items()}
+                projections = {
+                    prefix + n: self.project(n, observed.encodable(n)) for n in observed.x
+                }
             if not keep_data:
                 return observed._replace(x=projections)
             ready = {k.removeprefix("cached/"): g for k, g in projections.items()}
@@ -335,4 +381,10 @@ def _encoders(module: nn.Module) -> Iterator[tuple[str, bool, nn.Module]]:
 
 
 def _column(rows: Rows, name: str) -> Iterator[Tensor]:
-    return (batch[name] for batch in rows.only(name).batches(2048))
+    """A column in the rows that have its modality, some at a time."""
+    mask, values = PRESENT + name.removeprefix(PROJECTIONS), rows.only(name).batches(2048)
+    if mask not in next(iter(rows.batches(1))):
+        yield from (batch[name] for batch in values)
+        return
+    for batch, there in zip(values, rows.only(mask).batches(2048), strict=True):
+        yield batch[name][there[mask].flatten(1).any(1) if there[mask].ndim > 1 else there[mask]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from zuko.distributions import DiagNormal
 
-from mvflow.config import Later, Training
+from mvflow.config import Config, Later, Share, Training, config_from_dict
 from mvflow.core import LatentSpace, Observed
 from mvflow.inference import Target
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
@@ -21,13 +21,26 @@ from mvflow.systems.annealing import BetaTraining
 from mvflow.systems.base import LearnedPrior, System, require_all_present
 from mvflow.systems.decoders import build_decoders, build_encoder, network_settings
 from mvflow.systems.factors import check_linear, start_at_factors
-from mvflow.systems.joint_vae import JointVAE, head_width
+from mvflow.systems.joint_vae import JointVAE
+from mvflow.systems.masking import presence, random_subsets, restricted
+from mvflow.systems.merging import head_width
 
-__all__ = ["JointEncoderSystem", "JointTraining", "build_joint_vae"]
+__all__ = ["JointEncoderSystem", "JointTraining", "Masking", "Merge", "build_joint_vae"]
 
 Merge = tuple[PositiveInt, ...] | Literal["concat", "sum"]
 """How the heads of q(z|X) are merged: hidden layers of an MLP, each gives its part of z, or they
 are added."""
+
+
+Masking = Annotated[Share | None, Later()]
+"""None: q(z|X) of complete rows alone. A share: q(z|x_S) of what a row has, by a network that is
+told what is absent; in this share of the rows of a batch it is made to do with fewer modalities
+than there are."""
+
+HIDING = 0.5
+"""Share for rows that lack modalities, where the configuration names none."""
+
+SET_MASKING = f"train it with joint.masking={HIDING}"
 
 
 class JointTraining(BetaTraining):
@@ -43,6 +56,7 @@ class JointTraining(BetaTraining):
     """Factor of the squared correlations of z with the covariates of a batch's rows, which are to
     leave the latents; 0 leaves that to the ELBO alone, which hardly notices small ones."""
     start: Annotated[Literal["random", "factor-analysis"], Later()] = "random"
+    masking: Masking = None
 
 
 def build_joint_vae(settings: Any) -> JointVAE:
@@ -51,7 +65,8 @@ def build_joint_vae(settings: Any) -> JointVAE:
     width = head_width(dim, len(specs), merge)
     heads = {m.name: build_encoder(settings, m, width) for m in specs}
     decoders = build_decoders(settings, LatentSpace.flat(dim))
-    return JointVAE(specs, heads, decoders, dim, merge)
+    masked = settings.joint.masking is not None
+    return JointVAE(specs, heads, decoders, dim, merge, masked=masked)
 
 
 class JointEncoderSystem(System):
@@ -63,6 +78,12 @@ class JointEncoderSystem(System):
     """
 
     encoder_stages: tuple[str, ...] = ("joint",)
+    accepts_absent: ClassVar[bool] = True
+
+    @property
+    def encodes_subsets(self) -> bool:
+        """Whether the joint encoder takes rows that lack modalities."""
+        return self.joint.is_masked
 
     def __init__(self, settings: Any, joint: JointVAE) -> None:
         super().__init__()
@@ -71,6 +92,15 @@ class JointEncoderSystem(System):
         self.latent = LatentSpace.flat(joint.latent_dim)
         self.joint = joint
         self.rule = settings.subset
+
+    @classmethod
+    def for_absence(cls, settings: Config) -> Config:
+        """The settings with a masked joint encoder."""
+        joint: Any = settings.joint  # type: ignore[attr-defined]
+        if joint.masking is not None:
+            return settings
+        section = {**joint.model_dump(), "masking": HIDING}
+        return config_from_dict({**settings.model_dump(), "joint": section})
 
     subset_module: nn.Module | None
     """What the rule trains, if anything."""
@@ -93,13 +123,20 @@ class JointEncoderSystem(System):
         return self.combine(observed)
 
     def encode(self, observed: Observed) -> DiagNormal:
-        """q(z|X) of the joint encoder."""
-        require_all_present(self, observed)
-        return self.joint.posterior(observed.x, observed.covariates)
+        """q(z|X) of the joint encoder; q(z|x_S) of what each row has, if it is masked."""
+        if not self.joint.is_masked:
+            require_all_present(self, observed, SET_MASKING)
+        return self.joint.posterior(observed)
 
     def combine(self, observed: Observed) -> Distribution | Target:
-        """q(z|x_S) by the subset rule."""
-        require_all_present(self, observed)
+        """q(z|x_S) by the subset rule, of rows that all have the same modalities."""
+        if not self.joint.is_masked:
+            require_all_present(self, observed, SET_MASKING)
+        elif observed.present:
+            rows = {n: mask for n in observed.x if (mask := observed.is_present(n)) is not None}
+            apart = "ask for those that have the same apart"
+            require_all_present(self, observed._replace(present=rows), apart)
+            observed = observed._replace(x={n: observed.encodable(n) for n in observed.x})
         combined: Distribution | Target = self.rule.combine(self, self.subset_module, observed)
         return combined
 
@@ -115,11 +152,15 @@ class JointEncoderSystem(System):
         return prior
 
     def proposals(self, observed: Observed) -> Sequence[Distribution]:
-        """q(z|X) given all modalities, else the posterior of each alone."""
+        """q(z|X) given all modalities, else the posterior of each alone.
+
+        A masked joint encoder proposes of any subset.
+        """
         if len(observed.x) == len(self.modalities):
             return [self.encode(observed)]
         experts = [self.combine(observed.only((name,))) for name in sorted(observed.x)]
-        return [q for q in experts if isinstance(q, Distribution)]
+        masked = [self.encode(observed)] if self.joint.is_masked else []
+        return [*masked, *(q for q in experts if isinstance(q, Distribution))]
 
     def decode(
         self,
@@ -132,8 +173,9 @@ class JointEncoderSystem(System):
 
     @property
     def radius(self) -> Tensor:
-        """Of the ball that the training rows' latents span."""
-        return self.joint.radius
+        """Of the ball that the training rows' latents span; infinite where it is not to hold."""
+        radius = self.joint.radius
+        return radius if self.rule.within_ball else torch.full_like(radius, torch.inf)
 
     @property
     def latent_mean(self) -> Tensor:
@@ -151,11 +193,19 @@ class JointEncoderSystem(System):
         losses: Callable[[Observed, float | Tensor], Losses],
         module: nn.Module | None = None,
     ) -> StageSpec:
-        """The stage that trains the joint VAE, or a module that it is a part of."""
-        reads = network_settings(self.settings)
+        """The stage that trains the joint VAE, or a module that it is a part of.
+
+        Where it is masked, the loss is of what is left of each row when modalities are hidden at
+        random: a bound on log p(x_S) of that.
+        """
+        reads, names = network_settings(self.settings), [m.name for m in self.modalities]
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
-            require_all_present(self, observed)
+            if self.joint.is_masked:
+                seen = random_subsets(presence(observed, names), self.settings.joint.masking)
+                observed = restricted(observed, dict(zip(names, seen, strict=True)))
+            else:
+                require_all_present(self, observed, SET_MASKING)
             return losses(observed, progress)
 
         @torch.no_grad()

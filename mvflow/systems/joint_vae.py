@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from zuko.distributions import DiagNormal
 
-from mvflow.core import ConfigError, Modality, Observed, rescale_weights
+from mvflow.core import Modality, Observed, rescale_weights
 from mvflow.functional import normal_kl_standard, squared_correlations
-from mvflow.nn import MLP, ModalityDict, encode_rows, join_covariates, upcast_to_float32
+from mvflow.nn import ModalityDict, encode_rows, join_covariates, upcast_to_float32
 from mvflow.stages import Losses
 from mvflow.systems.decoders import Decoders
+from mvflow.systems.masking import presence
+from mvflow.systems.merging import Merge, merge_network
 
-__all__ = ["JointVAE", "head_width"]
+__all__ = ["JointVAE"]
 
 BLOCK_ROWS = 2048
 """Rows of which moments are taken at once."""
-
-
-Merge = Iterable[int] | Literal["concat", "sum"]
-"""Widths of hidden layers, or a way without any."""
-
-
-def head_width(latent_dim: int, modalities: int, merge: Merge) -> int:
-    """Features that each head of q(z|X) has: location and log-scale of z, or of its part.
-
-    Raises:
-        ConfigError: if the heads are to be concatenated and z has no equal part for each.
-
-    Examples:
-        >>> head_width(200, 5, (512, 512)), head_width(200, 5, "concat")
-        (400, 80)
-    """
-    if merge != "concat":
-        return 2 * latent_dim
-    if latent_dim % modalities:
-        msg = (
-            f"latent_dim {latent_dim} cannot be shared out among {modalities} modalities: "
-            'joint.merge="concat" needs a multiple of their number'
-        )
-        raise ConfigError(msg)
-    return 2 * latent_dim // modalities
-
-
-class _Concat(nn.Module):
-    """The locations of all heads side by side, then their log-scales."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features.unflatten(-1, (self.heads, 2, -1)).transpose(-3, -2).flatten(-3)
-
-
-class _Sum(nn.Module):
-    """The sum of all heads."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features.unflatten(-1, (self.heads, -1)).sum(-2)
 
 
 class JointVAE(nn.Module):
     """p(X, z) = N(z; 0, I) prod_j p(x_j|z), with a Gaussian q(z|X) (Eq. 1 and 3).
 
     q(z|X) has separate heads for the modalities, merged by a small MLP (Table E.6) or laid side by
-    side (Appendix E.3).
+    side (Appendix E.3). A masked one is q(z|x_S) of whatever a row has.
 
     Args:
         modalities: their specifications; kept sorted by name, so no order matters.
@@ -80,6 +34,7 @@ class JointVAE(nn.Module):
         decoders: p(x_j|z) of all modalities.
         latent_dim: dimension of z.
         merge: widths of the hidden layers that merge the heads, or "concat" or "sum".
+        masked: whether rows may lack modalities.
     """
 
     def __init__(
@@ -89,6 +44,8 @@ class JointVAE(nn.Module):
         decoders: Decoders,
         latent_dim: int,
         merge: Merge = (512, 512),
+        *,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         self.modalities = tuple(sorted(modalities, key=lambda m: m.name))
@@ -96,12 +53,8 @@ class JointVAE(nn.Module):
         self.weights = rescale_weights(self.modalities)
         self.heads = ModalityDict(heads)
         self.decoders = decoders
-        count, width = len(self.modalities), 2 * latent_dim
-        self.is_additive = merge == "sum"
-        ways = {"concat": _Concat, "sum": _Sum}
-        self.merge = (
-            ways[merge](count) if isinstance(merge, str) else MLP(width * count, *merge, width)
-        )
+        self.is_additive, self.is_masked = merge == "sum", masked
+        self.merge = merge_network(merge, len(self.modalities), latent_dim, masked=masked)
         self.radius: Tensor
         self.latent_mean: Tensor
         self.latent_std: Tensor
@@ -109,12 +62,23 @@ class JointVAE(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_std", torch.ones(latent_dim))
 
-    def posterior(
-        self, x: Mapping[str, Tensor], covariates: Mapping[str, Tensor] | None = None
-    ) -> DiagNormal:
-        """q(z|X) for rows of all modalities: batch shape (rows,), event shape (latent_dim,)."""
-        features = [encode_rows(head, x[name], covariates) for name, head in self.heads.items()]
-        loc, log_scale = upcast_to_float32(self.merge(torch.cat(features, -1))).chunk(2, -1)
+    def posterior(self, observed: Observed) -> DiagNormal:
+        """q(z|X), or q(z|x_S) of what each row has: batch (rows,), event (latent_dim,)."""
+        covariates = observed.covariates
+        if not self.is_masked:
+            x = observed.x
+            heads = [encode_rows(head, x[name], covariates) for name, head in self.heads.items()]
+            features = self.merge(torch.cat(heads, -1))
+        else:
+            present = presence(observed, list(self.heads)).T
+            known = {
+                name: encode_rows(self.heads[name], observed.encodable(name), covariates)
+                for name in observed.x
+            }
+            nothing = torch.zeros_like(next(iter(known.values())))
+            heads = [known.get(name, nothing) for name in self.heads]
+            features = self.merge(torch.cat(heads, -1), present)
+        loc, log_scale = upcast_to_float32(features).chunk(2, -1)
         return DiagNormal(loc, (7 * torch.tanh(log_scale / 7)).exp())
 
     def losses(
@@ -122,20 +86,22 @@ class JointVAE(nn.Module):
     ) -> Losses:
         """Minus the ELBO with lambda_j and beta (Eq. 3), from one draw of z per row.
 
+        In rows that lack modalities it is the bound on log p(x_S) of what they have.
+
         Args:
-            observed: rows of all modalities.
+            observed: rows of all modalities; of some, where it is masked.
             beta: factor of the divergence.
             independence: factor of the squared correlations, over the rows, of the means of
                 q(z|X) with the covariates; nothing where there are none.
         """
-        q = self.posterior(observed.x, observed.covariates)
+        q = self.posterior(observed)
         z = q.rsample()
         kl = normal_kl_standard(q.base_dist.loc, q.base_dist.scale).mean()
         total, terms = beta * kl, {"kl": kl}
         for name, fit in self.decoders.log_prob(z, observed).items():
             terms[name] = fit.mean()
             total = total - self.weights[name] * terms[name]
-        terms["elbo"] = sum(terms[m.name] for m in self.modalities) - kl
+        terms["elbo"] = sum(terms[name] for name in sorted(observed.x)) - kl
         names = self.decoders.covariates
         if independence and names:
             covariates = join_covariates(names, observed.covariates)

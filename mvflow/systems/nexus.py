@@ -24,7 +24,8 @@ from mvflow.nn import upcast_to_float32
 from mvflow.stages import Losses
 from mvflow.systems.annealing import BetaTraining, ramped
 from mvflow.systems.experts import ExpertSystem
-from mvflow.systems.two_levels import TwoLevelVAE, perceptual_dropout
+from mvflow.systems.masking import random_subsets
+from mvflow.systems.two_levels import TwoLevelVAE
 
 __all__ = ["Nexus"]
 
@@ -100,7 +101,7 @@ class Nexus(ExpertSystem):
         zeros = {p.name: rows.new_zeros(len(rows), p.dim) for p in joint.bottom.parts}
         fits = joint.decoders.log_prob(joint.bottom.join({**zeros, **below}), observed)
         fixed = {n: v.detach() for n, v in below.items()}
-        kept = perceptual_dropout(torch.stack(list(present.values())), settings.dropout)
+        kept = random_subsets(torch.stack(list(present.values())), settings.dropout)
         top_loc, top_scale = joint.second_level(fixed, dict(zip(present, kept, strict=True)))
         z = top_loc + top_scale * torch.randn_like(top_loc)
         top_kl = normal_kl_standard(top_loc, top_scale)

@@ -43,6 +43,8 @@ def check_samples(spec: StageSpec, system: System, experts: int) -> StageSpec:
 
     def start(rows: Rows) -> None:
         assert settings is not None
+        if spec.start is not None:
+            spec.start(rows)
         count = min(settings.batch_size, len(rows))
         one = 2 * 4 * experts * count * sizes
         is_gpu = system.device.type == "cuda"

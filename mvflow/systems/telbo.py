@@ -12,10 +12,10 @@ from mvflow.core import Observed
 from mvflow.functional import normal_kl_standard
 from mvflow.stages import Losses, StageSpec
 from mvflow.systems.annealing import BetaTraining
-from mvflow.systems.base import require_all_present
 from mvflow.systems.coordinated import CoordinatedSystem, SubsetProduct, product_by_default
 from mvflow.systems.decoders import network_settings
 from mvflow.systems.joint_system import JointTraining
+from mvflow.systems.masking import zero_unless
 
 __all__ = ["TELBO"]
 
@@ -52,15 +52,18 @@ class TELBO(CoordinatedSystem):
         ]
 
     def losses(self, observed: Observed, progress: float | Tensor) -> Losses:
-        """Minus the sum of the modalities' own ELBOs, one draw of z ~ q(z|x_j) each."""
-        require_all_present(self, observed)
+        """Minus the sum of the modalities' own ELBOs, one draw of z ~ q(z|x_j) each.
+
+        A row that lacks a modality has none of it.
+        """
         beta, elbos, terms = self.settings.experts.beta_at(progress), [], {}
         for name, loc, scale in self.expert_moments(observed):
             z = loc + scale * torch.randn_like(loc)
             fit = self.joint.decoders.log_prob(z, observed.only([name]))[name]
             kl = normal_kl_standard(loc, scale)
-            elbos.append(self.joint.weights[name] * fit - beta * kl)
-            terms[name] = (fit - kl).mean()
+            here = observed.is_present(name)
+            elbos.append(zero_unless(here, self.joint.weights[name] * fit - beta * kl))
+            terms[name] = zero_unless(here, fit - kl).mean()
         return Losses(-torch.stack(elbos).sum(0).mean(), terms)
 
     def facts(self) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""Networks of two levels of latents, and the dropout that trains the second for absence."""
+"""Networks of two levels of latents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mvflow.core import LatentPart, LatentSpace, Observed, rescale_weights
 from mvflow.nn import MLP, ModalityDict, encode_rows, upcast_to_float32
 from mvflow.systems.decoders import build_decoders, build_encoder
 
-__all__ = ["TwoLevelVAE", "perceptual_dropout"]
+__all__ = ["TwoLevelVAE"]
 
 
 class TwoLevelVAE(nn.Module):
@@ -62,19 +62,3 @@ class TwoLevelVAE(nn.Module):
         features = torch.where(masks.any(0)[:, None], upcast_to_float32(features), 0.0)
         loc, raw = features.chunk(2, -1)
         return loc, (7 * torch.tanh(raw / 7)).exp()
-
-
-def perceptual_dropout(present: Tensor, dropout: float) -> Tensor:
-    """What the second level sees, bool (modalities, rows): forced perceptual dropout.
-
-    In the share `dropout` of rows that have two modalities or more, one to all but one of these,
-    any number as likely as any other; in the others all.
-    """
-    if not dropout:
-        return present
-    (many, rows), device = present.shape, present.device
-    order = (torch.rand(many, rows, device=device) + 2.0 * ~present).argsort(0).argsort(0)
-    count = present.sum(0)
-    size = 1 + (torch.rand(rows, device=device) * (count - 1)).long()
-    drops = (torch.rand(rows, device=device) < dropout) & (count > 1)
-    return present & (~drops | (order < size))

@@ -1,5 +1,14 @@
-"""Choosing settings by what they impute of rows that were held out."""
+"""Choosing settings and priors by what they make of rows that were held out."""
 
+from mvflow.tuning.priors import PriorScore, best_prior, score_priors
 from mvflow.tuning.search import Trial, alternatives, imputation_score, tune
 
-__all__ = ["Trial", "alternatives", "imputation_score", "tune"]
+__all__ = [
+    "PriorScore",
+    "Trial",
+    "alternatives",
+    "best_prior",
+    "imputation_score",
+    "score_priors",
+    "tune",
+]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.config import Config, assign, config_from_dict
-from mvflow.core import Source, covariate_columns, fingerprint, generator
+from mvflow.core import Source, covariate_columns, fingerprint, generator, row_presence
 from mvflow.core.files import read_json, write_json
 from mvflow.core.taken import TakenRows
 from mvflow.estimators import Estimator, estimator_class
@@ -101,9 +101,12 @@ def tune(
         return config, []
     rng = generator(config.seed, "tuning")
     order = rng.permutation(len(source))
-    scored = max(2, min(SCORED_ROWS, len(order) // 5))
-    held = source.take(np.sort(order[:scored]))
-    rows = TakenRows([source], [np.sort(order[scored : scored + ROWS])])
+    complete = order[np.logical_and.reduce(list(row_presence(source).values()))[order]]
+    if not len(complete):
+        return config, []
+    scored = complete[: max(2, min(SCORED_ROWS, len(complete) // 5))]
+    held = source.take(np.sort(scored))
+    rows = TakenRows([source], [np.sort(order[~np.isin(order, scored)][:ROWS])])
     search = _Search(config, rows, held, _Memory.of(path, config, source), seconds, callback)
     best = search.run(())
     assert best is not None  # the first is always tried

@@ -19,6 +19,28 @@ def evaluated(mvflow, copied):
     return copied
 
 
+def test_what_is_measured_by_the_paper_s_protocol_stands_apart(mvflow, refused, evaluated):
+    """With its own sampler and divisor; the run's own numbers are as they were."""
+    line = refused("compare", evaluated, "--protocol", "paper", code=1)
+    assert f"by protocol paper: run 'mvflow evaluate {evaluated} --protocol paper' first" in line
+    own = (evaluated / "metrics" / "evaluation.json").read_bytes()
+    assert mvflow("evaluate", evaluated, "--protocol", "paper").code == 0
+    assert (evaluated / "metrics" / "evaluation.json").read_bytes() == own
+    found = json.loads(mvflow("compare", evaluated, "--protocol", "paper", "--json").out)
+    assert any(n.startswith("protocol paper; several given: product") for n in found["notes"])
+    assert any("the prior |S|-1 times (Eq. 12), no ball" in n for n in found["notes"])
+    metrics = read_json(evaluated / "metrics" / "evaluation-paper.json")
+    assert metrics["settings"]["subset"] == {"kind": "product", "divisor": "prior", "ball": False}
+    assert "did you mean 'paper'" in refused("evaluate", evaluated, "--protocol", "papr", code=2)
+
+
+def test_a_run_whose_settings_changed_since_its_evaluation_is_refused(refused, evaluated):
+    config = evaluated / "config.toml"
+    config.write_text(config.read_text().replace('divisor = "aggregate"', 'divisor = "prior"'))
+    line = refused("compare", evaluated, code=1)
+    assert "config.toml was changed since its evaluation (subset.divisor)" in line
+
+
 @pytest.fixture
 def other_seed(evaluated, tmp_path):
     """The same weights and measures, said to be of another seed."""

@@ -59,3 +59,16 @@ def test_bad_input(refused, trained, make):
     assert "unknown prior 'mixtur'" in refused("sample", trained, "--prior", "mixtur", code=2)
     path = make("new")
     assert "--stage joint' first" in refused("fit-prior", path, code=1)
+
+
+def test_the_best_on_held_out_rows_is_chosen_and_fitted(mvflow, refused, copied):
+    found = mvflow("choose-prior", copied, "--prior", "standard", "--prior", "mixture", "--json")
+    assert found.code == 0, found
+    result = json.loads(found.out)
+    gain = result["scores"]["mixture"]["difference"]
+    assert result["prior"] == ("mixture" if gain > 0 else "standard")
+    assert load(copied).priors() == ["standard", "mixture"][: 1 + (gain > 0)]
+    table = mvflow("choose-prior", copied, "--prior", "standard")
+    assert table.out.splitlines()[-1] == f"{copied}: prior standard"
+    assert load(copied).priors() == ["standard"]
+    assert "unknown prior" in refused("choose-prior", copied, "--prior", "mixtur", code=2)

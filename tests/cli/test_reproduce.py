@@ -64,6 +64,8 @@ def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_pat
     assert "did you mean 'figure2'" in refused("reproduce", "figure22", code=2)
     table1 = ("reproduce", "table1", "--store", store)
     assert "needs a store of mnist-svhn" in refused(*table1, code=2)
+    assert "did you mean 'paper'" in refused(*where, "--protocol", "papr", code=2)
+    assert "--small is recipe toy" in refused(*where, "--small", "--recipe", "toy", code=2)
     assert "have no modality 'm0'" in refused(*where, "--recipe", "polymnist", code=1)
     assert "did you mean 'toy'" in refused(*where, "--recipe", "tony", code=2)
     assert list(tmp_path.iterdir()) == []

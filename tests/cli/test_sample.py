@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mvflow import JNF, load
-from mvflow.systems.subsets import PAPER_PROTOCOL
 from mvflow_datasets import Store
 
 
@@ -75,10 +74,11 @@ def test_all_modalities_of_an_array_and_the_store(mvflow, trained, npy, tmp_path
         (("--sampler", "sir"), lambda m: m.with_parts(sampler="sir"), "effective candidates"),
         (
             ("--sampler", "hmc", "--paper"),
-            lambda m: m.with_settings(**PAPER_PROTOCOL),
+            lambda m: m.with_protocol("paper"),
             "acceptance",
         ),
-        (("--paper",), lambda m: m.with_settings(**PAPER_PROTOCOL), "acceptance"),
+        (("--paper",), lambda m: m.with_protocol("paper"), "acceptance"),
+        (("--protocol", "paper-f3"), lambda m: m.with_protocol("paper-f3"), "acceptance"),
     ],
 )
 def test_the_chosen_sampler_draws(mvflow, fitted, small, npy, tmp_path, words, changed, said):

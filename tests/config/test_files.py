@@ -1,5 +1,7 @@
 """Configurations: TOML and back, assignments, and mistakes with the nearest name."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,6 +169,8 @@ def test_specifications_are_sorted_by_name():
         ),
         ({"joint": {"merge": "add"}}, "joint.merge.*got 'add'"),
         ({"joint": {"beta": -1}}, "joint.beta: input should be greater than 0, got -1"),
+        ({"joint": {"beta": math.inf}}, "joint.beta: input should be a finite number, got inf"),
+        ({"sampler": {"step_size": math.nan}}, "sampler: step_size: .*a finite number, got nan"),
         ({"joint": {"beta": "x"}}, "joint.beta: input should be a valid number.*got 'x'"),
         ({"modalities": {}}, "modalities: "),
         ({"modalities": {"a": {"shape": [0]}}}, "modalities.a.shape.0: .*got 0"),
@@ -293,7 +297,7 @@ def test_a_section_of_another_system_says_whose_it_is(monkeypatch):
         (
             "mvae",
             {"joint": {"samples": 3}},
-            r"'samples': .* setting of system mmvae, mmvae-plus \(",
+            r"'samples': .* setting of system jnf, jnf-shared, mmvae, mmvae-plus \(",
         ),
         (
             "mopoe",
@@ -311,7 +315,11 @@ def test_a_section_of_another_system_says_whose_it_is(monkeypatch):
             {"joint": {"dropout": 0.1}},
             r"'dropout': .* setting of system nexus \(in joint\)",
         ),
-        ("jnf", {"family": "normal"}, "'family': .* setting of system mmvae, mmvae-plus$"),
+        (
+            "jnf",
+            {"family": "normal"},
+            "'family': .* setting of system mmvae, mmvae-plus$",
+        ),
     ],
 )
 def test_an_option_of_other_systems_says_whose_it_is(system, changes, says):

@@ -9,6 +9,7 @@ from mvflow.nn.resnet import ResNetwork
 
 # recipe: latent, beta, batch, learning rate, merge, blocks of JNF and of JNF-Shared
 PAPER = {
+    "mnist-svhn-paper": (20, 2.5, 128, 1e-3, (512, 512), 2, 2),
     "polymnist": (190, 2.5, 128, 1e-3, (512, 512), 2, 2),
     "translated-polymnist": (200, 0.5, 128, 1e-3, "concat", 3, 2),
     "mhd": (64, 0.5, 64, 1e-3, (512, 512), 2, 2),
@@ -33,6 +34,18 @@ def test_the_values_of_the_paper(name):
             assert config.projector.dim == 10
         for stage in (config.joint, config.flows, config.projectors):
             assert (stage.batch_size, stage.learning_rate) == (batch, rate)
+            assert (stage.schedule, stage.precision) == ("constant", "float32")
+        assert config.posterior.hidden == (128, 128, 128)
+        assert getattr(config.projector, "dropout", 0.0) == 0.0
+
+
+def test_the_paper_s_mnist_svhn_has_laplace_scale_1_and_its_number_of_images():
+    config = config_from_dict(recipe("mnist-svhn-paper"))
+    assert {m.likelihood.scale for m in config.modalities.values()} == {1.0}
+    assert config.evaluation.rows == 50_000
+    tuned = config_from_dict(recipe("mnist-svhn"))
+    assert {m.likelihood.scale for m in tuned.modalities.values()} == {0.75}
+    assert tuned.posterior.hidden == (128, 128)
 
 
 def test_translated_polymnist_projects_with_simpler_networks_for_dcca():
@@ -48,7 +61,7 @@ def test_translated_polymnist_projects_with_simpler_networks_for_dcca():
     assert kinds == {"contrastive": {ResNetwork}, "dcca": {LayersNetwork}}
 
 
-@pytest.mark.parametrize("name", [n.removesuffix("-small") for n in SMALL])
+@pytest.mark.parametrize("name", [n for n in recipe_names() if f"{n}-small" in SMALL])
 def test_a_small_variant_differs_in_size_not_in_kind(name):
     full, small = (config_from_dict(recipe(n)) for n in (name, f"{name}-small"))
     for a, b in zip(full.specifications(), small.specifications(), strict=True):

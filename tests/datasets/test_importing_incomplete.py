@@ -186,6 +186,9 @@ def test_labels_may_be_missing(here):
     assert f"labels: 2 classes (x, y); {unknown} rows have none" in done.understood
     with pytest.raises(DataError, match=r"kinds.csv, line \d+, column 'kind' is missing"):
         imported(join="outer", **wanted)
+    pd.Series(["x", "y"], ["q0", "q1"], name="kind").to_csv("kinds.csv")
+    with pytest.raises(DataError, match="^no row has a label: .* leave --labels out"):
+        imported(missing="row", join="outer", **wanted)
 
 
 def test_a_modality_of_mudata_has_the_rows_that_its_mask_says(here):

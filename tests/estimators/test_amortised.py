@@ -6,6 +6,7 @@ import torch
 
 from mvflow import JNF, JNFShared, load
 from mvflow.core import NotFittedError, UsageError
+from mvflow.posteriors import NSF
 from mvflow.runs import RunDirectory
 
 
@@ -83,6 +84,11 @@ def test_another_rule_is_an_estimator_of_its_own(small, kind, x):
     ours, theirs = (e.posterior_log_prob(z, given) for e in (made, prior))
     assert not np.array_equal(ours, theirs)
     assert made.with_parts(subset="product").config == made.config
+    other = made.with_parts(subset={"kind": "product", "divisor": "prior"})
+    assert (
+        other.config == made.with_settings(subset={"kind": "product", "divisor": "prior"}).config
+    )
+    assert other.with_parts(posterior=NSF(bins=3)).config.posterior == NSF(bins=3)
 
 
 def test_training_what_it_rests_on_drops_it(small, kind):

@@ -73,7 +73,7 @@ def test_independence_adds_the_correlation_of_the_means_with_covariates(model, r
     for weight in (0.0, 3.0):
         with seeded(0, "loss"):
             totals.append(joint.losses(observed, 1.0, weight))
-    loc = joint.posterior(observed.x, observed.covariates).base_dist.loc.numpy()
+    loc = joint.posterior(observed).base_dist.loc.numpy()
     both = np.corrcoef(loc.T, taken["covariates/batch"].T)[: loc.shape[1], loc.shape[1] :]
     # float32 sums over fifty rows
     np.testing.assert_allclose(totals[1].terms["dependence"], (both**2).sum(), rtol=1e-4)

@@ -12,6 +12,7 @@ from mvflow.core import DataError, UsageError
 from mvflow.evaluation import Evaluation
 from mvflow.evaluation.compare import EvaluatedRun, compare
 from mvflow.evaluation.published import Figure, published
+from mvflow.evaluation.result import Method
 from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown, headings
 
 JOINT, THERE, BACK = "coherence/joint", "coherence/mnist->svhn", "coherence/svhn->mnist"
@@ -79,11 +80,24 @@ def evaluation(joint, there, back, far, names=("mnist", "svhn"), networks=("auto
     }
 
 
-def run(kind, seed, values, data="same", sets=(), **changes):
-    config = config_from_dict(recipe("mnist-svhn", [*KINDS[kind], f"seed={seed}", *sets]))
+def run(kind, seed, values, data="same", sets=(), of="mnist-svhn", **changes):
+    config = config_from_dict(recipe(of, [*KINDS[kind], f"seed={seed}", *sets]))
     raw = evaluation(*values) | {"facts": FACTS[kind]} | changes
     name = f"{kind}-{seed}-{'-'.join(sets)}"
     return EvaluatedRun(name, config, Evaluation.from_dict(raw), data)
+
+
+NUMBERS = (0.1, 0.1, 0.1, 1.0)
+
+
+def faithful(runs):
+    """The same with the paper's recipe."""
+    kinds = ("jnf", "cl", "jnf", "gaussian")
+    made = [
+        run(kind, r.config.seed, NUMBERS, of="mnist-svhn-paper").config
+        for kind, r in zip(kinds, runs, strict=True)
+    ]
+    return [r._replace(config=config) for r, config in zip(runs, made, strict=True)]
 
 
 @pytest.fixture
@@ -237,7 +251,7 @@ def test_csv_and_json_have_every_measure_and_seed(runs):
 
 
 def test_the_papers_figures_stand_beside_those_of_the_same_settings(runs):
-    found = compare(runs, paper=True)
+    found = compare(faithful(runs), paper=True)
     papers = {s.label: s.paper.get(JOINT) for s in found.systems}
     assert papers["JNF, posterior maf"] == Figure(0.51, 0.01)
     assert papers["JNF, posterior gaussian"] is None  # no system of the paper
@@ -248,10 +262,56 @@ def test_the_papers_figures_stand_beside_those_of_the_same_settings(runs):
     assert "| 0.51 ± 0.01 |" in text
     assert "| 57 ± 3 |" in text
     assert "paper: Tables 1 and D.3; whole SVHN" in text
-    other = compare([run("jnf", 0, (0.1, 0.1, 0.1, 1), sets=["joint.beta=1.0"])], paper=True)
-    assert other.systems[0].paper[JOINT] == Figure(0.43, 0.01)
-    none = compare([run("jnf", 0, (0.1, 0.1, 0.1, 1), sets=["joint.beta=4.0"])], paper=True)
-    assert none.systems[0].paper == {}
+    for beta, figure in ((1.0, Figure(0.43, 0.01)), (4.0, None)):
+        at = run("jnf", 0, NUMBERS, sets=[f"joint.beta={beta}"], of="mnist-svhn-paper")
+        assert compare([at], paper=True).systems[0].paper.get(JOINT) == figure
+
+
+def test_the_scale_of_the_likelihood_is_a_part_of_beta():
+    """At a Laplace scale of 0.75, beta 2.5 acts as 1.875, which the paper has not tried."""
+    found = compare([run("jnf", 0, NUMBERS)], paper=True)
+    assert found.systems[0].paper == {}
+    assert [s.label for s in found.systems if s.paper][0] == "JMVAE"
+    assert next(s for s in found.systems if s.label == "JNF (paper)").paper[JOINT].mean == 0.51
+    assert any("beta 2.5 acts as 1.875 does in the paper" in n for n in found.notes)
+    for beta, mean in (("0.6666666666666666", 0.37), ("3.3333333333333335", 0.51)):
+        at = compare([run("jnf", 0, NUMBERS, sets=[f"joint.beta={beta}"])], paper=True)
+        assert at.systems[0].paper[JOINT].mean == mean
+    for change in ("modalities.svhn.likelihood.scale=1.0", "modalities.svhn.likelihood=normal"):
+        other = compare([run("jnf", 0, NUMBERS, sets=[change])], paper=True)
+        assert other.systems[0].paper == {}
+        assert any("no beta of the paper compares" in n for n in other.notes)
+
+
+def test_caveats_of_data_recipe_and_drawing_are_in_every_form_of_the_table():
+    about = {"data": "mnist-svhn", "note": "SVHN subset (8,001 digits)"}
+    small = run("jnf", 0, NUMBERS, of="mnist-svhn-small", **about)
+    other = run("cl", 0, NUMBERS, **about)
+    method = Method(subset="product", divisor="prior-once", sampler="sir")
+    other = other._replace(metrics=other.metrics.model_copy(update={"method": method}))
+    found = compare([small, other], paper=True)
+    said = [
+        "data: mnist-svhn (SVHN subset (8,001 digits))",
+        "JNF: recipe: mnist-svhn-small, a small one",
+        "joint: epochs 25 (200)",
+        "product over the aggregated posterior, within the ball of the latents, drawn by hmc",
+        "product over the prior once (F.3), no ball, drawn by sir",
+    ]
+    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    listed = "; ".join({row["caveats"] for row in rows})
+    notes = as_json(found)["notes"]
+    for text in ("; ".join(notes), as_markdown(found), as_latex(found).replace("\\_", "_")):
+        assert [words for words in said if words not in text] == []
+    assert all(words.removeprefix("JNF: ") in listed for words in said)
+
+
+def test_figures_of_the_paper_beside_other_data_say_so():
+    config = config_from_dict(recipe("pendigits-speech-small"))
+    raw = evaluation(0.5, 0.5, 0.5, 1.0, ("image", "sound", "trajectory"))
+    made = EvaluatedRun("r", config, Evaluation.from_dict(raw | {"facts": FACTS["jnf"]}), "")
+    found = compare([made], paper=True)
+    assert found.systems[0].paper["coherence/joint"] == Figure(0.67, 0.01)
+    assert any("data: pendigits-speech, not the paper's mhd" in n for n in found.notes)
 
 
 @pytest.mark.parametrize("name", ["mnist-svhn", "polymnist", "translated-polymnist", "mhd"])

@@ -81,11 +81,13 @@ def test_scores_are_those_of_all_rows_by_models_that_have_not_seen_them(rows):
     assert margin.shape == (2,)
 
 
-def test_models_are_kept_and_not_trained_again(rows, tmp_path, monkeypatch):
+def test_models_are_kept_and_not_trained_again_unless_rows_changed(rows, tmp_path, monkeypatch):
     from mvflow.estimators import fitting
 
     source = ArraySource(rows)
+    cross_validate(config(rows), [TakenRows([source], [range(30)])], folds=2, path=tmp_path)
     first, _ = cross_validate(config(rows), [source], folds=2, path=tmp_path)
+    assert first == cross_validate(config(rows), [source], folds=2)[0]
     monkeypatch.setattr(fitting, "open_stage", lambda *_, **__: pytest.fail("trained again"))
     again, _ = cross_validate(config(rows), [source], folds=2, path=tmp_path)
     assert again == first

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 
 from mvflow import JNF, JNFShared
-from mvflow.core import ArraySource, UsageError
+from mvflow.core import ArraySource, Column, UsageError
 from mvflow.evaluation import evaluate
 
 
@@ -49,6 +50,60 @@ def test_of_three_modalities_there_is_no_variation_of_information(fitted, small)
         evaluate(fitted(JNFShared, 3), ArraySource(data), None).gaps.variation_of_information
         is None
     )
+
+
+def paired(truth, items=12, partners=40):
+    """Rows that share items of m0, each with m1 as the model has it given m0."""
+    rng = np.random.default_rng(3)
+    x0 = truth.sample(items)["m0"]
+    at = np.repeat(np.arange(items), partners)
+    mean, std = truth.posterior({"m0": x0[at]})
+    z = mean + std * rng.normal(size=mean.shape)
+    noise = truth.scale["m1"] * rng.normal(size=(len(at), truth.dims["m1"]))
+    x1 = z @ truth.a["m1"].T + truth.b["m1"] + noise
+    columns = {"m0": (x0, at), "m1": (x1, np.arange(len(at)))}
+    return Paired(truth.specs, {n: (v.astype(np.float32), i) for n, (v, i) in columns.items()})
+
+
+class Paired:
+    """Rows as positions of stored values, as a store has them."""
+
+    labels = None
+    factors = {}
+    name = "paired"
+
+    def __init__(self, modalities, columns):
+        self.modalities = modalities
+        self._columns = {n: Column(v, i) for n, (v, i) in columns.items()}
+
+    def __len__(self):
+        return len(self._columns["m0"].index)
+
+    def columns(self):
+        return dict(self._columns)
+
+    def take(self, rows):
+        return {n: c.values[c.index[rows]] for n, c in self._columns.items()}
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_excess_over_the_average_posterior_is_that_of_the_linear_gaussian(
+    linear_gaussian, shift
+):
+    """Zero where q(z|x_j) is exact; d^2/2 a dimension, its mean moved by d deviations."""
+    truth = linear_gaussian()
+    model = truth.estimator(evaluation={"rows": 480, "importance_rows": 50, "prior_draws": 10})
+    mean, std = truth.posterior({"m0": truth.sample(1)["m0"]})
+    layer = model.system_.flows["m0"].encoder
+    layer.bias.data[: truth.latent] += shift * torch.from_numpy(std).float()
+    source = paired(truth)
+    found = evaluate(model, source, None).gaps.excess
+    assert found.keys() == {"m0"}  # items of m1 do not recur
+    bounds, expected = found["m0"], truth.latent * shift**2 / 2
+    assert bounds.partners == 32
+    assert bounds.at_least.mean - 4 * bounds.at_least.standard_error <= expected + 1e-6
+    assert bounds.at_most.mean + 4 * bounds.at_most.standard_error >= expected
+    assert bounds.at_most.mean - bounds.at_least.mean < 0.2
 
 
 @pytest.mark.bad_input

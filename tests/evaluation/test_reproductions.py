@@ -59,6 +59,14 @@ def _leaves(raw, path=""):
     return out
 
 
+def test_the_paper_s_recipe_is_the_default():
+    wanted = reproduction("table1")
+    assert wanted.recipe("mnist-svhn") == "mnist-svhn-paper"
+    assert wanted.recipe("mnist-svhn", small=True) == "mnist-svhn-small"
+    for name in ("mhd", "pendigits-speech"):
+        assert reproduction("table2").recipe(name) == name
+
+
 def test_figures_take_the_beta_that_the_paper_chose():
     runs = reproduction("figure3").runs("mnist-svhn", [0])
     chosen = {"MMVAE": 0.5}

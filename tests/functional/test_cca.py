@@ -67,6 +67,15 @@ def test_total_correlation_is_the_trace_norm(xp):
     assert got > 1.05 * np.linalg.norm(t, "fro")
 
 
+def test_rows_that_do_not_count_are_as_if_they_were_not_there(xp):
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(2, 30, 3))
+    b, here = a @ rng.normal(size=(3, 3)) + b, np.arange(30) % 3 > 0
+    expected = canonical_correlations(xp.asarray(a[here]), xp.asarray(b[here]))
+    got = canonical_correlations(xp.asarray(a), xp.asarray(b), present=xp.asarray(here))
+    np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-10)
+
+
 def test_pairs_are_summed(xp):
     a, b = correlated(60)
     c = np.random.default_rng(2).normal(size=(60, 2))

@@ -30,6 +30,17 @@ def test_equals_the_printed_formula(xp, temperature):
     np.testing.assert_allclose(got, reference(a, b, temperature), rtol=1e-12)
 
 
+def test_rows_that_do_not_count_are_as_if_they_were_not_there(xp):
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(2, 12, 3))
+    here = np.arange(12) % 3 > 0
+    expected = info_nce(xp.asarray(a[here]), xp.asarray(b[here]), 0.4)
+    got = info_nce(xp.asarray(a), xp.asarray(b), 0.4, xp.asarray(here))
+    np.testing.assert_allclose(float(got), float(expected), rtol=1e-12)
+    nothing = info_nce(xp.asarray(a), xp.asarray(b), 0.4, xp.asarray(here & ~here))
+    assert float(nothing) == 0
+
+
 def test_pairs_are_summed_in_any_order(xp):
     expected = reference(a, b, 0.1) + reference(a, c, 0.1) + reference(b, c, 0.1)
     for order in permutations([a, b, c]):

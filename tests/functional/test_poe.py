@@ -12,6 +12,7 @@ from mvflow.functional import (
     normal_poe,
     normal_product,
     poe_log_density,
+    power_tail_log_density,
     standard_normal_log_prob,
 )
 
@@ -134,3 +135,16 @@ def test_the_product_is_the_normalised_product_of_densities(xp):
     summed = normal_log_prob(z, locs[:, None], scales[:, None]).sum(0)
     gap = normal_log_prob(z, loc, scale) - summed
     np.testing.assert_allclose(gap - gap[0], 0, atol=1e-11)
+
+
+@pytest.mark.parametrize("edge", [1.0, 2.5])
+def test_the_power_tail_is_a_gaussian_inside_and_a_power_of_the_distance_outside(xp, edge):
+    inside, outside = edge * np.linspace(0, 1, 5), edge * np.array([1.0, 1.5, 10.0, 1e3])
+    values = [
+        np.asarray(power_tail_log_density(xp.asarray(m**2), edge)) for m in (inside, outside)
+    ]
+    np.testing.assert_allclose(
+        values[0], multivariate_normal.logpdf(inside) + np.log(2 * np.pi) / 2
+    )
+    expected = -(edge**2) / 2 - edge**2 * np.log(outside / edge)  # m^(-c^2), where both meet
+    np.testing.assert_allclose(values[1], expected, rtol=1e-12)

@@ -25,12 +25,12 @@ from mvflow.inference import (
 from mvflow.inference.chains import SNAPSHOTS, _thinning, resample, spread
 from mvflow.nn import seeded
 from mvflow.samplers import HMC, run
-from mvflow.systems.subsets import PAPER_PROTOCOL
+from mvflow.systems.subsets import PROTOCOLS
 
 LOCS = np.array([[[0.3, -0.2], [0.0, 0.5]], [[-0.1, 0.4], [0.3, 0.1]]])
 SCALES = np.array([[[0.5, 0.8], [0.6, 0.6]], [[0.7, 0.6], [0.9, 0.4]]])
 
-PAPER = {k: v for k, v in PAPER_PROTOCOL["sampler"].items() if k != "kind"}
+PAPER = {k: v for k, v in PROTOCOLS["paper"]["sampler"].items() if k != "kind"}
 
 SAMPLERS = {
     "markov chains": HMCSampler(num_steps=5, warmup=30, draws=30, candidates=64),
@@ -99,10 +99,12 @@ def test_float32_stays_float32(sampler):
 
 
 def test_the_papers_settings_make_the_papers_sampler():
-    sampler = create("samplers", PAPER_PROTOCOL["sampler"])
+    sampler = create("samplers", PROTOCOLS["paper"]["sampler"])
     assert sampler.kernel() == HMC.paper(0.01)
     assert sampler.kernel().num_steps == 10
-    assert create("subsets", PAPER_PROTOCOL["subset"]).divisor == "prior"
+    for name, divisor in (("paper", "prior"), ("paper-f3", "prior-once")):
+        rule = create("subsets", PROTOCOLS[name]["subset"])
+        assert (rule.divisor, rule.within_ball) == (divisor, False)
     expected = IndependentChains(HMC.paper(0.01), steps=100, warmup=0)
     found = []
     for each in (sampler, expected):

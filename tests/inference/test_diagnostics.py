@@ -63,6 +63,10 @@ def test_stuck_chains_are_infinitely_bad():
     assert np.isfinite(got.ess).all()
 
 
+def test_chains_too_short_to_tell_count_as_one_draw():
+    assert found(independent(3), 3).ess.tolist() == [1.0] * 3
+
+
 def test_autocorrelation_lowers_the_effective_size_as_theory_says():
     """An AR(1) chain with coefficient r has draws (1 - r) / (1 + r) effective ones."""
     r, noise = 0.8, independent(2000, rows=1, latent=1)

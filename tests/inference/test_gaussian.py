@@ -1,5 +1,7 @@
 """Products of Gaussian experts in closed form, row by row, and by chains where there is none."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from scipy import stats
 from torch import nn
 from zuko.distributions import DiagNormal
 
+from mvflow.core import Observed
 from mvflow.inference import (
     AggregateDivisor,
     HMCSampler,
@@ -19,6 +22,7 @@ from mvflow.inference import (
 )
 from mvflow.nn import seeded
 from mvflow.posteriors import MAF, FlowPosterior, build_posterior
+from mvflow.systems.subsets import Product
 
 SHORT = HMCSampler(chains=2, warmup=20, draws=40)
 
@@ -31,6 +35,7 @@ def experts(*scales, rows=3, latent=2):
 
 DIVISORS = {
     "prior": PriorDivisor(),
+    "prior, half": PriorDivisor(0.5),
     "aggregate": AggregateDivisor(
         torch.tensor([0.5, -1.0], dtype=torch.float64),
         torch.tensor([2.0, 1.5], dtype=torch.float64),
@@ -49,6 +54,20 @@ def test_it_is_the_normalised_product(kind, scales):
     torch.testing.assert_close(
         difference, difference[:1].expand_as(difference), rtol=0, atol=1e-10
     )
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_prior_is_divided_out_as_often_as_the_rule_says(count):
+    """Precisions of the experts less |S|-1 (Eq. 12), or less one (F.3), by hand."""
+    made = experts(*(0.5, 0.8, 0.6, 0.7)[:count])
+    joint = SimpleNamespace(
+        expert=lambda name, x, covariates: made[int(name)], radius=torch.tensor(torch.inf)
+    )
+    x = Observed({str(j): torch.zeros(3, 1) for j in range(count)})
+    precision = sum(q.base_dist.scale.numpy() ** -2 for q in made)
+    for divisor, times in (("prior", count - 1), ("prior-once", 1)):
+        q = Product(divisor=divisor).combine(joint, None, x)
+        np.testing.assert_allclose(q.stddev, (precision - times) ** -0.5)
 
 
 def test_a_gaussian_of_standardised_latents_is_found_and_a_flow_is_not():

@@ -89,3 +89,12 @@ def test_subsets_that_were_not_measured_take_the_widest_of_their_size():
 def test_damaged_margins_are_a_sentence(arrays):
     with pytest.raises(DataError, match="intervals.safetensors"):
         CalibratedIntervals.from_arrays(arrays, "intervals.safetensors")
+
+
+def test_scores_that_are_not_known_do_not_count():
+    scores = np.random.default_rng(0).normal(size=(30, 2, 3))
+    scores[np.random.default_rng(1).random(scores.shape) < 0.4] = np.nan
+    found = conformal_quantile(scores, 0.8)
+    for i in np.ndindex(2, 3):
+        column = scores[(slice(None), *i)]
+        assert found[i] == conformal_quantile(column[np.isfinite(column)], 0.8)

@@ -15,6 +15,7 @@ from mvflow.metrics import (
     crps_of_normal,
     log_losses,
     mean_and_error,
+    mean_over_columns,
     poisson_deviance,
     probability_ahead,
     r_squared,
@@ -136,3 +137,46 @@ def test_intervals_of_draws_hold_a_new_draw_with_their_probability(level):
     low, high = central_intervals(draws, [level])[0]
     held = np.mean((new >= low) & (new <= high))
     assert abs(held - level) < 4 * (level * (1 - level) / repeats) ** 0.5
+
+
+@settings(max_examples=30)
+@given(predicted(), st.integers(0, 99))
+def test_columns_with_gaps_are_measured_on_what_is_known(pair, seed):
+    true, made = pair
+    known = np.random.default_rng(seed).random(true.shape) < 0.7
+    known[:3] = True
+    gaps = np.where(known, true, np.nan)
+    columns = [(true[k, j], made[k, j]) for j, k in enumerate(known.T)]
+    for of_columns, of_rows, measure in (
+        (r_squared, r_squared_terms, reference.r2_score),
+        (rmse, rmse_terms, reference.root_mean_squared_error),
+    ):
+        expected = np.array([measure(a, b) for a, b in columns])
+        np.testing.assert_allclose(of_columns(gaps, made), expected, rtol=1e-7)
+        np.testing.assert_allclose(of_rows(gaps, made).mean(), expected.mean(), rtol=1e-6)
+    pearson = [stats.pearsonr(a, b).statistic for a, b in columns]
+    np.testing.assert_allclose(correlation(gaps, made), pearson, atol=1e-9)
+    expected = np.mean([a.mean() for a, _ in columns])
+    np.testing.assert_allclose(mean_over_columns(gaps).mean(), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_error_of_a_mean_with_gaps_is_that_of_what_is_known():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 1))
+    x[rng.random(400) < 0.5] = np.nan
+    rest = x[np.isfinite(x)]
+    found, expected = mean_and_error(mean_over_columns(x)), mean_and_error(rest)
+    assert found.mean == pytest.approx(expected.mean, rel=1e-9)
+    # they differ by the roots of n / (n - 1) of 400 and of 200 rows
+    assert found.standard_error == pytest.approx(expected.standard_error, rel=0.002)
+
+
+def test_a_column_of_which_nothing_is_known_counts_for_nothing():
+    rng = np.random.default_rng(0)
+    true, made = rng.normal(size=(9, 2)), rng.normal(size=(9, 2))
+    gaps = np.column_stack([true, np.full(9, np.nan)])
+    wide = np.column_stack([made, made[:, 0]])
+    for measure in (r_squared_terms, rmse_terms):
+        np.testing.assert_allclose(measure(gaps, wide), measure(true, made), rtol=1e-12)
+    np.testing.assert_allclose(mean_over_columns(gaps), true.mean(1), rtol=1e-12)
+    assert np.isnan(r_squared(gaps, wide)[2])

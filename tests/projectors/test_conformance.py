@@ -47,6 +47,28 @@ def test_the_loss_is_lower_where_rows_belong_together(objective):
     assert objective.loss(x) < objective.loss(projections(noise=1.0)) < objective.loss(turned)
 
 
+def test_a_pair_is_compared_over_the_rows_that_have_both(objective):
+    x = projections()
+    here = {"a": torch.arange(200) % 3 > 0, "c": torch.arange(200) % 4 > 0}
+    pairs = {("a", "b"): here["a"], ("a", "c"): here["a"] & here["c"], ("b", "c"): here["c"]}
+    expected = sum(objective.loss({n: x[n][at] for n in pair}) for pair, at in pairs.items())
+    parts = {n: v.clone().requires_grad_() for n, v in x.items()}
+    loss = objective.loss(parts, here)
+    torch.testing.assert_close(loss, expected)  # sums of float64 in another order
+    loss.backward()
+    for name, mask in here.items():
+        assert parts[name].grad.isfinite().all()
+        assert not parts[name].grad[~mask].any()
+        assert parts[name].grad[mask].any()
+    nowhere = {"a": torch.zeros(200, dtype=torch.bool)}
+    alone = objective.loss({n: x[n] for n in "bc"})
+    known = objective.loss({n: v.requires_grad_() for n, v in parts.items()}, nowhere)
+    if objective.kind != "barlow-twins":  # which counts features without a counterpart
+        torch.testing.assert_close(known, alone)
+    known.backward()
+    assert all(v.grad.isfinite().all() for v in parts.values())
+
+
 def test_no_order_of_rows_or_modalities_matters(objective):
     x = projections()
     expected = objective.loss(x)

@@ -16,6 +16,8 @@ from PIL import Image
 
 from mvflow import JNF, ArraySource
 from mvflow.core import DataError, UsageError
+from mvflow.evaluation.result import ExcessDivergence
+from mvflow.metrics import Estimate
 from mvflow.report import write_report
 from mvflow.report.entry import directions
 from mvflow.report.reproduce import commands
@@ -308,6 +310,17 @@ def test_metrics_without_classes_have_a_report(bare, two, tmp_path):
     page = page_of(write_report(tmp_path / "r.html", [replace(bare, metrics=metrics)]))
     assert "Mean log-likelihood of unseen rows" in page.text
     assert "There are no classes to measure by" in page.text
+
+
+def test_inference_gaps_are_in_the_page(bare, two, tmp_path):
+    metrics = two[0][0].metrics
+    bounds = ExcessDivergence(at_least=Estimate(1.25, 0.1), at_most=Estimate(7.5, 0.2), partners=9)
+    gaps = metrics.gaps.model_copy(update={"gap": Estimate(3.25, 0.5), "excess": {"a": bounds}})
+    metrics = metrics.model_copy(update={"gaps": gaps})
+    text = page_of(write_report(tmp_path / "r.html", [replace(bare, metrics=metrics)])).text
+    assert "Inference gaps, in nats" in text
+    for shown in ("3.25", "± 0.50", "1.25", "7.50"):
+        assert shown in text
 
 
 def test_a_failure_leaves_the_old_page(bare, tmp_path, monkeypatch):

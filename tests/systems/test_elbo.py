@@ -64,7 +64,7 @@ def test_each_draw_gives_the_evidence_when_q_is_exact(linear_gaussian, latent):
     known = linear_gaussian(3, latent)
     joint, x = known.system().joint, known.sample(20)
     with torch.no_grad(), seeded(0, "draw"):
-        q = joint.posterior(tensors(x))
+        q = joint.posterior(Observed(tensors(x)))
         z = q.sample((5,))
         decoded = joint.decoders.decode(z)
         fit = sum(decoded[n].log_prob(v) for n, v in tensors(x).items())
@@ -90,7 +90,7 @@ def test_the_gap_to_the_evidence_is_the_divergence_of_q(linear_gaussian):
     shift, log_wider = np.array([0.3, -0.2]), np.array([0.4, -0.3])
     wide = 7 * np.arctanh((np.log(scale) + log_wider) / 7) - 7 * np.arctanh(np.log(scale) / 7)
     merge.bias.data += torch.from_numpy(np.concatenate([shift, wide]))
-    q = system.joint.posterior(tensors(x)).base_dist
+    q = system.joint.posterior(Observed(tensors(x))).base_dist
     np.testing.assert_allclose(q.loc.detach(), loc + shift, rtol=1e-12)
     np.testing.assert_allclose(q.scale.detach()[0], scale * np.exp(log_wider), rtol=1e-12)
     gap = (0.5 * (np.exp(2 * log_wider) - 1 + (shift / scale) ** 2) - log_wider).sum()
@@ -137,7 +137,7 @@ def test_the_terms_are_sums_of_scipy_log_densities(kind):
     with torch.no_grad(), seeded(3, "z"):
         losses = joint.losses(Observed({"a": torch.from_numpy(x)}))
     with torch.no_grad(), seeded(3, "z"):
-        p = decoder(joint.posterior({"a": torch.from_numpy(x)}).rsample()).numpy()
+        p = decoder(joint.posterior(Observed({"a": torch.from_numpy(x)})).rsample()).numpy()
     probabilities = 1 / (1 + np.exp(-p))
     expected = {
         "normal": lambda: stats.norm.logpdf(x, p, 0.7).sum(-1),
@@ -178,6 +178,6 @@ def test_q_is_bounded_and_finite_for_extreme_features(linear_gaussian):
         for n, b in linear_gaussian().b.items()
     }
     joint.merge[0].weight.data[2:] = 1.0
-    q = joint.posterior(x).base_dist
+    q = joint.posterior(Observed(x)).base_dist
     assert torch.isfinite(q.scale).all()
     assert float(q.scale.detach().max()) <= np.exp(7.0) * (1 + 1e-12)

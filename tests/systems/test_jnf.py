@@ -9,6 +9,7 @@ from mvflow.config import config_from_dict
 from mvflow.core import ConfigError, Observed
 from mvflow.inference import AggregateDivisor, ProductOfExperts, product_of
 from mvflow.systems import build_system, stages_of
+from mvflow.systems.subsets import PROTOCOLS
 
 SMALL = {"kind": "mlp", "hidden": [5]}
 
@@ -176,3 +177,21 @@ def test_a_network_that_cannot_take_a_shape_is_named():
     raw = {"system": "jnf", "latent_dim": 2, "modalities": modalities}
     with pytest.raises(ConfigError, match="2 layers cannot take 'a' of shape .*multiples of 4"):
         build_system(config_from_dict(raw))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"subset": {"kind": "product", "ball": False}}, PROTOCOLS["paper"]]
+)
+def test_without_the_ball_draws_are_those_of_the_posterior_itself(linear_gaussian, settings):
+    """Moments of q(z|x_j), which a small ball would cut off."""
+    truth = linear_gaussian()
+    x = {"m0": truth.sample(2)["m0"]}
+    mean, std = truth.posterior(x)
+    within, free = truth.estimator(), truth.estimator(**settings)
+    for model in (within, free):
+        model.system_.joint.radius.fill_(0.5)
+    assert np.linalg.norm(within.draw(x, 500, seed=0).z, axis=-1).max() <= 0.5 + 1e-6
+    assert free.radius == np.inf
+    z = free.draw(x, 4000, seed=0).z
+    np.testing.assert_allclose(z.mean(0), mean, atol=5 * std.max() / 4000**0.5)
+    np.testing.assert_allclose(z.std(0), np.tile(std, (2, 1)), rtol=0.06)  # five standard errors

@@ -7,6 +7,7 @@ import torch
 from mvflow import JNF, load
 from mvflow.core import ConfigError, Modality, Observed
 from mvflow.systems.factors import factor_analysis
+from mvflow.systems.subsets.kernel import KernelPosterior
 
 SIZES = {"a": 4, "b": 3, "c": 5}
 LATENT = 2
@@ -44,9 +45,33 @@ def model(epochs=0, **settings):
     )
 
 
-@pytest.fixture(scope="module")
-def fitted(truth):
-    return model().fit(rows(truth, 600, 0))
+@pytest.fixture(scope="module", params=["complete", "incomplete"])
+def fitted(truth, request):
+    if request.param == "complete":
+        return model().fit(rows(truth, 600, 0))
+    rng, x = np.random.default_rng(0), rows(truth, 1600, 0)  # 576 of them have all
+    present = {n: rng.random(1600) > 0.4 for n in "bc"}
+    x = {n: np.where(present[n][:, None], v, np.nan) if n in present else v for n, v in x.items()}
+    return model().fit(x, present=present)
+
+
+def test_the_start_of_a_masked_encoder_is_the_posterior_without_what_is_absent(fitted, truth):
+    """KL(exact || q), where exact is N(0, I) given what is seen, at the true parameters."""
+    if not fitted.system_.joint.is_masked:
+        pytest.skip("its encoder takes complete rows alone")
+    new = rows(truth, 200, 5)
+    own = dict(zip(SIZES, np.split(truth, np.cumsum(list(SIZES.values()))[:-1]), strict=True))
+    seen = {n: torch.from_numpy(v) for n, v in new.items() if n != "b"}
+    x = {n: torch.from_numpy(v) for n, v in new.items()}
+    with torch.no_grad():
+        q, full = fitted.system_.encode(Observed(seen)), fitted.system_.encode(Observed(x))
+        decoded = fitted.system_.decode(q.mean, ["b"])["b"].mean.numpy()
+    w = np.concatenate([own["a"], own["c"]])
+    unit = (np.concatenate([new["a"], new["c"]], 1) - 3) / 2
+    best = 3 + 2 * unit @ w @ np.linalg.inv(np.eye(LATENT) + w.T @ w / 0.19) @ own["b"].T / 0.19
+    # the factors are orthogonal over all columns, not over those of a and c alone
+    assert np.sqrt(((decoded - best) ** 2).mean()) < 0.15 * np.std(best)
+    assert (q.stddev > full.stddev).all()
 
 
 def test_factor_analysis_finds_the_covariance_it_was_given(truth):
@@ -121,6 +146,24 @@ def test_far_from_all_rows_nothing_is_known(fitted):
         away, here = (fitted.system_.combine(o) for o in (far, near))
     assert away.mean.abs().max() < 1e-6
     assert (away.stddev > 1.2 * here.stddev).all()
+
+
+def test_a_column_that_never_varies_says_nothing():
+    """Distances are means over columns: one of four that is constant widens them by 4/3."""
+    rng = torch.Generator().manual_seed(0)
+    x, new = (torch.randn(n, 3, generator=rng) for n in (20, 5))
+    latents = torch.rand(20, 2, 2, generator=rng) + 0.1
+    found = []
+    for width, constant in ((0.3, 0), (0.4, 1)):
+        module = KernelPosterior(["a"], 2, width)
+        wide = [
+            torch.cat([values, values.new_full((len(values), constant), 7.0)], 1)
+            for values in (x, new)
+        ]
+        module.keep({"a": wide[0]}, latents)
+        q = module({"a": wide[1]})
+        found.append(torch.stack([q.mean, q.stddev]))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_it_is_saved_with_its_rows(fitted, truth, tmp_path):

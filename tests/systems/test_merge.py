@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvflow.config import config_from_dict
-from mvflow.core import ConfigError
+from mvflow.core import ConfigError, Observed
 from mvflow.systems import build_system
 
 
@@ -27,9 +27,9 @@ def batch():
 
 def test_each_part_of_z_depends_on_its_modality_alone():
     joint, x = build_system(config(6)).joint, batch()
-    before = joint.posterior(x).base_dist
+    before = joint.posterior(Observed(x)).base_dist
     for j, name in enumerate("abc"):
-        after = joint.posterior({**x, name: x[name] + 1}).base_dist
+        after = joint.posterior(Observed({**x, name: x[name] + 1})).base_dist
         mine = torch.arange(6) // 2 == j
         for a, b in ((before.loc, after.loc), (before.scale, after.scale)):
             assert torch.equal(a[:, ~mine], b[:, ~mine])
@@ -39,7 +39,7 @@ def test_each_part_of_z_depends_on_its_modality_alone():
 def test_the_head_gives_location_then_log_scale_of_its_part():
     joint, x = build_system(config(6)).joint, batch()
     loc, log_scale = joint.heads["b"](x["b"]).chunk(2, -1)
-    q = joint.posterior(x).base_dist
+    q = joint.posterior(Observed(x)).base_dist
     assert torch.equal(q.loc[:, 2:4], loc)
     torch.testing.assert_close(q.scale[:, 2:4].log(), 7 * torch.tanh(log_scale / 7))
 

@@ -8,7 +8,7 @@ from mvflow.config import config_from_dict
 from mvflow.core import ConfigError, Observed
 from mvflow.nn import seeded
 from mvflow.systems import build_system
-from mvflow.systems.two_levels import perceptual_dropout
+from mvflow.systems.masking import random_subsets
 
 ROWS, TOP, MESSAGE, NOISE, BETA = 6, 2, 5, 0.6, 0.7
 NAMES, WIDTHS = ("m0", "m1", "m2"), {"m0": 1, "m1": 3, "m2": 2}
@@ -130,7 +130,7 @@ def test_forced_perceptual_dropout_hides_any_number_but_not_all():
     present = torch.ones(4, 6000, dtype=torch.bool)
     present[3, 3000:] = False
     with seeded(0, "dropout"):
-        kept = perceptual_dropout(present, 0.3)
+        kept = random_subsets(present, 0.3)
     assert not (kept & ~present).any()
     for rows, many in ((kept[:, :3000], 4), (kept[:3, 3000:], 3)):
         sizes = rows.sum(0).bincount(minlength=many + 1).double() / 3000
@@ -140,7 +140,7 @@ def test_forced_perceptual_dropout_hides_any_number_but_not_all():
         assert (abs(sizes[1:many] - share) < 4 * error).all()
         alone = rows[:, rows.sum(0) == 1].sum(1).double()  # no modality is favoured
         assert (abs(alone - alone.mean()) < 4 * alone.mean().sqrt()).all()
-    assert torch.equal(perceptual_dropout(present[:1], 1.0), present[:1])  # one is never hidden
+    assert torch.equal(random_subsets(present[:1], 1.0), present[:1])  # one is never hidden
 
 
 @pytest.mark.bad_input

@@ -275,7 +275,8 @@ def _class_numbers(values: NDArray[np.generic]) -> tuple[NDArray[np.int64], tupl
         values = values.astype(np.int64)
     classes, numbers = np.unique(values, return_inverse=True)
     if len(classes) < 2:
-        msg = f"all labels are {classes[0]}: coherence needs two classes, so leave --labels out"
+        which = f"all labels are {classes[0]}" if len(classes) else "no row has a label"
+        msg = f"{which}: coherence needs two classes, so leave --labels out"
         raise DataError(msg)
     if len(classes) > MOST_LABELS:
         msg = f"there are {len(classes):,} different labels, more than {MOST_LABELS:,}"

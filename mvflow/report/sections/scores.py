@@ -224,9 +224,29 @@ def likelihood(context: Context) -> dict[str, Any]:
     return {
         "likelihoods": _by_direction(context, rows, caption, 2, best=True),
         "densities": _by_direction(context, densities, held, 2, best=True),
+        "gaps": _gaps(context),
         "projects": any(entry.estimator.can_project for entry in context.entries),
         "is_measured": bool(context.measured),
     }
+
+
+def _gaps(context: Context) -> Table | None:
+    """How far posteriors are from what they approximate."""
+    maps: list[dict[str, Estimate] | None] = []
+    for metrics in context.metrics:
+        gaps = metrics.gaps if metrics else None
+        found = {} if gaps is None else {"log p(X) − ELBO": gaps.gap}
+        for name, value in gaps.divergences.items() if gaps else ():
+            found[f"KL(q(z|X) ‖ q(z|{name}))"] = value
+        for name, bounds in gaps.excess.items() if gaps else ():
+            found[f"of it beyond the average, {name}: at least"] = bounds.at_least
+            found[f"of it beyond the average, {name}: at most"] = bounds.at_most
+        if gaps is not None and gaps.variation_of_information is not None:
+            found["bound on the variation of information"] = gaps.variation_of_information
+        maps.append(found)
+    keys = columns(maps)
+    rows = {key: score_row(maps, key) for key in keys[: 2 * MAX_NAMES]}
+    return comparison(rows, context.names, "Inference gaps, in nats.", 2) if rows else None
 
 
 def _by_direction(

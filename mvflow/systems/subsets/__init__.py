@@ -2,6 +2,13 @@
 
 from mvflow.systems.subsets.amortised import Amortised
 from mvflow.systems.subsets.base import Experts, SubsetRule
-from mvflow.systems.subsets.product import PAPER_PROTOCOL, Product
+from mvflow.systems.subsets.product import PROTOCOLS, Product, with_protocol
 
-__all__ = ["PAPER_PROTOCOL", "Amortised", "Experts", "Product", "SubsetRule"]
+__all__ = [
+    "PROTOCOLS",
+    "Amortised",
+    "Experts",
+    "Product",
+    "SubsetRule",
+    "with_protocol",
+]

@@ -16,6 +16,7 @@ from mvflow.core.parts import Kind, create
 from mvflow.nn import MLP, seeded
 from mvflow.posteriors import AmortisedPosterior, build_posterior
 from mvflow.stages import Losses, StageSpec
+from mvflow.systems.masking import presence
 from mvflow.systems.subsets.base import Experts, SubsetRule
 
 __all__ = ["Amortised"]
@@ -43,8 +44,9 @@ class Amortised(SubsetRule, Training):
     ) -> Distribution:
         """The flow given what is observed."""
         assert module is not None
-        conditions = {n: system.condition(n, x) for n, x in observed.x.items()}
-        posterior: Distribution = module(conditions, covariates=observed.covariates)
+        conditions = {n: system.condition(n, observed.encodable(n)) for n in observed.x}
+        seen = presence(observed, [m.name for m in system.modalities]).T
+        posterior: Distribution = module(conditions, seen, observed.covariates)
         return posterior
 
     def build(self, system: Experts) -> AmortisedPosterior:
@@ -66,13 +68,16 @@ class Amortised(SubsetRule, Training):
             )
 
     def stages(self, system: Experts, module: nn.Module | None) -> Sequence[StageSpec]:
-        """One stage, in which each row sees a random subset of its modalities (Eq. 8)."""
+        """One stage, in which each row sees a random subset of the modalities it has (Eq. 8)."""
         assert isinstance(module, AmortisedPosterior)
         names = [m.name for m in system.modalities]
 
         def loss(z: Tensor, observed: Observed) -> Losses:
             seen = torch.rand(len(z), len(names), device=z.device) < 0.5
-            fit = module(observed.x, seen, observed.covariates).log_prob(z).mean()
+            if observed.present:
+                seen = seen & presence(observed, names).T
+            x = {n: observed.encodable(n) for n in observed.x}
+            fit = module(x, seen, observed.covariates).log_prob(z).mean()
             return Losses(-fit, {"log_density": fit})
 
         return [system.posterior_stage("amortised", module, self, {}, loss)]

@@ -89,6 +89,11 @@ class SubsetRule(Part):
     uses_experts: ClassVar[bool] = True
     """Whether it is made of the posteriors of single modalities, which are trained for it."""
 
+    @property
+    def within_ball(self) -> bool:
+        """Whether draws are kept within the ball that training rows' latents span."""
+        return True
+
     @abstractmethod
     def combine(
         self, system: Experts, module: nn.Module | None, observed: Observed

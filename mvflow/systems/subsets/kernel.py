@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from mvflow.core import Observed
+from mvflow.core import Observed, UsageError
 from mvflow.core.parts import dump
 from mvflow.functional import kernel_regression
 from mvflow.posteriors import CorrelatedNormal
@@ -22,6 +22,12 @@ from mvflow.systems.subsets.base import Experts, SubsetRule
 __all__ = ["Kernel", "KernelPosterior"]
 
 COVARIATE = "covariates/"
+
+MIN_ROWS = 10
+"""Rows that have what a regression is on, at least."""
+
+KEPT = ("inputs_", "moments_", "latents", "present_")
+"""How names of buffers begin that have a row for each row that is kept."""
 
 
 class Kernel(SubsetRule):
@@ -60,6 +66,7 @@ class Kernel(SubsetRule):
             if len(rows) > self.rows:
                 rows = rows.subset(np.sort(rng.permutation(len(rows))[: self.rows]))
             inputs: dict[str, list[Tensor]] = {}
+            present: dict[str, list[Tensor]] = {}
             moments = []
             with torch.no_grad():
                 for batch in rows.batches(2048):
@@ -68,7 +75,13 @@ class Kernel(SubsetRule):
                     moments.append(torch.stack([q.loc, q.scale], 1))
                     for name, x in _features(system, observed).items():
                         inputs.setdefault(name, []).append(x)
-            module.keep({n: torch.cat(x) for n, x in inputs.items()}, torch.cat(moments))
+                        if (here := observed.is_present(name)) is not None:
+                            present.setdefault(name, []).append(here)
+            module.keep(
+                {n: torch.cat(x) for n, x in inputs.items()},
+                torch.cat(moments),
+                {n: torch.cat(masks) for n, masks in present.items()},
+            )
 
         reads = {"subset": dump(self, "subsets")}
         spec = system.posterior_stage("kernel", module, system.settings.joint, reads, None)
@@ -92,28 +105,38 @@ class KernelPosterior(nn.Module):
         self.register_buffer("latents", torch.zeros(0, 2, latent))
         self._solved: dict[tuple[str, ...], Any] = {}
 
-    def keep(self, inputs: Mapping[str, Tensor], latents: Tensor) -> None:
+    def keep(
+        self,
+        inputs: Mapping[str, Tensor],
+        latents: Tensor,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Keep training rows.
 
         Args:
             inputs: block -> rows (rows, columns).
             latents: means and scales of q(z|X) of these rows, (rows, 2, latent).
+            present: block -> bool (rows,), of those that some row lacks.
         """
         self._solved.clear()
         self.latents = latents
         for name, x in inputs.items():
-            mean, std = x.mean(0), x.std(0, correction=0)
+            here = None if present is None else present.get(name)
+            known = x if here is None else x[here]
+            mean, std = known.mean(0), known.std(0, correction=0)
             moments = torch.stack([mean, torch.where(std > 0, std, 1.0)])
             number = self.blocks.index(name)
             self.register_buffer(f"moments_{number}", moments)
             self.register_buffer(f"inputs_{number}", (x - mean) / moments[1])
+            if here is not None:
+                self.register_buffer(f"present_{number}", here)
 
     def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
         """Rows are as many as were kept."""
         self._solved.clear()
         for key, value in state.items():
             name = key.removeprefix(prefix)
-            if key.startswith(prefix) and name.startswith(("inputs_", "moments_", "latents")):
+            if key.startswith(prefix) and name.startswith(KEPT):
                 self.register_buffer(name, torch.empty_like(value, device=self.latents.device))
         super()._load_from_state_dict(state, prefix, *args)
 
@@ -124,15 +147,16 @@ class KernelPosterior(nn.Module):
             blocks: rows of what is observed, (rows, columns) each.
         """
         key = tuple(sorted(blocks))
+        at = self._rows_with(key)
         if key not in self._solved:
-            kernel = self._kernel({name: self._kept("inputs", name) for name in key})
-            z, scale = self.latents.double().unbind(1)
+            kernel = self._kernel({name: self._kept("inputs", name)[at] for name in key}, at)
+            z, scale = self.latents[at].double().unbind(1)
             self._solved[key] = kernel_regression(kernel, z, scale.square())
         rows = {}
         for name in key:
             mean, std = self._kept("moments", name)
             rows[name] = (blocks[name] - mean) / std
-        loc, scale = self._solved[key].predict(self._kernel(rows))
+        loc, scale = self._solved[key].predict(self._kernel(rows, at))
         factor = self._solved[key].factor
         dtype = self.latents.dtype
         return CorrelatedNormal(loc.to(dtype), scale.to(dtype), factor.to(dtype))
@@ -141,11 +165,26 @@ class KernelPosterior(nn.Module):
         kept: Tensor = getattr(self, f"{what}_{self.blocks.index(block)}")
         return kept
 
-    def _kernel(self, rows: Mapping[str, Tensor]) -> Tensor:
+    def _rows_with(self, blocks: Sequence[str]) -> Any:
+        """Those of the rows kept that have all blocks."""
+        numbers = [self.blocks.index(name) for name in blocks]
+        masks = [getattr(self, f"present_{i}") for i in numbers if hasattr(self, f"present_{i}")]
+        if not masks:
+            return slice(None)
+        here = torch.stack(masks).all(0)
+        if here.sum() < MIN_ROWS:
+            msg = (
+                f"{int(here.sum())} of the training rows have {' and '.join(blocks)} together: a "
+                f"kernel regression needs {MIN_ROWS}; choose another subset rule"
+            )
+            raise UsageError(msg)
+        return here
+
+    def _kernel(self, rows: Mapping[str, Tensor], at: Any) -> Tensor:
         """Of given rows with those that were kept, in float64."""
         total, columns = torch.zeros((), device=self.latents.device, dtype=torch.float64), 0
         for name, x in rows.items():
-            kept = self._kept("inputs", name).double()
+            kept = self._kept("inputs", name)[at].double()
             total, columns = total + torch.cdist(x.double(), kept).square(), columns + x.shape[1]
         return (-self.width * total / columns).exp()
 
@@ -155,6 +194,7 @@ def _features(system: Experts, observed: Observed) -> dict[str, Tensor]:
     blocks = {}
     for modality in system.modalities:
         if (x := observed.x.get(modality.name)) is not None:
+            x = observed.filled(modality.name)
             seen = system.condition(modality.name, x)
             if seen is x:
                 seen = modality.likelihood_part.flat(modality.shape)(x)

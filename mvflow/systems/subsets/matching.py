@@ -19,6 +19,7 @@ from mvflow.nn import seeded
 from mvflow.posteriors import MatchingPosterior
 from mvflow.stages import Losses, Rows, StageSpec
 from mvflow.systems.base import LearnedPrior
+from mvflow.systems.masking import presence
 from mvflow.systems.subsets.base import Experts, SubsetRule
 
 __all__ = ["Matching", "random_subsets_by_size"]
@@ -105,13 +106,15 @@ class Matching(SubsetRule, Training):
 
         def loss(z: Tensor, observed: Observed) -> Losses:
             seen = random_subsets_by_size(len(z), count, z.device)
-            x = observed.x
+            if observed.present:
+                seen = seen & presence(observed, [m.name for m in system.modalities]).T
+            data = x = {n: observed.encodable(n) for n in observed.x}
             if keep_data:
                 x = {n: observed.cached[f"projections/{n}"] for n in x}
             if module.training:
                 module.update_averages()
             with nullcontext() if module.training else module.averaged():
-                given = module.condition(x, seen, observed.covariates, observed.x)
+                given = module.condition(x, seen, observed.covariates, data)
                 error = module.loss(z, given).mean()
             return Losses(error, {})
 
@@ -122,8 +125,11 @@ class Matching(SubsetRule, Training):
             with seeded(system.settings.seed, STAGE, "solver", device=module.shift.device):
                 z = system.encode(observed).sample()
                 seen = random_subsets_by_size(len(z), count, z.device)
-            x = {n: system.condition(n, x) for n, x in observed.x.items()}
-            flow = module(x, seen, observed.covariates, observed.x)
+            if observed.present:
+                seen = seen & presence(observed, [m.name for m in system.modalities]).T
+            data = {n: observed.encodable(n) for n in observed.x}
+            x = {n: system.condition(n, x) for n, x in data.items()}
+            flow = module(x, seen, observed.covariates, data)
             module.choose_steps(z, flow, self.tolerance)
 
         spec = system.posterior_stage(STAGE, module, self, {}, loss, keep_data=keep_data)
