@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core.covariates import COVARIATES, Covariate, check_covariates
-from mvflow.core.door import as_numbers, check_labels
+from mvflow.core.door import UNLABELLED, as_numbers, check_labels
 from mvflow.core.errors import DataError, UsageError, unknown_name
 from mvflow.core.presence import (
     check_every_row,
@@ -294,9 +294,11 @@ def class_name(source: Source, label: int) -> str:
 
     Examples:
         >>> rows = ArraySource({"a": np.zeros((2, 1))}, class_names={1: "dog"})
-        >>> class_name(rows, 1), class_name(rows, 0)
-        ('dog', 'class 0')
+        >>> class_name(rows, 1), class_name(rows, 0), class_name(rows, -1)
+        ('dog', 'class 0', 'unknown class')
     """
+    if label == UNLABELLED:
+        return "unknown class"
     names = source.class_names if isinstance(source, Described) else {}
     name = names.get(label, str(label))
     return f"class {name}" if name.isdecimal() else name

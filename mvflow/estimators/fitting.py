@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mvflow.config import Config
 from mvflow.core import (
+    PRESENT,
     ConfigError,
     Covariate,
     DataError,
@@ -29,6 +30,7 @@ from mvflow.core import (
     registry,
     with_masks,
 )
+from mvflow.nn import accepting_gaps
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
@@ -85,6 +87,8 @@ def check_fits(
 def config_for(config: Config, *sources: Source) -> Config:
     """The configuration with which rows can be trained on: another if some lack modalities.
 
+    Where values are missing inside a modality, its encoder is one that is told so.
+
     Args:
         config: of the model.
         sources: training rows; then, if there are any, validation rows.
@@ -97,7 +101,15 @@ def config_for(config: Config, *sources: Source) -> Config:
         return config
     Presence.of(sources[0]).check()
     settings: Config = registry("systems").load(config.system).for_absence(config)
-    return settings
+    sections = dict(settings.modalities)
+    for source in sources:
+        for key, mask in present_columns(source.columns()).items():
+            name = key.removeprefix(PRESENT)
+            if len(mask.values.shape) > 1 and name in sections:
+                of = sections[name]
+                changed = {k: accepting_gaps(getattr(of, k)) for k in ("encoder", "projector")}
+                sections[name] = of.model_copy(update=changed)
+    return settings.model_copy(update={"modalities": sections})
 
 
 def check_scale(name: str, values: NDArray[Any], trained_on_bytes: Collection[str]) -> None:

@@ -135,6 +135,11 @@ def test_sparse_rows_and_entries_may_be_absent(tmp_path):
         memory = ArraySource({"x": dense, "y": dense}, specs, present={"x": mask})
         with Store.open(path) as store:
             same(store["a"].take(EVERY), memory.take(EVERY))
+            held, expected = (next(Table.of(s).batches(ROWS)) for s in (store["a"], memory))
+            same(
+                {k: v.numpy() for k, v in held.items()},
+                {k: v.numpy() for k, v in expected.items()},
+            )
             assert store.verify() == []
 
 

@@ -13,6 +13,7 @@ from mvflow.core import ArraySource, DataError
 from mvflow.estimators import fitting
 from mvflow.nn import seeded
 from mvflow.runs import Inputs, Plan, RunDirectory
+from mvflow.stages import CachedColumn
 from mvflow.systems import build_system, stages_of
 from mvflow.training import ColumnCache, MappedColumn, NoOpCallback, Table, TensorColumn, caching
 from mvflow.training.caching import with_cached_columns
@@ -219,6 +220,37 @@ def test_other_projectors_leave_the_latents(case, computed):
     next(case.system.projectors["m1"].parameters()).add_(1)
     with_cached_columns(case.columns, [case.held], case.cache())
     assert computed == ["projections1"]
+
+
+@pytest.mark.parametrize("held_has_b", [True, False])
+def test_rows_that_lack_a_modality_have_zeros_and_its_mask_in_its_cached_column(
+    case, tmp_path, held_has_b
+):
+    """Frozen outputs are computed of what is stored alone: of absent rows there is nothing."""
+    rng, seen = np.random.default_rng(0), []
+    x = {n: rng.normal(size=(30, w)).astype(np.float32) for n, w in (("a", 2), ("b", 3))}
+    rows = np.arange(30)
+    has = (rows % 3 > 0) & ((rows < 20) | held_has_b)
+    train, held = (
+        Table.of(ArraySource({n: v[at] for n, v in x.items()}, present={"b": has[at]}))
+        for at in (rows < 20, rows >= 20)
+    )
+
+    def compute(values):
+        seen.append(len(values))
+        return 2 * values[:, :1] + 1
+
+    column = CachedColumn("b", compute, (torch.nn.Identity(),), ("joint",), of="b")
+    for cache in (None, ColumnCache(case.run, {"joint": "k"}, "d", 0)):
+        seen.clear()
+        tables = with_cached_columns([column], [train, held], cache)
+        expected = np.where(has[:, None], 2 * x["b"][:, :1] + 1, 0)
+        parts = [next(table.batches(30)) for table in tables]
+        found = torch.cat([part["b"] for part in parts])
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        masks = torch.cat([part["present/b"] for part in parts])
+        np.testing.assert_array_equal(masks, has)
+        assert max(seen) <= has.sum()
 
 
 # Damage
