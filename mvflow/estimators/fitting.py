@@ -205,12 +205,14 @@ def train_stage(
         msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
+    every = rows
     rows, validation = held_out(plan, rows, validation)
     began, seconds_before, epochs = time.perf_counter(), 0.0, 0
     with contextlib.nullcontext() if run is None else run.lock():
         if spec.fit is not None:
             _freeze_others(spec, system)
-            spec.fit(rows, generator(plan.config.seed, spec.name))
+            taken = every if spec.takes_held_out else rows
+            spec.fit(taken, generator(plan.config.seed, spec.name))
         else:
             budget = free_memory(rows.device) if budget is None else budget
             stage = open_stage(
