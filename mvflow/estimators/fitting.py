@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mvflow.config import Config
 from mvflow.core import (
+    PRESENT,
     ConfigError,
     Covariate,
     DataError,
@@ -23,12 +24,14 @@ from mvflow.core import (
     Presence,
     Source,
     StageError,
+    check_every_value,
     check_source,
     generator,
     present_columns,
     registry,
     with_masks,
 )
+from mvflow.nn import accepting_gaps
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
@@ -80,10 +83,13 @@ def check_fits(
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)
+    check_every_value(source)
 
 
 def config_for(config: Config, *sources: Source) -> Config:
     """The configuration with which rows can be trained on: another if some lack modalities.
+
+    Where values are missing inside a modality, its encoder is one that is told so.
 
     Args:
         config: of the model.
@@ -97,7 +103,15 @@ def config_for(config: Config, *sources: Source) -> Config:
         return config
     Presence.of(sources[0]).check()
     settings: Config = registry("systems").load(config.system).for_absence(config)
-    return settings
+    sections = dict(settings.modalities)
+    for source in sources:
+        for key, mask in present_columns(source.columns()).items():
+            name = key.removeprefix(PRESENT)
+            if len(mask.values.shape) > 1 and name in sections:
+                of = sections[name]
+                changed = {k: accepting_gaps(getattr(of, k)) for k in ("encoder", "projector")}
+                sections[name] = of.model_copy(update=changed)
+    return settings.model_copy(update={"modalities": sections})
 
 
 def check_scale(name: str, values: NDArray[Any], trained_on_bytes: Collection[str]) -> None:
@@ -191,12 +205,14 @@ def train_stage(
         msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
+    every = rows
     rows, validation = held_out(plan, rows, validation)
     began, seconds_before, epochs = time.perf_counter(), 0.0, 0
     with contextlib.nullcontext() if run is None else run.lock():
         if spec.fit is not None:
             _freeze_others(spec, system)
-            spec.fit(rows, generator(plan.config.seed, spec.name))
+            taken = every if spec.takes_held_out else rows
+            spec.fit(taken, generator(plan.config.seed, spec.name))
         else:
             budget = free_memory(rows.device) if budget is None else budget
             stage = open_stage(

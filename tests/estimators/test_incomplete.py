@@ -171,6 +171,10 @@ def test_what_cannot_be_learned_is_refused():
     nowhere = {"b": np.zeros(ROWS, bool)}
     with pytest.raises(DataError, match="no row has modality 'b'"):
         MODELS["jnf"]().fit(rows(), present=nowhere)
+    gap = np.ones_like(rows()["b"], bool)
+    gap[:, -1] = False
+    with pytest.raises(DataError, match=r"'b': no row has the value at \(\d,\): leave it out"):
+        MODELS["mvae"]().fit(rows(), present={"b": gap})
     few = {"b": np.arange(ROWS) % 16 == 0}
     with pytest.raises(DataError, match=r"4\.3% of the rows have both 'a' and 'b'.*batch_size=47"):
         MODELS["jnf-shared"]().fit(with_gaps(rows(), few), present=few, seed=0)
@@ -259,3 +263,19 @@ def test_evaluation_says_on_which_rows_it_is(fitted):
     assert found.presence.complete == (present["b"] & present["c"]).sum()
     assert {"joint", "a->b", "b->c"} <= set(found.log_likelihood)
     assert all(np.isfinite(estimate.mean) for estimate in found.log_likelihood.values())
+
+
+@pytest.mark.parametrize("name", ["jnf, amortised", "jnf, kernel", "jnf-shared", "jmvae", "mvae"])
+def test_values_may_be_missing_inside_a_modality(name):
+    rng = np.random.default_rng(0)
+    present = {m.name: rng.random((ROWS, m.size)) > 0.2 for m in SPECS}
+    present["b"][0] = False  # a row that lacks all of them lacks the modality
+    models = []
+    for value in (np.nan, 1e9):
+        x = {n: np.where(present[n], v, np.float32(value)) for n, v in rows().items()}
+        models.append(MODELS[name]().fit(x, present=present, seed=0))
+    assert weights(models[0]) == weights(models[1])
+    assert {m.encoder.kind for m in models[0].config.modalities.values()} == {"gaps"}
+    given = {**x, **{f"present/{n}": mask for n, mask in present.items()}}
+    assert np.isfinite(models[0].log_likelihood(given, n=20)).all()
+    assert np.isfinite(models[0].transform(given, n=5)).all()
