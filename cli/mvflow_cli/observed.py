@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
+    from mvflow_datasets.importing import ModalityRows
 
 __all__ = ["GivenRows", "read_observed"]
 
@@ -40,6 +41,10 @@ class GivenRows:
     """Names of the rows in the first file that has some."""
     covariates: dict[str, Any] = field(default_factory=dict)
     """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
+    gaps: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """name -> which values are present, of files in which some are not."""
+    originals: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """name -> (rows, *shape) in the units of the file that it was read from."""
 
 
 def read_observed(
@@ -49,6 +54,7 @@ def read_observed(
     rows: str | None,
     store: Path | None,
     covariates: dict[str, Any] | None = None,
+    missing: str | None = None,
 ) -> GivenRows:
     """Read what `--given` and `--rows` name.
 
@@ -59,6 +65,8 @@ def read_observed(
         rows: of the store.
         store: another one.
         covariates: name -> value of all rows, in place of those that the store has.
+        missing: what a missing value of a file means; if it may mean something, rows may lack
+            files, too.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
@@ -77,15 +85,19 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
-    arrays, notes, row_names = _read(run, config, files, store)
-    batch = seen.batch | arrays
+    read, notes, row_names = _read(run, config, files, store, missing)
+    batch = seen.batch | {name: rows.values for name, rows in read.items()}
     check_batch(batch, config.specifications())
     origin = {name: files.get(name, "store") for name in names}
     known = {c.name for c in config.covariate_specs()} - {*(covariates or {})}
     kept = {COVARIATES + name for name in known}
     stored_covariates = {k: x for k, x in seen.covariates.items() if k in kept}
     values = {**stored_covariates, **(covariates or {})}
-    return GivenRows(batch, seen.labels, seen.rows, origin, notes, row_names, values)
+    gaps = {name: rows.present for name, rows in read.items() if rows.present is not None}
+    originals = {n: rows.original for n, rows in read.items() if rows.original is not None}
+    return GivenRows(
+        batch, seen.labels, seen.rows, origin, notes, row_names, values, gaps, originals
+    )
 
 
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
@@ -130,11 +142,15 @@ def _parsed(rows: str) -> tuple[str, int, int | None]:
 
 
 def _read(
-    run: RunDirectory, config: Config, files: Mapping[str, str], store: Path | None
-) -> tuple[dict[str, NDArray[Any]], tuple[str, ...], tuple[str, ...] | None]:
+    run: RunDirectory,
+    config: Config,
+    files: Mapping[str, str],
+    store: Path | None,
+    missing: str | None,
+) -> tuple[dict[str, ModalityRows], tuple[str, ...], tuple[str, ...] | None]:
     """Files of the user's in the units of the store, rows in the order of their names."""
     from mvflow.core import Units
-    from mvflow_datasets.importing import pair_rows, read_modality
+    from mvflow_datasets.importing import ReadOptions, join_rows, pair_rows, read_modality
 
     if not files:
         return {}, (), None
@@ -143,11 +159,16 @@ def _read(
     if not units and config.data.store and (store or (run.path / config.data.store)).is_file():
         with open_store(run, config, store) as opened:
             units = dict(opened.units)
+    options = ReadOptions(missing=missing)
     read = {
-        name: read_modality(file, specs[name], units.get(name, Units()))
+        name: read_modality(file, specs[name], units.get(name, Units()), options)
         for name, file in files.items()
     }
     notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
+    if options.takes_missing:
+        read, names = join_rows(read)
+        return read, notes, None if names is None else tuple(names.tolist())
     named = [rows.row_names for rows in read.values() if rows.row_names is not None]
     row_names = tuple(named[0].tolist()) if named else None
-    return pair_rows(read), notes, row_names
+    paired = pair_rows(read)
+    return {n: replace(rows, values=paired[n]) for n, rows in read.items()}, notes, row_names

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mvflow.config import Config
+from mvflow.config import Config, ModalityConfig
 from mvflow.core import (
     ConfigError,
     Covariate,
@@ -24,11 +24,13 @@ from mvflow.core import (
     Source,
     StageError,
     check_source,
+    entry_shares,
     generator,
     present_columns,
     registry,
     with_masks,
 )
+from mvflow.nn import GapsNetwork
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
@@ -83,7 +85,10 @@ def check_fits(
 
 
 def config_for(config: Config, *sources: Source) -> Config:
-    """The configuration with which rows can be trained on: another if some lack modalities.
+    """The configuration with which rows can be trained on: another if something is absent.
+
+    Where rows lack modalities the system says how; encoders of modalities of which single values
+    are absent become `gaps`, around the network that they were.
 
     Args:
         config: of the model.
@@ -97,7 +102,24 @@ def config_for(config: Config, *sources: Source) -> Config:
         return config
     Presence.of(sources[0]).check()
     settings: Config = registry("systems").load(config.system).for_absence(config)
-    return settings
+    names = {name for source in sources for name in entry_shares(source)}
+    return settings.model_copy(
+        update={
+            "modalities": {
+                name: _with_gaps(section) if name in names else section
+                for name, section in settings.modalities.items()
+            }
+        }
+    )
+
+
+def _with_gaps(section: ModalityConfig) -> ModalityConfig:
+    networks = {k: getattr(section, k) for k in ("encoder", "projector")}
+    wrapped = {
+        k: each if isinstance(each, GapsNetwork) else GapsNetwork(network=each)
+        for k, each in networks.items()
+    }
+    return section.model_copy(update=wrapped)
 
 
 def check_scale(name: str, values: NDArray[Any], trained_on_bytes: Collection[str]) -> None:

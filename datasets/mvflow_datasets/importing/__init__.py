@@ -5,7 +5,7 @@ from mvflow_datasets.importing.frames import as_frame
 from mvflow_datasets.importing.importer import Imported, Wanted, import_data
 from mvflow_datasets.importing.pairing import split_shares
 from mvflow_datasets.importing.references import ReadOptions
-from mvflow_datasets.importing.rereading import ModalityRows, pair_rows, read_modality
+from mvflow_datasets.importing.rereading import ModalityRows, join_rows, pair_rows, read_modality
 from mvflow_datasets.importing.units import read_units
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Wanted",
     "as_frame",
     "import_data",
+    "join_rows",
     "pair_rows",
     "read_modality",
     "read_units",
