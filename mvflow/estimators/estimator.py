@@ -137,7 +137,8 @@ class Estimator(GenerativeEstimator):
 
         Each value of a table is hidden once, with a tenth of the others, and imputed; the margins
         are the quantiles of how far it lies outside of its interval (split conformal prediction),
-        by column. Whole tables are hidden, too, and imputed from all other modalities.
+        by column. Whole tables are hidden, too, and imputed from all other modalities, and from
+        those that rows without them have.
 
         Args:
             rows: held-out rows of all modalities, with gaps such as new rows have; at most 2,000

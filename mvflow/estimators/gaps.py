@@ -134,32 +134,41 @@ def calibrated_gaps(
     names = sorted(values)
     here = {n: _values_there(x, present.get(n)) for n, x in values.items() if x.ndim == 2}
 
-    def scores(hidden: Mapping[str, Mask], path: str | int) -> dict[str, NDArray[np.float64]]:
+    def scores(
+        path: str | int, hidden: Mapping[str, Mask], given: Sequence[str] = names
+    ) -> dict[str, NDArray[np.float64]]:
         """(levels, rows, columns): how far hidden values lie outside of intervals; NaN else."""
         masks = {**present, **{n: here[n] & ~mask for n, mask in hidden.items()}}
-        some = np.any([_rows_there(values[n], masks.get(n)) for n in names], axis=0)
-        given = {**values, **columns, **{PRESENT + n: mask for n, mask in masks.items()}}
-        given = {k: x[some] for k, x in given.items()}
+        masks = {n: mask for n, mask in masks.items() if n in given}
+        some = np.any([_rows_there(values[n], masks.get(n)) for n in given], axis=0)
+        seen = {**{n: values[n] for n in given}, **columns}
+        seen |= {PRESENT + n: mask for n, mask in masks.items()}
         options: dict[str, Any] = {"seed": derive_seed(seed, "gaps", path), "noise": True}
+        drawn = model.generate(
+            {k: x[some] for k, x in seen.items()}, n, targets=[*hidden], **options
+        )
         found = {}
-        for name, drawn in model.generate(given, n, targets=[*hidden], **options).items():
+        for name, draws in drawn.items():
             found[name] = np.full((len(levels), *here[name].shape), np.nan)
-            for i, (low, high) in enumerate(central_intervals(drawn, levels)):
+            for i, (low, high) in enumerate(central_intervals(draws, levels)):
                 outside = interval_scores(values[name][some], low, high)
                 found[name][i, some] = np.where(hidden[name][some], outside, np.nan)
         return found
 
     folds = {n: generator(seed, "gaps", n).integers(FOLDS, size=x.shape) for n, x in here.items()}
-    single = [scores({n: here[n] & (folds[n] == k) for n in here}, k) for k in range(FOLDS)]
+    single = [scores(k, {n: here[n] & (folds[n] == k) for n in here}) for k in range(FOLDS)]
+    kinds = [kind for kind, _ in kinds_of_rows(values, present) if kind]
     out = {}
     for name in here:
-        if len(names) > 1:
-            whole = scores({name: here[name]}, name)[name]
-            others = "+".join(n for n in names if n != name)
-            out[f"{others}->{name}"] = _quantiles(whole, levels)
         outside = np.stack([of[name] for of in single])
         of_each = np.where(np.isnan(outside).all(0), np.nan, np.nan_to_num(outside).sum(0))
         out[f"{'+'.join(names)}->{name}"] = _quantiles(of_each, levels)
+        others = tuple(n for n in names if n != name)
+        for given in {others, *(kind for kind in kinds if name not in kind)} - {()}:
+            path = f"{'+'.join(given)}->{name}"
+            whole = scores(path, {name: here[name]}, given)[name]
+            has_all = np.all([_rows_there(values[n], present.get(n)) for n in given], axis=0)
+            out[path] = _quantiles(whole[:, has_all], levels)
     return CalibratedIntervals(tuple(levels), n, out)
 
 

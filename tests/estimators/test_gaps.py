@@ -40,9 +40,9 @@ def present(rows):
 @pytest.fixture(scope="module")
 def model(rows, present):
     short = {"epochs": 20, "learning_rate": 5e-3, "batch_size": 64}
-    rule = {"kind": "amortised", "posterior": "gaussian", **short}
+    rule = {"kind": "amortised", "posterior": "gaussian", "summary_hidden": (32,), **short}
     train, masks = ({n: x[TRAIN] for n, x in of.items()} for of in (rows, present))
-    made = JNF(SPECS, latent_dim=2, joint=short, subset=rule)
+    made = JNF(SPECS, latent_dim=2, joint={**short, "merge": (32,)}, subset=rule)
     return made.fit(train, present=masks, seed=0)
 
 
