@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mvflow.config import Config, ModalityConfig
+from mvflow.config import Config
 from mvflow.core import (
+    PRESENT,
     ConfigError,
     Covariate,
     DataError,
@@ -24,13 +25,12 @@ from mvflow.core import (
     Source,
     StageError,
     check_source,
-    entry_shares,
     generator,
     present_columns,
     registry,
     with_masks,
 )
-from mvflow.nn import GapsNetwork
+from mvflow.nn import accepting_gaps
 from mvflow.runs import Inputs, Plan, RunDirectory, StageRecord, weights_hash
 from mvflow.stages import StageSpec
 from mvflow.systems import System
@@ -85,10 +85,9 @@ def check_fits(
 
 
 def config_for(config: Config, *sources: Source) -> Config:
-    """The configuration with which rows can be trained on: another if something is absent.
+    """The configuration with which rows can be trained on: another if some lack modalities.
 
-    Where rows lack modalities the system says how; encoders of modalities of which single values
-    are absent become `gaps`, around the network that they were.
+    Where values are missing inside a modality, its encoder is one that is told so.
 
     Args:
         config: of the model.
@@ -102,24 +101,15 @@ def config_for(config: Config, *sources: Source) -> Config:
         return config
     Presence.of(sources[0]).check()
     settings: Config = registry("systems").load(config.system).for_absence(config)
-    names = {name for source in sources for name in entry_shares(source)}
-    return settings.model_copy(
-        update={
-            "modalities": {
-                name: _with_gaps(section) if name in names else section
-                for name, section in settings.modalities.items()
-            }
-        }
-    )
-
-
-def _with_gaps(section: ModalityConfig) -> ModalityConfig:
-    networks = {k: getattr(section, k) for k in ("encoder", "projector")}
-    wrapped = {
-        k: each if isinstance(each, GapsNetwork) else GapsNetwork(network=each)
-        for k, each in networks.items()
-    }
-    return section.model_copy(update=wrapped)
+    sections = dict(settings.modalities)
+    for source in sources:
+        for key, mask in present_columns(source.columns()).items():
+            name = key.removeprefix(PRESENT)
+            if len(mask.values.shape) > 1 and name in sections:
+                of = sections[name]
+                changed = {k: accepting_gaps(getattr(of, k)) for k in ("encoder", "projector")}
+                sections[name] = of.model_copy(update=changed)
+    return settings.model_copy(update={"modalities": sections})
 
 
 def check_scale(name: str, values: NDArray[Any], trained_on_bytes: Collection[str]) -> None:
@@ -213,12 +203,14 @@ def train_stage(
         msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
+    every = rows
     rows, validation = held_out(plan, rows, validation)
     began, seconds_before, epochs = time.perf_counter(), 0.0, 0
     with contextlib.nullcontext() if run is None else run.lock():
         if spec.fit is not None:
             _freeze_others(spec, system)
-            spec.fit(rows, generator(plan.config.seed, spec.name))
+            taken = every if spec.takes_held_out else rows
+            spec.fit(taken, generator(plan.config.seed, spec.name))
         else:
             budget = free_memory(rows.device) if budget is None else budget
             stage = open_stage(

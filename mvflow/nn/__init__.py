@@ -13,7 +13,7 @@ from mvflow.nn.covariates import (
     total_width,
 )
 from mvflow.nn.defaults import torch_defaults
-from mvflow.nn.gaps import GapsEncoder, GapsNetwork
+from mvflow.nn.gaps import GapsEncoder, GapsNetwork, accepting_gaps
 from mvflow.nn.gather import all_gather, sharded
 from mvflow.nn.inception import InceptionV3
 from mvflow.nn.inputs import MeasuredInputs, OneHot, Standardise, flat, flat_features
@@ -49,6 +49,7 @@ __all__ = [
     "ResidualEncoder",
     "Standardise",
     "SummedNetwork",
+    "accepting_gaps",
     "all_gather",
     "build_classifier",
     "checked_allocation",

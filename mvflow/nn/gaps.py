@@ -14,7 +14,7 @@ from mvflow.core import Covariate, Modality
 from mvflow.core.parts import Kind, create
 from mvflow.nn.base import Network
 
-__all__ = ["GapsEncoder", "GapsNetwork"]
+__all__ = ["GapsEncoder", "GapsNetwork", "accepting_gaps"]
 
 FLAGS = "absent"
 
@@ -124,3 +124,16 @@ class GapsNetwork(Network):
         """The network's decoder."""
         decoder: nn.Module = self.network.decoder(in_features, modality)
         return decoder
+
+
+def accepting_gaps(network: Network) -> Network:
+    """The network, as an encoder of rows whose values may be absent.
+
+    Examples:
+        >>> from mvflow.nn import MLPNetwork
+        >>> accepting_gaps(MLPNetwork()).network.kind
+        'mlp'
+        >>> accepting_gaps(GapsNetwork()) == GapsNetwork()
+        True
+    """
+    return network if isinstance(network, GapsNetwork) else GapsNetwork(network=network)

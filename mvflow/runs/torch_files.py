@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def read_state_dict(path: Path) -> StateDict:
     Of a checkpoint, its `state_dict`. A saved network is refused: reading it would run code.
 
     Raises:
-        DataError: if the file is missing, damaged, holds code, or no weights.
+        DataError: if the file is missing, damaged, holds code, or no weights that are numbers.
 
     Examples:
         >>> import tempfile
@@ -75,7 +76,7 @@ def read_state_dict(path: Path) -> StateDict:
             msg = f"{path} is damaged, or no safetensors file ({error})"
             raise DataError(msg) from error
     else:
-        found = load_torch(path)
+        found = _loaded(io.BytesIO(content), path)
     for name in WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
@@ -85,7 +86,21 @@ def read_state_dict(path: Path) -> StateDict:
         msg = f"{path} holds no weights but a {actual}: save network.state_dict() in it"
         raise DataError(msg)
     tensors = {str(name): value for name, value in found.items()}
+    for name, value in tensors.items():
+        _check_numbers(path, name, value)
     return StateDict(tensors, hashlib.sha256(content).hexdigest())
+
+
+def _check_numbers(path: Path, name: str, value: Tensor) -> None:
+    """Refuse a tensor whose values are not all in the file, or are no finite real numbers."""
+    is_dense = value.layout is torch.strided and not (value.is_meta or value.is_quantized)
+    held = value.untyped_storage().nbytes() if is_dense else 0
+    if value.is_complex() or value.numel() * value.element_size() > held:
+        msg = f"{path}: its tensor {name!r} is no dense array of real numbers"
+        raise DataError(msg)
+    if not value.isfinite().all():
+        msg = f"{path}: its tensor {name!r} holds values that are not finite numbers"
+        raise DataError(msg)
 
 
 def load_torch(path: Path) -> Any:
@@ -94,11 +109,13 @@ def load_torch(path: Path) -> Any:
     Raises:
         DataError: if the file is missing or damaged, or reading it would run code.
     """
+    with open_regular(path) as file:
+        return _loaded(file, path)
+
+
+def _loaded(file: IO[bytes], path: Path) -> Any:
     try:
-        with (
-            open_regular(path) as file,
-            torch.serialization.safe_globals(_number_types()),
-        ):
+        with torch.serialization.safe_globals(_number_types()):
             if zipfile.is_zipfile(file):
                 unpacked = sum(info.file_size for info in zipfile.ZipFile(file).infolist())
                 check_memory(unpacked, str(path))

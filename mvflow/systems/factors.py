@@ -112,9 +112,8 @@ def start_at_factors(joint: JointVAE, rows: Rows) -> None:
     for i, name in enumerate(names):
         head, decoder = _linear(joint.heads[name]), _linear(joint.decoders[name])
         into = projections[i].T
-        flags = into.new_zeros(len(into), head.linear.in_features - into.shape[1])
-        weight = torch.cat([into, flags], 1)
-        head.linear.weight.copy_(torch.cat([weight, torch.zeros_like(weight)]))
+        head.linear.weight.zero_()  # flags of absent values, if any, stand beside the values
+        head.linear.weight[:, : into.shape[1]].copy_(torch.cat([into, torch.zeros_like(into)]))
         _only_bias(head, torch.cat([-into @ centres[i], log_scale * (i == 0)]))
         decoder.linear.weight.copy_(weights[i])
         _only_bias(decoder, centres[i])

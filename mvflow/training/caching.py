@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mvflow.core import PRESENT, Observed
 from mvflow.runs import RunDirectory, weights_hash
 from mvflow.stages import CachedColumn
 from mvflow.training.table import AnyColumn, MappedColumn, Table, TensorColumn
@@ -83,6 +84,8 @@ def with_cached_columns(
         for column in by_value:
             stored = table.columns[column.of or ""]
             replaced[column.name] = replace(computed[column.name, id(stored)], index=stored.index)
+            if column.name == column.of:
+                _mask_rows(replaced, column.name, stored, table.device)
         joined = {f"cached/{c.name}": computed[c.name, i] for c in by_row}
         seen = table.with_columns(replaced)
         out.append(seen.joined(joined) if joined else seen)
@@ -161,7 +164,10 @@ def _value_job(
     def depends_on() -> Mapping[str, Any]:
         return {**_depends_on(column, tables, i, cache), "modality": column.of}
 
-    values = Table({"x": replace(stored, index=None)}, stored.length)
+    parts = {"x": stored}
+    if (mask := table.columns.get(f"{PRESENT}{column.of}")) is not None and _is_of_values(mask):
+        parts[f"{PRESENT}x"] = mask
+    values = Table({n: replace(c, index=None) for n, c in parts.items()}, stored.length)
     blocks = partial(_blocks, column, values, "x")
     at = sorted(table.columns).index(column.of or "")
     return _Job(f"projections{at}{_SPLITS[i]}", depends_on, stored.length, table.device, blocks)
@@ -190,4 +196,23 @@ def _blocks(column: CachedColumn, table: Table, only: str | None) -> Iterator[Te
     for module in column.modules:
         module.eval()
     for batch in table.batches(ENCODED_ROWS):
-        yield column.compute(batch if only is None else batch[only]).float()
+        seen = batch if only is None else Observed.from_columns(batch).x[only]
+        yield column.compute(seen).float()
+
+
+def _is_of_values(mask: AnyColumn) -> bool:
+    """Whether a mask is of the values of rows, not of rows."""
+    return (mask.values if isinstance(mask, TensorColumn) else mask.stored).ndim > 1
+
+
+def _mask_rows(
+    columns: dict[str, AnyColumn], name: str, stored: AnyColumn, device: torch.device
+) -> None:
+    """Make a mask of values one of rows: what is computed of a row's values has no gaps."""
+    mask = columns.get(PRESENT + name)
+    if mask is None or not _is_of_values(mask):
+        return
+    del columns[PRESENT + name]
+    if stored.index is not None and bool((stored.index < 0).any()):
+        there = torch.ones(stored.length, dtype=torch.bool, device=device)
+        columns[PRESENT + name] = TensorColumn(there, stored.index)

@@ -19,6 +19,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from mvflow.core import DataError
+from mvflow.runs import load_torch
 from mvflow_datasets import lzw
 from mvflow_datasets.archives import open_files
 from mvflow_datasets.digits import read_idx, read_svhn
@@ -26,7 +27,6 @@ from mvflow_datasets.images import read_photograph
 from mvflow_datasets.importing.arrays import read_array
 from mvflow_datasets.importing.reading import read_values
 from mvflow_datasets.importing.references import Reference
-from mvflow_datasets.mhd import _loaded
 from mvflow_datasets.strokes import read_unipen
 
 MIB = 1 << 20
@@ -143,7 +143,7 @@ def test_tensors_that_do_not_fit(tmp_path, monkeypatch):
     assert len(packed.getvalue()) < MIB
     monkeypatch.setattr("mvflow.core.memory.available_memory", lambda: 20 * MIB)
     with pytest.raises(DataError, match=f"a.pt {MEMORY}"):
-        _loaded(tmp_path / "a.pt")
+        load_torch(tmp_path / "a.pt")
 
 
 def test_lzw_of_one_letter(tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ READERS = {
     "mat": read_svhn,
     "photograph": lambda path: read_photograph(path, (2, 2)),
     "strokes": read_unipen,
-    "tensors": _loaded,
+    "tensors": load_torch,
     "archive": open_files,
     "folder": lambda path: open_files(path.parent).read(path.name),
 }

@@ -259,3 +259,19 @@ def test_evaluation_says_on_which_rows_it_is(fitted):
     assert found.presence.complete == (present["b"] & present["c"]).sum()
     assert {"joint", "a->b", "b->c"} <= set(found.log_likelihood)
     assert all(np.isfinite(estimate.mean) for estimate in found.log_likelihood.values())
+
+
+@pytest.mark.parametrize("name", ["jnf, amortised", "jnf, kernel", "jnf-shared", "jmvae", "mvae"])
+def test_values_may_be_missing_inside_a_modality(name):
+    rng = np.random.default_rng(0)
+    present = {m.name: rng.random((ROWS, m.size)) > 0.2 for m in SPECS}
+    present["b"][0] = False  # a row that lacks all of them lacks the modality
+    models = []
+    for value in (np.nan, 1e9):
+        x = {n: np.where(present[n], v, np.float32(value)) for n, v in rows().items()}
+        models.append(MODELS[name]().fit(x, present=present, seed=0))
+    assert weights(models[0]) == weights(models[1])
+    assert {m.encoder.kind for m in models[0].config.modalities.values()} == {"gaps"}
+    given = {**x, **{f"present/{n}": mask for n, mask in present.items()}}
+    assert np.isfinite(models[0].log_likelihood(given, n=20)).all()
+    assert np.isfinite(models[0].transform(given, n=5)).all()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from zuko.distributions import DiagNormal
 
 from mvflow import JNF, MVAE, Modality, load
 from mvflow.core import DataError, MvflowError, NumericsError, UnreliableDrawsWarning
@@ -196,6 +197,31 @@ def test_a_far_row_leaves_the_likelihood_of_the_others(model, x):
     others = [0, 1, 3, 4, 5]
     np.testing.assert_array_equal(found[others], plain[others])
     assert found[2] == -np.inf
+
+
+class Nothing(DiagNormal):
+    """Far from all training rows: neither draws nor densities are numbers."""
+
+    def sample(self, shape=()):
+        return super().sample(shape) * torch.nan
+
+    def log_prob(self, value):
+        return super().log_prob(value) * torch.nan
+
+
+def test_a_proposal_that_gives_no_numbers_leaves_the_likelihood(model, x, monkeypatch):
+    """Its share of the draws has no weight: the mean is the same, up to sampling."""
+    one, known = {"m0": x["m0"]}, model.system_.proposals
+    plain = model.log_likelihood(one, n=4000, seed=0)
+
+    def proposals(observed):
+        broken = Nothing(torch.zeros(observed.rows, 2), torch.ones(observed.rows, 2))
+        return [*known(observed), broken]
+
+    monkeypatch.setattr(model.system_, "proposals", proposals)
+    found = model.log_likelihood(one, n=4000, seed=1)
+    # relative errors of weights with a few hundred effective draws, six rows
+    np.testing.assert_allclose(found, plain, rtol=0, atol=0.25)
 
 
 def test_draws_that_had_to_be_moved_are_said(linear_gaussian):

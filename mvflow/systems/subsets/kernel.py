@@ -85,7 +85,8 @@ class Kernel(SubsetRule):
 
         reads = {"subset": dump(self, "subsets")}
         spec = system.posterior_stage("kernel", module, system.settings.joint, reads, None)
-        return [replace(spec, settings=None, loss=None, columns=(), start=None, fit=fit)]
+        closed = replace(spec, settings=None, loss=None, columns=(), start=None, fit=fit)
+        return [replace(closed, takes_held_out=True)]
 
 
 class KernelPosterior(nn.Module):
@@ -110,10 +111,10 @@ class KernelPosterior(nn.Module):
         latents: Tensor,
         present: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Keep training rows.
+        """Keep training rows; what is absent from one counts as the mean of its column.
 
         Args:
-            inputs: block -> rows (rows, columns).
+            inputs: block -> rows (rows, columns), NaN where a value is absent.
             latents: means and scales of q(z|X) of these rows, (rows, 2, latent).
             present: block -> bool (rows,), of those that some row lacks.
         """
@@ -122,11 +123,16 @@ class KernelPosterior(nn.Module):
         for name, x in inputs.items():
             here = None if present is None else present.get(name)
             known = x if here is None else x[here]
-            mean, std = known.mean(0), known.std(0, correction=0)
+            if gaps := bool(known.isnan().any()):
+                mean = known.nanmean(0).nan_to_num()
+                std = (known - mean).square().nanmean(0).nan_to_num().sqrt()
+            else:
+                mean, std = known.mean(0), known.std(0, correction=0)
             moments = torch.stack([mean, torch.where(std > 0, std, 1.0)])
             number = self.blocks.index(name)
             self.register_buffer(f"moments_{number}", moments)
-            self.register_buffer(f"inputs_{number}", (x - mean) / moments[1])
+            unit = (x - mean) / moments[1]
+            self.register_buffer(f"inputs_{number}", unit.nan_to_num() if gaps else unit)
             if here is not None:
                 self.register_buffer(f"present_{number}", here)
 
@@ -154,7 +160,7 @@ class KernelPosterior(nn.Module):
         rows = {}
         for name in key:
             mean, std = self._kept("moments", name)
-            rows[name] = (blocks[name] - mean) / std
+            rows[name] = ((blocks[name] - mean) / std).nan_to_num()
         loc, scale = self._solved[key].predict(self._kernel(rows, at))
         factor = self._solved[key].factor
         dtype = self.latents.dtype
@@ -189,11 +195,11 @@ class KernelPosterior(nn.Module):
 
 
 def _features(system: Experts, observed: Observed) -> dict[str, Tensor]:
-    """What posteriors see, as vectors; covariates are always observed."""
+    """What posteriors see, as vectors, with NaN for a value that is absent; covariates too."""
     blocks = {}
     for modality in system.modalities:
         if (x := observed.x.get(modality.name)) is not None:
-            x = observed.filled(modality.name)
+            x = observed.encodable(modality.name)
             seen = system.condition(modality.name, x)
             if seen is x:
                 seen = modality.likelihood_part.flat(modality.shape)(x)
