@@ -88,7 +88,7 @@ def impute(
     seen = read_observed(opened, model.config, given, None, store, said)
     wanted = [name for text in targets or [] for name in text.split(",")]
     draws = model.generate(
-        seen.batch,
+        seen.columns,
         n,
         targets=wanted or None,
         noise=True,
@@ -146,7 +146,7 @@ def _unlike(
         return None
     with opened:
         reference = opened[model.config.data.test]
-        return model.unlike(seen.batch, reference, seed=seed, covariates=seen.covariates or None)
+        return model.unlike(seen.columns, reference, seed=seed, covariates=seen.covariates or None)
 
 
 def _margin(run: RunDirectory, target: str, given: list[str], level: float) -> Any | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,15 @@ class GivenRows:
     """Names of the rows in the first file that has some."""
     covariates: dict[str, Any] = field(default_factory=dict)
     """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
+    numbers: NDArray[np.int64] | None = None
+    """Of the rows in their split, where some of `rows` were left out."""
+    present: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Columns `present/NAME` of modalities that some rows, or values, of the store lack."""
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Values, and which of them are there, as models take them."""
+        return {**self.batch, **self.present}
 
 
 def read_observed(
@@ -82,6 +91,8 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
+        if not files:
+            seen = _having_any(seen)
     arrays, notes, row_names = _read(run, config, files, store)
     batch = seen.batch | arrays
     check_batch(batch, config.specifications())
@@ -94,7 +105,46 @@ def read_observed(
     for name, value in values.items():
         if isinstance(value, Reference):
             values[name] = read_covariate(_in_file(value, files), count, row_names)
-    return GivenRows(batch, seen.labels, seen.rows, origin, notes, row_names, values)
+    return replace(
+        seen,
+        batch=batch,
+        origin=origin,
+        notes=(*seen.notes, *notes),
+        row_names=row_names,
+        covariates=values,
+    )
+
+
+def _having_any(seen: GivenRows) -> GivenRows:
+    """Those rows of the store of which anything is given.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    import numpy as np
+
+    from mvflow.core import PRESENT, UsageError
+
+    masks = [seen.present.get(PRESENT + name) for name in seen.batch]
+    if any(mask is None for mask in masks):
+        return seen
+    has = np.any([mask.reshape(len(mask), -1).any(1) for mask in masks if mask is not None], 0)
+    names = ", ".join(sorted(seen.batch))
+    if not has.any():
+        msg = f"none of the rows {seen.rows} has {names}: choose others (--rows)"
+        raise UsageError(msg)
+    kept = np.flatnonzero(has)
+    if len(kept) == len(has):
+        return seen
+    return replace(
+        seen,
+        batch={k: x[kept] for k, x in seen.batch.items()},
+        present={k: x[kept] for k, x in seen.present.items() if not x[kept].all()},
+        covariates={k: x[kept] for k, x in seen.covariates.items()},
+        labels=None if seen.labels is None else seen.labels[kept],
+        numbers=int(seen.rows.split(":")[1]) + kept,
+        notes=(f"{len(has) - len(kept)} of the rows {seen.rows} lack {names} and are left out",),
+    )
 
 
 def _in_file(reference: Reference, files: Mapping[str, str]) -> Reference:
@@ -113,7 +163,7 @@ def _in_file(reference: Reference, files: Mapping[str, str]) -> Reference:
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
     import numpy as np
 
-    from mvflow.core import DataError, UsageError, covariate_columns
+    from mvflow.core import PRESENT, DataError, UsageError, covariate_columns, present_columns
 
     split, start, stop = _parsed(rows or f"{config.data.test}:0:")
     source = store[split]
@@ -136,6 +186,7 @@ def _stored(store: Store, config: Config, names: list[str], rows: str | None) ->
         labels,
         f"{split}:{start}:{stop}",
         covariates=covariate_columns(batch),
+        present={k: x for k, x in present_columns(batch).items() if k[len(PRESENT) :] in names},
     )
 
 
