@@ -89,6 +89,8 @@ class StageSpec:
         start: called with the training rows before the first step, for initialisation by data.
         fit: closed form: (training rows, generator) -> nothing; in place of `loss`.
         finish: called with the training rows after the last step.
+        takes_held_out: whether a closed form takes the rows that other stages hold out as well,
+            since it chooses nothing by them.
         min_rows: smallest number of training and of validation rows.
         version: raised when what the same settings mean changes, so that older weights are stale.
     """
@@ -103,5 +105,6 @@ class StageSpec:
     start: Callable[[Rows], None] | None = None
     fit: Callable[[Rows, np.random.Generator], None] | None = None
     finish: Callable[[Rows], None] | None = None
+    takes_held_out: bool = False
     min_rows: int = 1
     version: int = 1

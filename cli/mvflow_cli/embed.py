@@ -60,7 +60,7 @@ def embed(
         raise UsageError(msg)
     set_up(device, threads)
     opened, model = open_trained(run, device)
-    said = named_values("--covariate", covariate, model.config)
+    said = named_values("--covariate", covariate, model.config, by_row=True)
     seen = read_observed(opened, model.config, given, None, store, said)
     seen_covariates = seen.covariates or None
     if {*seen.batch} == {m.name for m in model.modalities} and model.can_encode:

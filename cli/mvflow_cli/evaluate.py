@@ -12,9 +12,10 @@ from rich.table import Table
 
 from mvflow_cli.diagnose import load_calibration
 from mvflow_cli.distributed import ClusterOptions, process_group
+from mvflow_cli.folding import evaluate_folds
 from mvflow_cli.judging import judge_run, say_verdict
 from mvflow_cli.measuring import JudgeFiles, measure
-from mvflow_cli.opening import open_store, open_trained
+from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import (
     AutoencoderFiles,
     ClassifierFiles,
@@ -71,6 +72,15 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validation, for few rows: so many models are trained, each without one "
+            "part of the rows, which it then predicts. Only predictions of tables are measured.",
+            show_default=False,
+        ),
+    ] = None,
     inception: InceptionWeights = None,
     classifiers: ClassifierFiles = None,
     autoencoders: AutoencoderFiles = None,
@@ -90,6 +100,10 @@ def evaluate(
 
     Example: mvflow evaluate runs/toy --json
     """
+    if folds is not None:
+        set_up(device, threads)
+        evaluate_folds(run, folds, seed=seed, store=store, device=device, json=json)
+        return
     with process_group(
         ClusterOptions(devices, nodes, timeout=timeout), device, threads
     ) as processes:

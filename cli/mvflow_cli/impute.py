@@ -80,7 +80,7 @@ def impute(
         raise UsageError(msg)
     set_up(device, threads)
     opened, model = open_trained(run, device)
-    said = named_values("--covariate", covariate, model.config)
+    said = named_values("--covariate", covariate, model.config, by_row=True)
     without = [text for text in given if "=" not in text]
     if without:
         msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"

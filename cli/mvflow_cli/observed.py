@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
+    from mvflow_datasets.importing import Reference
 
-__all__ = ["GivenRows", "read_observed"]
+__all__ = ["OBS", "GivenRows", "read_observed"]
 
 DEFAULT_ROWS = 64
+OBS = "obs"
+"""In place of a file: the first one that is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,15 @@ def read_observed(
         given: modalities, with files or without.
         rows: of the store.
         store: another one.
-        covariates: name -> value of all rows, in place of those that the store has.
+        covariates: name -> value of all rows, or the column of a file that has one for each, in
+            place of those that the store has.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
         DataError: if a file cannot be used, or the numbers of rows differ.
     """
     from mvflow.core import COVARIATES, UsageError, check_batch, subset_of
+    from mvflow_datasets.importing import Reference, read_covariate
 
     pairs = [text.partition("=")[::2] for text in given]
     names = subset_of([name for name, _ in pairs], config.specifications())
@@ -85,7 +90,24 @@ def read_observed(
     kept = {COVARIATES + name for name in known}
     stored_covariates = {k: x for k, x in seen.covariates.items() if k in kept}
     values = {**stored_covariates, **(covariates or {})}
+    count = len(next(iter(batch.values()), ()))
+    for name, value in values.items():
+        if isinstance(value, Reference):
+            values[name] = read_covariate(_in_file(value, files), count, row_names)
     return GivenRows(batch, seen.labels, seen.rows, origin, notes, row_names, values)
+
+
+def _in_file(reference: Reference, files: Mapping[str, str]) -> Reference:
+    """A column, where `obs:COLUMN` is one of the first file that is given."""
+    from mvflow.core import UsageError
+    from mvflow_datasets.importing import Reference
+
+    if str(reference.path) != OBS:
+        return reference
+    if not files:
+        msg = f"--covariate ...={OBS}:{reference.part}: no --given names a file that has it"
+        raise UsageError(msg)
+    return Reference(Reference.parse(next(iter(files.values()))).path, reference.part)
 
 
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:

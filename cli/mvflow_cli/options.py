@@ -184,8 +184,9 @@ CovariateValues = Annotated[
     list[str] | None,
     typer.Option(
         "--covariate",
-        metavar="NAME=VALUE",
-        help="Covariate of all rows, for a model that has some. May be repeated.",
+        metavar="NAME=VALUE|FILE:COLUMN",
+        help="Covariate of all rows, or one value a row from a column of a file (obs:COLUMN: of "
+        "the first that is given), for a model that has some. May be repeated.",
         show_default=False,
     ),
 ]

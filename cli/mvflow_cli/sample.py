@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mvflow_cli.distributed import ClusterOptions, process_group
-from mvflow_cli.observed import GivenRows, read_observed
+from mvflow_cli.observed import OBS, GivenRows, read_observed
 from mvflow_cli.opening import open_trained
 from mvflow_cli.options import (
     Device,
@@ -75,8 +75,10 @@ def sample(
     covariate: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE",
-            help="A covariate of all rows, where the store does not say it. May be repeated.",
+            metavar="NAME=VALUE|FILE:COLUMN",
+            help="A covariate of all rows, or one value a row from a column of a file "
+            "(obs:COLUMN: of the first that is given), where the store does not say it. May be "
+            "repeated.",
             show_default=False,
         ),
     ] = None,
@@ -141,7 +143,7 @@ def sample(
         if protocol is not None:
             model = model.with_protocol(protocol)
         model.distribute(processes)
-        said = named_values("--covariate", covariate, model.config)
+        said = named_values("--covariate", covariate, model.config, by_row=True)
         seen = read_observed(opened, model.config, given or [], rows, store, said)
         path = out or opened.path / "samples" / f"{'+'.join(sorted(seen.batch)) or 'prior'}.h5"
         check_replaceable(path)
@@ -204,24 +206,45 @@ def sample(
         )
 
 
-def named_values(option: str, texts: list[str] | None, config: Config) -> dict[str, str | float]:
-    """Values of covariates that an option says."""
+def named_values(
+    option: str, texts: list[str] | None, config: Config, *, by_row: bool = False
+) -> dict[str, Any]:
+    """Values of covariates that an option says.
+
+    Args:
+        option: its name.
+        texts: `NAME=VALUE` each.
+        config: of the model.
+        by_row: whether a value may be a column of a file, `FILE:COLUMN`, or `obs:COLUMN` of the
+            first one that is given.
+    """
     from mvflow.core import UsageError, unknown_name
+    from mvflow_datasets.importing import Reference
 
     known = {c.name: c for c in config.covariate_specs()}
-    values: dict[str, str | float] = {}
+    values: dict[str, Any] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not value:
-            msg = f"cannot read {option} {text!r}: expected NAME=VALUE, as in batch=A"
+            more = ", or NAME=FILE:COLUMN for one value a row" if by_row else ""
+            msg = f"cannot read {option} {text!r}: expected NAME=VALUE, as in batch=A{more}"
             raise UsageError(msg)
         if name not in known:
             raise UsageError(unknown_name("covariate", name, known))
-        try:
-            values[name] = value if known[name].levels is not None else float(value)
-        except ValueError:
-            msg = f"{option} {text!r}: {name!r} is a number"
-            raise UsageError(msg) from None
+        column = Reference.parse(value)
+        is_column = bool(column.part) and column.path.is_file()
+        levels = known[name].levels
+        if by_row and value.startswith(f"{OBS}:"):
+            values[name] = Reference(Path(OBS), value.removeprefix(f"{OBS}:"))
+        elif by_row and is_column and (levels is None or value not in levels):
+            values[name] = column
+        else:
+            try:
+                values[name] = value if levels is not None else float(value)
+            except ValueError:
+                more = ", or a column of a file, FILE:COLUMN" if by_row else ""
+                msg = f"{option} {text!r}: {name!r} is a number{more}"
+                raise UsageError(msg) from None
     return values
 
 

@@ -24,6 +24,7 @@ from mvflow.core import (
     Presence,
     Source,
     StageError,
+    check_every_value,
     check_source,
     generator,
     present_columns,
@@ -82,6 +83,7 @@ def check_fits(
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)
+    check_every_value(source)
 
 
 def config_for(config: Config, *sources: Source) -> Config:
@@ -203,12 +205,14 @@ def train_stage(
         msg = f"stage {spec.name!r} needs stage {missing[0]!r}, which has not been trained{where}"
         raise StageError(msg)
     key = plan.key(spec.name, inputs, {name: trained[name].key for name in spec.needs})
+    every = rows
     rows, validation = held_out(plan, rows, validation)
     began, seconds_before, epochs = time.perf_counter(), 0.0, 0
     with contextlib.nullcontext() if run is None else run.lock():
         if spec.fit is not None:
             _freeze_others(spec, system)
-            spec.fit(rows, generator(plan.config.seed, spec.name))
+            taken = every if spec.takes_held_out else rows
+            spec.fit(taken, generator(plan.config.seed, spec.name))
         else:
             budget = free_memory(rows.device) if budget is None else budget
             stage = open_stage(

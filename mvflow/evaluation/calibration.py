@@ -78,11 +78,12 @@ GUIDED = (
     "observed on purpose, and are not expected to be calibrated."
 )
 ADVICE = {
+    "guided": "guidance makes them so on purpose: without it draws are those of the posterior",
     "sampler": "mend the sampler first, whose draws are not to be trusted here",
     "singles": "calibrate the posteriors of its single modalities first, whose errors it repeats",
     "subset": "draw longer (sampler.draws), and if that changes nothing, take it as approximate",
 }
-"""What to do about a posterior of several modalities; else the loss curves tell."""
+"""What to do about a posterior of several modalities, or guided; else the loss curves tell."""
 
 
 class _RankTests(NamedTuple):
@@ -250,7 +251,9 @@ def _subset(
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
     verdict = _verdict(fit, worst, p_value)
-    if not estimator.can_encode or not is_several:
+    if estimator.guidance and (is_several or len(given) == 1):
+        what_to_do = ADVICE["guided"]
+    elif not estimator.can_encode or not is_several:
         what_to_do = training_advice(curves, _stages_of(estimator, given))
     elif sampler.verdict == "do not trust":
         what_to_do = ADVICE["sampler"]

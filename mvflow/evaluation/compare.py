@@ -420,6 +420,12 @@ def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
         notes.append(f"distance that {few:,} real rows have from others: {', '.join(shown)}")
     for name, about in first.networks.items() if with_distances else ():
         notes.append(f"features of {name}: {about}")
+    if (fid := first.frechet.get(NETWORK_ORDER[0])) is not None and with_distances:
+        items = ", ".join(f"{n:,} {name}" for name, n in sorted(first.distinct.items()))
+        notes.append(
+            f"FID of {fid.rows:,} generated rows against {fid.reference_rows:,} real ones"
+            + (f"; different items conditioned on: {items}" if items else "")
+        )
     accuracies = [r.metrics.classifiers for r in runs]
     if accuracies[0]:
         listed = ", ".join(f"{m} {a:.3f}" for m, a in sorted(accuracies[0].items()))

@@ -236,6 +236,19 @@ class Generation:
             at=[] if self.rows.present is None else rows[self.rows.is_labelled(rows)].tolist(),
         )
 
+    def predicted(
+        self, given: tuple[str, ...], tables: Sequence[str], at: Indices
+    ) -> dict[str, list[Predictive]]:
+        """Predictive distributions of tables of some rows, given others of their modalities."""
+        out: dict[str, list[Predictive]] = {name: [] for name in tables}
+        for place, some in batches(at):
+            seed = self.batch_seed(given, place)
+            draws = self.estimator.draw(self.taken(some, given), PREDICTIVE_DRAWS, seed=seed)
+            covariates = getattr(draws, "covariates", {})
+            for name, parts in self._predictive(tables, draws.z, some, covariates, seed).items():
+                out[name] += parts
+        return out
+
     def _checked_sampler(self, diagnostics: Diagnostics, rows: int) -> SubsetSampler:
         if diagnostics.method == "exact":
             return SubsetSampler.of(diagnostics.summary())

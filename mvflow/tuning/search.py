@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mvflow.config import Config, assign, config_from_dict
 from mvflow.core import Source, covariate_columns, fingerprint, generator, row_presence
 from mvflow.core.files import read_json, write_json
+from mvflow.core.taken import TakenRows
 from mvflow.estimators import Estimator, estimator_class
 
 __all__ = ["Trial", "alternatives", "imputation_score", "tune"]
@@ -105,7 +106,7 @@ def tune(
         return config, []
     scored = complete[: max(2, min(SCORED_ROWS, len(complete) // 5))]
     held = source.take(np.sort(scored))
-    rows = source.take(np.sort(order[~np.isin(order, scored)][:ROWS]))
+    rows = TakenRows([source], [np.sort(order[~np.isin(order, scored)][:ROWS])])
     search = _Search(config, rows, held, _Memory.of(path, config, source), seconds, callback)
     best = search.run(())
     assert best is not None  # the first is always tried
@@ -123,7 +124,7 @@ class _Search:
     def __init__(
         self,
         config: Config,
-        rows: Mapping[str, NDArray[Any]],
+        rows: Source,
         held: Mapping[str, NDArray[Any]],
         memory: _Memory,
         seconds: float,

@@ -6,8 +6,9 @@ import torch
 
 from mvflow import JNF, JNFShared
 from mvflow.augmentations import ImageAugmentation, TableAugmentation
-from mvflow.core import ConfigError, Modality, UsageError
+from mvflow.core import ConfigError, Modality, Observed, UsageError
 from mvflow.nn import seeded
+from mvflow.systems.augmenting import augmented
 
 STILL = {"shift": 0, "rotation": 0, "scale": 0}
 UNLIT = {"contrast": 0, "brightness": 0, "colour": 0}
@@ -157,3 +158,20 @@ def test_what_does_not_see_augmented_rows_stays_trained(small):
     modalities = model.config.model_dump()["modalities"]
     modalities["m0"]["augmentation"] = {"kind": "table"}
     assert model.with_settings(modalities=modalities).trained_ == ("joint",)
+
+
+@pytest.mark.parametrize("by", ["rows", "values"])
+def test_absent_values_are_never_read(by):
+    """Whatever stands there; what is swapped in from there is the mean of the others."""
+    present = torch.tensor([True, True, False, True])
+    if by == "values":
+        present = present[:, None] & torch.tensor([[True, True]] * 3 + [[False, True]])
+    x = torch.tensor([[1.0, 10.0], [2.0, 20.0], [-1.0, -1.0], [3.0, 30.0]])
+    made = []
+    for absent in (torch.nan, 7.0):
+        values = torch.where(present.view(4, -1), x, absent)
+        with seeded(0, "augment"):
+            rows = augmented(Observed({"a": values}, {"a": present}), {"a": TableAugmentation()})
+        made.append(rows.x["a"])
+    assert torch.equal(*made)
+    assert made[0].isfinite().all()

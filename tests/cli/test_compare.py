@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
-from mvflow.runs import read_json, write_json
+from mvflow.estimators import load
+from mvflow.runs import RunDirectory, read_json, write_json
+from mvflow_cli.measuring import SECTIONS, run_state
 from mvflow_datasets import SplitData, find_builder, write_store
 
 CLASSIFIERS = ("--set", "classifiers.epochs=2")
@@ -39,6 +41,15 @@ def test_a_run_whose_settings_changed_since_its_evaluation_is_refused(refused, e
     config.write_text(config.read_text().replace('divisor = "aggregate"', 'divisor = "prior"'))
     line = refused("compare", evaluated, code=1)
     assert "config.toml was changed since its evaluation (subset.divisor)" in line
+
+
+def test_parts_of_an_evaluation_by_another_rule_are_not_taken_over(copied):
+    """Both rules have the same stages: only the settings tell them apart."""
+    run, model = RunDirectory.open(copied), load(copied)
+    both = (model, model.with_parts(subset="mixture"))
+    first, second = (run_state(run, each, SECTIONS) for each in both)
+    assert first["stages"] == second["stages"]
+    assert first["settings"] != second["settings"]
 
 
 @pytest.fixture

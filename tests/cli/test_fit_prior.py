@@ -58,7 +58,8 @@ def test_bad_input(refused, trained, make):
     assert line.endswith(f"run 'mvflow train {trained} --stage prior' first")
     assert "unknown prior 'mixtur'" in refused("sample", trained, "--prior", "mixtur", code=2)
     path = make("new")
-    assert "--stage joint' first" in refused("fit-prior", path, code=1)
+    for command in ("fit-prior", "choose-prior"):
+        assert "--stage joint' first" in refused(command, path, code=1)
 
 
 def test_the_best_on_held_out_rows_is_chosen_and_fitted(mvflow, refused, copied):

@@ -84,6 +84,8 @@ def test_calibration_says_that_guided_draws_are_not_posterior_draws(small):
     plain.fit(small.data(2)[0], seed=0)
     found = check_calibration(plain.with_guidance(1.5), rows=20)
     assert "guided (w = 1.5) are not posterior draws" in found.meaning
+    failed = [s for s in found.subsets.values() if s.verdict != "good"]
+    assert all("guidance makes them so" in s.advice for s in failed)
     assert "guided" not in check_calibration(plain, rows=20, subsets=[["m0"]]).meaning
 
 

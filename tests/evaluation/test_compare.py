@@ -305,6 +305,19 @@ def test_caveats_of_data_recipe_and_drawing_are_in_every_form_of_the_table():
     assert all(words.removeprefix("JNF: ") in listed for words in said)
 
 
+def test_a_fid_says_of_how_many_images_it_is_and_how_many_are_repeats():
+    raw = evaluation(*NUMBERS, networks=("inception-v3",)) | {"facts": FACTS["jnf"]}
+    raw["distinct"] = {"mnist": 900, "svhn": 40}
+    config = config_from_dict(recipe("mnist-svhn-paper"))
+    (note,) = (
+        n
+        for n in compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")]).notes
+        if n.startswith("FID")
+    )
+    assert "100 generated rows against 500 real ones" in note
+    assert "900 mnist, 40 svhn" in note
+
+
 def test_figures_of_the_paper_beside_other_data_say_so():
     config = config_from_dict(recipe("pendigits-speech-small"))
     raw = evaluation(0.5, 0.5, 0.5, 1.0, ("image", "sound", "trajectory"))

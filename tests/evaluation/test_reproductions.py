@@ -59,6 +59,13 @@ def _leaves(raw, path=""):
     return out
 
 
+def test_every_table_finds_the_paper_s_figures_for_all_data_that_can_make_it():
+    for about in map(reproduction, reproductions()):
+        for data in about.data if about.output == "table" else ():
+            for small in (False, True):
+                assert published(about.recipe(data, small=small)).systems
+
+
 def test_the_paper_s_recipe_is_the_default():
     wanted = reproduction("table1")
     assert wanted.recipe("mnist-svhn") == "mnist-svhn-paper"

@@ -5,8 +5,9 @@ import pytest
 import torch
 from zuko.distributions import DiagNormal, NormalizingFlow
 
+from mvflow import JNF, MVTCAE
 from mvflow.config import config_from_dict
-from mvflow.core import ConfigError, Observed
+from mvflow.core import ConfigError, Modality, Observed, UsageError
 from mvflow.inference import AggregateDivisor, ProductOfExperts, product_of
 from mvflow.systems import build_system, stages_of
 from mvflow.systems.subsets import PROTOCOLS
@@ -195,3 +196,15 @@ def test_without_the_ball_draws_are_those_of_the_posterior_itself(linear_gaussia
     z = free.draw(x, 4000, seed=0).z
     np.testing.assert_allclose(z.mean(0), mean, atol=5 * std.max() / 4000**0.5)
     np.testing.assert_allclose(z.std(0), np.tile(std, (2, 1)), rtol=0.06)  # five standard errors
+
+
+def test_the_paper_s_protocol_is_for_products_and_leaves_exact_systems_alone():
+    specs = [Modality("a", (2,)), Modality("b", (2,))]
+    with pytest.raises(UsageError, match="about products of experts, but .* 'amortised'"):
+        JNF(specs, 2, subset="amortised").with_protocol("paper")
+    exact = MVTCAE(specs, 2)
+    assert exact.with_protocol("paper").config == exact.config
+    for name, divisor in (("paper", "prior"), ("paper-f3", "prior-once")):
+        config = JNF(specs, 2).with_protocol(name).config
+        assert (config.subset.divisor, config.subset.ball) == (divisor, False)
+        assert (config.sampler.draws, config.sampler.num_steps) == (100, 10)

@@ -81,3 +81,18 @@ def test_nothing_is_searched_where_nothing_is_to_be_chosen():
     config = config_from_dict(resolved(auto_config([image, SPECS[0]], 100)))
     x = {"image": np.zeros((2, 1, 16, 16), np.float32), "a": np.zeros((2, 4), np.float32)}
     assert tune(config, ArraySource(x)) == (config, [])
+
+
+def test_tables_with_counts_and_covariates_can_be_searched(rows):
+    """Rows of trials have the covariates of their source; counts are scored by log(1 + x)."""
+    batch = np.array([*"AB"] * 60)
+    counts = np.random.default_rng(1).poisson(np.exp(2 + 0.5 * rows["b"]))
+    source = ArraySource({"a": rows["a"], "b": counts}, covariates={"batch": batch})
+    counted = {"kind": "negative-binomial", "inputs": "standardised", "dispersion": "column"}
+    specs = [SPECS[0], Modality("b", (3,), counted)]
+    raw = resolved(auto_config(specs, 120, covariates=True), ["joint.epochs=2"])
+    known = {c.name: c.to_dict() for c in source.covariates.values()}
+    best, trials = tune(config_from_dict({**raw, "covariates": known}), source, seconds=1e-3)
+    assert len(trials) == 1
+    assert best.covariate_specs()[0].levels == ("A", "B")
+    assert -1 <= trials[0].score < 1

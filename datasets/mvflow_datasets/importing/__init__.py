@@ -4,19 +4,26 @@ from mvflow.core import Units
 from mvflow_datasets.importing.frames import as_frame
 from mvflow_datasets.importing.importer import Imported, Wanted, import_data
 from mvflow_datasets.importing.pairing import split_shares
-from mvflow_datasets.importing.references import ReadOptions
-from mvflow_datasets.importing.rereading import ModalityRows, pair_rows, read_modality
+from mvflow_datasets.importing.references import ReadOptions, Reference
+from mvflow_datasets.importing.rereading import (
+    ModalityRows,
+    pair_rows,
+    read_covariate,
+    read_modality,
+)
 from mvflow_datasets.importing.units import read_units
 
 __all__ = [
     "Imported",
     "ModalityRows",
     "ReadOptions",
+    "Reference",
     "Units",
     "Wanted",
     "as_frame",
     "import_data",
     "pair_rows",
+    "read_covariate",
     "read_modality",
     "read_units",
     "split_shares",

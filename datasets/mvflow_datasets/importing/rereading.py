@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from mvflow.core import DataError, Modality, Units, check_batch
-from mvflow_datasets.importing.reading import read_values
+from mvflow_datasets.importing.reading import read_row_values, read_values
 from mvflow_datasets.importing.references import Raw, ReadOptions, Reference
 
 __all__ = ["ModalityRows", "pair_rows", "read_modality"]
@@ -76,6 +76,44 @@ def read_modality(
     if not units.is_identity:
         notes.append(f"{modality.name}: {at} is in the units of its file; changed as in training")
     return ModalityRows(checked, raw.keys, tuple(notes))
+
+
+def read_covariate(
+    reference: Reference, rows: int, row_names: Sequence[str] | None = None
+) -> NDArray[Any]:
+    r"""Values of a covariate, one for each of the rows that were read.
+
+    Args:
+        reference: one column of a file.
+        rows: how many there are.
+        row_names: of the rows, by which those of the file are found where it names them.
+
+    Raises:
+        DataError: if a row has no value, or names stand for two rows.
+
+    Examples:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "about.csv"
+        >>> _ = path.write_text(",batch\nr2,B\nr1,A\n")
+        >>> read_covariate(Reference(path, "batch"), 2, ["r1", "r2"]).tolist()
+        ['A', 'B']
+    """
+    raw = read_row_values(reference)
+    values = np.asarray(raw.values)
+    if raw.keys is None or row_names is None:
+        if len(values) != rows:
+            msg = f"{reference} has {len(values):,} values for {rows:,} rows: give one for each"
+            raise DataError(msg)
+        return values
+    places = {name: i for i, name in enumerate(raw.keys.tolist())}
+    if len(places) < len(values):
+        msg = f"{reference}: names of rows repeat, so that values cannot be found by name"
+        raise DataError(msg)
+    missing = [name for name in row_names if name not in places]
+    if missing:
+        msg = f"{reference} has no value for row {missing[0]!r} ({len(missing):,} are missing)"
+        raise DataError(msg)
+    return values[[places[name] for name in row_names]]
 
 
 def pair_rows(modalities: Mapping[str, ModalityRows]) -> dict[str, NDArray[Any]]:

@@ -85,7 +85,8 @@ class Kernel(SubsetRule):
 
         reads = {"subset": dump(self, "subsets")}
         spec = system.posterior_stage("kernel", module, system.settings.joint, reads, None)
-        return [replace(spec, settings=None, loss=None, columns=(), start=None, fit=fit)]
+        closed = replace(spec, settings=None, loss=None, columns=(), start=None, fit=fit)
+        return [replace(closed, takes_held_out=True)]
 
 
 class KernelPosterior(nn.Module):

@@ -69,8 +69,12 @@ class Matching(SubsetRule, Training):
     ) -> Distribution:
         """The flow given what is observed, without guidance."""
         assert isinstance(module, MatchingPosterior)
-        x = {n: system.condition(n, x) for n, x in observed.x.items()}
-        posterior: Distribution = module(x, None, observed.covariates, observed.x)
+        seen = None
+        if observed.present:
+            seen = presence(observed, [m.name for m in system.modalities]).T
+        data = {n: observed.encodable(n) for n in observed.x}
+        x = {n: system.condition(n, x) for n, x in data.items()}
+        posterior: Distribution = module(x, seen, observed.covariates, data)
         return posterior
 
     def prior(self, system: Experts, module: nn.Module | None) -> LearnedPrior:
