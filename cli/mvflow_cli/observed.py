@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
-    from mvflow_datasets.importing import Reference
+    from mvflow_datasets.importing import ModalityRows, Reference
 
 __all__ = ["OBS", "GivenRows", "read_observed"]
 
@@ -43,6 +43,19 @@ class GivenRows:
     """Names of the rows in the first file that has some."""
     covariates: dict[str, Any] = field(default_factory=dict)
     """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
+    gaps: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """name -> which rows or values are present, where some are not."""
+    originals: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """name -> (rows, *shape) in the units of the file that it was read from."""
+    numbers: NDArray[np.int64] | None = None
+    """Of the rows in their split, where some of `rows` were left out."""
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Values, and as columns `present/NAME` which of them are present: as models take them."""
+        from mvflow.core import PRESENT
+
+        return {**self.batch, **{PRESENT + name: mask for name, mask in self.gaps.items()}}
 
 
 def read_observed(
@@ -52,6 +65,7 @@ def read_observed(
     rows: str | None,
     store: Path | None,
     covariates: dict[str, Any] | None = None,
+    missing: str | None = None,
 ) -> GivenRows:
     """Read what `--given` and `--rows` name.
 
@@ -63,6 +77,8 @@ def read_observed(
         store: another one.
         covariates: name -> value of all rows, or the column of a file that has one for each, in
             place of those that the store has.
+        missing: what a missing value of a file means; if it may mean something, rows may lack
+            files, too.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
@@ -82,8 +98,10 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
-    arrays, notes, row_names = _read(run, config, files, store)
-    batch = seen.batch | arrays
+        if not files:
+            seen = _having_any(seen)
+    read, notes, row_names = _read(run, config, files, store, missing)
+    batch = seen.batch | {name: rows.values for name, rows in read.items()}
     check_batch(batch, config.specifications())
     origin = {name: files.get(name, "store") for name in names}
     known = {c.name for c in config.covariate_specs()} - {*(covariates or {})}
@@ -94,7 +112,49 @@ def read_observed(
     for name, value in values.items():
         if isinstance(value, Reference):
             values[name] = read_covariate(_in_file(value, files), count, row_names)
-    return GivenRows(batch, seen.labels, seen.rows, origin, notes, row_names, values)
+    gaps = {name: rows.present for name, rows in read.items() if rows.present is not None}
+    return replace(
+        seen,
+        batch=batch,
+        origin=origin,
+        notes=(*seen.notes, *notes),
+        row_names=row_names,
+        covariates=values,
+        gaps=seen.gaps | gaps,
+        originals={n: rows.original for n, rows in read.items() if rows.original is not None},
+    )
+
+
+def _having_any(seen: GivenRows) -> GivenRows:
+    """Those rows of the store of which anything is given.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    import numpy as np
+
+    from mvflow.core import UsageError
+
+    masks = [seen.gaps.get(name) for name in seen.batch]
+    if any(mask is None for mask in masks):
+        return seen
+    has = np.any([mask.reshape(len(mask), -1).any(1) for mask in masks if mask is not None], 0)
+    names = ", ".join(sorted(seen.batch))
+    if not has.any():
+        msg = f"none of the rows {seen.rows} has {names}: choose others (--rows)"
+        raise UsageError(msg)
+    kept = np.flatnonzero(has)
+    if len(kept) == len(has):
+        return seen
+    return replace(
+        seen,
+        batch={k: x[kept] for k, x in seen.batch.items()},
+        gaps={k: x[kept] for k, x in seen.gaps.items() if not x[kept].all()},
+        covariates={k: x[kept] for k, x in seen.covariates.items()},
+        labels=None if seen.labels is None else seen.labels[kept],
+        numbers=int(seen.rows.split(":")[1]) + kept,
+        notes=(f"{len(has) - len(kept)} of the rows {seen.rows} lack {names} and are left out",),
+    )
 
 
 def _in_file(reference: Reference, files: Mapping[str, str]) -> Reference:
@@ -113,7 +173,7 @@ def _in_file(reference: Reference, files: Mapping[str, str]) -> Reference:
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
     import numpy as np
 
-    from mvflow.core import DataError, UsageError, covariate_columns
+    from mvflow.core import PRESENT, DataError, UsageError, covariate_columns, present_columns
 
     split, start, stop = _parsed(rows or f"{config.data.test}:0:")
     source = store[split]
@@ -136,6 +196,11 @@ def _stored(store: Store, config: Config, names: list[str], rows: str | None) ->
         labels,
         f"{split}:{start}:{stop}",
         covariates=covariate_columns(batch),
+        gaps={
+            name: mask
+            for key, mask in present_columns(batch).items()
+            if (name := key.removeprefix(PRESENT)) in names
+        },
     )
 
 
@@ -152,11 +217,15 @@ def _parsed(rows: str) -> tuple[str, int, int | None]:
 
 
 def _read(
-    run: RunDirectory, config: Config, files: Mapping[str, str], store: Path | None
-) -> tuple[dict[str, NDArray[Any]], tuple[str, ...], tuple[str, ...] | None]:
+    run: RunDirectory,
+    config: Config,
+    files: Mapping[str, str],
+    store: Path | None,
+    missing: str | None,
+) -> tuple[dict[str, ModalityRows], tuple[str, ...], tuple[str, ...] | None]:
     """Files of the user's in the units of the store, rows in the order of their names."""
     from mvflow.core import Units
-    from mvflow_datasets.importing import pair_rows, read_modality
+    from mvflow_datasets.importing import ReadOptions, join_rows, pair_rows, read_modality
 
     if not files:
         return {}, (), None
@@ -165,11 +234,16 @@ def _read(
     if not units and config.data.store and (store or (run.path / config.data.store)).is_file():
         with open_store(run, config, store) as opened:
             units = dict(opened.units)
+    options = ReadOptions(missing=missing)
     read = {
-        name: read_modality(file, specs[name], units.get(name, Units()))
+        name: read_modality(file, specs[name], units.get(name, Units()), options)
         for name, file in files.items()
     }
     notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
+    if options.takes_missing:
+        read, names = join_rows(read)
+        return read, notes, None if names is None else tuple(names.tolist())
     named = [rows.row_names for rows in read.values() if rows.row_names is not None]
     row_names = tuple(named[0].tolist()) if named else None
-    return pair_rows(read), notes, row_names
+    paired = pair_rows(read)
+    return {n: replace(rows, values=paired[n]) for n, rows in read.items()}, notes, row_names

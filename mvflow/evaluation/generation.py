@@ -459,7 +459,15 @@ class Generation:
                 features[network.name] = values[:count]
             elif count != 0:
                 features[network.name] = np.asarray(network.features(name, x[:count]))
-        return _Predictions(classes, features)
+        return _Predictions(classes, features if name in self._compared_names else {})
+
+    @cached_property
+    def _compared_names(self) -> set[str]:
+        """Modalities of which some real rows have all values, to compare features with."""
+        if self.rows.present is None:
+            return set(self.names)
+        full = {name: self.rows.is_full(name, self.rows.reference).sum() for name in self.names}
+        return {name for name, count in full.items() if count >= MIN_SCORED}
 
     def _features(self, name: str, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Features of rows, if there are any."""
@@ -489,7 +497,7 @@ class Generation:
     @cached_property
     def manifold_rows(self) -> int:
         """Number of rows for precision and recall, real and generated; 0 where they are few."""
-        distinct = min(len(self._distinct(name)) for name in self.names)
+        distinct = min((len(self._distinct(name)) for name in self._compared_names), default=0)
         count = min(self.compared, distinct, MAX_MANIFOLD_ROWS)
         return count if count >= MIN_MANIFOLD_ROWS else 0
 
@@ -513,10 +521,11 @@ class Generation:
                 for network in self.networks_of[name]
             }
             for name in self.names
+            if name in self._compared_names
         }
         for place, at in batches(self.rows.reference):
             x = self.test.take(at)
-            for name in self.names:
+            for name in found:
                 full = self.rows.is_full(name, at)
                 for network, values in self._features(name, x[name][full]).items():
                     found[name][network].update(values, wanted[name][place][full])
@@ -524,18 +533,25 @@ class Generation:
 
     def _compared_with(self, target: str) -> dict[str, GeneratedFeatures]:
         """What compares rows with the real ones of a modality, by network."""
-        return {n: GeneratedFeatures(real) for n, real in self._references[target].items()}
+        return {n: GeneratedFeatures(r) for n, r in self._references.get(target, {}).items()}
 
     def real(self) -> dict[str, dict[str, Likeness]]:
-        """Likeness of as many real rows with the reference, by modality and network."""
-        found = {name: self._compared_with(name) for name in self.names}
-        for place, at in batches(self.rows.chosen[: self.compared]):
-            x, clusters = self.test.take(at), self.clusters_of(self.rows.chosen)[place]
-            for name in self.names:
-                full = self.rows.is_full(name, at)
-                for network, values in self._features(name, x[name][full]).items():
-                    found[name][network].update(values, clusters[full])
-        return {name: _computed(of) for name, of in found.items()}
+        """Likeness of as many real rows with the reference, by modality and network.
+
+        Modalities of which too few of the chosen rows have all values are left out.
+        """
+        found = {}
+        for name in self.names:
+            rows = self.rows.chosen[self.rows.is_full(name, self.rows.chosen)][: self.compared]
+            if len(rows) < max(self.compared, MIN_SCORED):
+                continue
+            compared_with, clusters = self._compared_with(name), self.clusters_of(rows)
+            column = self.test.columns()[name]
+            for place, at in batches(rows):
+                for network, values in self._features(name, column.take(at)).items():
+                    compared_with[network].update(values, clusters[place])
+            found[name] = _computed(compared_with)
+        return found
 
     @property
     def feature_counts(self) -> dict[str, int]:

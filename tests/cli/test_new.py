@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mvflow import load
 from mvflow.core import Modality, registry
 from mvflow.posteriors import NSF
 from mvflow.projectors import DCCA, Contrastive
@@ -181,3 +182,24 @@ def test_forty_rows_are_enough_and_what_needs_more_is_refused(mvflow, refused, t
     assert mvflow("train", "few").code == 0
     found = mvflow("sample", "few", "--given", "a", "--n", "2")
     assert found.code == 0, found
+
+
+def test_rows_that_lack_modalities_get_a_masked_encoder(mvflow, tmp_path):
+    rng = np.random.default_rng(0)
+    splits = {
+        name: SplitData(
+            {n: rng.normal(size=(60, 3)).astype(np.float32) for n in "ab"},
+            present={"b": rng.random(60) > 0.4},
+        )
+        for name in ("train", "test")
+    }
+    store, specs = tmp_path / "s.h5", [Modality(n, (3,)) for n in "ab"]
+    write_store(store, name="s", modalities=specs, splits=splits)
+    run = tmp_path / "run"
+    words = ["--set", "joint.epochs=2", "--set", "latent_dim=2"]
+    mvflow("new", run, "--store", store, "--quick", *words)
+    assert RunDirectory.open(run).config().joint.masking == 0.5
+    mvflow("train", run)
+    model, x = load(run), {"a": rng.normal(size=(4, 3)), "b": rng.normal(size=(4, 3))}
+    given = {**x, "present/b": np.array([True, False, True, False])}
+    assert np.isfinite(model.log_likelihood(given, n=20)).all()
