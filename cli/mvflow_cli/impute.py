@@ -45,10 +45,18 @@ def impute(
         list[str] | None,
         typer.Option(
             metavar="NAME[,NAME]",
-            help="What to fill in; by default all that is not given. May be repeated.",
+            help="What to fill in; by default all that is not given or has gaps. May be repeated.",
             show_default=False,
         ),
     ] = None,
+    missing: Annotated[
+        str,
+        typer.Option(
+            metavar="values|row|refuse",
+            help="What an empty cell or NaN means: that value is filled in, its whole row is, or "
+            "it is refused.",
+        ),
+    ] = "values",
     covariate: CovariateValues = None,
     level: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Share of the values inside an interval.")
@@ -61,16 +69,17 @@ def impute(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Fill in modalities that rows of your files do not have: means and intervals, by name.
+    """Fill in what rows of your files do not have: modalities and gaps, with means and intervals.
 
-    Values are in the units of the files that the store was imported from. Intervals are quantiles
-    of predictive draws, widened as 'mvflow evaluate' has calibrated them on held-out rows.
+    What is given stays as it is. Values are in the units of the files that the store was imported
+    from. Intervals are quantiles of predictive draws, widened as 'mvflow evaluate' has calibrated
+    them on held-out rows.
 
     Example: mvflow impute runs/own --given rna=new.csv --out protein.csv
     """
-    from mvflow.core import Units, UsageError
+    from mvflow.core import Units, UsageError, subset_of
     from mvflow_cli.sample import named_values
-    from mvflow_datasets.imputed import FORMATS, summarise_draws, write_imputed
+    from mvflow_datasets.imputed import FORMATS, summarise_draws, with_given, write_imputed
 
     if out.exists() and not force:
         msg = f"{out} exists already: add --force to replace it"
@@ -85,29 +94,46 @@ def impute(
     if without:
         msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"
         raise UsageError(msg)
-    seen = read_observed(opened, model.config, given, None, store, said)
-    wanted = [name for text in targets or [] for name in text.split(",")]
+    seen = read_observed(opened, model.config, given, None, store, said, missing)
+    named = [name for text in targets or [] for name in text.split(",")]
+    specs = {m.name: m for m in model.modalities}
+    wanted = subset_of(named, model.modalities) or tuple(
+        name for name in specs if name not in seen.batch or name in seen.gaps
+    )
+    if whole := [n for n in wanted if n in seen.batch and n not in seen.gaps]:
+        msg = f"modality {whole[0]!r} is given and has no gap: leave it out of --targets"
+        raise UsageError(msg)
+    if not wanted:
+        msg = "all modalities are given, without a gap: there is nothing to fill in"
+        raise UsageError(msg)
     draws = model.generate(
-        seen.batch,
+        _with_masks(seen),
         n,
-        targets=wanted or None,
+        targets=wanted,
         noise=True,
         seed=seed,
         covariates=seen.covariates or None,
     )
-    specs = {m.name: m for m in model.modalities}
     units, calibrated, tables = opened.units(), True, {}
+    filled: dict[str, int] = {}
     for name, values in draws.items():
-        margin = _margin(opened, name, [*seen.batch], level)
+        margin = _margin(opened, name, seen, level)
         calibrated = calibrated and margin is not None
-        tables[name] = summarise_draws(
+        own_units = units.get(name, Units())
+        table = summarise_draws(
             values,
             specs[name],
-            units.get(name, Units()),
+            own_units,
             level,
             margin=0.0 if margin is None else margin,
             row_names=seen.row_names,
         )
+        filled[name] = table.mean.size
+        if name in seen.gaps:
+            absent = ~seen.gaps[name]
+            table = with_given(table, seen.originals[name], absent, own_units)
+            filled[name] = int(absent.sum())
+        tables[name] = table
     unlike = _unlike(opened, model, seen, store, seed)
     write_imputed(out, tables, level, unlike=unlike)
     rows = len(next(iter(tables.values())).mean)
@@ -115,6 +141,7 @@ def impute(
         "out": str(out),
         "rows": rows,
         "targets": [*tables],
+        "filled": filled,
         "level": level,
         "calibrated": calibrated,
         "unlike": None if unlike is None else int(unlike.sum()),
@@ -124,6 +151,11 @@ def impute(
         return
     for note in seen.notes:
         say(note)
+    for name, mask in seen.gaps.items():
+        by_row = mask.reshape(len(mask), -1)
+        lacking, incomplete = int((~by_row.any(1)).sum()), int((~by_row.all(1)).sum())
+        also = f", {lacking:,} of which have none of it" if lacking else ""
+        say(f"{name}: {int((~mask).sum()):,} values are absent, in {incomplete:,} rows{also}")
     if unlike is None:
         say("the store is not there: rows are not compared with those held out")
     elif unlike.any():
@@ -146,19 +178,29 @@ def _unlike(
         return None
     with opened:
         reference = opened[model.config.data.test]
-        return model.unlike(seen.batch, reference, seed=seed, covariates=seen.covariates or None)
+        return model.unlike(
+            _with_masks(seen), reference, seed=seed, covariates=seen.covariates or None
+        )
 
 
-def _margin(run: RunDirectory, target: str, given: list[str], level: float) -> Any | None:
-    """By how much intervals are widened; None if nobody has measured it."""
+def _with_masks(seen: GivenRows) -> dict[str, Any]:
+    """What is given, with masks of what is present."""
+    from mvflow.core import PRESENT
+
+    return {**seen.batch, **{PRESENT + name: mask for name, mask in seen.gaps.items()}}
+
+
+def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> Any | None:
+    """By how much intervals are widened, of each row; None if nobody has measured it."""
     from mvflow.core import UsageError
+    from mvflow.estimators import margins
     from mvflow.runs.intervals import read_intervals
 
     intervals = read_intervals(run)
     if intervals is None:
         return None
     try:
-        return intervals.margin(target, given, level)
+        return margins(intervals, target, level, seen.batch, seen.gaps)
     except UsageError:
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
-    from mvflow_datasets.importing import Reference
+    from mvflow_datasets.importing import ModalityRows, Reference
 
 __all__ = ["OBS", "GivenRows", "read_observed"]
 
@@ -43,6 +43,10 @@ class GivenRows:
     """Names of the rows in the first file that has some."""
     covariates: dict[str, Any] = field(default_factory=dict)
     """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
+    gaps: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """name -> which values are present, of files in which some are not."""
+    originals: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """name -> (rows, *shape) in the units of the file that it was read from."""
 
 
 def read_observed(
@@ -52,6 +56,7 @@ def read_observed(
     rows: str | None,
     store: Path | None,
     covariates: dict[str, Any] | None = None,
+    missing: str | None = None,
 ) -> GivenRows:
     """Read what `--given` and `--rows` name.
 
@@ -63,6 +68,8 @@ def read_observed(
         store: another one.
         covariates: name -> value of all rows, or the column of a file that has one for each, in
             place of those that the store has.
+        missing: what a missing value of a file means; if it may mean something, rows may lack
+            files, too.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
@@ -82,8 +89,8 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
-    arrays, notes, row_names = _read(run, config, files, store)
-    batch = seen.batch | arrays
+    read, notes, row_names = _read(run, config, files, store, missing)
+    batch = seen.batch | {name: rows.values for name, rows in read.items()}
     check_batch(batch, config.specifications())
     origin = {name: files.get(name, "store") for name in names}
     known = {c.name for c in config.covariate_specs()} - {*(covariates or {})}
@@ -94,7 +101,11 @@ def read_observed(
     for name, value in values.items():
         if isinstance(value, Reference):
             values[name] = read_covariate(_in_file(value, files), count, row_names)
-    return GivenRows(batch, seen.labels, seen.rows, origin, notes, row_names, values)
+    gaps = {name: rows.present for name, rows in read.items() if rows.present is not None}
+    originals = {n: rows.original for n, rows in read.items() if rows.original is not None}
+    return GivenRows(
+        batch, seen.labels, seen.rows, origin, notes, row_names, values, gaps, originals
+    )
 
 
 def _in_file(reference: Reference, files: Mapping[str, str]) -> Reference:
@@ -152,11 +163,15 @@ def _parsed(rows: str) -> tuple[str, int, int | None]:
 
 
 def _read(
-    run: RunDirectory, config: Config, files: Mapping[str, str], store: Path | None
-) -> tuple[dict[str, NDArray[Any]], tuple[str, ...], tuple[str, ...] | None]:
+    run: RunDirectory,
+    config: Config,
+    files: Mapping[str, str],
+    store: Path | None,
+    missing: str | None,
+) -> tuple[dict[str, ModalityRows], tuple[str, ...], tuple[str, ...] | None]:
     """Files of the user's in the units of the store, rows in the order of their names."""
     from mvflow.core import Units
-    from mvflow_datasets.importing import pair_rows, read_modality
+    from mvflow_datasets.importing import ReadOptions, join_rows, pair_rows, read_modality
 
     if not files:
         return {}, (), None
@@ -165,11 +180,16 @@ def _read(
     if not units and config.data.store and (store or (run.path / config.data.store)).is_file():
         with open_store(run, config, store) as opened:
             units = dict(opened.units)
+    options = ReadOptions(missing=missing)
     read = {
-        name: read_modality(file, specs[name], units.get(name, Units()))
+        name: read_modality(file, specs[name], units.get(name, Units()), options)
         for name, file in files.items()
     }
     notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
+    if options.takes_missing:
+        read, names = join_rows(read)
+        return read, notes, None if names is None else tuple(names.tolist())
     named = [rows.row_names for rows in read.values() if rows.row_names is not None]
     row_names = tuple(named[0].tolist()) if named else None
-    return pair_rows(read), notes, row_names
+    paired = pair_rows(read)
+    return {n: replace(rows, values=paired[n]) for n, rows in read.items()}, notes, row_names

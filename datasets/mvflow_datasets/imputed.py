@@ -16,7 +16,7 @@ from mvflow.core.files import replacing
 from mvflow.metrics import central_intervals
 from mvflow_datasets.importing.frames import as_frame
 
-__all__ = ["FORMATS", "Imputed", "summarise_draws", "write_imputed"]
+__all__ = ["FORMATS", "Imputed", "summarise_draws", "with_given", "write_imputed"]
 
 UNLIKE = "unlike training"
 FORMATS = (".csv", ".tsv", ".parquet", ".h5ad")
@@ -85,6 +85,33 @@ def summarise_draws(
         frame.columns = [modality.name]
     bounds = [pd.DataFrame(end, frame.index, frame.columns) for end in (low, high)]
     return Imputed(frame, *bounds)
+
+
+def with_given(table: Imputed, given: ArrayLike, absent: ArrayLike, units: Units) -> Imputed:
+    """The same table with what was given as it was, and without intervals of it.
+
+    Args:
+        table: all values as predicted.
+        given: (rows, *shape) in the units of the file; classes of texts as their numbers.
+        absent: bool of that shape, what was filled in.
+        units: of the modality.
+
+    Examples:
+        >>> made = pd.DataFrame({"x": [1.0, 2.0]})
+        >>> both = with_given(Imputed(made, made - 1, made + 1), [[5.0], [np.nan]],
+        ...     [[False], [True]], Units(("x",)))
+        >>> both.mean["x"].tolist(), both.lower["x"].tolist()
+        ([5.0, 2.0], [nan, 1.0])
+    """
+    shape = table.mean.shape
+    filled = np.asarray(absent).reshape(shape)
+    known = as_frame(
+        np.where(filled, 0, np.asarray(given).reshape(shape)),
+        Units(levels=units.levels, names=units.names),
+    )
+    known.index, known.columns = table.mean.index, table.mean.columns
+    ends = (end.astype(np.float64).where(filled) for end in (table.lower, table.upper))
+    return Imputed(table.mean.where(filled, known), *ends)
 
 
 def write_imputed(

@@ -18,6 +18,7 @@ __all__ = [
     "PackedColumn",
     "Presence",
     "check_every_row",
+    "check_every_value",
     "check_mask",
     "entry_shares",
     "fill_absent",
@@ -242,6 +243,35 @@ def check_every_row(masks: Iterable[Mask]) -> None:
             f"known (there are {int(missing.sum())})"
         )
         raise DataError(msg)
+
+
+def check_every_value(source: Source) -> None:
+    """Check that each value of each modality is present in some row, so that it can be learned.
+
+    Raises:
+        DataError: naming the first that is not.
+
+    Examples:
+        >>> from mvflow.core import ArraySource
+        >>> check_every_value(ArraySource({"a": np.ma.masked_invalid([[1.0, np.nan]])}))
+        Traceback (most recent call last):
+        mvflow.core.errors.DataError: modality 'a': no row has the value at (1,): leave it out...
+    """
+    for name, column in present_columns(source.columns()).items():
+        if len(column.values.shape) == 1:
+            continue
+        shape, index = column.values.shape[1:], column.index
+        used = np.arange(len(column.values)) if index is None else np.unique(index[index >= 0])
+        seen = np.zeros(shape, np.bool_)
+        for i in range(0, len(used), BLOCK):
+            seen |= np.asarray(column.values[used[i : i + BLOCK]]).any(0)
+        if not seen.all():
+            place = tuple(np.argwhere(~seen)[0].tolist())
+            msg = (
+                f"modality {name.removeprefix(PRESENT)!r}: no row has the value at {place}: "
+                "leave it out, or add rows that have it"
+            )
+            raise DataError(msg)
 
 
 def entry_shares(source: Source) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from mvflow.estimators.classes import estimator_class, load
 from mvflow.estimators.estimator import Estimator
 from mvflow.estimators.fitting import check_fits, config_for
+from mvflow.estimators.gaps import margins
 from mvflow.estimators.generative import LatentDraws
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "config_for",
     "estimator_class",
     "load",
+    "margins",
 ]

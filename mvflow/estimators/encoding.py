@@ -41,7 +41,7 @@ from mvflow.estimators.inputs import (
 from mvflow.estimators.trainable import TrainableEstimator
 from mvflow.inference import refuse
 from mvflow.likelihoods import present_log_prob
-from mvflow.nn import own_generator
+from mvflow.nn import GapsNetwork, own_generator
 from mvflow.systems import Encodes, Projects
 from mvflow.systems.base import require_all_present
 from mvflow.training import as_input
@@ -339,6 +339,17 @@ class EncodingEstimator(TrainableEstimator):
         }
         return lambda i: {name: parts[i].to(self._device) for name, parts in spread.items()}
 
+    def _check_gaps(self, name: str, mask: NDArray[np.bool_]) -> None:
+        """Check that an encoder takes rows of which a part is present, bool (rows, values)."""
+        partial = mask.any(1) & ~mask.all(1)
+        if partial.any() and not isinstance(self.config.modalities[name].encoder, GapsNetwork):
+            msg = (
+                f"row {int(np.argmax(partial))} of modality {name!r} has absent values, but its "
+                "encoder was trained on rows without: train a model with "
+                f"modalities.{name}.encoder.kind='gaps', or leave such rows out"
+            )
+            raise UsageError(msg)
+
     def _checked(
         self,
         given: Batch | None,
@@ -372,6 +383,8 @@ class EncodingEstimator(TrainableEstimator):
                 msg = f"modality {name!r} has no rows"
                 raise DataError(msg)
             check_scale(name, values, seen_bytes)
+        for name, mask in present.items():
+            self._check_gaps(name, mask.reshape(len(mask), -1))
         arrays = {
             **batch,
             **{PRESENT + k: mask for k, mask in present.items() if not mask.all()},

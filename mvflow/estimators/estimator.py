@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from mvflow.core import (
     check_source,
     derive_seed,
 )
+from mvflow.estimators.gaps import LEVELS, calibrated_gaps
 from mvflow.estimators.generative import GenerativeEstimator
 from mvflow.estimators.imputing import Imputed, imputed, unlike
 from mvflow.estimators.inputs import as_given, check_mapping, checked_latent, chunked
@@ -83,28 +84,35 @@ class Estimator(GenerativeEstimator):
         seed: int | None = 0,
         covariates: Mapping[str, Any] | None = None,
     ) -> dict[str, Imputed]:
-        """Means, intervals and draws of the modalities that are not given.
+        """Means, intervals and draws of what is not given: modalities, and gaps in given ones.
 
         Args:
-            given: observed modalities, name -> (rows, *shape).
-            targets: what to impute; by default all that is not given.
+            given: observed modalities, name -> (rows, *shape). NaN, what a masked array masks and
+                what a mask `present/NAME` leaves out are gaps, of values or of whole rows. A data
+                frame with columns of two levels, modality and column, will do.
+            targets: what to impute; by default all that is not given or has gaps.
             n: draws per row.
             level: of central intervals of draws with the likelihood's noise.
-            intervals: margins found on held-out rows (`mvflow.runs.read_intervals`), by which
-                intervals are widened so that they hold what they promise.
+            intervals: margins found on held-out rows (`mvflow.runs.read_intervals`, or
+                `calibrate_gaps`), by which intervals are widened so that they hold what they
+                promise.
             seed: of the draws.
             covariates: of the rows, as in `draw`.
 
         Returns:
-            name -> `Imputed`, whose `to_frame` gives a table.
+            name -> `Imputed`, in which all that was given is as it was.
 
         Raises:
-            UsageError: if a target is given, or there is nothing to impute.
+            UsageError: if a target is given without a gap, or there is nothing to impute.
 
         Examples:
             >>> absent = model.impute({"a": x["a"]}, n=20)
             >>> absent["b"].mean.shape, bool((absent["b"].low <= absent["b"].high).all())
             ((4, 2), True)
+            >>> lacking = np.ma.masked_array(x["b"], [[False] * 2] * 3 + [[True] * 2])
+            >>> whole = model.impute({"a": x["a"], "b": lacking}, n=20)["b"]
+            >>> whole.filled, bool((whole.mean[:3] == x["b"][:3]).all())
+            (2, True)
         """
         return imputed(
             self,
@@ -116,6 +124,38 @@ class Estimator(GenerativeEstimator):
             seed=seed,
             covariates=covariates,
         )
+
+    def calibrate_gaps(
+        self,
+        rows: Source | Batch,
+        *,
+        levels: Sequence[float] = LEVELS,
+        n: int = 100,
+        seed: int | None = 0,
+    ) -> CalibratedIntervals:
+        """Margins by which `impute` has to widen the intervals of single values.
+
+        Each value of a table is hidden once, with a tenth of the others, and imputed; the margins
+        are the quantiles of how far it lies outside of its interval (split conformal prediction),
+        by column. Whole tables are hidden, too, and imputed from all other modalities, and from
+        those that rows without them have.
+
+        Args:
+            rows: held-out rows of all modalities, with gaps such as new rows have; at most 2,000
+                are used.
+            levels: of the intervals.
+            n: draws per row, as many as `impute` is to make.
+            seed: of the draws.
+
+        Examples:
+            >>> gaps = JNF(
+            ...     specs, latent_dim=2, joint={**short, "masking": 0.5}, flows=short,
+            ...     networks={"a": {"encoder": "gaps"}, "b": {"encoder": "gaps"}},
+            ... ).fit(rows, seed=0)
+            >>> sorted(gaps.calibrate_gaps(rows, n=20).margins)
+            ['a+b->a', 'a+b->b', 'a->b', 'b->a']
+        """
+        return calibrated_gaps(self, self.as_source(rows), levels=levels, n=n, seed=seed)
 
     def unlike(
         self,

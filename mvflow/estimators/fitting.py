@@ -24,6 +24,7 @@ from mvflow.core import (
     Presence,
     Source,
     StageError,
+    check_every_value,
     check_source,
     generator,
     present_columns,
@@ -82,6 +83,7 @@ def check_fits(
     if len(source) < 2:
         msg = f"the data have {len(source)} rows: training needs at least 2"
         raise DataError(msg)
+    check_every_value(source)
 
 
 def config_for(config: Config, *sources: Source) -> Config:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import Batch, Modality, Source, UsageError, subset_of
+from mvflow.core import COVARIATES, PRESENT, Batch, Modality, Source, UsageError, subset_of
+from mvflow.estimators.gaps import given_with_masks, kinds_of_rows, margins, spread
 from mvflow.metrics import CalibratedIntervals, central_intervals
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ LIKELIHOOD_DRAWS = 200
 
 
 class Imputed(NamedTuple):
-    """Values of one modality that was not given, in the units of the model."""
+    """Values of one modality that were not given, in the units of the model.
+
+    Of a modality that was given in part, what was given is in all fields as it was, and only the
+    gaps are filled in.
+    """
 
     modality: Modality
     mean: NDArray[Any]
@@ -36,6 +41,13 @@ class Imputed(NamedTuple):
     """Of the intervals."""
     is_calibrated: bool
     """Whether they were widened on held-out rows."""
+    absent: NDArray[np.bool_]
+    """(rows, *shape), or (rows,) of a categorical modality: what was filled in."""
+
+    @property
+    def filled(self) -> int:
+        """How many values were filled in."""
+        return int(self.absent.sum())
 
 
 def imputed(
@@ -49,38 +61,56 @@ def imputed(
     seed: int | None = 0,
     covariates: Mapping[str, Any] | None = None,
 ) -> dict[str, Imputed]:
-    """Means and intervals of the modalities that are not given; see `Estimator.impute`."""
+    """Means and intervals of what is not given; see `Estimator.impute`."""
     if not 0 < level < 1:
         msg = f"level={level} is no share: expected a number between 0 and 1, such as 0.9"
         raise UsageError(msg)
     specs = {m.name: m for m in model.modalities}
-    missing = [name for name in specs if name not in given]
+    values, present = given_with_masks(given)
+    missing = [name for name in specs if name not in values or name in present]
     wanted = list(subset_of(targets, model.modalities)) if targets is not None else missing
     for name in wanted:
-        if name in given:
+        if name not in missing:
             msg = f"modality {name!r} is both given and to be imputed: leave it out of one"
             raise UsageError(msg)
     if not wanted:
-        msg = "all modalities are given: there is nothing to impute"
+        msg = "all modalities are given, without a gap: there is nothing to impute"
         raise UsageError(msg)
+    seen = {**values, **{PRESENT + name: mask for name, mask in present.items()}}
     options: dict[str, Any] = {"targets": wanted, "seed": seed, "covariates": covariates}
-    means, _ = model.generate(given, n, noise=False, full_output=True, **options)
-    draws, _ = model.generate(given, n, noise=True, full_output=True, **options)
-    observed = [name for name in specs if name in given]
+    means, _ = model.generate(seen, n, noise=False, full_output=True, **options)
+    draws, _ = model.generate(seen, n, noise=True, full_output=True, **options)
     out = {}
     for name in wanted:
-        mean, drawn = (np.asarray(x[name]) for x in (means, draws))
+        mean, drawn = np.asarray(means[name]).mean(0), np.asarray(draws[name])
         low = high = None
         if drawn.ndim > 2:
             low, high = central_intervals(drawn, [level])[0]
             if intervals is not None:
-                rows = len(low)
-                ends = (x.reshape(rows, -1) for x in (low, high))
-                wide = intervals.widened(name, observed, level, *ends)
-                low, high = (x.reshape(drawn.shape[1:]) for x in wide)
+                wide = margins(intervals, name, level, values, present).reshape(low.shape)
+                low, high = low - wide, high + wide
         calibrated = intervals is not None and low is not None
-        out[name] = Imputed(specs[name], mean.mean(0), low, high, drawn, level, calibrated)
+        absent = np.ones(drawn.shape[1:], np.bool_)
+        made = Imputed(specs[name], mean, low, high, drawn, level, calibrated, absent)
+        out[name] = made if name not in values else _kept(made, values[name], present[name])
     return out
+
+
+def _kept(made: Imputed, x: NDArray[Any], present: NDArray[np.bool_]) -> Imputed:
+    """The same with what was given where it was given."""
+    if x.dtype == np.uint8 and made.modality.likelihood_part.takes_bytes:
+        x = x / np.float32(255)
+    absent = ~np.broadcast_to(spread(present, x.ndim), x.shape)
+    known = x
+    if made.low is None:  # classes, of which the mean is probabilities
+        known = np.eye(made.modality.shape[0])[np.where(absent, 0, x).astype(np.int64)]
+    return made._replace(
+        mean=np.where(absent[..., None] if made.low is None else absent, made.mean, known),
+        low=None if made.low is None else np.where(absent, made.low, x),
+        high=None if made.high is None else np.where(absent, made.high, x),
+        draws=np.where(absent, made.draws, x.astype(made.draws.dtype) if made.low is None else x),
+        absent=absent,
+    )
 
 
 def unlike(
@@ -93,7 +123,9 @@ def unlike(
 ) -> NDArray[np.bool_]:
     """Rows whose log p(x_S) is below that of all reference rows, bool (rows,).
 
-    A row like those of `reference` is so with a probability of 1 in their number plus one.
+    A row like those of `reference` is so with a probability of 1 in their number plus one. Where
+    there are gaps, log p(x_S) per value counts, and reference rows get the gaps of given rows, one
+    after the other.
 
     Args:
         model: a trained estimator.
@@ -102,11 +134,36 @@ def unlike(
         seed: of the draws.
         covariates: of the given rows.
     """
-    names = [m.name for m in model.modalities if m.name in given]
+    values, present = given_with_masks({k: x for k, x in given.items() if not k.startswith("cov")})
     numbers = np.linspace(0, len(reference) - 1, min(len(reference), REFERENCE_ROWS)).astype(int)
     known = reference.take(numbers)
-    seen = {key: x for key, x in known.items() if key in names or key.startswith("covariates/")}
+    columns = {key: x for key, x in known.items() if key.startswith(COVARIATES)}
+    others, masks = given_with_masks(
+        {k: x for k, x in known.items() if k.removeprefix(PRESENT) in values}
+    )
+    for name, mask in present.items():
+        own = mask[np.arange(len(numbers)) % len(mask)]
+        masks[name] = own & spread(masks[name], own.ndim) if name in masks else own
+    has = np.zeros(len(numbers), np.bool_)
+    for names, rows in kinds_of_rows(others, masks):
+        has[rows] = bool(names)
+    cut = [{k: x[has] for k, x in each.items()} for each in (others, masks, columns)]
     options: dict[str, Any] = {"n": LIKELIHOOD_DRAWS, "seed": seed}
-    floor = float(np.min(model.log_likelihood(seen, **options)))
-    rows = {key: x for key, x in given.items() if key in names}
-    return np.asarray(model.log_likelihood(rows, covariates=covariates, **options) < floor)
+    floor = np.min(_per_value(model, cut[0], cut[1], {**options, "covariates": cut[2]}))
+    own_rows = _per_value(model, values, present, {**options, "covariates": covariates})
+    return np.asarray(own_rows < floor)
+
+
+def _per_value(
+    model: Any, values: Mapping[str, Any], present: Mapping[str, Any], options: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """Log p(x_S) of each row; where there are gaps, per value that is there."""
+    masks = {PRESENT + name: mask for name, mask in present.items()}
+    log_prob = np.asarray(model.log_likelihood({**values, **masks}, **options))
+    if not masks:
+        return log_prob
+    counts = [
+        np.broadcast_to(spread(present.get(n, np.ones(len(x), np.bool_)), x.ndim), x.shape)
+        for n, x in values.items()
+    ]
+    return np.asarray(log_prob / sum(each.reshape(len(each), -1).sum(1) for each in counts))

@@ -251,7 +251,7 @@ def _subset(
     p_value = min(1.0, float(fit.p_values.min()) * tests)
     kind = _kind(fit, worst)
     verdict = _verdict(fit, worst, p_value)
-    if estimator.guidance and (is_several or len(given) == 1):
+    if getattr(estimator, "guidance", 0.0) and (is_several or len(given) == 1):
         what_to_do = ADVICE["guided"]
     elif not estimator.can_encode or not is_several:
         what_to_do = training_advice(curves, _stages_of(estimator, given))

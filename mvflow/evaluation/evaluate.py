@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import Batch, DataError, Source, UsageError, generator
+from mvflow.core import Batch, DataError, Source, UsageError, entry_shares, generator
 from mvflow.estimators import Estimator
 from mvflow.evaluation.caveats import method_of
 from mvflow.evaluation.classifiers import ModalityClassifiers
@@ -345,6 +345,9 @@ def _intervals(
             part: SubsetPart = results[f"given {'+'.join(given)}"]
             for target, wide in part.margins.items():
                 margins[direction(given, target)] = np.array(wide)
+    if entry_shares(of.test):  # of single values, too
+        gaps = of.estimator.calibrate_gaps(of.test, n=PREDICTIVE_DRAWS, seed=of.seed)
+        margins = {**gaps.margins, **margins}
     return CalibratedIntervals(LEVELS, PREDICTIVE_DRAWS, margins)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import UsageError, generator
+from mvflow.core import UNLABELLED, UsageError, generator
 from mvflow.evaluation.generation import Generation
 from mvflow.evaluation.parts import GapPart
 from mvflow.evaluation.result import ExcessDivergence, InferenceGaps
@@ -88,6 +88,8 @@ def _partners(of: Generation, name: str) -> tuple[Indices, Indices]:
     for modality in of.names:
         other = columns[modality].index
         complete &= True if other is None else other >= 0
+    if of.test.labels is not None:
+        complete &= of.test.labels != UNLABELLED
     if index is None or len(np.unique(index[complete])) == complete.sum():
         return np.zeros(0, np.int64), np.zeros((0, 0), np.int64)
     groups = index if of.test.labels is None else of.test.labels

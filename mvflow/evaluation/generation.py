@@ -456,7 +456,15 @@ class Generation:
                 features[network.name] = values[:count]
             elif count != 0:
                 features[network.name] = np.asarray(network.features(name, x[:count]))
-        return _Predictions(classes, features)
+        return _Predictions(classes, features if name in self._compared_names else {})
+
+    @cached_property
+    def _compared_names(self) -> set[str]:
+        """Modalities of which some real rows have all values, to compare features with."""
+        if self.rows.present is None:
+            return set(self.names)
+        full = {name: self.rows.is_full(name, self.rows.reference).sum() for name in self.names}
+        return {name for name, count in full.items() if count >= MIN_SCORED}
 
     def _features(self, name: str, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Features of rows, if there are any."""
@@ -489,10 +497,11 @@ class Generation:
         found = {
             name: {network.name: MeanAndCovariance() for network in self.networks_of[name]}
             for name in self.names
+            if name in self._compared_names
         }
         for _, at in batches(self.rows.reference):
             x = self.test.take(at)
-            for name in self.names:
+            for name in found:
                 real = x[name][self.rows.is_full(name, at)]
                 for network, values in self._features(name, real).items():
                     found[name][network].update(values)
@@ -500,18 +509,25 @@ class Generation:
 
     def _distances_from(self, target: str) -> dict[str, FrechetDistance]:
         """Distances from the real rows of a modality, by network."""
-        return {n: FrechetDistance(m) for n, m in self._references[target].items()}
+        return {n: FrechetDistance(m) for n, m in self._references.get(target, {}).items()}
 
     def real(self) -> dict[str, dict[str, Blocks]]:
-        """Distance of as many real rows from the reference, by modality and network."""
-        found = {name: self._distances_from(name) for name in self.names}
-        for place, at in batches(self.rows.chosen[: self.compared]):
-            x, clusters = self.test.take(at), self.clusters_of(self.rows.chosen)[place]
-            for name in self.names:
-                full = self.rows.is_full(name, at)
-                for network, values in self._features(name, x[name][full]).items():
-                    found[name][network].update(values, clusters[full])
-        return {name: _blocks(of) for name, of in found.items()}
+        """Distance of as many real rows from the reference, by modality and network.
+
+        Modalities of which too few of the chosen rows have all values are left out.
+        """
+        found = {}
+        for name in self.names:
+            rows = self.rows.chosen[self.rows.is_full(name, self.rows.chosen)][: self.compared]
+            if len(rows) < max(self.compared, MIN_SCORED):
+                continue
+            distances, clusters = self._distances_from(name), self.clusters_of(rows)
+            column = self.test.columns()[name]
+            for place, at in batches(rows):
+                for network, values in self._features(name, column.take(at)).items():
+                    distances[network].update(values, clusters[place])
+            found[name] = _blocks(distances)
+        return found
 
     @property
     def feature_counts(self) -> dict[str, int]:

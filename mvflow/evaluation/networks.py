@@ -112,14 +112,14 @@ class ModalityNetworks(ABC):
         for name in sorted(m.name for m in train.modalities):
             network, rows = (
                 made.networks[name],
-                _distinct_rows(train, name, device, needs_classes=cls.needs_classes),
+                _distinct_rows(train, name, device, needs_classes=made.classes > 0),
             )
             loss = partial(cls._losses, network)
             stage = Stage(f"{cls.name}-{name}", network, loss, cls._training(settings), rows)
             order = derive_seed(seed, f"{cls.name}s")
             optimise = partial(run_stage, stage, seed=order, callback=callback)
             cls._fit(network, _values(rows), optimise)
-            held_out = _distinct_rows(test, name, device, needs_classes=cls.needs_classes)
+            held_out = _distinct_rows(test, name, device, needs_classes=made.classes > 0)
             made.scores[name] = made._evaluate(name, _values(held_out), _values(held_out, "label"))
         if cache is not None:
             about = {"key": key, cls.score: made.scores, "classes": made.classes}

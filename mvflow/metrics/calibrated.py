@@ -24,7 +24,7 @@ class CalibratedIntervals:
     They were found on held-out rows, by direction and column: an interval so widened holds a new
     value with at least the probability of its level, if rows are exchangeable. A direction that
     was not measured takes, column by column, the widest of the same target and number of
-    observed modalities.
+    observed modalities. A target that is itself observed (`a+b->b`) stands for its single values.
 
     Args:
         levels: of the intervals.
@@ -60,7 +60,10 @@ class CalibratedIntervals:
         alike = [
             margin[at]
             for key, margin in self.margins.items()
-            if key.endswith(f"->{target}") and key.count("+") + 1 == len(given)
+            for names in [key.removesuffix(f"->{target}").split("+")]
+            if key.endswith(f"->{target}")
+            and (target in names) == (target in given)
+            and (target in given or len(names) == len(given))
         ]
         if not alike:
             msg = (

@@ -153,7 +153,7 @@ class MatchingPosterior(nn.Module):
         t = path_time((rows + torch.rand_like(rows)) / len(z))
         z, noise = (z - self.shift) / self.spread, torch.randn_like(z)
         way = t[:, None]
-        at = torch.lerp(noise, z, way)
+        at = noise + way * (z - noise)
         slope, scale = path_moments(way)
         target = scale * (z - noise - slope * at)
         return (self.velocity.residual(t, at, condition) - target).square().mean(-1)
@@ -164,7 +164,8 @@ class MatchingPosterior(nn.Module):
         self.averaged_steps += 1
         share = (WARM_UP / (WARM_UP + self.averaged_steps)).clamp(min=1 - self.decay)
         for name, value in self.named_parameters():
-            self.get_buffer(_average(name)).lerp_(value, share)
+            average = self.get_buffer(_average(name))
+            average.add_(share * (value - average))
 
     @torch.no_grad()
     def use_averages(self) -> None:

@@ -1,5 +1,7 @@
 """`mvflow impute`: files in, a filled table out, with names, units and honest intervals."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,3 +104,97 @@ def test_files_and_words_that_do_not_fit_are_refused(refused, run, tables, tmp_p
         *start, f"blod={tables / 'new-blood.csv'}", *out, code=2
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.csv"]
+
+
+# Gaps
+
+
+@pytest.fixture(scope="module")
+def gaps(tables):
+    """A run on tables with gaps, of which one lacks people; new rows with gaps of their own."""
+    from mvflow_cli.main import run
+
+    rng = np.random.default_rng(1)
+    for name in ("blood", "body"):
+        whole = pd.concat(
+            [pd.read_csv(tables / f"{k}{name}.csv", index_col=0) for k in ("", "new-")]
+        )
+        whole[rng.random(whole.shape) < 0.2] = np.nan
+        some = whole[30:200] if name == "body" else whole[:200]
+        some.to_csv(tables / f"gaps-{name}.csv")
+        new = whole[205:] if name == "body" else whole[200:]
+        new[new.notna().any(axis=1)].to_csv(tables / f"new-gaps-{name}.csv")
+    store, path = tables / "gaps.h5", tables / "gaps"
+    pairs = [f"--modality={name}={tables / f'gaps-{name}.csv'}" for name in ("blood", "body")]
+    options = ["--missing", "values", "--join", "outer"]
+    assert run(["data", "import", str(store), *pairs, *options]) == 0
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
+    assert run(["new", str(path), "--store", str(store), "--quick", *words]) == 0
+    assert run(["train", str(path)]) == 0
+    return path
+
+
+def test_gaps_are_filled_in_the_units_of_the_files_and_all_else_stays(mvflow, gaps, tables):
+    out, files = tables / "whole.csv", {}
+    given = []
+    for name in ("blood", "body"):
+        path = tables / f"new-gaps-{name}.csv"
+        files[name] = pd.read_csv(path, index_col=0)
+        given += ["--given", f"{name}={path}"]
+    found = mvflow("impute", gaps, *given, "--out", out, "--n", 20)
+    assert found.code == 0, found
+    filled = pd.read_csv(out, index_col=0)
+    rows = list(dict.fromkeys([*files["blood"].index, *files["body"].index]))
+    assert filled.index.tolist() == rows
+    for name, file in files.items():
+        file = file.reindex(rows)
+        for column in file.columns:
+            values, here = filled[f"{name}:{column}"], file[column].notna()
+            assert (values[here] == file[column][here]).all()  # to the last bit
+            ends = filled[[f"{name}:{column} [5 %]", f"{name}:{column} [95 %]"]]
+            assert (ends.notna().all(axis=1) == ~here).all()
+            assert values.notna().all()
+        absent = int(file.isna().to_numpy().sum())
+        assert f"{name}: {absent} values are absent, in" in found.out
+    parquet = tables / "whole.parquet"
+    one = mvflow(
+        "impute", gaps, *given, "--targets", "body", "--out", parquet, "--n", 20, "--json"
+    )
+    assert json.loads(one.out)["filled"] == {
+        "body": int(files["body"].reindex(rows).isna().sum().sum())
+    }
+
+
+@pytest.mark.slow
+def test_intervals_of_gaps_are_calibrated_once_the_run_is_evaluated(mvflow, gaps, tables):
+    given = ("--given", f"blood={tables / 'new-gaps-blood.csv'}", "--out", tables / "wide.csv")
+    raw = mvflow("impute", gaps, *given)
+    assert raw.code == 0, raw
+    before = pd.read_csv(tables / "wide.csv", index_col=0)
+    assert mvflow("evaluate", gaps).code == 0
+    wide = mvflow("impute", gaps, *given, "--force")
+    assert "calibrated on held-out rows" in wide.out
+    after = pd.read_csv(tables / "wide.csv", index_col=0)
+    gap = before["blood:iron [5 %]"].notna()
+    assert gap.any()
+    assert (after["blood:iron [5 %]"].notna() == gap).all()
+    moved = (after["blood:iron [5 %]"] - before["blood:iron [5 %]"])[gap]
+    # one margin for the column, in rows that have blood alone; in units of iron
+    np.testing.assert_allclose(moved, moved.iloc[0], rtol=1e-3)
+
+
+@pytest.mark.bad_input
+def test_gaps_that_cannot_be_filled_are_one_sentence(refused, run, gaps, tables):
+    given = ("--given", f"blood={tables / 'new-gaps-blood.csv'}")
+    out = tables / "never.csv"
+    error = refused("impute", gaps, *given, "--missing", "refuse", "--out", out, code=1)
+    assert "is missing" in error
+    assert "--missing values" in error
+    error = refused("impute", run, *given, "--out", out, code=2)
+    assert "train a model with modalities.blood.encoder.kind='gaps'" in error
+    whole = [f"--given={n}={tables / f'new-{n}.csv'}" for n in ("blood", "body")]
+    error = refused("impute", gaps, *whole, "--out", out, code=2)
+    assert "without a gap: there is nothing to fill in" in error
+    error = refused("impute", gaps, *whole, "--targets", "body", "--out", out, code=2)
+    assert "modality 'body' is given and has no gap" in error
+    assert not out.exists()

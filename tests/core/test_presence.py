@@ -1,5 +1,7 @@
 """What is absent: never read, nothing stored for it, and what rows link."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,13 @@ from mvflow.core import (
     Presence,
     UsageError,
     as_source,
+    check_every_value,
     check_source,
     entry_shares,
     fingerprint,
     row_presence,
 )
+from mvflow.core.presence import BLOCK
 
 SPECS = (
     Modality("image", (1, 2, 2), "laplace"),
@@ -218,3 +222,21 @@ def test_modalities_that_rows_do_not_link_are_named():
         apart.check()
     with pytest.raises(DataError, match=r"^no row has modality 'b': leave it out, or add rows"):
         Presence(("a", "b"), {("a",): 2}).check()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_every_value_is_in_some_row_or_the_first_that_is_not_is_named(shape):
+    rows = BLOCK + 5
+    mask = np.ones((rows, *shape), bool)
+    last = tuple(n - 1 for n in shape)
+    mask[(slice(None), *last)] = False
+    values = {"a": np.zeros((rows, *shape), np.float32)}
+    with pytest.raises(
+        DataError, match=f"modality 'a': no row has the value at {re.escape(str(last))}"
+    ):
+        check_every_value(ArraySource(values, present={"a": mask}))
+    mask[(-1, *last)] = True
+    check_every_value(ArraySource(values, present={"a": mask}))
+    mask[(-1, *last)] = False
+    check_every_value(ArraySource(values, present={"a": mask.reshape(rows, -1).any(1)}))

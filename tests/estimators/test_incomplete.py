@@ -171,6 +171,10 @@ def test_what_cannot_be_learned_is_refused():
     nowhere = {"b": np.zeros(ROWS, bool)}
     with pytest.raises(DataError, match="no row has modality 'b'"):
         MODELS["jnf"]().fit(rows(), present=nowhere)
+    gap = np.ones_like(rows()["b"], bool)
+    gap[:, -1] = False
+    with pytest.raises(DataError, match=r"'b': no row has the value at \(\d,\): leave it out"):
+        MODELS["mvae"]().fit(rows(), present={"b": gap})
     few = {"b": np.arange(ROWS) % 16 == 0}
     with pytest.raises(DataError, match=r"4\.3% of the rows have both 'a' and 'b'.*batch_size=47"):
         MODELS["jnf-shared"]().fit(with_gaps(rows(), few), present=few, seed=0)

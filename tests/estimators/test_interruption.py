@@ -80,9 +80,13 @@ def assert_equal(model, expected):
         assert torch.equal(found[name], expected[name]), name
 
 
-@pytest.mark.parametrize("rule", ["product", "amortised"])
+MATCHING = {"kind": "matching", "summary_hidden": [8], "embedding": 4, "width": 8, "epochs": 3}
+
+
+@pytest.mark.parametrize("rule", ["product", "amortised", "matching"])
 def test_a_run_killed_within_epochs_ends_the_same(small, train, often, tmp_path, rule):
-    subset = small.amortised | {"epochs": 3} if rule == "amortised" else rule
+    rules = {"amortised": small.amortised | {"epochs": 3}, "matching": MATCHING}
+    subset = rules.get(rule, rule)
     whole = small.estimator(JNFShared, 2, subset=subset).fit(small.data(2)[0])
     names, ends = whole.stage_names, [(1, 3), (1, STEPS), (2, 1)]
     for stage in names:

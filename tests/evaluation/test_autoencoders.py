@@ -77,3 +77,20 @@ def test_images_and_classes_are_taken_as_stored():
     )
     one_hot = np.eye(3, dtype=np.float32)[labels]
     np.testing.assert_allclose(found.features("c", labels), found.features("c", one_hot))
+
+
+def test_rows_of_unknown_class_teach_nothing(small):
+    """Weights are those of the other rows, to the bit; without any class there is no head."""
+    data, labels = small.data(2, rows=120, seed=0)
+    known = np.arange(120) % 3 > 0
+    some = ArraySource(data, labels=np.where(known, labels, -1))
+    alone = ArraySource({n: x[known] for n, x in data.items()}, labels=labels[known])
+    found, expected = (
+        ModalityAutoencoders.train(s, source(small, 1), SETTINGS).networks for s in (some, alone)
+    )
+    expected = expected.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in found.state_dict().items())
+    none = ArraySource(data, labels=np.full(120, -1))
+    made = ModalityAutoencoders.train(none, none, SETTINGS)
+    assert made.classes == 0
+    assert made.networks["m0"].head is None

@@ -31,12 +31,14 @@ AMORTISED = {
     "embedding": 4,
     **TRAIN,
 }
+MATCHING = {"kind": "matching", "embedding": 4, "width": 8, "summary_hidden": [8], **TRAIN}
 NOISY = {
     "joint": ("joint", JNF),
     "flows": ("flows", JNF),
     "subsets drawn": ("joint", {**VAE, "system": "mvae"}),
     "mixture": ("joint", {**VAE, "system": "mmvae-plus"}),
     "amortised": ("amortised", {**JNF, "subset": AMORTISED}),
+    "matching": ("matching", {**JNF, "subset": MATCHING}),
 }
 SHARED = {**JNF, "system": "jnf-shared", "projectors": TRAIN}
 CASES = {

@@ -47,9 +47,10 @@ def no_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [JNF, JNFShared])
-@pytest.mark.parametrize("subset", ["product", "amortised"])
+@pytest.mark.parametrize("subset", ["product", "amortised", "matching"])
 def test_training_from_files_gives_equal_bits(small, tmp_path, no_memory, computed, kind, subset):
-    rule = {"product": "product", "amortised": small.amortised}[subset]
+    both = {"kind": "matching", "summary_hidden": [8], "embedding": 4, "width": 8, "sees": "both"}
+    rule = {"amortised": small.amortised, "matching": both}.get(subset, subset)
     config, data = small.estimator(kind, 2, subset=rule).config, small.data(2)[0]
     expected = kind.from_config(config).fit(data).system_.state_dict()
     run = RunDirectory.create(tmp_path / "run", config)

@@ -224,6 +224,10 @@ KINDS = {
     "conditional": ("flows", {"posterior": {"kind": "conditional-maf", "context": 2, **SMALL}}),
     "contrastive": ("projectors", {"projector": {"kind": "contrastive", "dropout": 0.3}}),
     "amortised": ("amortised", {"subset": {"kind": "amortised", "embedding": 4, **FLOWS}}),
+    "matching": (
+        "matching",
+        {"subset": {"kind": "matching", "embedding": 4, "width": 8, "sees": "both", **FLOWS}},
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from mvflow_datasets.importing.pairing import split_shares
 from mvflow_datasets.importing.references import ReadOptions, Reference
 from mvflow_datasets.importing.rereading import (
     ModalityRows,
+    join_rows,
     pair_rows,
     read_covariate,
     read_modality,
@@ -22,6 +23,7 @@ __all__ = [
     "Wanted",
     "as_frame",
     "import_data",
+    "join_rows",
     "pair_rows",
     "read_covariate",
     "read_modality",

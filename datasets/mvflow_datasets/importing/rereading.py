@@ -15,7 +15,7 @@ from mvflow.core import DataError, Modality, Units, check_batch
 from mvflow_datasets.importing.reading import read_row_values, read_values
 from mvflow_datasets.importing.references import Raw, ReadOptions, Reference
 
-__all__ = ["ModalityRows", "pair_rows", "read_modality"]
+__all__ = ["ModalityRows", "join_rows", "pair_rows", "read_modality"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,14 +23,36 @@ class ModalityRows:
     """Rows of one modality, read from a file of the user's.
 
     Args:
-        values: (rows, *shape), in the units of the store.
+        values: (rows, *shape), in the units of the store; zeros where one is absent.
         row_names: (rows,) as the file has them, or None.
         notes: a sentence for each thing that was done or guessed.
+        present: bool of the shape of the values, which are not absent; None: all.
+        original: (rows, *shape), in the units of the file; classes of texts as their numbers.
     """
 
     values: NDArray[Any]
     row_names: NDArray[np.str_] | None
     notes: tuple[str, ...]
+    present: NDArray[np.bool_] | None = None
+    original: NDArray[Any] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> ModalityRows:
+        """The given rows, in their order; -1 stands for one that lacks the modality."""
+        lacks = rows < 0
+        present = self.present
+        if lacks.any() or present is not None:
+            kept = np.ones(self.values.shape, np.bool_) if present is None else present
+            present = kept[rows] & ~lacks.reshape(-1, *[1] * (kept.ndim - 1))
+        values = self.values[rows]
+        if lacks.any():
+            values[lacks] = 0
+        return replace(
+            self,
+            values=values,
+            present=present,
+            original=None if self.original is None else self.original[rows],
+            row_names=None,
+        )
 
 
 def read_modality(
@@ -45,7 +67,7 @@ def read_modality(
         reference: `PATH` or `PATH:PART`, as `mvflow data import` takes it.
         modality: its specification.
         units: of the modality, as `Store.units` has them.
-        options: how the file is read, where not as guessed.
+        options: how the file is read, where not as guessed, and what missing values mean.
 
     Raises:
         DataError: if the file cannot be read, columns are missing, or values do not fit.
@@ -64,18 +86,72 @@ def read_modality(
     raw = read_values(at, (), options, columns=columns, levels=units.levels)
     if units.names and raw.columns:
         raw = _chosen(raw, at, units.names)
-    values = _in_shape(raw.values, modality, at)
+    original = _in_shape(raw.values, modality, at)
+    present = _present(original, raw.lacks)
+    values = original
+    if present is not None:  # something that fits stands for what is absent until it is mapped
+        first = original[present][0] if units.classes or original.dtype.kind in "SU" else 0
+        values = np.where(present, original, first)
     if values.dtype == np.uint8 and not (
         modality.likelihood_part.takes_bytes and values.max() > 1
     ):
         values = values.astype(np.float32)  # 0 and 1, which as bytes would be intensities
     what = f"values of {at}"
     stored = units.apply(values, what)
+    if present is not None:
+        stored = np.where(present, stored, stored.dtype.type(0))
     checked = check_batch({modality.name: stored}, [modality])[modality.name]
     notes = list(raw.guesses)
     if not units.is_identity:
         notes.append(f"{modality.name}: {at} is in the units of its file; changed as in training")
-    return ModalityRows(checked, raw.keys, tuple(notes))
+    return ModalityRows(checked, raw.keys, tuple(notes), present, original)
+
+
+def _present(values: NDArray[Any], lacks: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Which values are there; None if all are."""
+    present = np.ones(values.shape, np.bool_)
+    if values.dtype.kind == "f":
+        present = ~np.isnan(values)
+    if lacks is not None:
+        present[lacks] = False
+    return None if present.all() else present
+
+
+def join_rows(
+    modalities: Mapping[str, ModalityRows],
+) -> tuple[dict[str, ModalityRows], NDArray[np.str_] | None]:
+    """Rows of several modalities, of which each has one or more (outer join), and their names.
+
+    Rows have the order of the first file that names them; those of other files follow. Files
+    without names are paired by position.
+
+    Raises:
+        DataError: if a name stands for two rows, or a file names no rows where others differ.
+
+    Examples:
+        >>> a = ModalityRows(np.eye(2), np.array(["x", "y"]), ())
+        >>> b = ModalityRows(np.eye(2), np.array(["y", "z"]), ())
+        >>> rows, names = join_rows({"a": a, "b": b})
+        >>> names.tolist(), rows["b"].present.any(1).tolist()
+        (['x', 'y', 'z'], [False, True, True])
+    """
+    named = {name: m.row_names for name, m in modalities.items() if m.row_names is not None}
+    if not named:
+        return dict(modalities), None
+    first = next(iter(named.values()))
+    if all(np.array_equal(names, first) for names in named.values()):
+        return dict(modalities), first
+    for name, m in modalities.items():
+        if m.row_names is None or len(np.unique(m.row_names)) < len(m.row_names):
+            what = "does not name its rows" if m.row_names is None else "names two rows alike"
+            msg = f"{name} {what}, but others name theirs differently: name each row once"
+            raise DataError(msg)
+    union = list(dict.fromkeys(np.concatenate(list(named.values())).tolist()))
+    out = {}
+    for name, m in modalities.items():
+        places = {row: i for i, row in enumerate(named[name].tolist())}
+        out[name] = m.take(np.array([places.get(row, -1) for row in union]))
+    return out, np.array(union)
 
 
 def read_covariate(
