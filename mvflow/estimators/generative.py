@@ -290,6 +290,10 @@ class GenerativeEstimator(EncodingEstimator):
 
         Raises:
             UsageError: if it has no guidance.
+
+        Examples:
+            >>> JNF(specs, latent_dim=2, subset="matching").with_guidance(1.5).guidance
+            1.5
         """
         self._plan()
         update = {"guidance": self._guidance(weight)}

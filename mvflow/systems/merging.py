@@ -47,7 +47,8 @@ def merge_network(merge: Merge, modalities: int, latent_dim: int, *, masked: boo
     if isinstance(merge, str):
         network: nn.Module = {"concat": _Concat, "sum": _Sum}[merge](modalities)
     else:
-        network = MLP(width * modalities + modalities * masked, *merge, width)
+        hidden = tuple(merge)
+        network = MLP(width * modalities + modalities * (masked and bool(hidden)), *hidden, width)
     return MaskedMerge(network, modalities, latent_dim) if masked else network
 
 
@@ -76,11 +77,11 @@ class _Sum(nn.Module):
 class MaskedMerge(nn.Module):
     """Merges the heads of what a row has: the others are 0, and flags say which are there.
 
-    An MLP sees the flags beside the features. A sum is of the heads that are there; its locations
-    are stretched and its log-scales shifted by what is absent, each dimension by learned amounts,
-    as the posterior of a linear model is where less is observed. Both begin at no change, and do
-    nothing in complete rows. Heads side by side need no flags: the part of z of an absent one
-    stays at the prior.
+    Hidden layers see the flags beside the features. A sum, or a linear map, is of the heads that
+    are there; its locations are stretched and its log-scales shifted by what is absent, each
+    dimension by learned amounts, as the posterior of a linear model is where less is observed.
+    Both begin at no change, and do nothing in complete rows. Heads side by side need no flags: the
+    part of z of an absent one stays at the prior.
 
     Args:
         network: merges the features.
@@ -97,7 +98,9 @@ class MaskedMerge(nn.Module):
     def __init__(self, network: nn.Module, modalities: int, latent_dim: int) -> None:
         super().__init__()
         self.network, self.modalities = network, modalities
-        if isinstance(network, _Sum):
+        self.sees_flags = isinstance(network, MLP) and len(network) > 1
+        self.is_stretched = isinstance(network, _Sum | MLP) and not self.sees_flags
+        if self.is_stretched:
             self.stretch = nn.Parameter(torch.zeros(modalities, latent_dim))
             self.shift = nn.Parameter(torch.zeros(modalities, latent_dim))
 
@@ -105,11 +108,11 @@ class MaskedMerge(nn.Module):
         """Merge the features (rows, modalities * width) of what is present (rows, modalities)."""
         each = features.unflatten(-1, (self.modalities, -1))
         seen = torch.where(present[..., None], each, 0.0).flatten(-2)
-        if isinstance(self.network, MLP):
+        if self.sees_flags:
             merged: Tensor = self.network(torch.cat([seen, present.to(seen)], -1))
             return merged
         merged = self.network(seen)
-        if not isinstance(self.network, _Sum):
+        if not self.is_stretched:
             return merged
         absent = (~present).to(seen)
         loc, log_scale = merged.chunk(2, -1)

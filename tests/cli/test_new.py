@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mvflow import load
 from mvflow.core import Modality, registry
 from mvflow.posteriors import NSF
 from mvflow.projectors import DCCA, Contrastive
@@ -194,3 +195,24 @@ def test_a_split_of_one_row_is_named_before_anything_is_trained(mvflow, tmp_path
     assert "split 'test' of" in found.err
     assert "has 1 rows, and needs 2 or more" in found.err
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_lack_modalities_get_a_masked_encoder(mvflow, tmp_path):
+    rng = np.random.default_rng(0)
+    splits = {
+        name: SplitData(
+            {n: rng.normal(size=(60, 3)).astype(np.float32) for n in "ab"},
+            present={"b": rng.random(60) > 0.4},
+        )
+        for name in ("train", "test")
+    }
+    store, specs = tmp_path / "s.h5", [Modality(n, (3,)) for n in "ab"]
+    write_store(store, name="s", modalities=specs, splits=splits)
+    run = tmp_path / "run"
+    words = ["--set", "joint.epochs=2", "--set", "latent_dim=2"]
+    mvflow("new", run, "--store", store, "--quick", *words)
+    assert RunDirectory.open(run).config().joint.masking == 0.5
+    mvflow("train", run)
+    model, x = load(run), {"a": rng.normal(size=(4, 3)), "b": rng.normal(size=(4, 3))}
+    given = {**x, "present/b": np.array([True, False, True, False])}
+    assert np.isfinite(model.log_likelihood(given, n=20)).all()

@@ -109,7 +109,7 @@ def test_the_posterior_of_a_row_is_that_of_what_it_has(name):
 
 
 @pytest.mark.parametrize("name", JOINT)
-@pytest.mark.parametrize("merge", ["sum", [8], "concat"])
+@pytest.mark.parametrize("merge", ["sum", [8], [], "concat"])
 def test_the_joint_encoder_is_that_of_what_a_row_has(name, merge):
     system, x = build(name, merge=merge, latent_dim=3), data()
     for p in system.joint.merge.parameters():  # those of a sum begin at zero
