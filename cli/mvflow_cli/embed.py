@@ -64,9 +64,9 @@ def embed(
     seen = read_observed(opened, model.config, given, None, store, said)
     seen_covariates = seen.covariates or None
     if {*seen.batch} == {m.name for m in model.modalities} and model.can_encode:
-        mean, deviation = model.encode(seen.batch, covariates=seen_covariates)
+        mean, deviation = model.encode(seen.columns, covariates=seen_covariates)
     else:
-        z = model.draw(seen.batch, n, seed=seed, covariates=seen_covariates).z
+        z = model.draw(seen.columns, n, seed=seed, covariates=seen_covariates).z
         mean, deviation = z.mean(0), z.std(0)
     write_embedding(into, {key: mean, f"{key}_sd": deviation}, seen.row_names)
     if json:

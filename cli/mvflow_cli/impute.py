@@ -107,7 +107,7 @@ def impute(
         msg = "all modalities are given, without a gap: there is nothing to fill in"
         raise UsageError(msg)
     draws = model.generate(
-        _with_masks(seen),
+        seen.columns,
         n,
         targets=wanted,
         noise=True,
@@ -178,16 +178,7 @@ def _unlike(
         return None
     with opened:
         reference = opened[model.config.data.test]
-        return model.unlike(
-            _with_masks(seen), reference, seed=seed, covariates=seen.covariates or None
-        )
-
-
-def _with_masks(seen: GivenRows) -> dict[str, Any]:
-    """What is given, with masks of what is present."""
-    from mvflow.core import PRESENT
-
-    return {**seen.batch, **{PRESENT + name: mask for name, mask in seen.gaps.items()}}
+        return model.unlike(seen.columns, reference, seed=seed, covariates=seen.covariates or None)
 
 
 def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> Any | None:

@@ -44,9 +44,18 @@ class GivenRows:
     covariates: dict[str, Any] = field(default_factory=dict)
     """Columns `covariates/NAME` of the rows of the store, or name -> what is said of all rows."""
     gaps: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    """name -> which values are present, of files in which some are not."""
+    """name -> which rows or values are present, where some are not."""
     originals: dict[str, NDArray[Any]] = field(default_factory=dict)
     """name -> (rows, *shape) in the units of the file that it was read from."""
+    numbers: NDArray[np.int64] | None = None
+    """Of the rows in their split, where some of `rows` were left out."""
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Values, and as columns `present/NAME` which of them are present: as models take them."""
+        from mvflow.core import PRESENT
+
+        return {**self.batch, **{PRESENT + name: mask for name, mask in self.gaps.items()}}
 
 
 def read_observed(
@@ -89,6 +98,8 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
+        if not files:
+            seen = _having_any(seen)
     read, notes, row_names = _read(run, config, files, store, missing)
     batch = seen.batch | {name: rows.values for name, rows in read.items()}
     check_batch(batch, config.specifications())
@@ -102,9 +113,47 @@ def read_observed(
         if isinstance(value, Reference):
             values[name] = read_covariate(_in_file(value, files), count, row_names)
     gaps = {name: rows.present for name, rows in read.items() if rows.present is not None}
-    originals = {n: rows.original for n, rows in read.items() if rows.original is not None}
-    return GivenRows(
-        batch, seen.labels, seen.rows, origin, notes, row_names, values, gaps, originals
+    return replace(
+        seen,
+        batch=batch,
+        origin=origin,
+        notes=(*seen.notes, *notes),
+        row_names=row_names,
+        covariates=values,
+        gaps=seen.gaps | gaps,
+        originals={n: rows.original for n, rows in read.items() if rows.original is not None},
+    )
+
+
+def _having_any(seen: GivenRows) -> GivenRows:
+    """Those rows of the store of which anything is given.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    import numpy as np
+
+    from mvflow.core import UsageError
+
+    masks = [seen.gaps.get(name) for name in seen.batch]
+    if any(mask is None for mask in masks):
+        return seen
+    has = np.any([mask.reshape(len(mask), -1).any(1) for mask in masks if mask is not None], 0)
+    names = ", ".join(sorted(seen.batch))
+    if not has.any():
+        msg = f"none of the rows {seen.rows} has {names}: choose others (--rows)"
+        raise UsageError(msg)
+    kept = np.flatnonzero(has)
+    if len(kept) == len(has):
+        return seen
+    return replace(
+        seen,
+        batch={k: x[kept] for k, x in seen.batch.items()},
+        gaps={k: x[kept] for k, x in seen.gaps.items() if not x[kept].all()},
+        covariates={k: x[kept] for k, x in seen.covariates.items()},
+        labels=None if seen.labels is None else seen.labels[kept],
+        numbers=int(seen.rows.split(":")[1]) + kept,
+        notes=(f"{len(has) - len(kept)} of the rows {seen.rows} lack {names} and are left out",),
     )
 
 
@@ -124,7 +173,7 @@ def _in_file(reference: Reference, files: Mapping[str, str]) -> Reference:
 def _stored(store: Store, config: Config, names: list[str], rows: str | None) -> GivenRows:
     import numpy as np
 
-    from mvflow.core import DataError, UsageError, covariate_columns
+    from mvflow.core import PRESENT, DataError, UsageError, covariate_columns, present_columns
 
     split, start, stop = _parsed(rows or f"{config.data.test}:0:")
     source = store[split]
@@ -147,6 +196,11 @@ def _stored(store: Store, config: Config, names: list[str], rows: str | None) ->
         labels,
         f"{split}:{start}:{stop}",
         covariates=covariate_columns(batch),
+        gaps={
+            name: mask
+            for key, mask in present_columns(batch).items()
+            if (name := key.removeprefix(PRESENT)) in names
+        },
     )
 
 

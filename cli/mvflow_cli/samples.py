@@ -70,7 +70,7 @@ def draw_samples(
     missing = [name for name in names if name not in seen.batch] or names
     wanted = subset_of(targets or missing, model.modalities)
     generated, draws = model.generate(
-        seen.batch or None,
+        seen.columns or None,
         n,
         targets=wanted,
         noise=noise,
@@ -140,7 +140,9 @@ def write_samples(path: Path, samples: Samples, seen: GivenRows, about: Mapping[
         f"samples/{name}": x for name, x in samples.generated.items()
     }
     arrays["latent"] = samples.latent
-    arrays |= {f"given/{name}": x for name, x in seen.batch.items()}
+    arrays |= {f"given/{name}": x for name, x in seen.columns.items()}
+    if seen.numbers is not None:
+        arrays["rows"] = seen.numbers
     if seen.labels is not None:
         arrays["labels"] = seen.labels
     with create_hdf5(path) as file:

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mvflow import JNF, load
-from mvflow_datasets import Store
+from mvflow import JNF, MVAE, Modality, load
+from mvflow_datasets import SplitData, Store, write_store
 
 
 @pytest.fixture
@@ -206,3 +206,35 @@ def test_never_writes_what_is_not_finite(refused, trained, tmp_path, monkeypatch
         "sample", trained, "--out", path, code=1
     )
     assert not path.exists()
+
+
+def test_rows_that_lack_what_is_given_are_left_out_and_said(mvflow, tmp_path):
+    """What a store holds in their place is never read as data."""
+    rng, has = np.random.default_rng(0), np.arange(12) % 3 > 0
+    rows = {n: rng.normal(size=(12, 2)).astype(np.float32) for n in "ab"}
+    labels, modalities = np.arange(12) % 2, [Modality(n, (2,)) for n in "ab"]
+    split = SplitData(rows, labels=labels, present={"a": has})
+    path, out = tmp_path / "s.h5", tmp_path / "samples.h5"
+    write_store(path, name="s", modalities=modalities, splits={"train": split, "test": split})
+    with Store.open(path) as opened:
+        model = MVAE(modalities, 2, joint={"epochs": 1}, data={"validation": 0})
+        model.fit(opened["train"]).save(tmp_path / "run")
+    words = ("sample", tmp_path / "run", "--store", path, "--out", out, "--given", "a", "--n", "1")
+    done = mvflow(*words, "--rows", "test:2:9", "--seed", "7")
+    assert done.code == 0, done
+    assert "2 of the rows test:2:9 lack a and are left out" in done.out + done.err
+    kept = [2, 4, 5, 7, 8]
+    with h5py.File(out) as file:
+        assert file["rows"][...].tolist() == kept
+        assert np.array_equal(file["latent"], model.sample_latent({"a": rows["a"][kept]}, seed=7))
+        assert np.array_equal(file["labels"], labels[kept])
+        assert np.array_equal(file["given/a"], rows["a"][kept])
+    both = mvflow(*words, "--given", "b", "--targets", "a", "--rows", "test:2:9", "--seed", "7")
+    assert both.code == 0, both
+    given = {n: x[2:9] for n, x in rows.items()} | {"present/a": has[2:9]}
+    with h5py.File(out) as file:
+        assert np.array_equal(file["latent"], model.sample_latent(given, seed=7))
+        assert file["given/present/a"][...].tolist() == has[2:9].tolist()
+    none = mvflow(*words, "--rows", "test:3:4")
+    assert none.code == 2
+    assert none.err == "mvflow: none of the rows test:3:4 has a: choose others (--rows)\n"

@@ -8,7 +8,14 @@ from scipy import sparse
 
 from mvflow.core import MvflowError, Units
 from mvflow_datasets import Store
-from mvflow_datasets.importing import ModalityRows, Wanted, import_data, pair_rows, read_modality
+from mvflow_datasets.importing import (
+    ModalityRows,
+    Wanted,
+    import_data,
+    join_rows,
+    pair_rows,
+    read_modality,
+)
 
 ROWS = 40
 
@@ -138,3 +145,30 @@ def test_without_units_nothing_is_changed(tmp_path):
     read = read_modality(tmp_path / "x.npy", modality, Units())
     np.testing.assert_array_equal(read.values, VALUES["numbers"].astype(np.float32))
     assert not read.notes
+
+
+def test_joined_rows_are_those_of_any_file_in_their_order():
+    rng = np.random.default_rng(0)
+    files = {"a": "xyzw", "b": "vzx", "c": "yu"}
+    frames = {n: pd.DataFrame(rng.normal(size=(len(k), 2)), list(k)) for n, k in files.items()}
+    rows, names = join_rows(
+        {n: ModalityRows(f.to_numpy(), np.array(f.index, str), ()) for n, f in frames.items()}
+    )
+    assert names.tolist() == list("xyzwvu")
+    for name, frame in frames.items():
+        expected = frame.reindex(names)
+        here = expected.notna().to_numpy()
+        assert (rows[name].present == here).all()
+        np.testing.assert_array_equal(rows[name].values, expected.fillna(0).to_numpy())
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [("xx", "b names two rows alike, but others name theirs"), (None, "b does not name its rows")],
+)
+def test_rows_that_cannot_be_joined(other, message):
+    named = [ModalityRows(np.eye(2), np.array(list(k)), ()) for k in ("xy", "yz")]
+    odd = ModalityRows(np.eye(2), None if other is None else np.array(list(other)), ())
+    with pytest.raises(MvflowError, match=message):
+        join_rows({"a": named[0], "b": odd, "c": named[1]})
