@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "create", "new", "settled"]
 
+MIN_ROWS = 2
+"""Of the splits to train and to test on."""
+
 
 def new(
     run: Annotated[
@@ -234,7 +237,7 @@ def create(
     Returns:
         The run directory and the names of the stages taken.
     """
-    from mvflow.core import fingerprint
+    from mvflow.core import DataError, fingerprint
     from mvflow.estimators import check_fits
     from mvflow.runs import Inputs, Plan, RunDirectory
     from mvflow.systems import build_system, stages_of
@@ -243,7 +246,14 @@ def create(
     other = None if adopt is None else RunDirectory.open(adopt)
     with Store.open(config.data.store) as store:
         train = store[config.data.train]
-        for split in (train, store[config.data.test]):
+        for name in dict.fromkeys((config.data.train, config.data.test)):
+            split = store[name]
+            if len(split) < MIN_ROWS:
+                msg = (
+                    f"split {name!r} of {store.path} has {len(split)} rows, and needs {MIN_ROWS} "
+                    "or more: import with other shares, such as --split 0.75,0.25"
+                )
+                raise DataError(msg)
             check_fits(split, config.specifications())
         plan = Plan(config, stages_of(build_system(config)))
         check_rows(plan, len(train))

@@ -19,7 +19,7 @@ MAX_LATENT, MAX_TABLE_LATENT, MAX_COUNT_LATENT = 20, 128, 10
 KERNEL_ROWS = 8192
 """Rows up to which kernel regressions, on some of them, stand for networks."""
 INDEPENDENCE = 30.0
-"""Of tables with covariates; chosen on cells of a simulation that no result is of."""
+"""Of tables with covariates: 100 costs predictions, and leaves as much of a batch as 30."""
 COUNT_WIDTH = 0.1
 """Of kernel regressions on counts, which are noisier than other numbers."""
 MAX_COLUMNS = 4096

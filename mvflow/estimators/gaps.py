@@ -25,6 +25,7 @@ from mvflow.metrics import (
     conformal_quantile,
     interval_scores,
 )
+from mvflow.nn import GapsNetwork
 
 if TYPE_CHECKING:
     from mvflow.estimators.generative import GenerativeEstimator
@@ -155,14 +156,24 @@ def calibrated_gaps(
                 found[name][i, some] = np.where(hidden[name][some], outside, np.nan)
         return found
 
-    folds = {n: generator(seed, "gaps", n).integers(FOLDS, size=x.shape) for n, x in here.items()}
-    single = [scores(k, {n: here[n] & (folds[n] == k) for n in here}) for k in range(FOLDS)]
+    # single values can be hidden where the encoder was trained to miss some
+    sections = model.config.modalities
+    folds = {
+        n: generator(seed, "gaps", n).integers(FOLDS, size=x.shape)
+        for n, x in here.items()
+        if isinstance(sections[n].encoder, GapsNetwork)
+    }
+    single = [
+        scores(k, {n: here[n] & (fold == k) for n, fold in folds.items()})
+        for k in range(FOLDS if folds else 0)
+    ]
     kinds = [kind for kind, _ in kinds_of_rows(values, present) if kind]
     out = {}
     for name in here:
-        outside = np.stack([of[name] for of in single])
-        of_each = np.where(np.isnan(outside).all(0), np.nan, np.nan_to_num(outside).sum(0))
-        out[f"{'+'.join(names)}->{name}"] = _quantiles(of_each, levels)
+        if name in folds:
+            outside = np.stack([of[name] for of in single])
+            of_each = np.where(np.isnan(outside).all(0), np.nan, np.nan_to_num(outside).sum(0))
+            out[f"{'+'.join(names)}->{name}"] = _quantiles(of_each, levels)
         others = tuple(n for n in names if n != name)
         for given in {others, *(kind for kind in kinds if name not in kind)} - {()}:
             path = f"{'+'.join(given)}->{name}"

@@ -119,9 +119,8 @@ def _predictions(metrics: Evaluation) -> tuple[str, str]:
     is_numeric = bool(means.r2)
     score = (means.r2 or means.accuracy)["model"].mean
     what = "R²" if is_numeric else "accuracy"
-    words = (
-        f"Mean {what} of a modality predicted from {size} others. {metrics.prediction_sentence}"
-    )
+    others = f"{size} other{'s' * (size != 1)}"
+    words = f"Mean {what} of a modality predicted from {others}. {metrics.prediction_sentence}"
     return (signed(score) if is_numeric else _percent(score)), words
 
 

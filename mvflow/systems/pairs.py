@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from itertools import combinations
 
 import torch
 
-from mvflow.core import PRESENT, DataError
+from mvflow.core import PRESENT, DataError, UsageError
 from mvflow.projectors import Objective
 from mvflow.stages import Rows
 
@@ -23,6 +24,7 @@ def check_pairs(names: Sequence[str], objective: Objective, batch_size: int, row
 
     Raises:
         DataError: naming a pair, how many rows of a batch have both, and how many are needed.
+        UsageError: if the objective takes complete rows alone.
     """
     columns = next(iter(rows.batches(1)))
     masks = {
@@ -32,6 +34,12 @@ def check_pairs(names: Sequence[str], objective: Objective, batch_size: int, row
     }
     if not masks:
         return
+    if "present" not in inspect.signature(objective.loss).parameters:
+        msg = (
+            f"projector {objective.kind!r} compares complete rows alone, for its loss takes no "
+            "'present': choose another projector, or leave out the rows that lack modalities"
+        )
+        raise UsageError(msg)
     there = {name: mask.reshape(len(mask), -1).any(1) for name, mask in masks.items()}
     everywhere = torch.ones_like(next(iter(there.values())))
     there = {name: there.get(name, everywhere) for name in names}

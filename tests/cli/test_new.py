@@ -184,6 +184,19 @@ def test_forty_rows_are_enough_and_what_needs_more_is_refused(mvflow, refused, t
     assert found.code == 0, found
 
 
+@pytest.mark.bad_input
+def test_a_split_of_one_row_is_named_before_anything_is_trained(mvflow, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(10, 3))
+    parts = {"train": SplitData({"a": rows[:9]}), "test": SplitData({"a": rows[9:]})}
+    specs = [Modality("a", (3,))]
+    write_store(tmp_path / "s.h5", name="own", modalities=specs, splits=parts)
+    found = mvflow("new", tmp_path / "run", "--store", tmp_path / "s.h5", "--quick")
+    assert found.code == 1
+    assert "split 'test' of" in found.err
+    assert "has 1 rows, and needs 2 or more" in found.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_rows_that_lack_modalities_get_a_masked_encoder(mvflow, tmp_path):
     rng = np.random.default_rng(0)
     splits = {

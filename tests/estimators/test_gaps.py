@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mvflow import JNF, Modality
+from mvflow import JNF, MVAE, Modality
 from mvflow.core import UsageError
 from mvflow.nn import GapsNetwork
 
@@ -152,3 +152,13 @@ def test_what_cannot_be_filled_is_one_sentence(model, rows, present):
         UsageError, match=r"of modality 'a' has absent .* train a model with modali"
     ):
         plain.impute(marked(rows, present))
+
+
+def test_single_values_are_hidden_only_from_encoders_that_take_gaps():
+    rng = np.random.default_rng(0)
+    rows = {n: rng.normal(size=(40, 3)).astype(np.float32) for n in "ab"}
+    gaps = {"b": rng.random((40, 3)) < 0.8}
+    model = MVAE([Modality(n, (3,)) for n in "ab"], 2, joint={"epochs": 1})
+    model.fit(rows, present=gaps, seed=0)
+    found = model.calibrate_gaps({**rows, "present/b": gaps["b"]}, n=5)
+    assert {*found.margins} == {"a+b->b", "a->b", "b->a"}

@@ -6,6 +6,7 @@ import torch
 
 from mvflow import JMVAE, JNF, MVAE, TELBO, JNFShared, load
 from mvflow.core import ArraySource, DataError, Modality, UsageError
+from mvflow.projectors import Contrastive
 from mvflow.systems import System
 
 ROWS = 48
@@ -167,7 +168,7 @@ def test_modalities_that_no_row_has_together_are_linked_by_a_third():
 
 
 @pytest.mark.bad_input
-def test_what_cannot_be_learned_is_refused():
+def test_what_cannot_be_learned_is_refused(monkeypatch):
     nowhere = {"b": np.zeros(ROWS, bool)}
     with pytest.raises(DataError, match="no row has modality 'b'"):
         MODELS["jnf"]().fit(rows(), present=nowhere)
@@ -178,6 +179,10 @@ def test_what_cannot_be_learned_is_refused():
     few = {"b": np.arange(ROWS) % 16 == 0}
     with pytest.raises(DataError, match=r"4\.3% of the rows have both 'a' and 'b'.*batch_size=47"):
         MODELS["jnf-shared"]().fit(with_gaps(rows(), few), present=few, seed=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Contrastive, "loss", lambda self, projections: 0.0)
+        with pytest.raises(UsageError, match="'contrastive' compares complete rows alone"):
+            MODELS["jnf-shared"]().fit(with_gaps(rows(), masks()), present=masks())
     apart = {"b": np.arange(ROWS) % 2 > 0, "c": np.arange(ROWS) % 2 == 0}
     model = MODELS["jnf, kernel"]().fit(with_gaps(rows(), apart), present=apart, seed=0)
     with pytest.raises(UsageError, match="0 of the training rows have b and c together"):
