@@ -109,6 +109,15 @@ def evaluate(
     Example: mvflow evaluate runs/toy --json
     """
     if folds is not None:
+        judging = {
+            "--inception": inception,
+            "--classifiers": classifiers,
+            "--autoencoders": autoencoders,
+            "--frechet-infinity": frechet_infinity,
+        }
+        if used := [name for name, value in judging.items() if value]:
+            msg = f"--folds scores predictions of tables alone: leave out {' and '.join(used)}"
+            raise typer.BadParameter(msg)
         set_up(device, threads)
         evaluate_folds(run, folds, seed=seed, store=store, device=device, json=json)
         return

@@ -94,6 +94,8 @@ def test_wrong_use(refused, trained, make, store):
     wrong = path / "config.toml"
     for words in (["evaluate", trained], ["reproduce", "figure2", "--store", store]):
         assert "config.toml is truncated" in refused(*words, "--inception", wrong, code=1)
+    words = ["evaluate", trained, "--folds", "2", "--frechet-infinity"]
+    assert "leave out --frechet-infinity" in refused(*words, code=2)
     missing = f"run 'mvflow train {path} --stage joint' first"
     assert missing in refused("evaluate", path, code=1)
     assert missing in refused("report", trained, path, code=1)
