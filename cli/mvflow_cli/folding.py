@@ -84,7 +84,8 @@ def _table(path: Path, result: CrossValidation) -> Table:
         title=f"{path}: {result.rows} rows in {result.folds} folds", title_justify="left"
     )
     for title in ("direction", "measure", "model", "ridge", "neighbours"):
-        table.add_column(title, justify="left" if title == "direction" else "right")
+        is_name = title == "direction"
+        table.add_column(title, justify="left" if is_name else "right", no_wrap=is_name)
     table.add_column(f"{100 * LEVEL:.0f} % intervals hold", justify="right")
     names = {"r2": "R²", "accuracy": "accuracy", "deviance": "Poisson deviance"}
     for key, found in result.predictions.items():

@@ -165,6 +165,22 @@ def test_gaps_are_filled_in_the_units_of_the_files_and_all_else_stays(mvflow, ga
     }
 
 
+def test_rows_of_which_nothing_is_given_are_left_out_and_counted(mvflow, gaps, tables, tmp_path):
+    new = pd.read_csv(tables / "new-gaps-blood.csv", index_col=0)
+    files = {"some": new.copy(), "kept": new.drop(new.index[[2, 5]])}
+    files["some"].iloc[[2, 5]] = np.nan
+    out = {}
+    for name, frame in files.items():
+        frame.to_csv(tmp_path / f"{name}.csv")
+        given, to = f"blood={tmp_path / name}.csv", tmp_path / f"{name}-filled.csv"
+        done = mvflow("impute", gaps, "--given", given, "--out", to, "--n", 5)
+        assert done.code == 0, done
+        out[name] = to.read_text()
+        note = f"2 of {len(new)} rows lack blood and are left out, the first is '{new.index[2]}'"
+        assert (note in done.out) == (name == "some")
+    assert out["some"] == out["kept"]
+
+
 @pytest.mark.slow
 def test_intervals_of_gaps_are_calibrated_once_the_run_is_evaluated(mvflow, gaps, tables):
     given = ("--given", f"blood={tables / 'new-gaps-blood.csv'}", "--out", tables / "wide.csv")
