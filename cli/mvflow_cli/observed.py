@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ def read_observed(
     store: Path | None,
     covariates: dict[str, Any] | None = None,
     missing: str | None = None,
+    index: Sequence[str] = (),
 ) -> GivenRows:
     """Read what `--given` and `--rows` name.
 
@@ -79,6 +80,7 @@ def read_observed(
             place of those that the store has.
         missing: what a missing value of a file means; if it may mean something, rows may lack
             files, too.
+        index: column that names the rows of files, COLUMN or NAME=COLUMN each.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
@@ -98,7 +100,7 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
-    read, notes, row_names = _read(run, config, files, store, missing)
+    read, notes, row_names = _read(run, config, files, store, missing, index)
     batch = seen.batch | {name: rows.values for name, rows in read.items()}
     check_batch(batch, config.specifications())
     origin = {name: files.get(name, "store") for name in names}
@@ -232,6 +234,7 @@ def _read(
     files: Mapping[str, str],
     store: Path | None,
     missing: str | None,
+    index: Sequence[str],
 ) -> tuple[dict[str, ModalityRows], tuple[str, ...], tuple[str, ...] | None]:
     """Files of the user's in the units of the store, rows in the order of their names."""
     from mvflow.core import Units
@@ -245,8 +248,11 @@ def _read(
         with open_store(run, config, store) as opened:
             units = dict(opened.units)
     options = ReadOptions(missing=missing)
+    columns = _index_columns(index, files)
     read = {
-        name: read_modality(file, specs[name], units.get(name, Units()), options)
+        name: read_modality(
+            file, specs[name], units.get(name, Units()), replace(options, index=columns.get(name))
+        )
         for name, file in files.items()
     }
     notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
@@ -257,3 +263,10 @@ def _read(
     row_names = tuple(named[0].tolist()) if named else None
     paired = pair_rows(read)
     return {n: replace(rows, values=paired[n]) for n, rows in read.items()}, notes, row_names
+
+
+def _index_columns(index: Sequence[str], files: Mapping[str, str]) -> dict[str, str]:
+    """Modality -> the column that names its rows; one without a modality is of all files."""
+    of_one = [text.partition("=")[::2] for text in index if text.partition("=")[0] in files]
+    of_all = [text for text in index if text.partition("=")[0] not in files]
+    return {**dict.fromkeys(files, of_all[-1]), **dict(of_one)} if of_all else dict(of_one)
