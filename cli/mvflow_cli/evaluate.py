@@ -150,6 +150,7 @@ def evaluate(
                 callback=training,
                 processes=processes,
                 judges=JudgeFiles(inception, classifiers or (), autoencoders or ()),
+                tell=partial(say, err=json),
                 on_plan=partial(say_plan, err=json),
                 progress=progress,
             )

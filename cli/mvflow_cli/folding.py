@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,11 @@ from mvflow_cli.opening import open_store
 from mvflow_cli.output import say, show, show_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mvflow.evaluation.folds import CrossValidation
-    from mvflow.metrics import Estimate
+    from mvflow.metrics import CalibratedIntervals, Estimate
 
 __all__ = ["evaluate_folds"]
 
@@ -30,7 +34,7 @@ def evaluate_folds(
     """
     from mvflow.core.files import write_json
     from mvflow.evaluation.folds import cross_validate, folds_of
-    from mvflow.runs import RunDirectory, write_intervals
+    from mvflow.runs import RunDirectory, read_intervals, write_intervals
     from mvflow_datasets.importing import read_units
 
     run = RunDirectory.open(path)
@@ -67,7 +71,10 @@ def evaluate_folds(
     (run.path / "metrics").mkdir(exist_ok=True)
     write_json(run.path / "metrics" / "folds.json", result.to_dict())
     if stages:
-        write_intervals(run, intervals, stages)
+        kept_margins = _gap_margins(read_intervals(run), intervals)
+        write_intervals(
+            run, replace(intervals, margins={**kept_margins, **intervals.margins}), stages
+        )
     shutil.rmtree(kept)
     if json:
         show_json(result.to_dict())
@@ -79,12 +86,26 @@ def evaluate_folds(
         say("intervals of 'mvflow impute' have the margins that all these rows need together")
 
 
+def _gap_margins(
+    earlier: CalibratedIntervals | None, intervals: CalibratedIntervals
+) -> dict[str, NDArray[np.float64]]:
+    """Margins of single values that 'mvflow evaluate' has measured, which folds do not measure."""
+    if earlier is None or earlier.levels != intervals.levels or earlier.draws != intervals.draws:
+        return {}
+    return {
+        key: margin
+        for key, margin in earlier.margins.items()
+        if key.partition("->")[2] in key.partition("->")[0].split("+")
+    }
+
+
 def _table(path: Path, result: CrossValidation) -> Table:
     table = Table(
         title=f"{path}: {result.rows} rows in {result.folds} folds", title_justify="left"
     )
     for title in ("direction", "measure", "model", "ridge", "neighbours"):
-        table.add_column(title, justify="left" if title == "direction" else "right")
+        is_name = title == "direction"
+        table.add_column(title, justify="left" if is_name else "right", no_wrap=is_name)
     table.add_column(f"{100 * LEVEL:.0f} % intervals hold", justify="right")
     names = {"r2": "R²", "accuracy": "accuracy", "deviance": "Poisson deviance"}
     for key, found in result.predictions.items():

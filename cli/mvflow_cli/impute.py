@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,15 @@ def impute(
             "it is refused.",
         ),
     ] = "values",
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]COLUMN|none",
+            help="Column of a table that names its rows. By default a first one without a name. "
+            "May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     covariate: CovariateValues = None,
     level: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Share of the values inside an interval.")
@@ -94,7 +104,7 @@ def impute(
     if without:
         msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"
         raise UsageError(msg)
-    seen = read_observed(opened, model.config, given, None, store, said, missing)
+    seen = read_observed(opened, model.config, given, None, store, said, missing, index or ())
     named = [name for text in targets or [] for name in text.split(",")]
     specs = {m.name: m for m in model.modalities}
     wanted = subset_of(named, model.modalities) or tuple(
@@ -114,11 +124,13 @@ def impute(
         seed=seed,
         covariates=seen.covariates or None,
     )
-    units, calibrated, tables = opened.units(), True, {}
+    units, tables = opened.units(), {}
+    uncalibrated: list[str] = []
     filled: dict[str, int] = {}
     for name, values in draws.items():
         margin = _margin(opened, name, seen, level)
-        calibrated = calibrated and margin is not None
+        if margin is None:
+            uncalibrated.append(name)
         own_units = units.get(name, Units())
         table = summarise_draws(
             values,
@@ -143,7 +155,7 @@ def impute(
         "targets": [*tables],
         "filled": filled,
         "level": level,
-        "calibrated": calibrated,
+        "calibrated": not uncalibrated,
         "unlike": None if unlike is None else int(unlike.sum()),
     }
     if json:
@@ -160,7 +172,9 @@ def impute(
         say("the store is not there: rows are not compared with those held out")
     elif unlike.any():
         say(f"{int(unlike.sum())} of {rows:,} rows are unlike those held out: do not trust them")
-    how = "calibrated on held-out rows" if calibrated else _uncalibrated(run)
+    how = (
+        _uncalibrated(run, uncalibrated, tables) if uncalibrated else "calibrated on held-out rows"
+    )
     say(f"wrote {out}: {', '.join(tables)} of {rows:,} rows; {100 * level:g} % intervals, {how}")
 
 
@@ -196,5 +210,6 @@ def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> An
         return None
 
 
-def _uncalibrated(run: Path) -> str:
-    return f"not calibrated: 'mvflow evaluate {run}' does that"
+def _uncalibrated(run: Path, names: Sequence[str], all_names: Collection[str]) -> str:
+    of = "" if len(names) == len(all_names) else f"those of {', '.join(names)} "
+    return f"{of}not calibrated: 'mvflow evaluate {run}' does that"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from mvflow.config import Config
+    from mvflow.core import Source
     from mvflow.estimators import Estimator
     from mvflow.evaluation import (
         Calibration,
         Evaluation,
         EvaluationPlan,
         FeatureNetwork,
+        InceptionFeatures,
         ModalityAutoencoders,
         ModalityClassifiers,
     )
@@ -39,6 +42,8 @@ __all__ = [
     "settings_state",
 ]
 
+TIMED_ROWS = 4
+"""Of each modality, by which it is told how long Inception-v3 takes."""
 SECTIONS = ("evaluation", "sampler", "classifiers", "subset")
 """Of the configuration, on which an evaluation depends."""
 KEPT_LATER = ("subset",)
@@ -71,6 +76,7 @@ def measure(
     callback: Callback | None = None,
     processes: Processes | None = None,
     judges: JudgeFiles | None = None,
+    tell: Callable[[str], None] | None = None,
     on_plan: Callable[[EvaluationPlan], None] | None = None,
     progress: Callable[[int, int, str, float], None] | None = None,
 ) -> Evaluation:
@@ -95,6 +101,7 @@ def measure(
         callback: of their training.
         processes: that all run this.
         judges: files with networks that measure, which the user brings.
+        tell: called with a sentence where something takes long before the plan is known.
         on_plan: called before it starts with what it will do, and about how long that takes.
         progress: called before each part; see `mvflow.evaluate`.
     """
@@ -141,6 +148,9 @@ def measure(
         parts = KeptParts(run.path, {**state, **way})
     path = evaluation_path(run, model, protocol)
     is_own = path.name == "evaluation.json"
+    if tell is not None and is_main:
+        for judge in others:
+            tell(_inception_sentence(judge, test, model))
     evaluation = evaluate(
         model.distribute(processes),
         test,
@@ -165,6 +175,26 @@ def measure(
     if parts is not None:
         parts.clear()
     return result
+
+
+def _inception_sentence(judge: InceptionFeatures, test: Source, model: Estimator) -> str:
+    """How many real rows go through Inception-v3 first, and about how long that takes."""
+    from mvflow_cli.progress import clock
+
+    settings = model.config.evaluation
+    rows = min(len(test), max(settings.rows, settings.prior_draws))
+    images = [m.name for m in model.modalities if judge.accepts(m)]
+    seconds = 0.0
+    for name in images:
+        x = test.take(range(min(TIMED_ROWS, len(test))))[name]
+        judge.features(name, x[:1])  # what is made once does not count
+        began = time.monotonic()
+        judge.features(name, x)
+        seconds += rows * (time.monotonic() - began) / len(x)
+    return (
+        f"Inception-v3: first the features of {rows:,} real rows of {', '.join(images)}, about "
+        f"{clock(seconds)}; generated rows take as long each"
+    )
 
 
 def load_classifiers(

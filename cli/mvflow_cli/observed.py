@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ OBS = "obs"
 
 @dataclass(frozen=True, slots=True)
 class GivenRows:
-    """GivenRows modalities of some rows."""
+    """Given modalities of some rows."""
 
     batch: dict[str, NDArray[Any]] = field(default_factory=dict)
     """name -> (rows, *shape); empty for samples from the prior."""
@@ -66,6 +66,7 @@ def read_observed(
     store: Path | None,
     covariates: dict[str, Any] | None = None,
     missing: str | None = None,
+    index: Sequence[str] = (),
 ) -> GivenRows:
     """Read what `--given` and `--rows` name.
 
@@ -79,6 +80,7 @@ def read_observed(
             place of those that the store has.
         missing: what a missing value of a file means; if it may mean something, rows may lack
             files, too.
+        index: column that names the rows of files, COLUMN or NAME=COLUMN each.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
@@ -98,9 +100,7 @@ def read_observed(
     if stored:
         with open_store(run, config, store) as opened:
             seen = _stored(opened, config, stored, rows)
-        if not files:
-            seen = _having_any(seen)
-    read, notes, row_names = _read(run, config, files, store, missing)
+    read, notes, row_names = _read(run, config, files, store, missing, index)
     batch = seen.batch | {name: rows.values for name, rows in read.items()}
     check_batch(batch, config.specifications())
     origin = {name: files.get(name, "store") for name in names}
@@ -113,20 +113,22 @@ def read_observed(
         if isinstance(value, Reference):
             values[name] = read_covariate(_in_file(value, files), count, row_names)
     gaps = {name: rows.present for name, rows in read.items() if rows.present is not None}
-    return replace(
-        seen,
-        batch=batch,
-        origin=origin,
-        notes=(*seen.notes, *notes),
-        row_names=row_names,
-        covariates=values,
-        gaps=seen.gaps | gaps,
-        originals={n: rows.original for n, rows in read.items() if rows.original is not None},
+    return _having_any(
+        replace(
+            seen,
+            batch=batch,
+            origin=origin,
+            notes=notes,
+            row_names=row_names,
+            covariates=values,
+            gaps=seen.gaps | gaps,
+            originals={n: rows.original for n, rows in read.items() if rows.original is not None},
+        )
     )
 
 
 def _having_any(seen: GivenRows) -> GivenRows:
-    """Those rows of the store of which anything is given.
+    """Those rows of which anything is given, and a note of how many are left out.
 
     Raises:
         UsageError: if there are none.
@@ -136,24 +138,34 @@ def _having_any(seen: GivenRows) -> GivenRows:
     from mvflow.core import UsageError
 
     masks = [seen.gaps.get(name) for name in seen.batch]
-    if any(mask is None for mask in masks):
+    if not masks or any(mask is None for mask in masks):
         return seen
     has = np.any([mask.reshape(len(mask), -1).any(1) for mask in masks if mask is not None], 0)
     names = ", ".join(sorted(seen.batch))
+    of_rows = f"of the rows {seen.rows}" if seen.rows else f"of {len(has):,} rows"
     if not has.any():
-        msg = f"none of the rows {seen.rows} has {names}: choose others (--rows)"
+        hint = "choose others (--rows)" if seen.rows else "give a file that has values"
+        msg = f"none {of_rows} has {names}: {hint}"
         raise UsageError(msg)
-    kept = np.flatnonzero(has)
-    if len(kept) == len(has):
+    kept, left_out = np.flatnonzero(has), np.flatnonzero(~has)
+    if not len(left_out):
         return seen
+    first = repr(seen.row_names[left_out[0]]) if seen.row_names else f"row {left_out[0]} (from 0)"
+    start = int(seen.rows.split(":")[1]) if seen.rows else 0
+    where = f", the first is {first}" if not seen.rows else ""
     return replace(
         seen,
         batch={k: x[kept] for k, x in seen.batch.items()},
         gaps={k: x[kept] for k, x in seen.gaps.items() if not x[kept].all()},
-        covariates={k: x[kept] for k, x in seen.covariates.items()},
+        covariates={k: x[kept] if np.ndim(x) else x for k, x in seen.covariates.items()},
+        originals={k: x[kept] for k, x in seen.originals.items()},
+        row_names=None if seen.row_names is None else tuple(seen.row_names[i] for i in kept),
         labels=None if seen.labels is None else seen.labels[kept],
-        numbers=int(seen.rows.split(":")[1]) + kept,
-        notes=(f"{len(has) - len(kept)} of the rows {seen.rows} lack {names} and are left out",),
+        numbers=start + kept if seen.rows else None,
+        notes=(
+            f"{len(left_out):,} {of_rows} lack {names} and are left out{where}",
+            *seen.notes,
+        ),
     )
 
 
@@ -222,6 +234,7 @@ def _read(
     files: Mapping[str, str],
     store: Path | None,
     missing: str | None,
+    index: Sequence[str],
 ) -> tuple[dict[str, ModalityRows], tuple[str, ...], tuple[str, ...] | None]:
     """Files of the user's in the units of the store, rows in the order of their names."""
     from mvflow.core import Units
@@ -235,8 +248,11 @@ def _read(
         with open_store(run, config, store) as opened:
             units = dict(opened.units)
     options = ReadOptions(missing=missing)
+    columns = _index_columns(index, files)
     read = {
-        name: read_modality(file, specs[name], units.get(name, Units()), options)
+        name: read_modality(
+            file, specs[name], units.get(name, Units()), replace(options, index=columns.get(name))
+        )
         for name, file in files.items()
     }
     notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
@@ -247,3 +263,10 @@ def _read(
     row_names = tuple(named[0].tolist()) if named else None
     paired = pair_rows(read)
     return {n: replace(rows, values=paired[n]) for n, rows in read.items()}, notes, row_names
+
+
+def _index_columns(index: Sequence[str], files: Mapping[str, str]) -> dict[str, str]:
+    """Modality -> the column that names its rows; one without a modality is of all files."""
+    of_one = [text.partition("=")[::2] for text in index if text.partition("=")[0] in files]
+    of_all = [text for text in index if text.partition("=")[0] not in files]
+    return {**dict.fromkeys(files, of_all[-1]), **dict(of_one)} if of_all else dict(of_one)

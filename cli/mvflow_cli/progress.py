@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mvflow.evaluation import EvaluationPlan
     from mvflow.training import Checkpoint, EpochRecord, StepRecord
 
-__all__ = ["LINE_INTERVAL", "TrainingProgress", "counting", "say_plan", "time_left"]
+__all__ = ["LINE_INTERVAL", "TrainingProgress", "clock", "counting", "say_plan", "time_left"]
 
 LINE_INTERVAL = 2.0
 """Least seconds between two lines where there is no terminal; a stage's last epoch has one."""
@@ -93,7 +93,7 @@ class TrainingProgress:
         return (
             f"{record.stage} epoch {record.epoch + 1}/{epochs}: "
             f"{', '.join(filter(None, [f'loss {record.loss:.4g}', _terms(record)]))}, "
-            f"{record.samples_per_second:,.0f} samples/s, {_clock(left)} left"
+            f"{record.samples_per_second:,.0f} samples/s, {clock(left)} left"
         )
 
     def _task(self, stage: str, epoch: int, epochs: int) -> TaskID:
@@ -148,7 +148,7 @@ def say_plan(plan: EvaluationPlan, *, err: bool = False) -> None:
         rows += f", {min(few.values()):,} where {min(few)} or more are observed"
     draws = f", {plan.draws} draws of each" if plan.draws > 1 else ""
     kept = f", {plan.finished} of {plan.parts} parts are kept" if plan.finished else ""
-    say(f"on {rows}{draws}{kept}; about {_clock(plan.seconds)}", err=err)
+    say(f"on {rows}{draws}{kept}; about {clock(plan.seconds)}", err=err)
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def time_left(*, err: bool = False) -> Iterator[Callable[[int, int, str, float],
         def line(done: int, total: int, name: str, seconds: float) -> None:
             if time.monotonic() - printed[0] > LINE_INTERVAL:
                 printed[0] = time.monotonic()
-                say(f"part {done + 1}/{total}: {name}, {_clock(seconds)} left", err=err)
+                say(f"part {done + 1}/{total}: {name}, {clock(seconds)} left", err=err)
 
         yield line
         return
@@ -179,7 +179,7 @@ def time_left(*, err: bool = False) -> Iterator[Callable[[int, int, str, float],
         task = bars.add_task("evaluation", left="", total=None)
 
         def update(done: int, total: int, name: str, seconds: float) -> None:
-            left = f"{_clock(seconds)} left"
+            left = f"{clock(seconds)} left"
             bars.update(task, description=name, completed=done, total=total, left=left)
 
         yield update
@@ -206,7 +206,8 @@ def _terms(record: EpochRecord) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

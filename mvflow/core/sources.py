@@ -401,7 +401,7 @@ def _checked(given: Any, modality: Modality) -> NDArray[Any]:
         value = x[bad][~np.isfinite(values[bad])].flat[0]
         msg = (
             f"modality {modality.name!r}, row {bad} contains {value}: "
-            "expected finite float32 numbers; remove or impute such rows first"
+            "expected finite float32 numbers; mask what is absent, or remove such rows first"
         )
         raise DataError(msg)
     wrong = _first_bad_row(values, lambda chunk: ~likelihood.is_valid(chunk, modality.shape))

@@ -42,9 +42,11 @@ class TakenRows:
         self.covariates: dict[str, Covariate] = dict(getattr(first, "covariates", {}))
         self._arrays: dict[str, NDArray[Any]] = {}
         for name in dict.fromkeys(key for part in parts for key in part):
-            each = [
-                part[name] if name in part else _all_present(part, name, parts) for part in parts
-            ]
+            each: list[Any] = [part.get(name) for part in parts]
+            if name.startswith(PRESENT):
+                each = _masks_alike(
+                    each, [len(part[name.removeprefix(PRESENT)]) for part in parts]
+                )
             self._arrays[name] = np.concatenate(each)
         labels = [s.labels for s in sources]
         self.labels: NDArray[np.int64] | None = None
@@ -74,15 +76,19 @@ class TakenRows:
             if name.startswith(PRESENT) and x.ndim == 1:
                 continue
             index = None
-            if mask is not None and mask.ndim == 1:
-                index = np.where(mask, np.arange(self._rows), -1)
+            if mask is not None:
+                has = mask.reshape(self._rows, -1).any(1)
+                index = None if has.all() else np.where(has, np.arange(self._rows), -1)
             columns[name] = Column(x, index)
         return columns
 
 
-def _all_present(
-    part: dict[str, NDArray[Any]], name: str, parts: Sequence[dict[str, NDArray[Any]]]
-) -> NDArray[np.bool_]:
-    """The mask of a part whose source lacks nothing, as others have it."""
-    mask = next(of[name] for of in parts if name in of)
-    return np.ones((len(part[name.removeprefix(PRESENT)]), *mask.shape[1:]), bool)
+def _masks_alike(masks: Sequence[NDArray[Any] | None], rows: Sequence[int]) -> list[Any]:
+    """Masks of one modality in several parts, of entries where any is; None: nothing is absent."""
+    ndim, shape = max((x.ndim, x.shape[1:]) for x in masks if x is not None)
+    alike = []
+    for mask, count in zip(masks, rows, strict=True):
+        own = np.ones(count, np.bool_) if mask is None else mask
+        spread = own.reshape(*own.shape, *[1] * (ndim - own.ndim))
+        alike.append(np.broadcast_to(spread, (count, *shape)))
+    return alike

@@ -273,9 +273,9 @@ def prediction_sentence(predictions: Sequence[Prediction]) -> str:
         f"{words} in {wins[name]}"
         for name, words in (
             ("model", "this model is best"),
-            ("ridge", "ridge (of classes logistic) regression"),
-            ("neighbours", "nearest neighbours"),
-            ("constant", "a constant"),
+            ("ridge", "ridge (of classes logistic) regression is best"),
+            ("neighbours", "nearest neighbours are best"),
+            ("constant", "a constant is best"),
             ("tied", "the model and the best baseline are tied"),
         )
         if wins[name]

@@ -77,6 +77,8 @@ def test_judges_of_ones_own(mvflow, copied, store, monkeypatch, tmp_path):
     found = mvflow("evaluate", copied, "--inception", weights, *judges)
     assert found.code == 0, found
     assert "weights of weights.pth" in found.out
+    assert "Inception-v3: first the features of" in found.out
+    assert found.out.index("Inception-v3: first") < found.out.index("evaluates 2 subsets")
     assert "FID" in found.out
     result = read_json(copied / "metrics" / "evaluation.json")
     assert result["networks"].pop("inception-v3") == "weights of weights.pth"

@@ -165,6 +165,45 @@ def test_gaps_are_filled_in_the_units_of_the_files_and_all_else_stays(mvflow, ga
     }
 
 
+def test_rows_of_which_nothing_is_given_are_left_out_and_counted(mvflow, gaps, tables, tmp_path):
+    new = pd.read_csv(tables / "new-gaps-blood.csv", index_col=0)
+    files = {"some": new.copy(), "kept": new.drop(new.index[[2, 5]])}
+    files["some"].iloc[[2, 5]] = np.nan
+    out = {}
+    for name, frame in files.items():
+        frame.to_csv(tmp_path / f"{name}.csv")
+        given, to = f"blood={tmp_path / name}.csv", tmp_path / f"{name}-filled.csv"
+        done = mvflow("impute", gaps, "--given", given, "--out", to, "--n", 5)
+        assert done.code == 0, done
+        out[name] = to.read_text()
+        note = f"2 of {len(new)} rows lack blood and are left out, the first is '{new.index[2]}'"
+        assert (note in done.out) == (name == "some")
+    assert out["some"] == out["kept"]
+
+
+def test_a_column_may_name_the_rows_as_a_first_one_without_a_name_does(
+    mvflow, gaps, tables, tmp_path
+):
+    """--index of all files, and of one: the same file comes out, rows paired by their names."""
+    named, plain = [], []
+    for name in ("blood", "body"):
+        frame = pd.read_csv(tables / f"new-gaps-{name}.csv", index_col=0)
+        named.append(f"--given={name}={tables / f'new-gaps-{name}.csv'}")
+        frame.rename_axis("person").to_csv(tmp_path / f"{name}.csv")
+        plain.append(f"--given={name}={tmp_path / name}.csv")
+    texts = []
+    for given in (
+        named,
+        [*plain, "--index", "person"],
+        [*plain, *(f"--index={n}=person" for n in ("blood", "body"))],
+    ):
+        out = tmp_path / f"{len(texts)}.csv"
+        done = mvflow("impute", gaps, *given, "--out", out, "--n", 5)
+        assert done.code == 0, done
+        texts.append(out.read_text())
+    assert texts[0] == texts[1] == texts[2]
+
+
 @pytest.mark.slow
 def test_intervals_of_gaps_are_calibrated_once_the_run_is_evaluated(mvflow, gaps, tables):
     given = ("--given", f"blood={tables / 'new-gaps-blood.csv'}", "--out", tables / "wide.csv")
@@ -174,6 +213,9 @@ def test_intervals_of_gaps_are_calibrated_once_the_run_is_evaluated(mvflow, gaps
     assert mvflow("evaluate", gaps).code == 0
     wide = mvflow("impute", gaps, *given, "--force")
     assert "calibrated on held-out rows" in wide.out
+    assert mvflow("evaluate", gaps, "--folds", "2").code == 0  # measures no single values
+    again = mvflow("impute", gaps, *given[:-1], tables / "again.csv")
+    assert "calibrated on held-out rows" in again.out
     after = pd.read_csv(tables / "wide.csv", index_col=0)
     gap = before["blood:iron [5 %]"].notna()
     assert gap.any()

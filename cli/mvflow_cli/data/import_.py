@@ -214,6 +214,8 @@ def _options(
     ):
         for text in texts or []:
             name, equals, value = text.partition("=")
+            if equals and name not in names:
+                _check_not_mistyped(key, text, names)
             if not equals or name not in names:
                 name, value = "", text
             of_name = said.setdefault(name, {})
@@ -222,6 +224,22 @@ def _options(
             else:
                 of_name[key] = _parsed(key, value)
     return {name: ReadOptions(**{**said[""], **choices}) for name, choices in said.items()}
+
+
+def _check_not_mistyped(key: str, text: str, names: set[str]) -> None:
+    """Refuse `NAME=VALUE` of an unknown modality, unless the text may be a value with a `=`."""
+    from difflib import get_close_matches
+
+    from mvflow.core import UsageError, unknown_name
+
+    name = text.partition("=")[0]
+    takes_equals = key in {"index", "na_tokens"} or text == "="
+    if takes_equals and not get_close_matches(name.lower(), [n.lower() for n in names]):
+        return
+    raise UsageError(
+        f"--{key.replace('na_tokens', 'na-token')} {text!r}: "
+        + unknown_name("modality", name, names)
+    )
 
 
 def _parsed(key: str, value: str) -> Any:
