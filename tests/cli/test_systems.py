@@ -5,10 +5,11 @@ import shlex
 from html import unescape
 
 import h5py
+import numpy as np
 import pytest
 
 from mvflow.config import Classifiers, Training
-from mvflow.core import registry
+from mvflow.core import ArraySource, registry
 from mvflow.estimators import load
 from mvflow.report import Entry
 from mvflow.report.reproduce import commands
@@ -103,7 +104,9 @@ def test_every_system_is_measured_and_reported(passed, run):
 
 def test_the_report_says_how_to_make_the_same_run(passed, run, tmp_path):
     model, known = load(run), RunDirectory.open(run)
-    entry = Entry("again", model, None, [], known.manifest(), {}, None)
+    one = {m.name: np.zeros((1, *m.shape), np.float32) for m in model.modalities}
+    test = ArraySource(one, model.modalities)
+    entry = Entry("again", model, test, [], known.manifest(), {}, None)
     words = shlex.split(commands(entry)[0].replace("\\\n", ""))  # as a shell joins lines
     assert words[:3] == ["mvflow", "new", "again"]
     passed("new", tmp_path / "again", *words[3:])
