@@ -116,5 +116,6 @@ def open_trained(
     run = RunDirectory.open(path)
     chosen: dict[str, Any] = {k: kind for k, kind in kinds.items() if kind is not None}
     model = load(path, device, **chosen)
-    run.require(model.stage_names, model.plan_)
+    subset = chosen.get("subset")
+    run.require(model.stage_names, model.plan_, f" --subset {subset}" if subset else "")
     return run, model if guidance is None else model.with_guidance(guidance)

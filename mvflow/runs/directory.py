@@ -226,8 +226,13 @@ class RunDirectory:
         key = plan.key(stage, data, {name: entries[name].key for name in needs})
         return "done" if entry.key == key else "stale"
 
-    def require(self, stages: Iterable[str], plan: Plan) -> None:
+    def require(self, stages: Iterable[str], plan: Plan, options: str = "") -> None:
         """Check that stages are done and fit the configuration.
+
+        Args:
+            stages: their names.
+            plan: of the model.
+            options: that the command needs to make them, such as ` --subset product`.
 
         Raises:
             DataError: if a file of weights is not the one that was recorded.
@@ -246,7 +251,7 @@ class RunDirectory:
                 }[status]
                 msg = (
                     f"stage {stage!r} of {self.path} {why}: run 'mvflow train {self.path} "
-                    f"--stage {stage}' first"
+                    f"--stage {stage}{options}' first"
                 )
                 raise StageError(msg)
 

@@ -196,10 +196,10 @@ def test_settings_are_changed_said_and_written_down(mvflow, refused, copied):
 def test_both_rules_in_one_run(mvflow, refused, copied):
     assert "amortised" in refused("train", copied, "--subset", "amortized", code=2)
     line = refused("sample", copied, "--given", "square", "--subset", "amortised", code=1)
-    assert f"'mvflow train {copied} --stage amortised' first" in line
+    assert f"run 'mvflow train {copied} --stage amortised --subset amortised' first" in line
     before = RunDirectory.open(copied).weights("flows").read_bytes()
-    found = mvflow("train", copied, "--subset", "amortised")
-    assert found.code == 0, found
+    found = mvflow("train", copied, "--stage", "amortised", "--subset", "amortised")
+    assert found.code == 0, found  # the command that was named
     assert "config.toml: subset.kind = 'amortised' (was 'product')" in found.out
     assert RunDirectory.open(copied).weights("flows").read_bytes() == before
     assert mvflow("sample", copied, "--given", "square").code == 0  # as config.toml now says
