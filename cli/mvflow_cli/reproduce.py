@@ -242,7 +242,10 @@ def _write(
     from mvflow.evaluation.compare import compare
     from mvflow.evaluation.reproductions import select_beta
 
-    runs = {spec: evaluated(out / "runs" / spec.name, protocol) for spec in specs}
+    runs = {  # notes name runs as they are called within the folder, wherever it lies
+        spec: evaluated(out / "runs" / spec.name, protocol)._replace(name=spec.name)
+        for spec in specs
+    }
     if wanted.select:
         best = select_beta(wanted.select, [(spec, run.metrics) for spec, run in runs.items()])
         say("beta chosen: " + ", ".join(f"{s} {b:g}" for s, b in best.items() if b), err=err)

@@ -5,7 +5,7 @@ from mvflow.evaluation.calibration import check_calibration
 from mvflow.evaluation.calibration_result import Calibration
 from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.evaluate import evaluate
-from mvflow.evaluation.generation import FeatureNetwork
+from mvflow.evaluation.features import FeatureNetwork
 from mvflow.evaluation.inception import InceptionFeatures
 from mvflow.evaluation.judges import read_autoencoders, read_classifiers
 from mvflow.evaluation.parts import EvaluationPlan, PartStore

@@ -16,8 +16,9 @@ from mvflow.core import Batch, DataError, Source, UsageError, entry_shares, gene
 from mvflow.estimators import Estimator
 from mvflow.evaluation.caveats import method_of
 from mvflow.evaluation.classifiers import ModalityClassifiers
+from mvflow.evaluation.features import FeatureNetwork
 from mvflow.evaluation.gaps import gap_parts, inference_gaps
-from mvflow.evaluation.generation import FeatureNetwork, Generation
+from mvflow.evaluation.generation import Generation
 from mvflow.evaluation.one_to_many import agreement_on_targets, agreement_rows, one_to_many
 from mvflow.evaluation.parts import (
     DiversityPart,
@@ -228,7 +229,7 @@ def _put_together(
     joint = {name: results[name] for name in ("joint", "joint_fitted") if name in results}
     rebuilt: RebuiltPart = results["reconstruction"]
     radius = estimator.radius
-    real = of.real() if rows.is_apart and of.networks else {}
+    real = of.features.real() if rows.is_apart and of.networks else {}
     likelihoods = {
         name.removeprefix("likelihood "): part
         for name, part in results.items()
@@ -252,16 +253,16 @@ def _put_together(
         frechet={
             network.name: frechet(
                 network.name,
-                of.feature_counts[network.name],
+                of.features.feature_counts[network.name],
                 generated,
                 joint,
                 real,
                 rows=of.compared,
                 reference_rows=len(rows.reference),
-                manifold_rows=of.manifold_rows,
+                manifold_rows=of.features.manifold_rows,
             )
             for network in of.networks
-            if network.name in of.feature_counts
+            if network.name in of.features.feature_counts
         },
         networks={
             network.name: about

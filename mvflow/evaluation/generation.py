@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,11 +26,10 @@ from mvflow.core import (
 from mvflow.estimators import Estimator
 from mvflow.evaluation.baselines import Baseline, Baselines
 from mvflow.evaluation.classifiers import ModalityClassifiers
-from mvflow.evaluation.likeness import GeneratedFeatures, RealFeatures, RealRows
+from mvflow.evaluation.features import FeatureComparison, FeatureNetwork, likeness_of
 from mvflow.evaluation.parts import (
     DiversityPart,
     JointPart,
-    Likeness,
     RebuiltPart,
     SubsetPart,
 )
@@ -38,6 +37,7 @@ from mvflow.evaluation.predictions import Prediction
 from mvflow.evaluation.predictive import PREDICTIVE_DRAWS, Predictive, Table, Units
 from mvflow.evaluation.result import Diversity, SubsetSampler
 from mvflow.evaluation.rows import (
+    MIN_SCORED,
     EvaluationRows,
     Indices,
     batches,
@@ -50,34 +50,13 @@ from mvflow.functional import pairwise_distance
 from mvflow.inference import Diagnostics
 from mvflow.metrics import Estimate, mean_and_error
 
-__all__ = ["FeatureNetwork", "Generation"]
+__all__ = ["Generation"]
 
 MAX_DRAWN_VALUES = 2**22
 """Predictive values held at once."""
 DIVERSITY_ROWS, DIVERSITY_DRAWS = 64, 8
-MIN_MANIFOLD_ROWS, MAX_MANIFOLD_ROWS = 20, 1000
-"""Rows of which precision and recall are measured; the work grows with their square."""
-MIN_SCORED = 2
-"""Rows that have a table, from which on its predictions are scored."""
 DATA = "data"
 """Name of the space of the data themselves, for diversity."""
-
-
-class FeatureNetwork(Protocol):
-    """Maps rows of a modality to features: classifiers, autoencoders, anything of one's own.
-
-    One that cannot take all modalities says so by a method `accepts(modality)`; one that has an
-    attribute `about` is named by it in the result.
-    """
-
-    @property
-    def name(self) -> str:
-        """By which its distances are called; "inception-v3" makes them an FID."""
-        ...
-
-    def features(self, name: str, x: ArrayLike) -> NDArray[Any]:
-        """Features (rows, features) of rows (rows, *shape) of the modality `name`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -188,6 +167,20 @@ class Generation:
         subsets = [given for of in self.subsets.values() for given in of]
         return min([rows, *(len(self.rows_given(given)) for given in subsets)])
 
+    @cached_property
+    def features(self) -> FeatureComparison:
+        """Classes and features of rows, and what they are compared with."""
+        return FeatureComparison(
+            self.estimator.modalities,
+            self.test,
+            self.rows,
+            self.networks,
+            self.classifiers,
+            self.compared,
+            self.clusters_of,
+            self.estimator.config.evaluation.frechet_infinity,
+        )
+
     def batch_seed(self, path: tuple[str | int, ...], place: slice) -> int:
         """Of a batch; the first has no number, so that few rows are drawn as if all at once."""
         return derive_seed(self.seed, *path, *([place.start] if place.start else []))
@@ -202,7 +195,7 @@ class Generation:
         targets = [name for name in self.names if name not in given]
         tables = [name for name in targets if name in self.tables]
         hits: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in targets}
-        compared_with = {name: self._compared_with(name) for name in targets}
+        compared_with = {name: self.features.compared_with(name) for name in targets}
         rows = self.rows_given(given)[:count]
         predicted: dict[str, list[Predictive]] = {name: [] for name in tables}
         diagnostics, norms = [], []
@@ -215,7 +208,7 @@ class Generation:
             norms.append(float(np.linalg.norm(z, axis=-1).max()))
             compared = min(max(self.compared - place.start, 0), len(at))
             for name, made in self.estimator.decode(z[:1], targets, covariates=covariates).items():
-                found = self._predict(name, made[0], compared)
+                found = self.features.predict(name, made[0], compared)
                 if found.classes is not None:
                     known = self.rows.is_labelled(at)
                     hits[name].append(self._is_right(found.classes[known], at[known]))
@@ -230,7 +223,7 @@ class Generation:
             given=given,
             rows=len(rows),
             hits={k: np.concatenate(v).tolist() for k, v in hits.items() if v},
-            likeness={name: _computed(of) for name, of in compared_with.items()},
+            likeness={name: likeness_of(of) for name, of in compared_with.items()},
             contacts=float(joined.contacts.mean()) if joined.contacts.size else 0.0,
             norm=max(norms),
             sampler=self._checked_sampler(joined, len(rows)),
@@ -333,12 +326,12 @@ class Generation:
         seed = derive_seed(self.seed, "prior")
         z = self.estimator.draw(None, settings.prior_draws, seed=seed, prior=prior).z[:, 0]
         at = np.resize(self.rows.chosen, len(z))
-        compared_with = {name: self._compared_with(name) for name in self.names}
+        compared_with = {name: self.features.compared_with(name) for name in self.names}
         classes: list[NDArray[np.int64]] = []
         for place, some in batches(at):
             covariates = self.taken(some, ())
             made = self.estimator.decode(z[place], covariates=covariates)
-            found = {name: self._predict(name, made[name]) for name in self.names}
+            found = {name: self.features.predict(name, made[name]) for name in self.names}
             for name in self.names:
                 for network, values in found[name].features.items():
                     compared_with[name][network].update(values)
@@ -347,7 +340,7 @@ class Generation:
                 classes.append(np.stack(of_each))
         return JointPart(
             classes=np.concatenate(classes, 1).tolist() if classes else [],
-            likeness={name: _computed(of) for name, of in compared_with.items()},
+            likeness={name: likeness_of(of) for name, of in compared_with.items()},
         )
 
     def rebuilt(self) -> RebuiltPart:
@@ -430,48 +423,13 @@ class Generation:
     def _spread(self, name: str, draws: NDArray[Any], rows: Indices) -> dict[str, Estimate]:
         """Diversity of draws (n, rows, *shape) in the space of the data and of all networks."""
         flat = draws.reshape(-1, *draws.shape[2:])
-        spaces = {DATA: self._values(name, flat), **self._predict(name, flat).features}
+        spaces = {DATA: self._values(name, flat), **self.features.predict(name, flat).features}
         return {
             space: self.estimate(pairwise_distance(values.reshape(*draws.shape[:2], -1)), rows)
             for space, values in spaces.items()
         }
 
-    # Classes and features
-
-    @cached_property
-    def networks_of(self) -> dict[str, list[FeatureNetwork]]:
-        """Modality -> the networks that can take its rows."""
-        found: dict[str, list[FeatureNetwork]] = {}
-        for modality in self.estimator.modalities:
-            found[modality.name] = [
-                network
-                for network in self.networks
-                if getattr(network, "accepts", lambda _: True)(modality)
-            ]
-        return found
-
-    def _predict(self, name: str, x: NDArray[Any], count: int | None = None) -> _Predictions:
-        """Classes of rows, and features of the first `count` of them."""
-        classes, features = None, {}
-        for network in self.networks_of[name]:
-            if network is self.classifiers:
-                classes, values = self.classifiers.predict_with_features(name, x)
-                features[network.name] = values[:count]
-            elif count != 0:
-                features[network.name] = np.asarray(network.features(name, x[:count]))
-        return _Predictions(classes, features if name in self._compared_names else {})
-
-    @cached_property
-    def _compared_names(self) -> set[str]:
-        """Modalities of which some real rows have all values, to compare features with."""
-        if self.rows.present is None:
-            return set(self.names)
-        full = {name: self.rows.is_full(name, self.rows.reference).sum() for name in self.names}
-        return {name for name, count in full.items() if count >= MIN_SCORED}
-
-    def _features(self, name: str, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Features of rows, if there are any."""
-        return self._predict(name, x).features if len(x) else {}
+    # Values
 
     def _is_right(self, classes: NDArray[Any], at: Indices) -> NDArray[np.bool_]:
         assert self.test.labels is not None
@@ -493,85 +451,6 @@ class Generation:
             return values
         spread = mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
         return np.where(spread, values, np.float32(np.nan))
-
-    @cached_property
-    def manifold_rows(self) -> int:
-        """Number of rows for precision and recall, real and generated; 0 where they are few."""
-        distinct = min((len(self._distinct(name)) for name in self._compared_names), default=0)
-        count = min(self.compared, distinct, MAX_MANIFOLD_ROWS)
-        return count if count >= MIN_MANIFOLD_ROWS else 0
-
-    def _distinct(self, name: str) -> Indices:
-        """Places of reference rows with a whole item of a modality that no earlier one shows."""
-        index, rows = self.test.columns()[name].index, self.rows.reference
-        places = np.flatnonzero(self.rows.is_full(name, rows))
-        items = rows[places] if index is None else index[rows[places]]
-        return np.asarray(places[np.sort(np.unique(items, return_index=True)[1])])
-
-    @cached_property
-    def _references(self) -> dict[str, dict[str, RealRows]]:
-        """Real rows in features, by modality and network."""
-        settings = self.estimator.config.evaluation
-        wanted = {name: np.zeros(len(self.rows.reference), bool) for name in self.names}
-        for name, some in wanted.items():
-            some[self._distinct(name)[: self.manifold_rows]] = True
-        found = {
-            name: {
-                network.name: RealFeatures(settings.frechet_infinity)
-                for network in self.networks_of[name]
-            }
-            for name in self.names
-            if name in self._compared_names
-        }
-        for place, at in batches(self.rows.reference):
-            x = self.test.take(at)
-            for name in found:
-                full = self.rows.is_full(name, at)
-                for network, values in self._features(name, x[name][full]).items():
-                    found[name][network].update(values, wanted[name][place][full])
-        return {n: {k: f.compute() for k, f in of.items()} for n, of in found.items()}
-
-    def _compared_with(self, target: str) -> dict[str, GeneratedFeatures]:
-        """What compares rows with the real ones of a modality, by network."""
-        return {n: GeneratedFeatures(r) for n, r in self._references.get(target, {}).items()}
-
-    def real(self) -> dict[str, dict[str, Likeness]]:
-        """Likeness of as many real rows with the reference, by modality and network.
-
-        Modalities of which too few of the chosen rows have all values are left out.
-        """
-        found = {}
-        for name in self.names:
-            rows = self.rows.chosen[self.rows.is_full(name, self.rows.chosen)][: self.compared]
-            if len(rows) < max(self.compared, MIN_SCORED):
-                continue
-            compared_with, clusters = self._compared_with(name), self.clusters_of(rows)
-            column = self.test.columns()[name]
-            for place, at in batches(rows):
-                for network, values in self._features(name, column.take(at)).items():
-                    compared_with[network].update(values, clusters[place])
-            found[name] = _computed(compared_with)
-        return found
-
-    @property
-    def feature_counts(self) -> dict[str, int]:
-        """Number of features of each network."""
-        return {
-            network: len(real.moments.mean)
-            for of in self._references.values()
-            for network, real in of.items()
-        }
-
-
-class _Predictions(NamedTuple):
-    """Classes and features of some rows."""
-
-    classes: NDArray[np.int64] | None
-    features: dict[str, NDArray[Any]]
-
-
-def _computed(found: Mapping[str, GeneratedFeatures]) -> dict[str, Likeness]:
-    return {network: of.compute() for network, of in found.items()}
 
 
 def _joined(parts: Sequence[Diagnostics]) -> Diagnostics:

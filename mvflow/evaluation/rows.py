@@ -21,6 +21,7 @@ from mvflow.core import (
 )
 
 __all__ = [
+    "MIN_SCORED",
     "EvaluationRows",
     "Indices",
     "PresentRows",
@@ -31,6 +32,8 @@ __all__ = [
 
 BATCH_ROWS = 2048
 """Rows generated and measured at once."""
+MIN_SCORED = 2
+"""Rows that have what is compared, from which on it is scored."""
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]

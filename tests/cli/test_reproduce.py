@@ -37,6 +37,8 @@ def test_a_figure_is_made_of_shared_runs_and_a_second_call_trains_nothing(mvflow
     assert len(pictures) == 1
     table = (out / "figure2.md").read_text()
     assert table.count("| JNF, posterior") == 2
+    assert "jnf-seed-0" in table
+    assert str(out) not in table
     again = mvflow(*words)
     assert again.code == 0
     assert "0 stages are to be trained" in again.out

@@ -114,12 +114,12 @@ def put_together(of):
     if of.classifiers is not None:
         labels = of.test.labels[of.rows.chosen]
         found["coherence"] = coherence(parts, joint, rebuilt.kept, labels, of.clusters)
-    real = of.real() if of.rows.is_apart else {}
+    real = of.features.real() if of.rows.is_apart else {}
     sizes = {"rows": of.compared, "reference_rows": len(of.rows.reference)}
-    sizes["manifold_rows"] = of.manifold_rows
+    sizes["manifold_rows"] = of.features.manifold_rows
     found["frechet"] = {
         name: frechet(name, count, parts, joint, real, **sizes)
-        for name, count in (of.feature_counts.items() if of.networks else ())
+        for name, count in (of.features.feature_counts.items() if of.networks else ())
     }
     return found
 
