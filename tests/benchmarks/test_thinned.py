@@ -27,16 +27,17 @@ def test_the_stores_have_all_rows_and_the_complete_ones(tmp_path, monkeypatch):
     words = [str(store), "--out", str(tmp_path), "--by", "square"]
     monkeypatch.setattr(sys, "argv", ["thinned", *words])
     main()
-    with Store.open(store) as all_, Store.open(tmp_path / "incomplete.h5") as incomplete:
-        with Store.open(tmp_path / "dropped.h5") as dropped:
-            index = [incomplete["train"].columns()[n].index for n in ("circle", "square")]
-            complete = (np.stack(index) >= 0).all(0)
-            assert len(incomplete["train"]) == len(all_["train"]) == 200
-            assert len(dropped["train"]) == complete.sum() < 200
-            for name in ("circle", "square"):
-                x = all_["train"].take(np.flatnonzero(complete))[name]
-                np.testing.assert_array_equal(
-                    dropped["train"].take(np.arange(complete.sum()))[name], x
-                )
-                rest = all_["test"].take(np.arange(20))[name]
-                np.testing.assert_array_equal(incomplete["test"].take(np.arange(20))[name], rest)
+    with (
+        Store.open(store) as all_,
+        Store.open(tmp_path / "incomplete.h5") as incomplete,
+        Store.open(tmp_path / "dropped.h5") as dropped,
+    ):
+        index = [incomplete["train"].columns()[n].index for n in ("circle", "square")]
+        complete = (np.stack(index) >= 0).all(0)
+        assert len(incomplete["train"]) == len(all_["train"]) == 200
+        assert len(dropped["train"]) == complete.sum() < 200
+        for name in ("circle", "square"):
+            x = all_["train"].take(np.flatnonzero(complete))[name]
+            np.testing.assert_array_equal(dropped["train"].take(range(complete.sum()))[name], x)
+            rest = all_["test"].take(range(20))[name]
+            np.testing.assert_array_equal(incomplete["test"].take(range(20))[name], rest)
