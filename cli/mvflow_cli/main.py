@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -166,7 +168,23 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     tolerate_encodings()
     logging.lastResort = LogLines(logging.WARNING)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code and _has_process_group():
+        _exit_at_once(code)
+    sys.exit(code)
+
+
+def _has_process_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """End without destructors: those of a process group whose peers are lost may abort."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a closed pipe
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ DRIVER = (  # imports torch before the command can set its log level
     "fitting.CHECKPOINT_SHARE = 1e9; import mvflow_cli.progress as progress; "
     "progress.LINE_INTERVAL = -1.0; from mvflow_cli.main import main; main()"
 )
+GROUP = (  # of one process
+    "import torch.distributed as d; "
+    "d.init_process_group('gloo', store=d.HashStore(), rank=0, world_size=1); "
+)
 
 
 def children(process):
@@ -49,6 +53,20 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(mvflow, make, starte
         if line.startswith("joint epoch"):
             break
     assert int(line.split()[2].split("/")[0]) in (done, done + 1)
+
+
+@pytest.mark.parametrize(("group", "code"), [("", 99), (GROUP, 2)])
+def test_a_failure_beside_other_processes_ends_without_destructors(started, group, code):
+    """What ends at exit, such as the threads of a group whose peer is lost, may abort: 99 here."""
+    driver = (
+        f"import atexit, os; atexit.register(os._exit, 99); {group}"
+        "from mvflow_cli.main import main; main()"
+    )
+    process = started("list", "nothing", program=("-c", driver))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err.startswith("mvflow: "), err
+    assert not out
 
 
 @pytest.mark.parametrize(
