@@ -117,26 +117,49 @@ class MatchingPosterior(nn.Module):
         data: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Features of what each row may see, (rows, features); arguments as of `forward`."""
+        embedded, has = self.embed(x, covariates, data)
+        return self.merged(embedded, has if observed is None else has & observed)
+
+    def embed(
+        self,
+        x: Mapping[str, Tensor],
+        covariates: Mapping[str, Tensor] | None = None,
+        data: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings of each modality, and which modalities there are; arguments as of `forward`.
+
+        Returns:
+            (rows, views, M, embedding), 0 where a modality is not there, and (rows, M) of bool.
+        """
         first = next(iter(x.values()), self.shift[None])
         rows, device, dtype = len(first), first.device, self.shift.dtype
         # Filled on the device: nothing is copied to it, which a captured step could not do.
-        seen = torch.stack([torch.full((rows,), n in x, device=device) for n in self.names], 1)
-        if observed is not None:
-            seen = seen & observed
+        has = torch.stack([torch.full((rows,), n in x, device=device) for n in self.names], 1)
         nothing = torch.zeros(rows, self.embedding, device=device, dtype=dtype)
-        parts = [
-            torch.where(
-                seen[:, i, None],
-                torch.relu(encode_rows(encoders[name], view[name], covariates)).to(dtype),
-                nothing,
+        embedded = [
+            torch.stack(
+                [
+                    torch.relu(encode_rows(encoders[n], view[n], covariates)).to(dtype)
+                    if n in view
+                    else nothing
+                    for n in self.names
+                ],
+                1,
             )
-            if name in view
-            else nothing
             for encoders, view in ((self.encoders, x), (self.data_encoders, data or {}))
             if encoders is not None
-            for i, name in enumerate(self.names)
         ]
-        features: Tensor = self.merge(torch.cat([*parts, seen.to(dtype)], -1))
+        return torch.stack(embedded, 1), has
+
+    def merged(self, embedded: Tensor, seen: Tensor) -> Tensor:
+        """Features (rows, features) of the modalities that each row may see.
+
+        Args:
+            embedded: of all modalities, as `embed` gives them.
+            seen: (rows, M) of bool.
+        """
+        parts = embedded.masked_fill(~seen[:, None, :, None], 0.0).flatten(1)
+        features: Tensor = self.merge(torch.cat([parts, seen.to(parts.dtype)], -1))
         return upcast_to_float32(features)
 
     def loss(self, z: Tensor, condition: Tensor) -> Tensor:

@@ -42,6 +42,19 @@ def rows(n=5):
     return {k: torch.randn(n, d, generator=generator) for k, d in (("a", 3), ("b", 2), ("c", 1))}
 
 
+def test_embeddings_of_rows_serve_for_every_subset_of_them():
+    """Merged for a subset they are its condition, whatever the others hold."""
+    q, x = network(), rows()
+    embedded, has = q.embed({n: x[n] for n in ("a", "b")})
+    assert has.tolist() == [[True, True, False]] * 5
+    seen = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0], [1, 1, 0]]).bool()
+    merged = q.merged(embedded, seen)
+    for i, names in enumerate(("a", "b", "ab", "", "ab")):
+        only = q.condition({n: x[n][i : i + 1] for n in names})
+        torch.testing.assert_close(merged[i : i + 1], only)
+    torch.testing.assert_close(merged, q.condition(x, seen))
+
+
 @pytest.mark.parametrize("at", ["a scalar", "one for each row"])
 def test_the_divergence_is_the_trace_of_the_jacobian(at):
     v, z = velocity(3, spread=0.7), torch.randn(5, 2, 3, dtype=torch.float64)

@@ -184,3 +184,24 @@ def test_beta_follows_its_annealing():
         with torch.no_grad(), seeded(0, "loss"):
             expected = system.joint.losses(Observed(batch), beta).total
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_draws_of_a_row_in_a_matching_step_take_one_pass_of_its_encoders():
+    """More subsets, times and noises of each row: the same loss on the average, less noise."""
+    losses, sizes = {}, {}
+    for draws in (1, 8):
+        subset = {"kind": "matching", "draws": draws, "embedding": 4, "width": 8}
+        system = build_system(config(subset={**subset, "summary_hidden": [8]}))
+        module = system.subset_module
+        stage = build_stage(spec_of(system, "matching"), system, table(64))
+        batch, sizes[draws] = stage.train.gather(torch.arange(32)), []
+        for part in (module.encoders["a"], module.merge):
+            part.register_forward_hook(lambda *x, to=sizes[draws]: to.append(len(x[2])))
+        stage.trainable.eval()
+        with torch.no_grad(), seeded(0, "draws"):
+            losses[draws] = torch.stack([stage.loss(batch, 0.0).total for _ in range(200)])
+    assert {*sizes[1]} == {32}
+    assert sizes[8][:2] == [32, 8 * 32]
+    error = (losses[1].var() / 200 + losses[8].var() / 200) ** 0.5
+    assert abs(losses[1].mean() - losses[8].mean()) < 4 * error
+    assert losses[8].var() < losses[1].var() / 3

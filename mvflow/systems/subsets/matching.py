@@ -50,6 +50,8 @@ class Matching(SubsetRule, Training):
     """Of the velocity's two hidden layers."""
     average: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """What one step leaves of the averages of the weights, with which is drawn."""
+    draws: PositiveInt = 4
+    """Subsets, times and noises of each row in a step, for one pass of its encoders."""
     tolerance: PositiveFloat = 0.02
     """Steps of the solver are doubled until that changes log-densities by less, in nats."""
     guidance: NonNegativeFloat = 0.0
@@ -109,17 +111,20 @@ class Matching(SubsetRule, Training):
         count, keep_data = len(system.modalities), module.data_encoders is not None
 
         def loss(z: Tensor, observed: Observed) -> Losses:
-            seen = random_subsets_by_size(len(z), count, z.device)
+            seen = random_subsets_by_size(self.draws * len(z), count, z.device)
             if observed.present:
-                seen = seen & presence(observed, [m.name for m in system.modalities]).T
+                present = presence(observed, [m.name for m in system.modalities]).T
+                seen = seen & present.repeat(self.draws, 1)
             data = x = {n: observed.encodable(n) for n in observed.x}
             if keep_data:
                 x = {n: observed.cached[f"projections/{n}"] for n in x}
             if module.training:
                 module.update_averages()
             with nullcontext() if module.training else module.averaged():
-                given = module.condition(x, seen, observed.covariates, data)
-                error = module.loss(z, given).mean()
+                embedded, has = module.embed(x, observed.covariates, data)
+                embedded, has = embedded.repeat(self.draws, 1, 1, 1), has.repeat(self.draws, 1)
+                given = module.merged(embedded, seen & has)
+                error = module.loss(z.repeat(self.draws, 1), given).mean()
             return Losses(error, {})
 
         @torch.no_grad()
