@@ -162,15 +162,14 @@ class MatchingPosterior(nn.Module):
         features: Tensor = self.merge(torch.cat([parts, seen.to(parts.dtype)], -1))
         return upcast_to_float32(features)
 
-    def loss(self, z: Tensor, condition: Tensor) -> Tensor:
-        """Squared error of the learned part of the velocity in each row, mean over coordinates.
+    def states(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Times, noisy states z_t, and what the learned part of the velocity is to be there.
 
-        Before training it is 1 but for noise. Times are spread evenly over the rows, more of them
-        near 1, where what is left of the way is as narrow as a posterior.
+        Times are spread evenly over the rows, more of them near 1, where what is left of the way
+        is as narrow as a posterior.
 
         Args:
             z: draws of the posterior of each row, (rows, latent).
-            condition: what of the row the velocity may see, as `condition` gives it.
         """
         rows = torch.arange(len(z), device=z.device, dtype=z.dtype)
         t = path_time((rows + torch.rand_like(rows)) / len(z))
@@ -178,7 +177,18 @@ class MatchingPosterior(nn.Module):
         way = t[:, None]
         at = noise + way * (z - noise)
         slope, scale = path_moments(way)
-        target = scale * (z - noise - slope * at)
+        return t, at, scale * (z - noise - slope * at)
+
+    def loss(self, states: tuple[Tensor, Tensor, Tensor], condition: Tensor) -> Tensor:
+        """Squared error of the learned part of the velocity in each row, mean over coordinates.
+
+        Before training it is 1 but for noise.
+
+        Args:
+            states: as `states` gives them.
+            condition: what of the row the velocity may see, as `condition` gives it.
+        """
+        t, at, target = states
         return (self.velocity.residual(t, at, condition) - target).square().mean(-1)
 
     @torch.no_grad()

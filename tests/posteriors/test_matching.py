@@ -144,7 +144,7 @@ def test_matching_a_gaussian_finds_its_velocity(fit):
 
     def minus_loss(z):
         q.update_averages()
-        return -q.loss(z, condition(len(z)))
+        return -q.loss(q.states(z), condition(len(z)))
 
     z = torch.from_numpy(np.random.default_rng(0).normal(size=(8192, 2)) * scale + loc).float()
     fit(q, minus_loss, (z,), 400, 1e-2)

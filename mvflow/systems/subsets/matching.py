@@ -52,6 +52,9 @@ class Matching(SubsetRule, Training):
     """What one step leaves of the averages of the weights, with which is drawn."""
     draws: PositiveInt = 4
     """Subsets, times and noises of each row in a step, for one pass of its encoders."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight of a teacher's velocity in what is fitted: that of the averaged weights, which sees
+    all that the row has at the same noisy state, where the network sees less (as MUNITE, 2026)."""
     tolerance: PositiveFloat = 0.02
     """Steps of the solver are doubled until that changes log-densities by less, in nats."""
     guidance: NonNegativeFloat = 0.0
@@ -112,20 +115,30 @@ class Matching(SubsetRule, Training):
 
         def loss(z: Tensor, observed: Observed) -> Losses:
             seen = random_subsets_by_size(self.draws * len(z), count, z.device)
-            if observed.present:
-                present = presence(observed, [m.name for m in system.modalities]).T
-                seen = seen & present.repeat(self.draws, 1)
             data = x = {n: observed.encodable(n) for n in observed.x}
             if keep_data:
                 x = {n: observed.cached[f"projections/{n}"] for n in x}
-            if module.training:
-                module.update_averages()
-            with nullcontext() if module.training else module.averaged():
+
+            def condition(seen: Tensor) -> Tensor:
                 embedded, has = module.embed(x, observed.covariates, data)
                 embedded, has = embedded.repeat(self.draws, 1, 1, 1), has.repeat(self.draws, 1)
-                given = module.merged(embedded, seen & has)
-                error = module.loss(z.repeat(self.draws, 1), given).mean()
-            return Losses(error, {})
+                return module.merged(embedded, seen & has)
+
+            if module.training:
+                module.update_averages()
+            has = torch.ones_like(seen)
+            if observed.present:
+                rows = presence(observed, [m.name for m in system.modalities]).T
+                has = rows.repeat(self.draws, 1)
+            seen = seen & has
+            t, at, target = module.states(z.repeat(self.draws, 1))
+            if module.training and self.distillation:
+                with torch.no_grad(), module.averaged():
+                    teacher = module.velocity.residual(t, at, condition(has))
+                mixed = torch.lerp(target, teacher, self.distillation)
+                target = torch.where((seen != has).any(1, keepdim=True), mixed, target)
+            with nullcontext() if module.training else module.averaged():
+                return Losses(module.loss((t, at, target), condition(seen)).mean(), {})
 
         @torch.no_grad()
         def finish(rows: Rows) -> None:
