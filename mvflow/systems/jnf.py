@@ -38,7 +38,7 @@ from mvflow.systems.importance_weighted import importance_weighted_losses
 from mvflow.systems.joint_system import JointEncoderSystem, JointTraining, build_joint_vae
 from mvflow.systems.joint_vae import JointVAE
 from mvflow.systems.masking import zero_unless
-from mvflow.systems.pairs import check_pairs
+from mvflow.systems.pairs import check_pairs, warn_unless_learned
 from mvflow.systems.sampling import check_samples
 
 __all__ = ["JNF", "JNFShared"]
@@ -213,6 +213,12 @@ class JNF(JointEncoderSystem):
             start=partial(
                 check_pairs,
                 [m.name for m in self.modalities],
+                objective,
+                self.settings.projectors.batch_size,
+            ),
+            finish=partial(
+                warn_unless_learned,
+                self.projectors,
                 objective,
                 self.settings.projectors.batch_size,
             ),

@@ -1,20 +1,27 @@
-"""Whether rows that lack modalities have enough pairs for what is learned from pairs."""
+"""Whether there are enough pairs for what is learned from pairs, and whether it was learned."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from itertools import combinations
 
 import torch
 
-from mvflow.core import PRESENT, DataError, UsageError
+from mvflow.core import PRESENT, DataError, Observed, UsageError
+from mvflow.nn import ModalityDict, seeded
 from mvflow.projectors import Objective
 from mvflow.stages import Rows
 
-__all__ = ["check_pairs"]
+__all__ = ["check_pairs", "warn_unless_learned"]
+
+_log = logging.getLogger(__name__)
 
 BLOCK_ROWS = 8192
+
+SHUFFLES = 20
+"""Times that rows are paired at random."""
 
 
 def check_pairs(names: Sequence[str], objective: Objective, batch_size: int, rows: Rows) -> None:
@@ -57,3 +64,38 @@ def check_pairs(names: Sequence[str], objective: Objective, batch_size: int, row
     if not any((there[a] & there[b]).any() for a, b in combinations(names, 2)):
         msg = "no row has two modalities: projectors have nothing to learn from"
         raise DataError(msg)
+
+
+@torch.no_grad()
+def warn_unless_learned(
+    networks: ModalityDict, objective: Objective, batch_size: int, rows: Rows
+) -> None:
+    """Say so where a row's own pair is no better for the objective than another row's.
+
+    A contrastive loss can stay for hundreds of steps where it begins, at the loss of chance.
+    """
+    with seeded(0, "pairs"):
+        chosen = rows.subset(torch.randperm(len(rows))[:batch_size])
+        observed = Observed.from_columns(next(iter(chosen.batches(batch_size))))
+        has = torch.ones(len(chosen), dtype=torch.bool)
+        for name in observed.x:
+            if (mask := observed.is_present(name)) is not None:
+                has &= mask.to(has.device)
+        if has.sum() < objective.min_rows:
+            return
+        projections = {n: networks[n](observed.encodable(n))[has] for n in sorted(observed.x)}
+        first, *others = projections
+        loss = float(objective.loss(projections))
+        shuffled = []
+        for _ in range(SHUFFLES):
+            mixed = {n: projections[n][torch.randperm(int(has.sum()))] for n in others}
+            shuffled.append(float(objective.loss({first: projections[first], **mixed})))
+    spread, mean = torch.std_mean(torch.tensor(shuffled, dtype=torch.float64))
+    if loss > mean - 3 * spread:
+        _log.warning(
+            "projectors have learned nothing: for rows that belong together their loss is %.4g, "
+            "for rows paired at random %.4g: raise projectors.epochs, or try less dropout and "
+            "augmentation, or another batch_size",
+            loss,
+            mean,
+        )

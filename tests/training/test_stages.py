@@ -1,5 +1,7 @@
 """The stages of JNF: what each trains, what it freezes, what it caches, what it refuses."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -205,3 +207,52 @@ def test_draws_of_a_row_in_a_matching_step_take_one_pass_of_its_encoders():
     error = (losses[1].var() / 200 + losses[8].var() / 200) ** 0.5
     assert abs(losses[1].mean() - losses[8].mean()) < 4 * error
     assert losses[8].var() < losses[1].var() / 3
+
+
+@pytest.mark.parametrize("kind", ["contrastive", "dcca", "barlow-twins"])
+def test_projectors_that_have_learned_nothing_are_said(kind, caplog):
+    """Outputs that do not depend on what modalities share are no better than at random."""
+    system = build_system(shared(kind, 2, projectors={"batch_size": 128}))
+    spec, rows = spec_of(system, "projectors"), table(400)
+    rng = np.random.default_rng(1)
+    apart = Table.of(ArraySource({n: rng.normal(size=(400, d)) for n, d in (("a", 3), ("b", 4))}))
+    spec.finish(apart)
+    assert "projectors have learned nothing" in caplog.text
+    caplog.clear()
+    run_stage(build_stage(spec, system, rows))
+    spec.module.eval()
+    spec.finish(rows)
+    assert not caplog.text
+
+
+def matching_loss(monkeypatch, distillation, teacher, seed=0):
+    """Loss and gradients of a training step in which the averaged weights predict `teacher`."""
+    subset = {"kind": "matching", "distillation": distillation, "embedding": 4, "width": 8}
+    system = build_system(config(subset={**subset, "summary_hidden": [8]}))
+    stage = build_stage(spec_of(system, "matching"), system, table(64))
+    module = system.subset_module.train()
+    plain = module.velocity.residual
+
+    def residual(t, at, condition):
+        return plain(t, at, condition) if torch.is_grad_enabled() else teacher(at)
+
+    monkeypatch.setattr(module.velocity, "residual", residual)
+    with seeded(seed, "loss"):
+        loss = stage.loss(stage.train.gather(torch.arange(32)), 0.5).total
+    loss.backward()
+    return loss.detach(), [p.grad for p in module.parameters() if p.grad is not None]
+
+
+def test_a_teacher_of_weight_0_is_none_and_of_weight_1_is_what_is_fitted(monkeypatch):
+    """The network begins at 0, so that its loss is the mean square of what it is to be."""
+    plain, none = (matching_loss(monkeypatch, 0.0, f) for f in (torch.zeros_like, torch.ones_like))
+    assert torch.equal(plain[0], none[0])
+    assert all(torch.equal(a, b) for a, b in zip(plain[1], none[1], strict=True))
+    three, thirty = (
+        matching_loss(monkeypatch, 1.0, partial(torch.full_like, fill_value=v))[0] for v in (3, 30)
+    )
+    share = float((thirty - three) / (900 - 9))  # of the rows that see less than all they have
+    assert 0.5 < share < 0.85  # 2/3 of all sizes
+    half = matching_loss(monkeypatch, 0.5, partial(torch.full_like, fill_value=1e3))[0]
+    full = matching_loss(monkeypatch, 1.0, partial(torch.full_like, fill_value=1e3))[0]
+    torch.testing.assert_close(half / full, torch.tensor(0.25), rtol=0.02, atol=0)  # 1e3 >> 1
