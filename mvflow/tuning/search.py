@@ -80,6 +80,7 @@ def tune(
     seconds: float = 600.0,
     path: Path | None = None,
     callback: Callable[[Trial, float], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Config, list[Trial]]:
     """The settings, of those tried within the budget, that impute held-out rows best.
 
@@ -92,6 +93,7 @@ def tune(
         seconds: no trial begins that would end later, by the longest so far.
         path: file that keeps trials; with the same rows and configuration they are not repeated.
         callback: told of each trial, and of the seconds that are left.
+        clock: what seconds are read from; with `time.process_time` they are those of the CPU.
 
     Returns:
         The best configuration, and all trials in order; none if nothing is to be chosen.
@@ -107,7 +109,9 @@ def tune(
     scored = complete[: max(2, min(SCORED_ROWS, len(complete) // 5))]
     held = source.take(np.sort(scored))
     rows = TakenRows([source], [np.sort(order[~np.isin(order, scored)][:ROWS])])
-    search = _Search(config, rows, held, _Memory.of(path, config, source), seconds, callback)
+    search = _Search(
+        config, rows, held, _Memory.of(path, config, source), seconds, callback, clock
+    )
     best = search.run(())
     assert best is not None  # the first is always tried
     for group in groups:
@@ -129,9 +133,10 @@ class _Search:
         memory: _Memory,
         seconds: float,
         callback: Callable[[Trial, float], None] | None,
+        clock: Callable[[], float],
     ) -> None:
         self.config, self.rows, self.held, self.memory = config, rows, held, memory
-        self.began, self.seconds, self.callback = time.monotonic(), seconds, callback
+        self.clock, self.began, self.seconds, self.callback = clock, clock(), seconds, callback
         self.trials: list[Trial] = []
         self.model: Estimator | None = None
 
@@ -143,15 +148,15 @@ class _Search:
         trial = self.memory.trial(changes)
         if trial is None:
             longest = max((t.seconds for t in self.trials), default=0.0)
-            if self.trials and time.monotonic() - self.began + longest > self.seconds:
+            if self.trials and self.clock() - self.began + longest > self.seconds:
                 return None
-            began = time.monotonic()
+            began = self.clock()
             score = self.score(self.configured(changes))
-            trial = Trial(changes, round(score, 5), round(time.monotonic() - began, 2))
+            trial = Trial(changes, round(score, 5), round(self.clock() - began, 2))
             self.memory.keep(trial)
         self.trials.append(trial)
         if self.callback is not None:
-            self.callback(trial, self.seconds - (time.monotonic() - self.began))
+            self.callback(trial, self.seconds - (self.clock() - self.began))
         return trial
 
     def score(self, config: Config) -> float:

@@ -1,5 +1,8 @@
 """The search for settings: what it measures, keeps and chooses, and its budget."""
 
+import time
+from itertools import count
+
 import numpy as np
 import pytest
 
@@ -44,13 +47,24 @@ def test_every_alternative_is_a_configuration(config):
     groups = alternatives(config)
     assert groups
     for changes in (c for group in groups for c in group):
-        changed = tuning._Search(config, {}, {}, None, 0, None).configured(tuple(changes))
+        changed = tuning._Search(config, {}, {}, None, 0, None, time.monotonic).configured(
+            tuple(changes)
+        )
         assert changed != config
 
 
 def test_no_trial_begins_that_would_end_after_the_budget(rows, config):
     _, trials = tune(config, ArraySource(rows), seconds=1e-3)
     assert len(trials) == 1
+
+
+def test_the_budget_is_read_from_the_clock(rows, config, monkeypatch):
+    monkeypatch.setattr(tuning._Search, "score", lambda *_: 0.0)
+    ticks = count()
+    # A trial reads the clock four times, so that each lasts 1 s and the next may begin 4 s later.
+    _, trials = tune(config, ArraySource(rows), seconds=9, clock=lambda: next(ticks))
+    assert [t.seconds for t in trials] == [1.0] * len(trials)
+    assert 2 <= len(trials) <= 4
 
 
 def test_finished_trials_are_not_repeated(rows, config, tmp_path, monkeypatch):
