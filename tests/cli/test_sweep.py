@@ -23,7 +23,20 @@ def swept(mvflow, store, tmp_path):
     def call(name, *words):
         out = tmp_path / name
         found = mvflow(
-            *("sweep", store, "--recipe", "toy", *SHORT, "--out", out, "--jobs", 2, *words)
+            *(
+                "sweep",
+                store,
+                "--recipe",
+                "toy",
+                *SHORT,
+                "--out",
+                out,
+                "--jobs",
+                2,
+                "--threads",
+                1,
+                *words,
+            )
         )
         return out, found
 
