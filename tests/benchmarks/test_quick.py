@@ -10,7 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = {"coherence": ["toy"], "gpu": ["--device", "cpu", "--minutes", "5"]}
-HELPERS = {"cases", "common", "noise", "profiling", "rival", "roofline", "simulated_cells"}
+HELPERS = {
+    "cases",
+    "common",
+    "noise",
+    "profiling",
+    "rival",
+    "roofline",
+    "simulated_cells",
+    "thinned",
+}
 NO_TABLES = {"fuzz", "fuzz_stores", "mutations"}  # pass or fail; `tests/test_fuzz.py`, by hand
 NEEDED = {"agreement": "multivae"}
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem[0] != "_")
