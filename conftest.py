@@ -1,10 +1,21 @@
-"""What the examples of estimators are about: fitted once, for all of them."""
+"""Of all tests: the same random numbers each time; estimators fitted once for all examples."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_each_time() -> None:
+    """Global generators and threads do not depend on the tests before, nor on the moment."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # two threads on a busy machine are many times slower than one
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from scipy import stats
 from torch import nn
 
@@ -21,9 +21,13 @@ from mvflow.runs import Plan, StageRecord
 from mvflow.systems import JointVAE, jnf, stages_of
 from mvflow.systems.decoders import Decoders
 
-settings.register_profile("mvflow", deadline=None)  # times belong in benchmarks
+# The same examples each time, however slow the machine is: times belong in benchmarks.
+# `--hypothesis-profile search` looks for others, by chance.
+common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("search", **common)
+settings.register_profile("mvflow", derandomize=True, **common)
 settings.load_profile("mvflow")
-torch.set_num_threads(1)  # two threads on a busy machine are many times slower than one
+torch.set_num_threads(1)  # of fixtures, before the first test
 
 registries = import_module("mvflow.core.registry")  # the package has a function of this name
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,9 @@ __all__ = ["ClusterOptions", "process_group"]
 
 EVERY = 0.2
 """Seconds between two looks at the processes that are starting."""
+
+_STORES: list[object] = []
+"""Where processes meet; open as long as this process is there."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,16 @@ def _is_started() -> bool:
 
 
 def _started(count: int) -> Sequence[subprocess.Popen[bytes]]:
-    """This command again, as processes 1 to `count` - 1 beside this one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-    os.environ.update(place, LOCAL_RANK="0")
+    """This command again, as processes 1 to `count` - 1 beside this one.
+
+    They meet at a store that is open before they start, so that nobody else takes its port.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _STORES.append(store)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "NODE_RANK": "0"}
+    os.environ.update(place, LOCAL_RANK="0", TORCHELASTIC_USE_AGENT_STORE="True")
     command = [sys.executable, "-m", "mvflow_cli.main", *sys.argv[1:]]
     return [
         subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)})

@@ -224,11 +224,20 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
 
 def _prediction_lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
     """Tables: every direction, or where there are many, means by number of observed modalities."""
+    from mvflow.evaluation.predictions import measure_of_kind
+
     for key, found in result.predictions.items() if len(result.predictions) <= MAX_SHOWN else ():
         scores = {"model": found.model, **found.baselines}
         values = {name: getattr(of, found.measure) for name, of in scores.items()}
         title = {"r2": "R²", "accuracy": "accuracy", "deviance": "Poisson deviance"}[found.measure]
         yield title, key, _beside(values)
+        for kind, of_kind in found.by_kind.items():
+            names = ("R²", "r2") if measure_of_kind(kind) == "r2" else ("accuracy", "accuracy")
+            for name, score in (names, ("log loss", "log_loss")):
+                own = {"model": of_kind.model, **of_kind.baselines}
+                known = {k: v for k, of in own.items() if (v := getattr(of, score)) is not None}
+                if known:
+                    yield f"{name}, {kind}", key, _beside(known)
         yield from _interval_line(key, found.model.intervals)
     if len(result.predictions) <= MAX_SHOWN:
         return
@@ -238,6 +247,9 @@ def _prediction_lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
             yield "R²", of, _beside(means.r2)
         if means.accuracy:
             yield "accuracy", of, _beside(means.accuracy)
+        for kind, values in means.by_kind.items():
+            name = "R²" if measure_of_kind(kind) == "r2" else "accuracy"
+            yield f"{name}, {kind}", of, _beside(values)
         if SHOWN_LEVEL in means.coverage:
             raw, calibrated = (
                 levels.get(SHOWN_LEVEL) for levels in (means.coverage, means.calibrated_coverage)

@@ -135,9 +135,10 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[Path]:
     with writing(path):
         mode = _mode_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _made(path, mode)
-    try:
+    temporary = _temporary_name(path)
+    try:  # before there is a file, so that an interruption leaves none
         with writing(path):
+            _create(temporary, mode)
             yield temporary
             fsync(temporary)
             if previous is not None and path.exists():
@@ -368,18 +369,21 @@ def _check_name(path: str | Path) -> None:
         raise OSError(msg)
 
 
-def _made(path: Path, mode: int | None) -> Path:
-    """An empty file beside `path` that nobody else has made, under a name that nobody can know."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flag("O_NOFOLLOW")
+def _temporary_name(path: Path) -> Path:
+    """Of a file beside `path`; nobody can know it."""
     short = path.name.encode()[:180].decode(errors="ignore")  # names have at most 255 bytes
-    temporary = path.with_name(f".{short}.{_TEMPORARY}{secrets.token_hex(8)}")
-    handle = os.open(temporary, flags, 0o666 if mode is None else mode)
+    return path.with_name(f".{short}.{_TEMPORARY}{secrets.token_hex(8)}")
+
+
+def _create(path: Path, mode: int | None) -> None:
+    """Make an empty file where there is nothing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flag("O_NOFOLLOW")
+    handle = os.open(path, flags, 0o666 if mode is None else mode)
     try:
         if mode is not None and hasattr(os, "fchmod"):
             os.fchmod(handle, mode)
     finally:
         os.close(handle)
-    return temporary
 
 
 def _kind(mode: int) -> str:

@@ -62,11 +62,21 @@ def _container() -> int | None:
     """What is left of a limit that a container or a batch system has set."""
     try:
         limit = (_GROUP / "memory.max").read_text().strip()
-        return (
-            None if limit == "max" else int(limit) - int((_GROUP / "memory.current").read_text())
-        )
+        if limit == "max":
+            return None
+        taken = int((_GROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return None
+    return int(limit) - max(0, taken - _file_cache())
+
+
+def _file_cache() -> int:
+    """Bytes of files that the system keeps in memory until somebody needs it."""
+    try:
+        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        return int(stat["active_file"]) + int(stat["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 def _limit() -> int | None:

@@ -382,8 +382,9 @@ class CheckpointCallback:
     def on_epoch(self, record: EpochRecord, checkpoint: Callable[[], Checkpoint]) -> bool | None:
         self.epochs += 1
         if self.run is not None:
+            made = checkpoint()  # first: an interruption should not part the two below
             self.run.append_history(record._asdict())
-            self.newest = record.stage, checkpoint()
+            self.newest = record.stage, made
             if time.monotonic() >= self.due:
                 self.save()
         return self.callback.on_epoch(record, checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ MIN_ROWS = 3
 """Training rows from which on a baseline is fitted."""
 MAX_COLUMN_ROWS = 1000
 """Training rows for each column, where columns have gaps and are fitted one by one."""
+LEAST = 0.01
+"""Probability of a class in a column, at least: what is linear in the inputs may be negative."""
 K = 10
 """Nearest neighbours whose mean is the prediction."""
 
@@ -36,10 +39,15 @@ class Baseline(NamedTuple):
     """(rows, columns), or (rows, classes)."""
     deviation: Floats | None
     """(columns,): root of the mean squared error on rows left out; None for classes."""
+    classes: Mapping[int, Floats] = MappingProxyType({})
+    """Column of numbers -> probabilities of its classes (rows, classes), where it has such."""
 
     def of_rows(self, kept: NDArray[np.bool_]) -> Baseline:
         """Of some of the rows."""
-        return self if kept.all() else self._replace(mean=self.mean[kept])
+        if kept.all():
+            return self
+        classes = {i: of[kept] for i, of in self.classes.items()}
+        return self._replace(mean=self.mean[kept], classes=classes)
 
 
 class Baselines:
@@ -48,36 +56,75 @@ class Baselines:
     Ridge regression chooses its penalty for each column by leaving out one row after the other;
     of classes it is logistic regression. Inputs are standardised; where training rows lack values,
     each target is learnt from the rows that have it and all modalities given, and missing values
-    of an input are its mean.
+    of an input are its mean. A column of classes is an indicator of each; what is predicted of
+    these, at least `LEAST` and normalised, are probabilities.
 
     Args:
         train: rows that the model was trained on.
         classes: modality -> number of classes, of those that are classes.
         counts: modalities of counts, which enter as log(1 + x).
         seed: of the rows chosen, where they are too many.
+        coded: modality -> column -> number of classes, of tables with columns of classes.
     """
 
     def __init__(
-        self, train: Source, classes: Mapping[str, int], counts: Collection[str], seed: int
+        self,
+        train: Source,
+        classes: Mapping[str, int],
+        counts: Collection[str],
+        seed: int,
+        coded: Mapping[str, Mapping[int, int]] = MappingProxyType({}),
     ) -> None:
         width = sum(m.size for m in train.modalities)
         count = min(len(train), MAX_ROWS, max(1, MAX_VALUES // width))
         order = generator(seed, "baseline rows").permutation(len(train))[:count]
         taken = train.take(np.sort(order))
         self.rows, self._classes, self._counts = count, dict(classes), frozenset(counts)
+        self._coded = coded
         names = [m.name for m in train.modalities]
         self._flat = {name: self._inputs(name, taken[name]) for name in names}
         self._labels = {name: np.asarray(taken[name]) for name in classes}
         self._present = {n: m for n in names if (m := taken.get(PRESENT + n)) is not None}
         for name, mask in self._present.items():
             if mask.ndim > 1:
-                self._flat[name][~mask.reshape(len(mask), -1)] = np.nan
+                self._flat[name][~self._wide(name, mask)] = np.nan
 
     def _inputs(self, name: str, x: NDArray[Any]) -> Floats:
         if name in self._classes:
             return np.eye(self._classes[name])[np.asarray(x)]
         values = np.asarray(x, np.float64).reshape(len(x), -1)
-        return np.log1p(values) if name in self._counts else values
+        if name in self._counts:
+            return np.log1p(values)
+        shown = [values[:, [i]] == np.arange(n) for i, n in self._indicated(name).items()]
+        return np.concatenate([values, *shown], 1) if shown else values
+
+    def _indicated(self, name: str) -> dict[int, int]:
+        """Columns with indicators, and how many: of two classes the value itself is one."""
+        return {i: n for i, n in self._coded.get(name, {}).items() if n > 2}
+
+    def _wide(self, name: str, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which inputs are there, by which values are."""
+        mask = mask.reshape(len(mask), -1)
+        if mask.shape[1] == 1:
+            return mask
+        shown = [np.repeat(mask[:, [i]], n, 1) for i, n in self._indicated(name).items()]
+        return np.concatenate([mask, *shown], 1)
+
+    def _with_classes(self, name: str, found: Baseline) -> Baseline:
+        """Values of a table apart from what is predicted of the indicators of its classes."""
+        coded = self._coded.get(name)
+        if not coded:
+            return found
+        assert found.deviation is not None
+        width = found.mean.shape[1] - sum(self._indicated(name).values())
+        mean, start, classes = found.mean[:, :width], width, {}
+        for i, n in coded.items():
+            shares = np.stack([1 - mean[:, i], mean[:, i]], 1)
+            if n > 2:
+                shares, start = found.mean[:, start : start + n], start + n
+            shares = np.clip(shares, LEAST, 1)
+            classes[i] = shares / shares.sum(1, keepdims=True)
+        return Baseline(mean, found.deviation[:width], classes)
 
     def predict(
         self,
@@ -104,7 +151,7 @@ class Baselines:
                 means = np.nan_to_num(np.nanmean(np.where(np.isnan(x).all(0), 0.0, x), 0))
                 x, new = (np.where(np.isnan(values), means, values) for values in (x, new))
             for name, found in self._fitted(together, used, x, new).items():
-                out[name] = found
+                out[name] = {key: self._with_classes(name, of) for key, of in found.items()}
         return out
 
     def _new(self, name: str, rows: Mapping[str, NDArray[Any]]) -> Floats:
@@ -112,7 +159,7 @@ class Baselines:
         values, mask = self._inputs(name, rows[name]), rows.get(PRESENT + name)
         if mask is None:
             return values
-        wide = np.broadcast_to(mask.reshape(len(mask), -1), values.shape)
+        wide = np.broadcast_to(self._wide(name, mask), values.shape)
         return np.where(wide, values, np.nan)
 
     def _groups(

@@ -13,7 +13,7 @@ from mvflow.core import DataError, UsageError
 from mvflow.evaluation.baselines import NEIGHBOURS, RIDGE
 from mvflow.evaluation.caveats import beta_factor, caveats, paper_config
 from mvflow.evaluation.labels import labels, leaves, system_settings
-from mvflow.evaluation.predictions import PredictionMeans
+from mvflow.evaluation.predictions import PredictionMeans, measure_of_kind
 from mvflow.evaluation.published import Figure, Published, published
 from mvflow.evaluation.result import Coherence, Evaluation, Frechet, MeasureByWay
 from mvflow.metrics import Estimate
@@ -27,6 +27,7 @@ NETWORK_ORDER = ("inception-v3", "classifier", "autoencoder")
 CHIEF_NETWORKS = ("inception-v3", "autoencoder", "classifier")
 """Of which the first that is there shows precision and recall in the table."""
 WAYS = ("joint", "conditional")
+MEASURES = {"r2": "R²", "accuracy": "accuracy"}
 BASELINES = {RIDGE: "ridge regression", NEIGHBOURS: "nearest neighbours"}
 INTERVAL = 0.9
 """Level of the intervals whose coverage is in the files of the table."""
@@ -305,6 +306,9 @@ def _flat(
         for kind in ("r2", "accuracy"):
             if "model" in getattr(means, kind):
                 found[f"prediction/{kind}/{size}"] = getattr(means, kind)["model"]
+        for kind, of_kind in means.by_kind.items():
+            if "model" in of_kind:
+                found[f"prediction/{kind}/{size}"] = of_kind["model"]
         for name, levels in (("raw", means.coverage), ("calibrated", means.calibrated_coverage)):
             if INTERVAL in levels:
                 found[f"coverage/{name}/{size}"] = levels[INTERVAL]
@@ -391,8 +395,9 @@ def _measure(key: str) -> Measure:
         how = {"together": "one draw", "apart": "separate draws", "shared": "of what is open"}
         return Measure(key, f"1 → N agreement, {how[rest[0]]}", False, 3)
     if kind == "prediction":
-        name = {"r2": "R²", "accuracy": "accuracy"}[rest[0]]
-        return Measure(key, f"{name} of tables, {rest[1]} observed", False, 3)
+        what = "tables" if rest[0] in MEASURES else rest[0]
+        name = MEASURES[rest[0] if rest[0] in MEASURES else measure_of_kind(rest[0])]
+        return Measure(key, f"{name} of {what}, {rest[1]} observed", False, 3)
     if kind == "gap":
         return Measure(key, "inference gap, nats", True, 1)
     if kind == "information":
@@ -414,7 +419,11 @@ def _baselines(means: PredictionMeans) -> str:
     """What baselines reach, in words."""
     told = [
         f"{BASELINES[name]} {measure} {value.mean:.3f}"
-        for measure, values in (("R²", means.r2), ("accuracy", means.accuracy))
+        for measure, values in (
+            ("R²", means.r2),
+            ("accuracy", means.accuracy),
+            *((f"{MEASURES[measure_of_kind(k)]} of {k}", of) for k, of in means.by_kind.items()),
+        )
         for name, value in values.items()
         if name in BASELINES
     ]

@@ -221,5 +221,9 @@ def _joined(parts: Sequence[Mapping[str, Baseline]]) -> dict[str, Baseline]:
         joined[name] = Baseline(
             np.concatenate([part[name].mean for part in parts]),
             None if squares is None else np.sqrt(squares),
+            {
+                i: np.concatenate([part[name].classes[i] for part in parts])
+                for i in parts[0][name].classes
+            },
         )
     return joined

@@ -143,6 +143,7 @@ class Generation:
             {t.name: t.width for t in tables if t.kind == "classes"},
             [t.name for t in tables if t.kind == "counts"],
             self.seed,
+            {t.name: t.coded for t in tables if t.coded},
         )
 
     # Draws

@@ -7,7 +7,15 @@ from typing import Literal
 from mvflow.evaluation.values import Values
 from mvflow.metrics import Estimate
 
-__all__ = ["ColumnScore", "Interval", "Prediction", "PredictionMeans", "Scores"]
+__all__ = [
+    "ColumnScore",
+    "Interval",
+    "KindScores",
+    "Prediction",
+    "PredictionMeans",
+    "Scores",
+    "measure_of_kind",
+]
 
 
 class Interval(Values):
@@ -31,7 +39,8 @@ class Scores(Values):
     """How well one predictor does on test rows; None is what a kind of values does not have.
 
     Args:
-        r2: 1 - squared error / variance, mean over the columns that vary.
+        r2: 1 - squared error / variance, mean over the columns that vary; columns of classes
+            without order have none.
         r2_median: over columns.
         r2_worst: of all columns.
         rmse: root of the mean squared error, mean over columns, in the units of the file.
@@ -88,6 +97,34 @@ class ColumnScore(Values):
     baselines: dict[str, float] = {}
 
 
+class KindScores(Values):
+    """Scores of the columns of one kind in a table.
+
+    Numbers have R² and errors, counts the deviance too; yes or no, classes and grades have
+    accuracy, log loss and calibration error, and of these all but classes R² of the expected
+    value.
+
+    Args:
+        columns: how many there are.
+        model: scores of the model.
+        baselines: those of predictors fitted on training rows.
+    """
+
+    columns: int
+    model: Scores
+    baselines: dict[str, Scores]
+
+
+def measure_of_kind(kind: str) -> Literal["r2", "accuracy"]:
+    """By which columns of a kind are compared.
+
+    Examples:
+        >>> measure_of_kind("counts"), measure_of_kind("grades")
+        ('r2', 'accuracy')
+    """
+    return "r2" if kind in ("numbers", "counts") else "accuracy"
+
+
 class Prediction(Values):
     """One modality predicted from others on test rows, in the units of the file.
 
@@ -107,6 +144,8 @@ class Prediction(Values):
         winner: "model", a baseline, or "tied" where noise does not tell.
         sentence: who predicts best.
         columns: the worst first, at most a hundred; none of classes.
+        by_kind: "numbers", "counts", "yes or no", "classes" or "grades" -> scores of these
+            columns, where a table has others than numbers or counts alone.
     """
 
     given: list[str]
@@ -123,6 +162,7 @@ class Prediction(Values):
     winner: str
     sentence: str
     columns: list[ColumnScore] = []
+    by_kind: dict[str, KindScores] = {}
 
 
 class PredictionMeans(Values):
@@ -135,6 +175,8 @@ class PredictionMeans(Values):
         coverage: level -> share of true values in intervals of the model.
         calibrated_coverage: the same of calibrated intervals.
         wins: "model", baseline or "tied" -> number of directions.
+        by_kind: kind of column -> "model" or baseline -> mean R² (of numbers, counts) or accuracy
+            over directions to tables with several kinds.
     """
 
     directions: int
@@ -143,3 +185,4 @@ class PredictionMeans(Values):
     coverage: dict[float, Estimate] = {}
     calibrated_coverage: dict[float, Estimate] = {}
     wins: dict[str, int] = {}
+    by_kind: dict[str, dict[str, Estimate]] = {}

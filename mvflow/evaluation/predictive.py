@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import Modality
+from mvflow.likelihoods import ColumnValues
 from mvflow.metrics import (
     central_intervals,
     crps_of_draws,
@@ -55,12 +57,19 @@ class Table:
         kind: of its values.
         width: number of columns, or of classes.
         units: of the file.
+        columns: what each holds; none of classes.
     """
 
     name: str
     kind: Literal["numbers", "counts", "classes"]
     width: int
     units: Units
+    columns: tuple[ColumnValues, ...] = ()
+
+    @property
+    def coded(self) -> dict[int, int]:
+        """Column -> number of classes, of those that hold yes or no, classes or grades."""
+        return {i: column.classes for i, column in enumerate(self.columns) if column.classes}
 
     @classmethod
     def of(cls, modality: Modality, units: Units | None = None) -> Table | None:
@@ -69,13 +78,12 @@ class Table:
         shape = likelihood.row_shape(modality.shape)
         if len(shape) > 1:
             return None
-        kind: Literal["numbers", "counts", "classes"] = "classes" if shape == () else "numbers"
-        if shape:
-            half, many = (np.full((1, *shape), value) for value in (0.5, 1000.0))
-            is_count = likelihood.is_valid(many, modality.shape).all()
-            if is_count and not likelihood.is_valid(half, modality.shape).any():
-                kind = "counts"
-        return cls(modality.name, kind, modality.size, units or _Stored())
+        columns = likelihood.columns(modality.shape) if shape else ()
+        are_counts = all(column.kind == "counts" for column in columns)
+        kind: Literal["numbers", "counts", "classes"] = (
+            "classes" if shape == () else "counts" if are_counts else "numbers"
+        )
+        return cls(modality.name, kind, modality.size, units or _Stored(), columns)
 
     def column_names(self) -> list[str]:
         """As the file has them, or numbers."""
@@ -94,6 +102,8 @@ class Predictive(NamedTuple):
     """(rows, columns), in the units of the file."""
     log_density: Floats
     """(rows,), of stored values."""
+    classes: Mapping[int, Floats] = MappingProxyType({})
+    """Column of a table -> probabilities of its classes (rows, classes), where it has such."""
 
     @classmethod
     def of(
@@ -120,17 +130,19 @@ class Predictive(NamedTuple):
             return cls(mean, None, None, density)
         restore = table.units.restore
         crps = crps_of_draws(restore(np.float64(true)), restore(np.float64(draws)))
-        return cls(mean, central_intervals(draws, LEVELS), crps, density)
+        ends = central_intervals(draws, LEVELS)
+        return cls(mean, ends, crps, density, _probabilities(table, mean, np.asarray(draws)))
 
     @classmethod
     def joined(cls, parts: Sequence[Predictive]) -> Predictive:
         """Of all rows of several parts."""
-        mean, ends, crps, density = zip(*parts, strict=True)
+        mean, ends, crps, density, classes = zip(*parts, strict=True)
         return cls(
             np.concatenate(mean),
             None if ends[0] is None else np.concatenate(ends, 2),
             None if crps[0] is None else np.concatenate(crps),
             np.concatenate(density),
+            {i: np.concatenate([of[i] for of in classes]) for i in classes[0]},
         )
 
     def of_rows(self, kept: NDArray[np.bool_]) -> Predictive:
@@ -139,7 +151,23 @@ class Predictive(NamedTuple):
             return self
         ends = None if self.ends is None else self.ends[:, :, kept]
         crps = None if self.crps is None else self.crps[kept]
-        return Predictive(self.mean[kept], ends, crps, self.log_density[kept])
+        classes = {i: of[kept] for i, of in self.classes.items()}
+        return Predictive(self.mean[kept], ends, crps, self.log_density[kept], classes)
+
+
+def _probabilities(table: Table, mean: Floats, draws: NDArray[Any]) -> dict[int, Floats]:
+    """Of the classes of each column that has some: of yes the mean, else shares of draws.
+
+    One draw more is spread over all classes, so that none is impossible.
+    """
+    out = {}
+    for i, count in table.coded.items():
+        if table.columns[i].kind == "yes or no":
+            out[i] = np.stack([1 - mean[:, i], mean[:, i]], -1)
+            continue
+        votes = np.stack([(draws[..., i] == k).sum(0) for k in range(count)], -1)
+        out[i] = (votes + 1 / count) / (len(draws) + 1)
+    return out
 
 
 def halves(clusters: NDArray[np.int64]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

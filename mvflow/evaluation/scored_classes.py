@@ -36,8 +36,11 @@ class ScoredClasses:
     def _estimate(self, values: NDArray[Any]) -> Estimate:
         return mean_and_error(values, self.clusters)
 
-    def terms(self, mean: Floats) -> Floats:
+    def terms(self, found: Predictive | Baseline) -> Floats:
         """Whether the most probable class is right, (rows,)."""
+        return self._hits(found.mean)
+
+    def _hits(self, mean: Floats) -> Floats:
         return (mean.argmax(1) == self.true).astype(np.float64)
 
     def model(
@@ -75,7 +78,7 @@ class ScoredClasses:
     def _scores(self, mean: Floats, intervals: Mapping[float, Interval]) -> Scores:
         losses = log_losses(self.true, mean)
         return Scores(
-            accuracy=self._estimate(self.terms(mean)),
+            accuracy=self._estimate(self._hits(mean)),
             log_loss=self._estimate(losses),
             calibration_error=calibration_error(self.true, mean),
             log_score=self._estimate(-losses),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from mvflow.evaluation.baselines import Baseline
+from mvflow.evaluation.coded_columns import class_hits, class_scores
 from mvflow.evaluation.predictions import ColumnScore, Interval, Scores
 from mvflow.evaluation.predictive import LEVELS, Predictive, Table, halves
 from mvflow.metrics import (
@@ -38,18 +39,27 @@ Floats = NDArray[np.float64]
 
 
 class ScoredNumbers:
-    """Scores of predicted numbers or counts; true ones may be NaN where they are not known."""
+    """Scores of predicted numbers or counts; true ones may be NaN where they are not known.
+
+    Columns of classes without order have no R², no error and no intervals; of a table that has
+    no others the accuracy counts.
+    """
 
     def __init__(self, table: Table, true: NDArray[Any], clusters: NDArray[np.int64]) -> None:
         self.table, self.clusters = table, clusters
-        self.stored = np.asarray(true, np.float64)
+        self.values = self.stored = np.asarray(true, np.float64)
+        ordered = np.array([column.is_ordered for column in table.columns])
+        self.has_numbers = bool(ordered.any())
+        if not ordered.all():  # codes of classes are no numbers
+            self.stored = np.where(ordered, self.stored, np.nan)
         self.true = self._restored(self.stored)
         self.known = np.isfinite(self.stored)
         spread = self.true.std(0) if self.known.all() else _known_deviation(self.true)
         self.varies = spread > 0
         self.spread = np.where(self.varies, spread, 1.0)
-        counts = table.kind == "counts"
-        self.measure: Literal["r2", "deviance", "accuracy"] = "deviance" if counts else "r2"
+        self.measure: Literal["r2", "deviance", "accuracy"] = "r2" if ordered.any() else "accuracy"
+        if table.kind == "counts":
+            self.measure = "deviance"
 
     def _restored(self, values: Floats) -> Floats:
         return np.asarray(self.table.units.restore(values), np.float64)
@@ -57,12 +67,17 @@ class ScoredNumbers:
     def _estimate(self, values: Floats) -> Estimate:
         return mean_and_error(values, self.clusters)
 
-    def terms(self, mean: Floats) -> Floats:
+    def terms(self, found: Predictive | Baseline) -> Floats:
         """Numbers (rows,) whose mean the predictors are compared by; higher is better."""
-        predicted = self._restored(mean)
+        if self.measure == "accuracy":
+            return class_hits(self.values, found.classes)
+        predicted = self._restored(found.mean)
         if self.measure == "deviance":
-            return -mean_over_columns(poisson_deviance(self.true, np.maximum(predicted, 1e-6)))
+            return -self._deviances(predicted)
         return r_squared_terms(self.true, predicted)
+
+    def _deviances(self, predicted: Floats) -> Floats:
+        return mean_over_columns(poisson_deviance(self.true, np.maximum(predicted, 1e-6)))
 
     def model(
         self, found: Predictive, baselines: Mapping[str, Baseline]
@@ -70,10 +85,14 @@ class ScoredNumbers:
         """Scores of the model, of its columns, and margins of its intervals (see `score`)."""
         assert found.ends is not None
         assert found.crps is not None
-        scores = interval_scores(self.stored, found.ends[:, 0], found.ends[:, 1])
+        scores = interval_scores(self.values, found.ends[:, 0], found.ends[:, 1])
         margins = np.stack(
             [conformal_quantile(of, level) for of, level in zip(scores, LEVELS, strict=True)]
         )
+        if not self.has_numbers:
+            own = class_scores(self.values, found.classes, self.clusters)
+            of_rows = self._estimate(found.log_density)
+            return own.model_copy(update={"log_score": of_rows}), [], margins
         raw, calibrated = self._inside(found.ends), self._calibrated(found.ends, scores)
         intervals = {
             level: Interval(
@@ -85,9 +104,10 @@ class ScoredNumbers:
             for i, (level, of) in enumerate(zip(LEVELS, calibrated, strict=True))
         }
         log_score = found.log_density - self._log_slope()
-        scored = self._scores(found.mean).model_copy(
+        crps = np.where(self.known, found.crps, np.nan)
+        scored = self.scores(found.mean).model_copy(
             update={
-                "crps": self._estimate(mean_over_columns(found.crps)),
+                "crps": self._estimate(mean_over_columns(crps)),
                 "log_score": self._estimate(log_score),
                 "intervals": intervals,
             }
@@ -132,12 +152,14 @@ class ScoredNumbers:
         relative = (width.mean(0) / self.spread)[self.varies]
         return float(relative.mean()) if relative.size else 0.0
 
-    def _scores(self, mean: Floats) -> Scores:
+    def scores(self, mean: Floats) -> Scores:
+        """Scores of predicted means."""
         predicted = self._restored(mean)
         of_columns = r_squared(self.true, predicted)[self.varies]
         together = correlation(self.true, predicted)[self.varies]
         known = together[np.isfinite(together)]
         terms = r_squared_terms(self.true, predicted)
+        is_count = self.measure == "deviance"
         return Scores(
             r2=self._estimate(terms),
             r2_median=float(np.median(of_columns)) if of_columns.size else None,
@@ -145,11 +167,13 @@ class ScoredNumbers:
             rmse=self._estimate(rmse_terms(self.true, predicted)),
             correlation=float(np.median(known)) if known.size else None,
             correlation_worst=float(known.min()) if known.size else None,
-            deviance=self._estimate(-self.terms(mean)) if self.measure == "deviance" else None,
+            deviance=self._estimate(self._deviances(predicted)) if is_count else None,
         )
 
     def baseline(self, found: Baseline) -> Scores:
         """Scores of a baseline, whose predictions are normal with the error of rows left out."""
+        if not self.has_numbers:
+            return class_scores(self.values, found.classes, self.clusters)
         assert found.deviation is not None
         deviation = np.maximum(found.deviation, 1e-12)
         ends = np.stack(
@@ -169,10 +193,12 @@ class ScoredNumbers:
         crps = crps_of_normal(
             self.true, self._restored(found.mean), np.maximum(slope, 1e-12) * deviation
         )
-        return self._scores(found.mean).model_copy(
+        comparable = not self.table.coded  # a density of numbers beside probabilities is not
+        log_score = self._estimate(density - self._log_slope()) if comparable else None
+        return self.scores(found.mean).model_copy(
             update={
                 "crps": self._estimate(mean_over_columns(crps)),
-                "log_score": self._estimate(density - self._log_slope()),
+                "log_score": log_score,
                 "intervals": {
                     level: Interval(
                         coverage=self._estimate(mean_over_columns(of[0])),

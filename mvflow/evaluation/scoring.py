@@ -12,6 +12,7 @@ from mvflow.evaluation.baselines import CONSTANT, NEIGHBOURS, RIDGE, Baseline
 from mvflow.evaluation.predictions import Prediction, Scores
 from mvflow.evaluation.predictive import Predictive, Table
 from mvflow.evaluation.scored_classes import ScoredClasses
+from mvflow.evaluation.scored_kinds import scores_by_kind
 from mvflow.evaluation.scored_numbers import ScoredNumbers
 from mvflow.metrics import (
     Estimate,
@@ -63,8 +64,8 @@ def score(
     )
     model, columns, margins = scored.model(found, baselines)
     measure = scored.measure
-    terms = {name: scored.terms(of.mean) for name, of in baselines.items()}
-    own = scored.terms(found.mean)
+    terms = {name: scored.terms(of) for name, of in baselines.items()}
+    own = scored.terms(found)
     differences = {name: mean_and_error(own - of, clusters) for name, of in terms.items()}
     winner = _winner(differences, {name: float(of.mean()) for name, of in terms.items()})
     prediction = Prediction(
@@ -82,6 +83,7 @@ def score(
         winner=winner,
         sentence="",
         columns=columns,
+        by_kind=scores_by_kind(table, true, found, baselines, clusters),
     )
     return prediction.model_copy(update={"sentence": sentence(prediction)}), margins
 

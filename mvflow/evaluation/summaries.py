@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.evaluation.parts import JointPart, Likeness, SubsetPart
-from mvflow.evaluation.predictions import Prediction, PredictionMeans
+from mvflow.evaluation.predictions import KindScores, Prediction, PredictionMeans, measure_of_kind
 from mvflow.evaluation.result import Coherence, Frechet, FrechetMeans, MeasureByWay
 from mvflow.evaluation.rows import direction
 from mvflow.functional import agreement, chance_agreement
@@ -215,12 +215,13 @@ def prediction_means(predictions: Sequence[Prediction]) -> dict[int, PredictionM
     out = {}
     for size in sorted({len(p.given) for p in predictions}):
         of_size = [p for p in predictions if len(p.given) == size]
-        levels = [*of_size[0].model.intervals]
+        levels = list(dict.fromkeys(level for p in of_size for level in p.model.intervals))
         calibrated = {
             level: [
                 p.model.intervals[level].calibrated_coverage
                 for p in of_size
-                if p.model.intervals[level].calibrated_coverage is not None
+                if level in p.model.intervals
+                and p.model.intervals[level].calibrated_coverage is not None
             ]
             for level in levels
         }
@@ -229,7 +230,7 @@ def prediction_means(predictions: Sequence[Prediction]) -> dict[int, PredictionM
             r2=_by_predictor(of_size, "r2"),
             accuracy=_by_predictor(of_size, "accuracy"),
             coverage={
-                level: _mean([p.model.intervals[level].coverage for p in of_size])
+                level: _mean([i.coverage for p in of_size if (i := p.model.intervals.get(level))])
                 for level in levels
             },
             calibrated_coverage={
@@ -238,11 +239,19 @@ def prediction_means(predictions: Sequence[Prediction]) -> dict[int, PredictionM
                 if values
             },
             wins=dict(Counter(p.winner for p in of_size)),
+            by_kind={
+                kind: _by_predictor(
+                    [p.by_kind[kind] for p in of_size if kind in p.by_kind], measure_of_kind(kind)
+                )
+                for kind in dict.fromkeys(k for p in of_size for k in p.by_kind)
+            },
         )
     return out
 
 
-def _by_predictor(predictions: Sequence[Prediction], measure: str) -> dict[str, Estimate]:
+def _by_predictor(
+    predictions: Sequence[Prediction | KindScores], measure: str
+) -> dict[str, Estimate]:
     names = dict.fromkeys(["model", *(b for p in predictions for b in p.baselines)])
     out = {}
     for name in names:

@@ -1,6 +1,11 @@
 """Likelihoods p(x|z): what decoders' outputs mean, and which values a modality may hold."""
 
-from mvflow.likelihoods.base import Likelihood, LikelihoodModule, present_log_prob
+from mvflow.likelihoods.base import (
+    ColumnValues,
+    Likelihood,
+    LikelihoodModule,
+    present_log_prob,
+)
 from mvflow.likelihoods.bernoulli import Bernoulli
 from mvflow.likelihoods.categorical import Categorical
 from mvflow.likelihoods.categorical_columns import CategoricalColumns
@@ -17,6 +22,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "CategoricalColumns",
+    "ColumnValues",
     "Group",
     "Laplace",
     "Likelihood",

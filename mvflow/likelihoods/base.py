@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,22 @@ from torch.distributions import Distribution, Independent
 from mvflow.core.parts import Part
 from mvflow.nn.precision import upcast_to_float32
 
-__all__ = ["Likelihood", "LikelihoodModule", "independent", "present_log_prob"]
+__all__ = ["ColumnValues", "Likelihood", "LikelihoodModule", "independent", "present_log_prob"]
 
 Shape = tuple[int, ...]
+
+
+class ColumnValues(NamedTuple):
+    """What a column of a table holds."""
+
+    kind: Literal["numbers", "counts", "yes or no", "classes", "grades"] = "numbers"
+    classes: int = 0
+    """How many different values there are; 0 if that is not known."""
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether a mean of values says something."""
+        return self.kind != "classes"
 
 
 class Likelihood(Part):
@@ -97,6 +110,13 @@ class Likelihood(Part):
     def expects(self, shape: Shape) -> str:
         """Sentence for a value that is not valid: what was expected, what to do."""
         return "expected finite numbers"
+
+    def columns(self, shape: Shape) -> tuple[ColumnValues, ...]:
+        """What each column of a table holds: by default counts, or else numbers."""
+        half, many = (
+            self.is_valid(np.full((1, *shape), value), shape).all() for value in (0.5, 1000.0)
+        )
+        return (ColumnValues("counts" if many and not half else "numbers"),) * shape[0]
 
     def outputs(self, shape: Shape) -> Shape:
         """Shape of the decoder's output for one row."""

@@ -10,7 +10,7 @@ import torch.distributions as td
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mvflow.likelihoods.base import Likelihood, Shape, independent
+from mvflow.likelihoods.base import ColumnValues, Likelihood, Shape, independent
 
 __all__ = ["Bernoulli"]
 
@@ -31,6 +31,10 @@ class Bernoulli(Likelihood):
     ) -> td.Distribution:
         """Bernoulli(sigmoid(raw))."""
         return independent(td.Bernoulli(logits=raw, validate_args=False), shape)
+
+    def columns(self, shape: Shape) -> tuple[ColumnValues, ...]:
+        """Each is yes or no."""
+        return (ColumnValues("yes or no", 2),) * shape[0]
 
     def is_valid(self, x: NDArray[Any], shape: Shape) -> NDArray[np.bool_]:
         """Values of [0, 1]."""

@@ -8,7 +8,7 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from mvflow.likelihoods.base import Shape, independent
+from mvflow.likelihoods.base import ColumnValues, Shape, independent
 from mvflow.likelihoods.codes import Classes, CodeDistribution, CodeLikelihood
 
 __all__ = ["CategoricalColumns"]
@@ -27,6 +27,10 @@ class CategoricalColumns(CodeLikelihood):
 
     classes: Classes = 2
     """Number of classes of each column."""
+
+    def columns(self, shape: Shape) -> tuple[ColumnValues, ...]:
+        """Each is a class."""
+        return (ColumnValues("classes", self.classes),) * shape[0]
 
     def outputs(self, shape: Shape) -> Shape:
         """A logit for each class of each value."""

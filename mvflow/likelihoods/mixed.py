@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mvflow.core import ConfigError
 from mvflow.core.parts import Kind, Section
-from mvflow.likelihoods.base import Likelihood, Shape, independent
+from mvflow.likelihoods.base import ColumnValues, Likelihood, Shape, independent
 from mvflow.nn.inputs import MeasuredInputs
 
 __all__ = ["Group", "Mixed"]
@@ -108,6 +108,11 @@ class Mixed(Likelihood):
             return part.measure(lambda: (x[:, at] for x in blocks()), (at.stop - at.start,))
 
         return self._of_groups(shape, of)
+
+    def columns(self, shape: Shape) -> tuple[ColumnValues, ...]:
+        """What the columns of each group hold."""
+        parts = (part.columns((at.stop - at.start,)) for part, at in self._spans(shape))
+        return tuple(itertools.chain.from_iterable(parts))
 
     def outputs(self, shape: Shape) -> Shape:
         """The outputs of all groups, one group after the other."""

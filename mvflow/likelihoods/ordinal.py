@@ -9,7 +9,7 @@ import torch.distributions as td
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from mvflow.likelihoods.base import Shape, independent
+from mvflow.likelihoods.base import ColumnValues, Shape, independent
 from mvflow.likelihoods.codes import Classes, CodeDistribution, CodeLikelihood
 
 __all__ = ["Ordinal"]
@@ -30,6 +30,10 @@ class Ordinal(CodeLikelihood):
 
     classes: Classes = 2
     """Number of grades of each column."""
+
+    def columns(self, shape: Shape) -> tuple[ColumnValues, ...]:
+        """Each is a grade."""
+        return (ColumnValues("grades", self.classes),) * shape[0]
 
     def learned(self, shape: Shape) -> dict[str, Tensor]:
         """The middle of the cuts, and the steps between them, before they are made positive.

@@ -29,15 +29,15 @@ def children(process):
 @pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(mvflow, make, started):
     pytest.importorskip("lightning_fabric", reason="needs mvflow[distributed]")
-    path = make("run", settings=["joint.epochs=5000", "joint.steps_per_epoch=2"])
+    path = make("run", settings=["joint.epochs=1000000", "joint.steps_per_epoch=2"])
     words = ("train", path, "--devices", "2")
     process = started(*words, program=("-c", DRIVER))
     for line in process.stdout:
-        if line.startswith("joint epoch 3/5000"):
+        if line.startswith("joint epoch 3/"):
             break
     (child,) = children(process)
     os.kill(child, signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 1, err
     assert err.splitlines() == [
         "mvflow: process 0 of 2: another process has ended; the newest checkpoint is kept: "
@@ -63,7 +63,7 @@ def test_a_failure_beside_other_processes_ends_without_destructors(started, grou
         "from mvflow_cli.main import main; main()"
     )
     process = started("list", "nothing", program=("-c", driver))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     assert err.startswith("mvflow: "), err
     assert not out

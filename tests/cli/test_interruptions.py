@@ -17,6 +17,17 @@ DRIVER = (
 )
 """The command, with a checkpoint and a line after every epoch."""
 
+HELD = f"""
+import os, signal, mvflow_cli.progress as progress
+say = progress.say
+def said_and_held(line, **options):
+    say(line, **options)
+    if line.startswith(os.environ["HELD_AT"]):
+        signal.pause()
+progress.say = said_and_held
+{DRIVER}"""
+"""The same, which goes no further than the line that begins with $HELD_AT."""
+
 
 def wait_for(process, text):
     """Read the process's output up to the line that begins with `text`."""
@@ -29,12 +40,12 @@ def wait_for(process, text):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_the_last_epoch(mvflow, refused, make, started, number):
-    path = make("run", settings=["joint.epochs=5000"])
+    path = make("run", settings=["joint.epochs=1000000"])
     process = started("train", path, program=("-c", DRIVER))
-    wait_for(process, "joint epoch 2/5000")
+    wait_for(process, "joint epoch 2/")
     assert "another process is training" in refused("train", path, code=1)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert err.splitlines() == [
         f"mvflow: interrupted; all full epochs are kept: go on with 'mvflow train {path}'"
@@ -48,13 +59,14 @@ def test_a_signal_keeps_the_last_epoch(mvflow, refused, make, started, number):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_if_it_had_not_been(mvflow, make, started):
+def test_a_killed_run_ends_as_if_it_had_not_been(mvflow, make, started, monkeypatch):
     settings = ["joint.epochs=9", "flows.epochs=9", "flows.patience=4"]
     whole, killed = make("whole", settings=settings), make("killed", settings=settings)
     assert mvflow("train", whole).code == 0
     run = RunDirectory(killed)
     for stage in ("joint", "flows"):
-        process = started("train", killed, program=("-c", DRIVER))
+        monkeypatch.setenv("HELD_AT", f"{stage} epoch 3/9")
+        process = started("train", killed, program=("-c", HELD))
         wait_for(process, f"{stage} epoch 3/9")
         process.kill()
         _, err = process.communicate()

@@ -23,7 +23,20 @@ def swept(mvflow, store, tmp_path):
     def call(name, *words):
         out = tmp_path / name
         found = mvflow(
-            *("sweep", store, "--recipe", "toy", *SHORT, "--out", out, "--jobs", 2, *words)
+            *(
+                "sweep",
+                store,
+                "--recipe",
+                "toy",
+                *SHORT,
+                "--out",
+                out,
+                "--jobs",
+                2,
+                "--threads",
+                1,
+                *words,
+            )
         )
         return out, found
 
@@ -95,11 +108,11 @@ def first_lines(process, *names):
 def test_an_interrupted_sweep_goes_on(started, store, tmp_path):
     out = tmp_path / "a"
     words = ("sweep", store, "--recipe", "toy", *SHORT[4:], "--seeds", "0,1", "--out", out)
-    words += ("--set", "joint.epochs=5000", "--set", "joint.steps_per_epoch=1")
+    words += ("--set", "joint.epochs=1000000", "--set", "joint.steps_per_epoch=1")
     process = started(*words, "--jobs", 2)
     first_lines(process, "seed=0", "seed=1")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert err.splitlines() == [
         "mvflow: interrupted; all full epochs are kept: run the same command again to go on"
@@ -110,12 +123,14 @@ def test_an_interrupted_sweep_goes_on(started, store, tmp_path):
         with run.lock():  # no process trains there any more
             _, about = read_tensors(run.checkpoint("joint"))
         done[name] = about["state"]["epoch"]
-        assert done[name] == len(run.history()) > 0
+        assert done[name] > 0
+        # The signal may fall between the line of an epoch and its state: it is trained again.
+        assert len(run.history()) - done[name] in (0, 1)
     process = started(*words, "--jobs", 2)
     again = first_lines(process, *done)
     assert all(again[name] >= done[name] for name in done)  # of the history, or the next
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
 
 
 @pytest.mark.slow

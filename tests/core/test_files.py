@@ -269,3 +269,17 @@ def test_json_of_another_shape_is_named_with_its_key(tmp_path, change, sentence)
 def test_anything_goes_where_anything_is_expected():
     for value in (1, None, [], {"a": [1]}):
         check_shape({"x": value}, {"x": object}, "a file")
+
+
+def test_an_interruption_leaves_no_temporary_file(tmp_path, monkeypatch):
+    """Whenever it comes: here when the file has just been made."""
+    opened = os.open
+
+    def interrupted(*arguments):
+        os.close(opened(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", lambda path: path.write_text("whole"))
+    assert not list(tmp_path.iterdir())

@@ -188,7 +188,7 @@ def test_a_pipe_cannot_be_imported(tmp_path):
         [sys.executable, "-c", code, *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
         env=env,
     )

@@ -142,7 +142,8 @@ def test_a_file_is_fetched_whole(server, tmp_path, checksum):
 
 @given(st.lists(st.integers(0, 5_000), min_size=1, max_size=4), st.booleans(), st.booleans())
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 def test_wherever_the_connection_breaks_the_file_is_the_same(server, tmp_path, cuts, ranges, tag):
     reset(server)

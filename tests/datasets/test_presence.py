@@ -63,7 +63,8 @@ def written(path, **data):
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(data=incomplete(), rows=st.lists(st.integers(0, ROWS - 1)))
 def test_a_store_gives_what_arrays_in_memory_give(tmp_path, data, rows):
@@ -88,7 +89,8 @@ def test_a_store_gives_what_arrays_in_memory_give(tmp_path, data, rows):
 
 
 @settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(data=incomplete())
 def test_what_is_absent_changes_no_byte_of_a_store(tmp_path, data):

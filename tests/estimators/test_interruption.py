@@ -271,7 +271,7 @@ def test_a_second_process_may_not_train_there(run, train):
     with run.lock():
         process = context.Process(target=_fit, args=(train, answer))
         process.start()
-        assert "another process is training in" in answer.get(timeout=60)
+        assert "another process is training in" in answer.get(timeout=600)
         process.join()
         train()  # the one that holds the lock may
 

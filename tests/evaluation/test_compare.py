@@ -441,6 +441,7 @@ def test_predictions_and_gaps_are_columns_and_baselines_a_note(runs):
     means = {
         "directions": 2,
         "r2": {"model": of(0.7), "ridge": of(0.8)},
+        "by_kind": {"grades": {"model": of(0.4), "ridge": of(0.3)}},
         "coverage": {"0.9": of(0.6)},
         "calibrated_coverage": {"0.9": of(0.91)},
     }
@@ -452,9 +453,10 @@ def test_predictions_and_gaps_are_columns_and_baselines_a_note(runs):
     assert system.mean("coverage/calibrated/1") == 0.91
     assert system.mean("gap") == 2.0
     titles = [m.title for m in found.measures]
-    assert titles[0] == "R² of tables, 1 observed"
+    assert titles[:2] == ["R² of tables, 1 observed", "accuracy of grades, 1 observed"]
     assert titles[-1] == "inference gap, nats"
-    assert "of tables, 1 observed: ridge regression R² 0.800" in found.notes
+    known = ["ridge regression R² 0.800", "ridge regression accuracy of grades 0.300"]
+    assert f"of tables, 1 observed: {', '.join(known)}" in found.notes
 
 
 def test_doubtful_likelihoods_and_chains_are_noted(runs):

@@ -154,6 +154,25 @@ def test_a_perfect_generator_is_coherent_and_a_random_one_by_chance(count, perfe
         assert value.standard_error == pytest.approx(exact, rel=0.1)
 
 
+class Blind(Generator):
+    """Makes the most frequent class, whatever is given."""
+
+    def _made(self, shape, of, seed, names):
+        return {name: np.zeros((*shape, 1)) for name in names}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_one_class_only_is_as_coherent_as_chance_where_classes_are_unequal(count):
+    labels = (np.random.default_rng(0).random(4000) < 0.05).astype(int)
+    blind = Blind([f"m{j}" for j in range(count)], 2, len(labels), perfect=False)
+    found = measured(blind, labels, Labels())["coherence"]
+    assert found.joint.mean == found.joint_chance == 1.0
+    assert found.conditional_chance > 0.93
+    for value in found.conditional.values():
+        assert value.mean == pytest.approx(found.conditional_chance, abs=4 * value.standard_error)
+    assert found.conditional_balanced.mean == 0.5
+
+
 def test_distances_and_errors_of_a_perfect_generator_are_zero_and_of_a_random_one_known():
     """Classes 0...3 have variance 1.25; a random one is 2 * 1.25 away, squared, on average."""
     rows, classes = 4000, 4

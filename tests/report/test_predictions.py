@@ -1,5 +1,6 @@
 """Tables in the page: scores beside baselines, columns by name, and a page of bounded length."""
 
+import re
 from dataclasses import replace
 from html import unescape
 
@@ -10,6 +11,7 @@ from mvflow import JNF, ArraySource, Modality
 from mvflow.evaluation.predictions import (
     ColumnScore,
     Interval,
+    KindScores,
     Prediction,
     PredictionMeans,
     Scores,
@@ -67,6 +69,19 @@ def tabular(three):
         "photo->curve": prediction(["photo"], "curve", 0.62, 0.81, "ridge"),
         "kind+photo->curve": prediction(["kind", "photo"], "curve", 0.7, 0.69, "tied", columns),
     }
+    kinds = {
+        "numbers": KindScores(
+            columns=4,
+            model=Scores(r2=estimate(0.41)),
+            baselines={"ridge": Scores(r2=estimate(0.52))},
+        ),
+        "yes or no": KindScores(
+            columns=2,
+            model=Scores(r2=estimate(0.3), accuracy=estimate(0.93), log_loss=estimate(0.223)),
+            baselines={"ridge": Scores(accuracy=estimate(0.84), log_loss=estimate(0.346))},
+        ),
+    }
+    known["kind+photo->curve"] = known["kind+photo->curve"].model_copy(update={"by_kind": kinds})
     means = {
         1: PredictionMeans(
             directions=1,
@@ -107,6 +122,18 @@ def test_scores_stand_beside_the_best_baseline(section):
     for cell in ("0.620", "0.810", "45 %", "90 %"):
         assert f">{cell}</td>" in row
     assert "Ridge predicts best in 1 of 2 directions." in section
+
+
+def test_columns_of_each_kind_have_their_own_measure(section):
+    for title, cells in [
+        ("4 of numbers <small>of curve</small>", ("R²", "0.41", "0.52")),
+        (
+            "2 of yes or no <small>of curve</small>",
+            ("accuracy", "0.93", "0.84", "0.223 <small>best baseline 0.346</small>"),
+        ),
+    ]:
+        row = section.split(f"{title}</th>")[1].split("</tr>")[0]
+        assert re.findall(r"<td[^>]*>(.*?)</td>", row)[: len(cells)] == list(cells)
 
 
 def test_the_worst_columns_are_named_and_escaped(section):

@@ -302,7 +302,7 @@ def test_a_second_process_is_refused_and_may_go_on_afterwards(run):
     def other():
         process = context.Process(target=_try_lock, args=(run.path, answer))
         process.start()
-        said = answer.get(timeout=30)
+        said = answer.get(timeout=600)
         process.join()
         return said
 

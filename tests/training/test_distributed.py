@@ -5,7 +5,6 @@ Run as a program, this file is one of the two processes.
 
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed import TCPStore
 
 from mvflow import JNF
 from mvflow.config import Training
@@ -143,7 +143,7 @@ def results(trained, folder):
 def work(folder):
     """What each of the two processes does."""
     loop.REPORT_INTERVAL = -1.0
-    processes = connect(2, timeout=60)
+    processes = connect(2, timeout=600)
     found = {name: train(stage(loss), processes)[0] for name, loss in EXACT.items()}
     found["normalised"] = train(stage(row_wise, norm=True), processes)[0]
     weights, recorder = train(stage(noisy, norm=True), processes)
@@ -179,10 +179,9 @@ def folder(tmp_path_factory):
     data = {"image": image.astype(np.float32), "vector": vector.astype(np.float32)}
     np.savez(folder / "data.npz", **data)
     RunDirectory.create(folder / "run", estimator().config)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun has it
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    place |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     quiet = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     settings = {**os.environ, **place, **quiet, "WORLD_SIZE": "2"}
     with (folder / "0.log").open("w") as first, (folder / "1.log").open("w") as second:

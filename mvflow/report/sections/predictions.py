@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvflow.core import derive_seed
+from mvflow.evaluation.predictions import measure_of_kind
 from mvflow.metrics import Estimate
 from mvflow.report.context import Context
 from mvflow.report.entry import Entry
@@ -49,6 +50,7 @@ def _part(context: Context, entry: Entry, metrics: Evaluation) -> dict[str, Any]
         "matrix": matrix(cells, names, caption),
         "sizes": _sizes(metrics.predictions_by_observed),
         "images": [image for image in images if image is not None],
+        "kinds": _kinds(largest),
         "columns": _worst_columns(largest),
         "rows": max((p.rows for p in every.values()), default=0),
         "baseline_rows": max((p.baseline_rows for p in every.values()), default=0),
@@ -164,6 +166,42 @@ def _levels(context: Context, entry: Entry, chosen: list[Prediction]) -> Image |
     alt = f"Coverage of prediction intervals by {entry.name}. {ends}."
     figure = coverage_levels(lines)
     return context.figures.show(figure, f"intervals-{entry.name}", alt, "", caption)
+
+
+def _kinds(chosen: list[Prediction]) -> Table | None:
+    """By target and kind of column: R² or accuracy of all predictors, and log loss."""
+    known = [(p, kind, of) for p in chosen for kind, of in p.by_kind.items()]
+    methods = ["model", *dict.fromkeys(name for _, _, of in known for name in of.baselines)]
+    rows: list[list[Cell | str]] = []
+    for p, kind, of in known:
+        measure = measure_of_kind(kind)
+        scores = {"model": of.model, **of.baselines}
+        losses = [_value(s, "log_loss") for s in scores.values()]
+        rows.append(
+            [
+                Cell(f"{of.columns} of {kind}", f"of {p.target}"),
+                MEASURES[measure],
+                *(
+                    Cell(
+                        number(_value(scores[m], measure) if m in scores else None), kind="number"
+                    )
+                    for m in methods
+                ),
+                Cell(
+                    number(losses[0], 3),
+                    f"best baseline {min(losses[1:]):.3f}"
+                    if losses[1:] and math.isfinite(losses[0])
+                    else "",
+                    "number",
+                ),
+            ]
+        )
+    caption = (
+        "Columns by what they hold, predicted from the most others; log loss in nats, of yes or "
+        "no, classes and grades."
+    )
+    header = ["columns", "measure", *methods, "log loss"]
+    return Table(caption, header, rows) if rows else None
 
 
 def _worst_columns(chosen: list[Prediction]) -> Table | None:
