@@ -122,7 +122,7 @@ def _of_counts(
         "merge": [64],
         **({"independence": INDEPENDENCE} if covariates else {}),
     }
-    return _set_subset_rule(raw, rows, width=COUNT_WIDTH)
+    return _set_subset_rule(raw, rows, width=COUNT_WIDTH, components="above-noise")
 
 
 def _of_tables(raw: dict[str, Any], specs: Sequence[Modality], rows: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from mvflow import JNF, load
 from mvflow.core import ConfigError, Modality, Observed
 from mvflow.systems.factors import factor_analysis
-from mvflow.systems.subsets.kernel import KernelPosterior
+from mvflow.systems.subsets.kernel import COVARIATE, KernelPosterior, axes_above_noise
 
 SIZES = {"a": 4, "b": 3, "c": 5}
 LATENT = 2
@@ -164,6 +164,57 @@ def test_a_column_that_never_varies_says_nothing():
         q = module({"a": wide[1]})
         found.append(torch.stack([q.mean, q.stddev]))
     torch.testing.assert_close(found[0], found[1])
+
+
+def factors(rows, columns, count, seed=0):
+    """Standardised columns of some common factors and as much noise, and the factors."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(rows, count))
+    loadings = np.random.default_rng(9).normal(size=(count, columns))
+    x = z @ loadings / np.linalg.norm(loadings, axis=0) + rng.normal(size=(rows, columns))
+    return torch.from_numpy((x - x.mean(0)) / x.std(0)), torch.from_numpy(z)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_axes_above_noise_are_as_many_as_there_are_factors(count):
+    x, z = factors(800, 60, count)
+    axes = axes_above_noise(x)
+    assert axes.shape == (60, count)
+    torch.testing.assert_close(axes.T @ axes, torch.eye(count, dtype=axes.dtype))
+    # each factor is a linear function of the components but for the noise that 60 columns leave
+    left = z - x @ axes @ torch.linalg.lstsq(x @ axes, z).solution
+    assert (left.var(0) < 0.25 * z.var(0)).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_alone_keeps_all_axes_and_the_same_distances(seed):
+    rng = torch.Generator().manual_seed(seed)
+    x, new = (torch.randn(n, 40, generator=rng, dtype=torch.float64) for n in (500, 7))
+    latents = torch.rand(500, 2, 2, generator=rng, dtype=torch.float64) + 0.1
+    found = []
+    for components in ("all", "above-noise"):
+        module = KernelPosterior(["a", f"{COVARIATE}b"], 2, 0.3, components)
+        module.keep({"a": x, f"{COVARIATE}b": x[:, :1]}, latents)
+        q = module({"a": new, f"{COVARIATE}b": new[:, :1]})
+        found.append(torch.stack([q.mean, q.stddev]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_without_the_components_of_noise_curves_are_predicted_better():
+    """Distances in 60 columns are mostly noise; the same rows, covariate and width."""
+    (x, z), (new, true) = factors(600, 60, 2), factors(400, 60, 2, seed=1)
+    side = torch.from_numpy(np.random.default_rng(2).choice([-1.0, 1.0], size=(1000, 1)))
+    curves = torch.cat([torch.sin(2 * z), side[:600]], 1)
+    latents = torch.stack([curves, torch.full_like(curves, 1e-3)], 1)
+    errors = []
+    for components in ("all", "above-noise"):
+        module = KernelPosterior(["x", f"{COVARIATE}side"], 3, 0.3, components)
+        module.keep({"x": x, f"{COVARIATE}side": side[:600]}, latents)
+        found = module({"x": new, f"{COVARIATE}side": side[600:]}).mean
+        truth = torch.cat([torch.sin(2 * true), side[600:]], 1)
+        errors.append(((found - truth) ** 2).mean(0))
+    assert (errors[1][:2] < 0.9 * errors[0][:2]).all()
+    assert errors[1][2] < 0.05  # covariates are no part of the components, and are not lost
 
 
 def test_it_is_saved_with_its_rows(fitted, truth, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.core import Observed, UsageError
-from mvflow.core.parts import dump
+from mvflow.core.parts import Later, dump
 from mvflow.functional import kernel_regression
 from mvflow.posteriors import CorrelatedNormal
 from mvflow.stages import Rows, StageSpec
 from mvflow.systems.subsets.base import Experts, SubsetRule
 
-__all__ = ["Kernel", "KernelPosterior"]
+__all__ = ["Kernel", "KernelPosterior", "axes_above_noise"]
 
 COVARIATE = "covariates/"
 
@@ -44,6 +45,9 @@ class Kernel(SubsetRule):
     """Training rows that are kept, drawn at random if there are more."""
     width: PositiveFloat = 0.3
     """Factor of the mean squared distance of two rows, per standardised column, in exp(-...)."""
+    components: Annotated[Literal["all", "above-noise"], Later()] = "all"
+    """Of what is observed: all columns, or the principal components that vary more than any of
+    pure noise would (Marchenko and Pastur 1967); covariates are kept apart from them."""
 
     def combine(
         self, system: Experts, module: nn.Module | None, observed: Observed
@@ -56,7 +60,7 @@ class Kernel(SubsetRule):
         """The rows that are kept; none before the stage."""
         blocks = [m.name for m in system.modalities]
         blocks += [f"{COVARIATE}{name}" for name in system.settings.covariates]
-        return KernelPosterior(blocks, system.latent.dim, self.width)
+        return KernelPosterior(blocks, system.latent.dim, self.width, self.components)
 
     def stages(self, system: Experts, module: nn.Module | None) -> Sequence[StageSpec]:
         """One stage in closed form."""
@@ -96,14 +100,18 @@ class KernelPosterior(nn.Module):
         blocks: names of all blocks of columns.
         latent: dimension of z.
         width: as of `Kernel`.
+        components: as of `Kernel`.
     """
 
-    def __init__(self, blocks: Sequence[str], latent: int, width: float) -> None:
+    def __init__(
+        self, blocks: Sequence[str], latent: int, width: float, components: str = "all"
+    ) -> None:
         super().__init__()
-        self.blocks, self.width = list(blocks), width
+        self.blocks, self.width, self.components = list(blocks), width, components
         self.latents: Tensor
         self.register_buffer("latents", torch.zeros(0, 2, latent))
         self._solved: dict[tuple[str, ...], Any] = {}
+        self._axes: dict[tuple[str, ...], Tensor] = {}
 
     def keep(
         self,
@@ -118,7 +126,7 @@ class KernelPosterior(nn.Module):
             latents: means and scales of q(z|X) of these rows, (rows, 2, latent).
             present: block -> bool (rows,), of those that some row lacks.
         """
-        self._solved.clear()
+        self._forget()
         self.latents = latents
         for name, x in inputs.items():
             here = None if present is None else present.get(name)
@@ -138,7 +146,7 @@ class KernelPosterior(nn.Module):
 
     def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
         """Rows are as many as were kept."""
-        self._solved.clear()
+        self._forget()
         for key, value in state.items():
             name = key.removeprefix(prefix)
             if key.startswith(prefix) and name.startswith(KEPT):
@@ -154,7 +162,10 @@ class KernelPosterior(nn.Module):
         key = tuple(sorted(blocks))
         at = self._rows_with(key)
         if key not in self._solved:
-            kernel = self._kernel({name: self._kept("inputs", name)[at] for name in key}, at)
+            kept = {name: self._kept("inputs", name)[at].double() for name in key}
+            if self.components == "above-noise":
+                self._axes[key] = axes_above_noise(_columns(kept))
+            kernel = self._kernel(kept, at)
             z, scale = self.latents[at].double().unbind(1)
             self._solved[key] = kernel_regression(kernel, z, scale.square())
         rows = {}
@@ -165,6 +176,10 @@ class KernelPosterior(nn.Module):
         factor = self._solved[key].factor
         dtype = self.latents.dtype
         return CorrelatedNormal(loc.to(dtype), scale.to(dtype), factor.to(dtype))
+
+    def _forget(self) -> None:
+        self._solved.clear()
+        self._axes.clear()
 
     def _kept(self, what: str, block: str) -> Tensor:
         kept: Tensor = getattr(self, f"{what}_{self.blocks.index(block)}")
@@ -187,11 +202,39 @@ class KernelPosterior(nn.Module):
 
     def _kernel(self, rows: Mapping[str, Tensor], at: Any) -> Tensor:
         """Of given rows with those that were kept, in float64."""
-        total, columns = torch.zeros((), device=self.latents.device, dtype=torch.float64), 0
-        for name, x in rows.items():
-            kept = self._kept("inputs", name)[at].double()
-            total, columns = total + torch.cdist(x.double(), kept).square(), columns + x.shape[1]
+        pairs = {n: (x.double(), self._kept("inputs", n)[at].double()) for n, x in rows.items()}
+        total, columns = torch.zeros((), device=self.latents.device, dtype=torch.float64), 0.0
+        if (axes := self._axes.get(tuple(sorted(rows)))) is not None:
+            new, kept = (_columns({n: of[i] for n, of in pairs.items()}) @ axes for i in (0, 1))
+            pairs = {n: of for n, of in pairs.items() if n.startswith(COVARIATE)}
+            total, columns = (
+                torch.cdist(new, kept).square(),
+                kept.square().sum().item() / len(kept),
+            )
+        for new, kept in pairs.values():
+            total, columns = total + torch.cdist(new, kept).square(), columns + kept.shape[1]
         return (-self.width * total / columns).exp()
+
+
+def _columns(blocks: Mapping[str, Tensor]) -> Tensor:
+    """Columns of all blocks but covariates side by side, the blocks by their names."""
+    return torch.cat([blocks[n] for n in sorted(blocks) if not n.startswith(COVARIATE)], 1)
+
+
+def axes_above_noise(x: Tensor) -> Tensor:
+    """Principal axes (columns, kept) whose variance is more than noise of variance 1 has.
+
+    The largest variance of noise is (1 + sqrt(columns / rows))^2, where both are many. All axes
+    are kept where none has more.
+
+    Examples:
+        >>> line = torch.linspace(-1, 1, 50)[:, None] * torch.ones(6)
+        >>> axes_above_noise(1.7 * line).shape
+        torch.Size([6, 1])
+    """
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    kept = values > (1 + math.sqrt(x.shape[1] / len(x))) ** 2
+    return vectors[:, kept] if kept.any() else vectors
 
 
 def _features(system: Experts, observed: Observed) -> dict[str, Tensor]:
