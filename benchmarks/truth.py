@@ -215,7 +215,7 @@ def matched(train: Mapping[str, Tensor], steps: int) -> Any:
 
     def fitness(batch: Mapping[str, Tensor]) -> Tensor:
         q.update_averages()
-        return -q.loss(batch["z"], given(batch)).mean()
+        return -q.loss(q.states(batch["z"]), given(batch)).mean()
 
     fit(q, steps, train, fitness)
     q.use_averages()

@@ -10,6 +10,7 @@ from torch import nn
 from mvflow.config import config_from_dict
 from mvflow.core import ArraySource, ConfigError, DataError, Observed
 from mvflow.nn import ModalityDict, seeded
+from mvflow.posteriors.velocity import path_moments
 from mvflow.systems import build_system, stages_of
 from mvflow.training import Table, build_stage, run_stage
 
@@ -256,3 +257,99 @@ def test_a_teacher_of_weight_0_is_none_and_of_weight_1_is_what_is_fitted(monkeyp
     half = matching_loss(monkeypatch, 0.5, partial(torch.full_like, fill_value=1e3))[0]
     full = matching_loss(monkeypatch, 1.0, partial(torch.full_like, fill_value=1e3))[0]
     torch.testing.assert_close(half / full, torch.tensor(0.25), rtol=0.02, atol=0)  # 1e3 >> 1
+
+
+def distilling(monkeypatch, distillation, exact=None):
+    """A matching stage in training, its batch of 32, and what its network is fitted to.
+
+    Args:
+        distillation: weight of the teacher.
+        exact: (t, at, rows' mean, rows' scale) -> what the teacher predicts.
+    """
+    subset = {"kind": "matching", "distillation": distillation, "embedding": 4, "width": 8}
+    system = build_system(config(subset={**subset, "summary_hidden": [8]}))
+    stage = build_stage(spec_of(system, "matching"), system, table(64))
+    module, batch, fitted = system.subset_module.train(), stage.train.gather(torch.arange(32)), []
+    q = system.encode(Observed.from_columns(table(64).gather(torch.arange(32))))
+    loc, scale = ((q.base_dist.loc - module.shift) / module.spread).repeat(4, 1), q.stddev
+    scale = (scale / module.spread).repeat(4, 1)
+    plain, loss = module.velocity.residual, module.loss
+
+    def residual(t, at, condition):
+        return plain(t, at, condition) if torch.is_grad_enabled() else exact(t, at, loc, scale)
+
+    def spy(states, condition):
+        fitted.append((*states, condition.detach()))
+        return loss(states, condition)
+
+    monkeypatch.setattr(module, "update_averages", lambda: None)
+    monkeypatch.setattr(module, "loss", spy)
+    if exact is not None:
+        monkeypatch.setattr(module.velocity, "residual", residual)
+    return module, lambda seed: step(stage, batch, seed), fitted
+
+
+def step(stage, batch, seed):
+    with seeded(seed, "step"):
+        return stage.loss(batch, 0.5).total
+
+
+def exact_teacher(t, at, loc, scale):
+    """E[z - e | z_t] of z ~ N(loc, scale^2), less what `path_moments` takes off."""
+    t = t[:, None]
+    gain = (t * scale**2 - (1 - t)) / (t**2 * scale**2 + (1 - t) ** 2)
+    slope, height = path_moments(t)
+    return (height * (loc + gain * (at - t * loc) - slope * at)).detach()
+
+
+def test_an_exact_teacher_leaves_what_is_fitted_and_takes_noise_out(monkeypatch):
+    """The optimum is E[teacher | z_t, x_S] = E[z - e | z_t, x_S], by the law of total expectation.
+
+    So the change of what is fitted has mean 0 whatever the network sees it together with.
+    """
+    changed = {}
+    for weight in (0.0, 1.0):
+        _, one_step, fitted = distilling(monkeypatch, weight, exact_teacher)
+        for seed in range(150):
+            one_step(seed)
+        changed[weight] = [torch.cat(parts) for parts in zip(*fitted, strict=True)]
+    (t, at, plain, condition), (*_, taught, _) = changed[0.0], changed[1.0]
+    change = taught - plain
+    sees_less = (change != 0).any(1)
+    assert 0.5 < sees_less.float().mean() < 0.85
+    one = torch.ones(len(t), 1)
+    for beside in (one, t[:, None], at, at.square(), condition[:, :4], at * condition[:, :1]):
+        for column in beside.T:
+            products = change * column[:, None]
+            error = products.std(0) / len(products) ** 0.5
+            assert (products.mean(0).abs() < 5 * error).all()  # each of 30: 1 in 10^5 by chance
+    assert taught[sees_less].var() < 0.9 * plain[sees_less].var()
+
+
+def test_no_gradient_reaches_the_teacher(monkeypatch):
+    """It is the derivative of the loss with the averages of the weights held as they are."""
+    module, one_step, _ = distilling(monkeypatch, 1.0)
+    with torch.no_grad(), seeded(0, "weights"):
+        for value in (*module.parameters(), *module.buffers()):
+            if value.dtype == torch.float32 and value.ndim:
+                value += 0.2 * torch.randn_like(value)
+        module.spread.fill_(1)
+    one_step(0).backward()
+    weights = [p for p in module.parameters() if p.grad is not None]
+    with seeded(1, "direction"):
+        along = [torch.randn_like(p) for p in weights]
+    slope = sum(float((p.grad * d).sum()) for p, d in zip(weights, along, strict=True))
+    losses, size = [], 1e-3
+    for sign in (1, -2):
+        with torch.no_grad():
+            for p, d in zip(weights, along, strict=True):
+                p += sign * size * d
+            losses.append(float(one_step(0)))
+    # of float32 losses near 1 differences are known to 1e-7, slopes to 1e-4
+    np.testing.assert_allclose(slope, (losses[0] - losses[1]) / (2 * size), rtol=0.01, atol=3e-4)
+
+
+def test_a_teacher_of_weight_0_changes_no_stage_that_is_trained_already():
+    rule = config(subset={"kind": "matching"}).subset
+    assert "distillation" not in rule.dependencies()
+    assert rule.model_copy(update={"distillation": 0.5}).dependencies()["distillation"] == 0.5

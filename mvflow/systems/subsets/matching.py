@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from mvflow.config import Training
+from mvflow.config import Later, Training
 from mvflow.core import Observed
 from mvflow.nn import seeded
 from mvflow.posteriors import MatchingPosterior
@@ -52,7 +52,7 @@ class Matching(SubsetRule, Training):
     """What one step leaves of the averages of the weights, with which is drawn."""
     draws: PositiveInt = 4
     """Subsets, times and noises of each row in a step, for one pass of its encoders."""
-    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    distillation: Annotated[float, Field(ge=0, le=1), Later()] = 0.0
     """Weight of a teacher's velocity in what is fitted: that of the averaged weights, which sees
     all that the row has at the same noisy state, where the network sees less (as MUNITE, 2026)."""
     tolerance: PositiveFloat = 0.02
