@@ -193,14 +193,7 @@ def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str])
             "batch_size": batch,
         },
     }
-    amortised = {
-        "kind": "amortised",
-        "summary_hidden": [128, 128],
-        "epochs": _epochs(2 * FLOW_STEPS, rows, 2 * batch),
-        "batch_size": 2 * batch,
-        **fitting,
-    }
-    return _with_rule(raw, amortised)
+    return _with_rule(raw, {"kind": "amortised"})
 
 
 def _modality(modality: Modality, unit: bool) -> dict[str, Any]:
