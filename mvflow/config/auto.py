@@ -15,6 +15,8 @@ AUTO = "auto"
 
 JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
 TABLE_STEPS = 1200
+PATIENCE_STEPS = 400
+"""Steps of a flow without a better held-out loss, which is noisy, before its training ends."""
 MAX_LATENT, MAX_TABLE_LATENT, MAX_COUNT_LATENT = 20, 128, 10
 KERNEL_ROWS = 8192
 """Rows up to which kernel regressions, on some of them, stand for networks."""
@@ -179,6 +181,7 @@ def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str])
             "epochs": _epochs(FLOW_STEPS, rows, 2 * batch),
             "batch_size": 2 * batch,
             **fitting,
+            "patience": max(20, math.ceil(PATIENCE_STEPS / max(1, rows // (2 * batch)))),
         },
         "evaluation": {"subsets": 1, "product_rows": 64} if len(specs) > 4 else {},
         "classifiers": {

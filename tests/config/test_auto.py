@@ -56,6 +56,17 @@ def test_the_latent_space_is_no_larger_than_the_data(modalities, rows, latent):
     assert auto(*modalities, rows=rows).latent_dim == latent
 
 
+@pytest.mark.parametrize("rows", [30, 96, 500, 20_000])
+@pytest.mark.parametrize("subset", ["amortised", "matching"])
+def test_a_noisy_loss_ends_no_training_within_few_steps(rows, subset):
+    """With few rows an epoch is a step or two: 20 of them show no trend of a flow's loss."""
+    config = config_from_dict(resolved(auto_config([TABLE], rows), [f"subset={subset}"]))
+    for section in (config.flows, config.subset):
+        steps = max(1, rows // section.batch_size)
+        assert section.patience * steps >= 400 or section.patience >= section.epochs
+        assert section.patience >= 20
+
+
 def test_more_rows_mean_fewer_epochs():
     epochs = [auto(IMAGE, rows=n).joint.epochs for n in (50, 1000, 10_000, 1_000_000)]
     assert epochs == sorted(epochs, reverse=True)
