@@ -73,6 +73,19 @@ def test_more_rows_mean_fewer_epochs():
     assert (epochs[0], epochs[-1]) == (300, 10)
 
 
+@pytest.mark.parametrize("system", ["jnf", "jnf-shared"])
+def test_images_have_one_posterior_of_all_subsets_unless_another_rule_is_chosen(system):
+    raw = auto_config([IMAGE, TABLE], 1000)
+    config = config_from_dict(resolved(raw, [f"system={system}"]))
+    assert config.subset.kind == "amortised"
+    assert config.subset.epochs == 2 * config.flows.epochs  # one network for more subsets
+    assert config.subset.patience == config.flows.patience
+    chosen = config_from_dict(resolved(raw, [f"system={system}", "subset.kind=product"]))
+    assert chosen.subset.kind == "product"
+    assert chosen.flows == config.flows
+    assert build_system(config_from_dict(resolved(raw, ["system=mopoe"])))
+
+
 def test_classifiers_that_can_look_at_all_modalities():
     assert auto(IMAGE).classifiers.kind == "lenet"
     assert auto(IMAGE, TABLE).classifiers.kind == "mlp"
