@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import torch
+from torch import Tensor
 
 from mvflow.core import PRESENT, DataError, Observed, UsageError
 from mvflow.nn import ModalityDict, seeded
 from mvflow.projectors import Objective
 from mvflow.stages import Rows
 
-__all__ = ["check_pairs", "warn_unless_learned"]
+__all__ = ["check_pairs", "present_rows", "warn_unless_learned"]
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,17 @@ BLOCK_ROWS = 8192
 
 SHUFFLES = 20
 """Times that rows are paired at random."""
+
+
+def present_rows(names: Sequence[str], rows: Rows) -> dict[str, Tensor]:
+    """Modality -> bool (rows,), which rows have it; those alone that some row may lack."""
+    columns = next(iter(rows.batches(1)))
+    masks = {
+        name: torch.cat([b[PRESENT + name] for b in rows.only(PRESENT + name).batches(BLOCK_ROWS)])
+        for name in names
+        if PRESENT + name in columns
+    }
+    return {name: mask.reshape(len(mask), -1).any(1) for name, mask in masks.items()}
 
 
 def check_pairs(names: Sequence[str], objective: Objective, batch_size: int, rows: Rows) -> None:
@@ -33,12 +45,7 @@ def check_pairs(names: Sequence[str], objective: Objective, batch_size: int, row
         DataError: naming a pair, how many rows of a batch have both, and how many are needed.
         UsageError: if the objective takes complete rows alone.
     """
-    columns = next(iter(rows.batches(1)))
-    masks = {
-        name: torch.cat([b[PRESENT + name] for b in rows.only(PRESENT + name).batches(BLOCK_ROWS)])
-        for name in names
-        if PRESENT + name in columns
-    }
+    masks = present_rows(names, rows)
     if not masks:
         return
     if "present" not in inspect.signature(objective.loss).parameters:
@@ -47,9 +54,8 @@ def check_pairs(names: Sequence[str], objective: Objective, batch_size: int, row
             "'present': choose another projector, or leave out the rows that lack modalities"
         )
         raise UsageError(msg)
-    there = {name: mask.reshape(len(mask), -1).any(1) for name, mask in masks.items()}
-    everywhere = torch.ones_like(next(iter(there.values())))
-    there = {name: there.get(name, everywhere) for name in names}
+    everywhere = torch.ones_like(next(iter(masks.values())))
+    there = {name: masks.get(name, everywhere) for name in names}
     batch = min(batch_size, len(rows))
     for a, b in combinations(names, 2):
         share = float((there[a] & there[b]).double().mean())

@@ -353,3 +353,35 @@ def test_a_teacher_of_weight_0_changes_no_stage_that_is_trained_already():
     rule = config(subset={"kind": "matching"}).subset
     assert "distillation" not in rule.dependencies()
     assert rule.model_copy(update={"distillation": 0.5}).dependencies()["distillation"] == 0.5
+
+
+def learning_from(rows, present, changed=0.0):
+    """A matching stage of rows without some modalities, whose "a" is changed where "b" lacks."""
+    a = np.random.default_rng(0).normal(size=(40, 3)) + changed * ~present["b"][:, None]
+    subset = {"kind": "matching", "learn_from": rows, "embedding": 4, "width": 8, "draws": 2}
+    system = build_system(config(subset={**subset, "summary_hidden": [8]}, joint={"masking": 0.5}))
+    source = ArraySource({"a": a, "b": np.ones((40, 4))}, present=present)
+    return build_stage(spec_of(system, "matching"), system, Table.of(source)), system
+
+
+@pytest.mark.parametrize("rows", ["all", "complete"])
+def test_matching_learns_from_complete_rows_alone_where_it_is_told_to(rows):
+    gradients = []
+    for changed in (0.0, 1.0):
+        stage, system = learning_from(rows, {"b": np.arange(40) % 4 > 0}, changed)
+        module = system.subset_module.train()
+        with seeded(0, "weights"):  # F begins at 0, where what it sees has no gradient
+            torch.nn.init.normal_(module.velocity.last.weight)
+        with seeded(0, "loss"):
+            stage.loss(stage.train.gather(torch.arange(40)), 0.5).total.backward()
+        gradients.append([p.grad for p in module.parameters() if p.grad is not None])
+    same = all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    assert same == (rows == "complete")
+
+
+@pytest.mark.bad_input
+def test_matching_cannot_learn_from_complete_rows_where_there_are_none():
+    half = np.arange(40) < 20
+    learning_from("all", {"a": half, "b": ~half})
+    with pytest.raises(DataError, match=r"no row has all modalities: .*learn_from='all'"):
+        learning_from("complete", {"a": half, "b": ~half})

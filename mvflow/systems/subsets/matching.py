@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from mvflow.config import Later, Training
-from mvflow.core import Observed
+from mvflow.core import DataError, Observed
 from mvflow.nn import seeded
 from mvflow.posteriors import MatchingPosterior
 from mvflow.stages import Losses, Rows, StageSpec
 from mvflow.systems.base import LearnedPrior
 from mvflow.systems.masking import presence
+from mvflow.systems.pairs import present_rows
 from mvflow.systems.subsets.base import Experts, SubsetRule
 
 __all__ = ["Matching", "random_subsets_by_size"]
@@ -55,6 +56,9 @@ class Matching(SubsetRule, Training):
     distillation: Annotated[float, Field(ge=0, le=1), Later()] = 0.0
     """Weight of a teacher's velocity in what is fitted: that of the averaged weights, which sees
     all that the row has at the same noisy state, where the network sees less (as MUNITE, 2026)."""
+    learn_from: Annotated[Literal["all", "complete"], Later()] = "all"
+    """The rows whose z it learns. That of a row which lacks modalities is drawn from a Gaussian
+    q(z|x_S), which can be far from the posterior where what is absent leaves much open."""
     tolerance: PositiveFloat = 0.02
     """Steps of the solver are doubled until that changes log-densities by less, in nats."""
     guidance: NonNegativeFloat = 0.0
@@ -138,7 +142,11 @@ class Matching(SubsetRule, Training):
                 mixed = torch.lerp(target, teacher, self.distillation)
                 target = torch.where((seen != has).any(1, keepdim=True), mixed, target)
             with nullcontext() if module.training else module.averaged():
-                return Losses(module.loss((t, at, target), condition(seen)).mean(), {})
+                error = module.loss((t, at, target), condition(seen))
+            if self.learn_from == "complete":
+                complete = has.all(1)
+                error = torch.where(complete, error, 0.0) / complete.float().mean().clamp(min=1e-6)
+            return Losses(error.mean(), {})
 
         @torch.no_grad()
         def finish(rows: Rows) -> None:
@@ -155,7 +163,17 @@ class Matching(SubsetRule, Training):
             module.choose_steps(z, flow, self.tolerance)
 
         spec = system.posterior_stage(STAGE, module, self, {}, loss, keep_data=keep_data)
-        return [replace(spec, finish=finish)]
+
+        def start(rows: Rows) -> None:
+            if self.learn_from == "complete":
+                masks = present_rows([m.name for m in system.modalities], rows)
+                if masks and not torch.stack([*masks.values()]).all(0).any():
+                    msg = "no row has all modalities: set subset.learn_from='all'"
+                    raise DataError(msg)
+            assert spec.start is not None
+            spec.start(rows)
+
+        return [replace(spec, start=start, finish=finish)]
 
 
 def random_subsets_by_size(
