@@ -13,8 +13,9 @@ from rich.table import Table
 from mvflow_cli.diagnose import load_calibration
 from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.folding import evaluate_folds
+from mvflow_cli.judge_files import JudgeFiles
 from mvflow_cli.judging import judge_run, say_verdict
-from mvflow_cli.measuring import JudgeFiles, measure
+from mvflow_cli.measuring import measure
 from mvflow_cli.opening import open_store, open_trained, set_up
 from mvflow_cli.options import (
     AutoencoderFiles,
@@ -92,6 +93,12 @@ def evaluate(
     inception: InceptionWeights = None,
     classifiers: ClassifierFiles = None,
     autoencoders: AutoencoderFiles = None,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Measure nothing where the run was evaluated in just this way before."
+        ),
+    ] = False,
     store: StorePath = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -150,6 +157,7 @@ def evaluate(
                 callback=training,
                 processes=processes,
                 judges=JudgeFiles(inception, classifiers or (), autoencoders or ()),
+                keep=keep,
                 tell=partial(say, err=json),
                 on_plan=partial(say_plan, err=json),
                 progress=progress,

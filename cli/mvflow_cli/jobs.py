@@ -179,7 +179,7 @@ def run_jobs(
                     if job.todo and job not in running and len(running) < count:
                         _prepare(job, jobs)
                         if job.todo and _is_free(job, running, jobs):
-                            more = measure if job.todo[0] == "evaluate" else ()
+                            more = ["--keep", *measure] if job.todo[0] == "evaluate" else []
                             job.start([*options, *more])
                             running.append(job)
                 show()

@@ -11,10 +11,16 @@ from typing import Any
 
 from mvflow_cli.output import finite
 
-__all__ = ["KeptParts"]
+__all__ = ["KeptParts", "state_hash"]
 
 MAX_PART = 1 << 28
 """Bytes of a part, at most."""
+
+
+def state_hash(state: Mapping[str, Any]) -> str:
+    """A hash of all that a result depends on."""
+    text = json.dumps(finite(state), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class KeptParts:
@@ -28,9 +34,8 @@ class KeptParts:
     """
 
     def __init__(self, run: Path, state: Mapping[str, Any]) -> None:
-        text = json.dumps(finite(state), sort_keys=True, default=str)
         self._all = run / "metrics" / "parts"
-        self._folder = self._all / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._folder = self._all / state_hash(state)
 
     def get(self, name: str) -> str | None:
         """JSON of a part, None if there is none."""

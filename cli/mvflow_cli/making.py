@@ -11,14 +11,23 @@ from typing import Any
 
 import typer
 
+from mvflow_cli.judge_files import JudgeFiles
+
 __all__ = ["make_runs"]
 
 
-def make_runs(variants: Mapping[str, Sequence[str]], out: Path, store: Path, recipe: str) -> None:
+def make_runs(
+    variants: Mapping[str, Sequence[str]],
+    out: Path,
+    store: Path,
+    recipe: str,
+    judges: JudgeFiles | None = None,
+) -> None:
     """Make the run directories by `mvflow new`: all of them, or none if one cannot be made.
 
     Raises:
         UsageError: if a directory holds a run with another configuration.
+        MvflowError: if `judges` cannot judge them.
     """
     from mvflow_cli.main import run
 
@@ -32,6 +41,7 @@ def make_runs(variants: Mapping[str, Sequence[str]], out: Path, store: Path, rec
             if code:
                 raise typer.Exit(code)
         made = {Path(scratch, name): out / name for name in variants}
+        (judges or JudgeFiles()).check(made)
         missing = {new: path for new, path in made.items() if not _is_there(path, new)}
         out.mkdir(parents=True, exist_ok=True)
         for new, path in missing.items():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mvflow_cli.judge_files import JudgeFiles
 
 if TYPE_CHECKING:
     from mvflow.config import Config
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
         EvaluationPlan,
         FeatureNetwork,
         InceptionFeatures,
-        ModalityAutoencoders,
         ModalityClassifiers,
     )
     from mvflow.evaluation.networks import ModalityNetworks
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mvflow_datasets import Store
 
 __all__ = [
-    "JudgeFiles",
     "changed",
     "evaluation_path",
     "load_classifiers",
@@ -53,17 +53,6 @@ Result = TypeVar("Result", "Evaluation", "Calibration")
 Networks = TypeVar("Networks", bound="ModalityNetworks")
 
 
-class JudgeFiles(NamedTuple):
-    """Files with networks that measure, which the user brings."""
-
-    inception: Path | None = None
-    """Weights of Inception-v3."""
-    classifiers: Sequence[str] = ()
-    """In place of the store's; see `mvflow.evaluation.read_classifiers`."""
-    autoencoders: Sequence[str] = ()
-    """In place of the store's."""
-
-
 def measure(
     run: RunDirectory,
     model: Estimator,
@@ -76,6 +65,7 @@ def measure(
     callback: Callback | None = None,
     processes: Processes | None = None,
     judges: JudgeFiles | None = None,
+    keep: bool = False,
     tell: Callable[[str], None] | None = None,
     on_plan: Callable[[EvaluationPlan], None] | None = None,
     progress: Callable[[int, int, str, float], None] | None = None,
@@ -101,32 +91,19 @@ def measure(
         callback: of their training.
         processes: that all run this.
         judges: files with networks that measure, which the user brings.
+        keep: return the evaluation that is there, if it was measured in just this way.
         tell: called with a sentence where something takes long before the plan is known.
         on_plan: called before it starts with what it will do, and about how long that takes.
         progress: called before each part; see `mvflow.evaluate`.
     """
     from mvflow.core import fingerprint
-    from mvflow.evaluation import (
-        InceptionFeatures,
-        ModalityAutoencoders,
-        evaluate,
-        read_autoencoders,
-        read_classifiers,
-    )
+    from mvflow.evaluation import Evaluation, ModalityAutoencoders, evaluate
     from mvflow.runs import write_intervals, write_json
-    from mvflow_cli.keeping import KeptParts
+    from mvflow_cli.keeping import KeptParts, state_hash
     from mvflow_datasets.importing import read_units
 
     test = store[split or model.config.data.test]
-    classifiers: ModalityClassifiers | None = None
-    features: ModalityAutoencoders | None = None
-    others: list[InceptionFeatures] = []
-    if judges is not None and judges.classifiers:
-        classifiers = read_classifiers(judges.classifiers, test, device=device)
-    if judges is not None and judges.autoencoders:
-        features = read_autoencoders(judges.autoencoders, test, device=device)
-    if judges is not None and judges.inception is not None:
-        others = [InceptionFeatures.read(judges.inception, device=device)]
+    classifiers, features, others = (judges or JudgeFiles()).read(test, device=device)
     is_main = processes is None or processes.is_main_process
     if processes is not None and not is_main:
         processes.barrier()
@@ -140,13 +117,15 @@ def measure(
     networks: list[FeatureNetwork] = [features, *others]
     if processes is not None and is_main:
         processes.barrier()
-    state, parts = run_state(run, model, SECTIONS), None
-    if processes is None:
-        about = {j.name: getattr(j, "about", "") for j in (classifiers, *networks) if j}
-        has_limits = model.config.evaluation.frechet_infinity
-        way = {"seed": seed, "rows": fingerprint(test), "judges": about, "limits": has_limits}
-        parts = KeptParts(run.path, {**state, **way})
+    state = run_state(run, model, SECTIONS)
+    about = {j.name: getattr(j, "about", "") for j in (classifiers, *networks) if j}
+    has_limits = model.config.evaluation.frechet_infinity
+    way = {"seed": seed, "rows": fingerprint(test), "judges": about, "limits": has_limits}
+    parts = KeptParts(run.path, {**state, **way}) if processes is None else None
     path = evaluation_path(run, model, protocol)
+    key = state_hash({**state, **way, "evaluation": model.config.evaluation.model_dump()})
+    if keep and (kept := load_result(Evaluation, path, state)) and kept.key == key:
+        return kept
     is_own = path.name == "evaluation.json"
     if tell is not None and is_main:
         for judge in others:
@@ -167,6 +146,7 @@ def measure(
         else None,
     )
     more: dict[str, Any] = {"split": test.name, "data": store.name, "note": store.note, **state}
+    more["key"] = key
     if evaluation.method is not None:
         more["method"] = evaluation.method.model_copy(update={"protocol": protocol})
     result = evaluation.model_copy(update=more)

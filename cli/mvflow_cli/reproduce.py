@@ -14,9 +14,18 @@ import typer
 from mvflow_cli.compare import evaluated, write_comparison
 from mvflow_cli.estimating import stage_seconds
 from mvflow_cli.jobs import Job, run_jobs
+from mvflow_cli.judge_files import JudgeFiles
 from mvflow_cli.making import make_runs
 from mvflow_cli.opening import set_up
-from mvflow_cli.options import Device, InceptionWeights, Json, Protocol, Threads
+from mvflow_cli.options import (
+    AutoencoderFiles,
+    ClassifierFiles,
+    Device,
+    InceptionWeights,
+    Json,
+    Protocol,
+    Threads,
+)
 from mvflow_cli.output import say, show_json
 from mvflow_cli.variants import parse_betas, parse_seeds
 
@@ -83,6 +92,8 @@ def reproduce(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs trained at the same time.")] = 1,
     inception: InceptionWeights = None,
+    classifiers: ClassifierFiles = None,
+    autoencoders: AutoencoderFiles = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and about how long.")
     ] = False,
@@ -126,10 +137,7 @@ def reproduce(
             words = [*(settings or []), *spec.assignments]
             with_protocol(config_from_dict(read_recipe(recipe or own, words)), protocol)
     set_up(device, threads)
-    if inception is not None:
-        from mvflow.evaluation import InceptionFeatures
-
-        InceptionFeatures.read(inception)  # refused before runs are trained, if it is another file
+    judges = JudgeFiles(inception, classifiers or (), autoencoders or ())
     place = Path(name) if out is None else out
     if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
         say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
@@ -137,14 +145,13 @@ def reproduce(
     with ExitStack() as stack:
         if dry_run and not (place / "runs").exists():  # leave nothing behind
             place = Path(stack.enter_context(TemporaryDirectory(prefix="mvflow-")))
-        make_runs(variants, place / "runs", store, recipe or own)
+        make_runs(variants, place / "runs", store, recipe or own, judges)
         todo = [Job(spec.name, place / "runs" / spec.name, evaluate=True) for spec in specs]
         _announce(wanted, todo, specs, store, device, jobs, err=json)
     if dry_run:
         return
     try:
-        more = [] if inception is None else ["--inception", str(inception)]
-        more += [] if protocol is None else ["--protocol", protocol]
+        more = [*judges.options(), *([] if protocol is None else ["--protocol", protocol])]
         run_jobs(todo, jobs, device, threads, measure=more, err=json)
     except KeyboardInterrupt:
         say("mvflow: interrupted; what is done is kept: the same command goes on", err=True)

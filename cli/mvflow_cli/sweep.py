@@ -12,9 +12,17 @@ import typer
 from rich.table import Column, Table
 
 from mvflow_cli.jobs import Job, run_jobs
+from mvflow_cli.judge_files import JudgeFiles
 from mvflow_cli.making import make_runs
 from mvflow_cli.opening import open_store, set_up
-from mvflow_cli.options import Device, Json, Threads
+from mvflow_cli.options import (
+    AutoencoderFiles,
+    ClassifierFiles,
+    Device,
+    InceptionWeights,
+    Json,
+    Threads,
+)
 from mvflow_cli.output import say, show, show_json
 from mvflow_cli.training import log_lines
 from mvflow_cli.variants import combinations
@@ -67,6 +75,9 @@ def sweep(
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Evaluate each run once it is trained.")
     ] = False,
+    inception: InceptionWeights = None,
+    classifiers: ClassifierFiles = None,
+    autoencoders: AutoencoderFiles = None,
     stacked: Annotated[
         bool,
         typer.Option(
@@ -88,14 +99,18 @@ def sweep(
     """
     variants = combinations(seeds, settings or [], variant or [])
     place = Path(f"sweep-{recipe}") if out is None else out
+    judges = JudgeFiles(inception, classifiers or (), autoencoders or ())
+    if any(judges) and not evaluate:
+        msg = f"{judges.options()[0]} is for evaluations: say --evaluate too"
+        raise typer.BadParameter(msg)
     set_up(device)
-    make_runs(variants, place, store, recipe)
+    make_runs(variants, place, store, recipe, judges)
     say(f"{len(variants)} runs in {place}, {jobs} at once", err=json)
     todo = [Job(name, place / name, evaluate) for name in variants]
     try:
         if stacked:
             _stack(todo, device, err=json)
-        run_jobs(todo, jobs, device, threads, err=json)
+        run_jobs(todo, jobs, device, threads, measure=judges.options(), err=json)
     except KeyboardInterrupt:
         kept = "finished stages" if stacked else "all full epochs"
         again = f"{kept} are kept: run the same command again to go on"

@@ -144,10 +144,12 @@ class ModalityNetworks(ABC):
             kept = {k: v for k, v in tensors.items() if k.startswith(f"x_{name}.")}
             shapes = {f"x_{name}.{k}": v.shape for k, v in network.state_dict().items()}
             if {k: v.shape for k, v in kept.items()} != shapes:
-                held = "other shapes" if kept else "none"
+                names = {key.partition(".")[0].removeprefix("x_") for key in tensors}
+                held = "one for other shapes" if kept else f"those for {', '.join(sorted(names))}"
                 msg = (
                     f"{path} has no {cls.name} for {name!r} with rows of shape "
-                    f"{specs[name].shape}, but {held}: it was kept for other modalities"
+                    f"{specs[name].shape}, but {held}: name a file kept beside a store with such "
+                    "modalities"
                 )
                 raise DataError(msg)
             made.networks.load_state_dict(kept, strict=False)

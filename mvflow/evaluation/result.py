@@ -402,6 +402,7 @@ class Evaluation(Result):
         networks: feature network -> whose weights it has, with a hash; those that mvflow trained
             itself are not named.
         presence: which test rows were measured; None if they lack nothing.
+        key: hash of all that it depends on; empty of an evaluation of an older version.
     """
 
     facts: dict[str, str]
@@ -434,3 +435,4 @@ class Evaluation(Result):
     method: Method | None = None
     networks: dict[str, str] = {}
     presence: MeasuredRows | None = None
+    key: str = ""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.config import Config, assign, config_from_dict
-from mvflow.core import Source, covariate_columns, fingerprint, generator, row_presence
+from mvflow.core import Modality, Source, covariate_columns, fingerprint, generator, row_presence
 from mvflow.core.files import read_json, write_json
 from mvflow.core.selected import SelectedRows, TakenRows
 from mvflow.estimators import Estimator, estimator_class
@@ -174,7 +174,8 @@ class _Search:
 def imputation_score(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> float:
     """Mean R² over columns and modalities, each from all others; not below -1 for a column.
 
-    Counts enter as log(1 + x), as they do wherever models are compared.
+    Counts enter as log(1 + x), as they do wherever models are compared. Of classes, 1 - the share
+    of wrong ones / that of the most frequent class takes the place of R².
     """
     specs = {m.name: m for m in model.modalities}
     covariates = covariate_columns(rows)
@@ -186,11 +187,29 @@ def imputation_score(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> floa
         mean = drawn.mean(0, dtype=np.float64).reshape(x.shape)
         if "library" in type(modality.likelihood_part).model_fields:
             x, mean = np.log1p(x), np.log1p(mean)
-        error = ((x - mean) ** 2).mean(0)
-        variance = x.var(0)
-        varies = variance > 0
-        scores.append(np.maximum(1 - error[varies] / variance[varies], -1).mean())
+        error, spread = ((x - mean) ** 2).mean(0), x.var(0)
+        for i in np.flatnonzero(_are_classes(modality)):
+            votes = drawn.reshape(len(drawn), *x.shape)[:, :, i]
+            error[i], spread[i] = _wrong(votes, x[:, i]), _wrong(x[:, i][:, None], x[:, i])
+        varies = spread > 0
+        scores.append(np.maximum(1 - error[varies] / spread[varies], -1).mean())
     return float(np.mean(scores))
+
+
+def _are_classes(modality: Modality) -> NDArray[np.bool_]:
+    """Which columns are numbers of classes without order."""
+    likelihood, shape = modality.likelihood_part, modality.shape
+    if likelihood.row_shape(shape) == ():
+        return np.ones(1, bool)
+    columns = likelihood.columns(shape) if len(shape) == 1 else ()
+    return np.array([not column.is_ordered for column in columns], bool)
+
+
+def _wrong(votes: NDArray[Any], true: NDArray[Any]) -> float:
+    """Share of rows whose class is not the most frequent among the votes (votes, rows or 1)."""
+    kinds = np.union1d(votes, true)
+    counts = (votes[..., None] == kinds).sum(0)
+    return float((kinds[counts.argmax(-1)] != true).mean())
 
 
 @dataclass

@@ -59,7 +59,8 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(mvflow, make, starte
 def test_a_failure_beside_other_processes_ends_without_destructors(started, group, code):
     """What ends at exit, such as the threads of a group whose peer is lost, may abort: 99 here."""
     driver = (
-        f"import atexit, os; atexit.register(os._exit, 99); {group}"
+        "import atexit, os; os.environ['TORCH_CPP_LOG_LEVEL'] = 'ERROR'; "
+        f"atexit.register(os._exit, 99); {group}"
         "from mvflow_cli.main import main; main()"
     )
     process = started("list", "nothing", program=("-c", driver))

@@ -1,8 +1,10 @@
 """`mvflow reproduce`: from nothing to a table and pictures, and on after an interruption."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
 from mvflow_cli.making import make_runs
 
@@ -13,6 +15,8 @@ SHORT = (
     "classifiers.epochs=2",
 )
 SETTINGS = [word for setting in SHORT for word in ("--set", setting)]
+
+JUDGES = ("classifier", "autoencoder")
 
 
 def listed(*systems):
@@ -45,6 +49,26 @@ def test_a_figure_is_made_of_shared_runs_and_a_second_call_trains_nothing(mvflow
     assert (out / "figure2.md").read_text() == table
 
 
+@pytest.mark.slow
+def test_runs_are_judged_by_networks_of_ones_own_and_measured_once(mvflow, store, tmp_path):
+    """Judges that are kept beside another store; the evaluation that they made is kept."""
+    other, out = shutil.copyfile(store, tmp_path / "other.h5"), tmp_path / "made"
+    mvflow("train-classifiers", other, "--set", "classifiers.epochs=8")
+    judges = [
+        word for kind in JUDGES for word in (f"--{kind}s", tmp_path / f"other.{kind}s.safetensors")
+    ]
+    words = ("reproduce", "figure2", "--store", store, "--out", out, "--seeds", "0")
+    words = (*words, *listed("JNF, Gaussian"), *SETTINGS)
+    file = out / "runs" / "jnf-gaussian-seed-0" / "metrics" / "evaluation.json"
+    for options, is_measured in ((judges, True), (judges, False), ([], True)):
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        found = mvflow(*words, *options)
+        assert found.code == 0, found
+        assert (file.stat().st_mtime_ns > before) == is_measured
+        networks = json.loads(file.read_text())["networks"]
+        assert all("other." in networks.get(kind, "") for kind in JUDGES) == bool(options)
+
+
 def test_a_dry_run_says_how_much_there_is_to_do_and_leaves_nothing(mvflow, store, tmp_path):
     out = tmp_path / "made"
     words = ("reproduce", "figure2", "--store", store, "--out", out, "--seeds", "0,1")
@@ -71,6 +95,30 @@ def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_pat
     assert "have no modality 'm0'" in refused(*where, "--recipe", "polymnist", code=1)
     assert "did you mean 'toy'" in refused(*where, "--recipe", "tony", code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.bad_input
+def test_wrong_judges_are_refused_before_anything_is_made(refused, store, tmp_path, mvflow):
+    wrong = tmp_path / "judges" / "clf_circle.pth"
+    wrong.parent.mkdir()
+    torch.save({"fc.weight": torch.zeros(10, 4)}, wrong)
+    made = ("--out", tmp_path / "made")
+    for start in (
+        ("reproduce", "figure2", "--store", store, *made, *listed("JNF")),
+        ("sweep", store, "--recipe", "toy", "--evaluate", *made),
+    ):
+        assert "no classifier for 'square': name" in refused(
+            *start, "--classifiers", wrong, code=2
+        )
+        both = [
+            word for name in ("circle", "square") for word in ("--classifiers", f"{name}={wrong}")
+        ]
+        assert "holds no classifier that is known" in refused(*start, *both, code=1)
+        missing = ("--autoencoders", tmp_path / "missing")
+        assert "there is no file" in refused(*start, *missing, code=1)
+    assert not (tmp_path / "made").exists()
+    alone = ("sweep", store, "--recipe", "toy", *made, "--inception", wrong)
+    assert "--inception is for evaluations: say --evaluate" in refused(*alone, code=2)
 
 
 def test_a_run_made_before_a_setting_had_a_default_is_the_same_run(mvflow, store, tmp_path):

@@ -240,10 +240,10 @@ def test_judges_of_other_rows_are_refused(kept, tmp_path):
     rows, made = kept
     first, second = made
     other = ArraySource({"a": np.zeros((9, 3)), "c": np.zeros((9, 2))}, labels=np.arange(9) % 2)
-    with pytest.raises(DataError, match=r"has no classifier for 'c' .* but none"):
+    with pytest.raises(DataError, match=r"has no classifier for 'c' .* but those for a, b: name"):
         read_classifiers([first], other)
     wide = ArraySource({"a": np.zeros((9, 4)), "b": np.zeros((9, 2))}, labels=np.arange(9) % 2)
-    with pytest.raises(DataError, match=r"for 'a' with rows of shape \(4,\), but other shapes"):
+    with pytest.raises(DataError, match=r"for 'a' with rows of shape \(4,\), but one for other"):
         read_classifiers([first], wide)
     with pytest.raises(DataError, match="holds no classifiers that"):
         read_classifiers([second], rows)

@@ -5,6 +5,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from scipy.stats import mode
 
 from mvflow.config import config_from_dict, resolved
 from mvflow.config.auto import auto_config
@@ -88,6 +89,43 @@ def test_the_score_is_r2_by_the_other_modalities(rows, config):
     expected = np.mean([x.mean() for x in found])
     assert imputation_score(model, held) == pytest.approx(expected, abs=1e-5)
     assert expected > 0.9  # two latent dimensions, little noise
+
+
+class Guessing:
+    """Draws rows of a table as they were given to it."""
+
+    def __init__(self, specs, drawn):
+        self.modalities, self.drawn = specs, drawn
+
+    def generate(self, given, n, *, targets, noise):
+        return {name: self.drawn[name] for name in targets}
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "columns"),
+    [("categorical", None), ({"kind": "categorical-columns", "classes": 3}, 2)],
+)
+def test_the_score_of_classes_is_that_of_the_most_frequent_draw(likelihood, columns):
+    """Classes are names: other numbers for them change nothing."""
+    rng = np.random.default_rng(0)
+    shape = (300,) if columns is None else (300, columns)
+    x = rng.choice(3, shape, p=[0.5, 0.3, 0.2])
+    drawn = rng.integers(3, size=(5, *shape))
+    drawn[1:4] = np.where(rng.random(shape) < 0.7, x, drawn[0])  # three of five: no ties
+    spec = Modality("a", (3 if columns is None else columns,), likelihood)
+    wide, votes = x.reshape(300, -1), drawn.reshape(5, 300, -1)
+    expected = np.mean(
+        [
+            1
+            - (mode(votes[:, :, i]).mode != wide[:, i]).mean()
+            / (mode(wide[:, i]).mode != wide[:, i]).mean()
+            for i in range(wide.shape[1])
+        ]
+    )
+    for codes in ([0, 1, 2], [1, 2, 0]):
+        at = np.array(codes)
+        score = imputation_score(Guessing([spec], {"a": at[drawn]}), {"a": at[x]})
+        assert score == pytest.approx(expected)
 
 
 def test_nothing_is_searched_where_nothing_is_to_be_chosen():
