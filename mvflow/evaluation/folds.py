@@ -135,8 +135,8 @@ def cross_validate(
     for k in range(folds):
         if progress is not None:
             progress(k)
-        parts = [SelectedRows(rows, np.flatnonzero(part)) for part in (of == k, of != k)]
-        test, train = (TakenRows([part]) for part in parts)
+        views = (SelectedRows(rows, np.flatnonzero(fold)) for fold in (of == k, of != k))
+        test, train = (TakenRows([view]) for view in views)
         model = _trained(config, train, None if path is None else path / f"fold-{k}", device)
         every = np.arange(len(test))
         chosen = EvaluationRows(every, every, every, False, every, PresentRows.of(test))
