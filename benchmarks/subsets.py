@@ -11,8 +11,6 @@ targets; beside it that of two real rows of one class. CPU seconds are for all d
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -20,9 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.common import about, add_options, markdown, parsed, quick_run, save
+from benchmarks.common import (
+    about,
+    add_options,
+    chosen_runs,
+    markdown,
+    parsed,
+    save,
+    script_parser,
+)
 from mvflow.estimators import Estimator, load
 from mvflow.evaluation import ModalityClassifiers
 from mvflow_datasets import Store
@@ -31,9 +36,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.subsets", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("subsets", __doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=500, help="rows that are given")
     parser.add_argument(
@@ -42,11 +45,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=[0.0])
     add_options(parser, threads=False, device=False)
     arguments = parsed(parser, "subsets", {"rows": 16, "draws": 2})
-    torch.set_num_threads(1)
-    with quick_run() if arguments.quick else contextlib.nullcontext() as made:
-        runs = arguments.runs if made is None else [made]
-        if not runs:
-            parser.error("name the runs, or use --quick")
+    with chosen_runs(parser, arguments) as runs:
         lines = [
             {"run": path.name, **line}
             for path in runs
