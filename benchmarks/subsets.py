@@ -1,6 +1,7 @@
 """Coherence, diversity and cost of draws by subset rule, number of observed modalities, guidance.
 
     python -m benchmarks.subsets RUN... --guidance 0 1 2
+    python -m benchmarks.subsets RUN --subset product mixture
     python -m benchmarks.subsets --quick
 
 For runs with labels. Coherence of joint draws (given nothing) is the share whose modalities are
@@ -43,13 +44,15 @@ def main() -> None:
         "--draws", type=int, default=4, help="of each row; 500 times as many joint"
     )
     parser.add_argument("--guidance", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--subset", nargs="+", help="rules, in place of the run's own")
     add_options(parser, threads=False, device=False)
     arguments = parsed(parser, "subsets", {"rows": 16, "draws": 2})
     with chosen_runs(parser, arguments) as runs:
         lines = [
             {"run": path.name, **line}
             for path in runs
-            for line in measured(path, arguments.rows, arguments.draws, arguments.guidance)
+            for kind in arguments.subset or [None]
+            for line in measured(path, kind, arguments.rows, arguments.draws, arguments.guidance)
         ]
     text = markdown(lines)
     print(text)
@@ -57,9 +60,11 @@ def main() -> None:
     save(arguments.out, {**out, "table": lines}, text)
 
 
-def measured(path: Path, rows: int, draws: int, weights: list[float]) -> Iterator[dict[str, Any]]:
-    """Lines of one run: joint draws by prior, then every subset by weight of guidance."""
-    plain = load(path)
+def measured(
+    path: Path, kind: str | None, rows: int, draws: int, weights: list[float]
+) -> Iterator[dict[str, Any]]:
+    """Lines of one run and rule: joint draws by prior, then every subset by weight of guidance."""
+    plain = load(path, subset=kind)
     store = Store.open(path / plain.config.data.store)
     train, test = (store[getattr(plain.config.data, split)] for split in ("train", "test"))
     cache = store.path.with_suffix(".classifiers.safetensors")

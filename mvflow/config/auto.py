@@ -15,6 +15,8 @@ AUTO = "auto"
 
 JOINT_STEPS, FLOW_STEPS, PROJECTOR_STEPS, CLASSIFIER_STEPS = 4000, 2000, 1000, 1000
 TABLE_STEPS = 1200
+PATIENCE_STEPS = 400
+"""Steps of a flow without a better held-out loss, which is noisy, before its training ends."""
 MAX_LATENT, MAX_TABLE_LATENT, MAX_COUNT_LATENT = 20, 128, 10
 KERNEL_ROWS = 8192
 """Rows up to which kernel regressions, on some of them, stand for networks."""
@@ -38,7 +40,8 @@ def auto_config(
     Starting points, to be edited in `config.toml`, not optima: images whose sides can be halved
     get convolutions, all else fully connected layers with a width by its size; the latent space
     is no larger than half the data, a twentieth of the rows, or the paper's 20; the epochs give
-    a stated number of steps, within limits; of the joint stage the best epoch counts.
+    a stated number of steps, within limits; of the joint stage the best epoch counts. One
+    amortised posterior serves all subsets of the modalities.
 
     Where all modalities are tables of numbers, training starts at a factor analysis, scales of
     columns are learned, and posteriors of subsets are kernel regressions where rows are few.
@@ -96,11 +99,13 @@ def _set_networks(
 
 def _set_subset_rule(raw: dict[str, Any], rows: int, **settings: Any) -> dict[str, Any]:
     """Kernel regression where rows are few, else a network; `settings` are of the former."""
-    rule = (
-        {"kind": "kernel", **settings}
-        if rows <= KERNEL_ROWS
-        else {"kind": "amortised", "posterior": {"kind": "gaussian"}, "patience": 20}
-    )
+    if rows <= KERNEL_ROWS:
+        return _with_rule(raw, {"kind": "kernel", **settings})
+    network = {"kind": "amortised", "posterior": {"kind": "gaussian"}, "patience": 20}
+    return _with_rule(raw, network)
+
+
+def _with_rule(raw: dict[str, Any], rule: dict[str, Any]) -> dict[str, Any]:
     raw["by"]["system"] = {name: {"subset": rule} for name in ("jnf", "jnf-shared")}
     return raw
 
@@ -155,7 +160,7 @@ def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str])
     held_out = 0.1 if rows < 4000 else 0.05
     # What DCCA can estimate from such a batch, and measure on such held-out rows.
     dim = max(1, min(10, latent, large // 10, int(held_out * rows) // 10))
-    return {
+    raw = {
         "recipe": AUTO,
         "system": "jnf",
         "latent_dim": latent,
@@ -179,6 +184,7 @@ def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str])
             "epochs": _epochs(FLOW_STEPS, rows, 2 * batch),
             "batch_size": 2 * batch,
             **fitting,
+            "patience": max(20, math.ceil(PATIENCE_STEPS / max(1, rows // (2 * batch)))),
         },
         "evaluation": {"subsets": 1, "product_rows": 64} if len(specs) > 4 else {},
         "classifiers": {
@@ -187,6 +193,7 @@ def _general(specs: Sequence[Modality], rows: int, intensities: Collection[str])
             "batch_size": batch,
         },
     }
+    return _with_rule(raw, {"kind": "amortised"})
 
 
 def _modality(modality: Modality, unit: bool) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class StageCurve(NamedTuple):
         train: mean loss of the training rows.
         held_out: of the held-out rows; empty if there were none.
         keeps_best: whether the model has the weights of the best epoch, not of the last.
+        section: of the configuration, with the stage's settings; by default of the same name.
 
     Examples:
         >>> curve = StageCurve("joint", [9, 5, 3, 2, 1], [9, 6, 5, 6, 8], keeps_best=False)
@@ -41,6 +42,7 @@ class StageCurve(NamedTuple):
     train: Sequence[float]
     held_out: Sequence[float]
     keeps_best: bool
+    section: str = ""
 
     @property
     def epochs(self) -> int:
@@ -56,14 +58,14 @@ class StageCurve(NamedTuple):
     def rise(self) -> float:
         """Held-out loss of the last epoch above the best one, as a share of the curve's scale.
 
-        Three standard deviations of the noise between epochs are taken off.
+        Three standard deviations of the noise are taken off: of that between epochs in either
+        curve. Where the training loss itself is noisy (random times and noise of few rows), the
+        held-out loss of a fixed few is known no better.
         """
         if not len(self.held_out):
             return 0.0
         smooth = self._smooth
-        bends = np.abs(np.diff(np.asarray(self.held_out, np.float64), 2))
-        # of independent noise, second differences have six times the variance
-        noise = 1.48 * float(np.median(bends)) / 6**0.5 if len(bends) > 20 else 0.0
+        noise = max(_noise(self.held_out), _noise(self.train))
         return max(0.0, float(smooth[-1] - smooth.min()) - 3 * noise) / self._scale
 
     @property
@@ -110,6 +112,17 @@ class StageCurve(NamedTuple):
         return float(np.ptp(kept)) or 1.0
 
 
+def _noise(values: Sequence[float]) -> float:
+    """Standard deviation of independent noise about a smooth curve; 0 where it is too short.
+
+    Of such noise third differences have 20 times the variance, and of a smooth curve hardly any.
+    Half of them are of the end, where loss curves bend less.
+    """
+    differences = np.abs(np.diff(np.asarray(values, np.float64), 3))
+    late = differences[len(differences) // 2 :]
+    return 1.48 * float(np.nanmedian(late)) / 20**0.5 if len(late) > 2 else 0.0
+
+
 def stage_curves(history: Iterable[Mapping[str, Any]], config: Config) -> list[StageCurve]:
     """Curves of all stages of a history, in order.
 
@@ -123,11 +136,20 @@ def stage_curves(history: Iterable[Mapping[str, Any]], config: Config) -> list[S
     curves = []
     for stage, records in by_stage.items():
         held_out = [(r.get("validation") or {}).get("loss") for r in records]
-        keeps_best = getattr(getattr(config, stage, None), "keeps_best", False)
+        section, settings = _settings(config, stage)
+        keeps_best = getattr(settings, "keeps_best", False)
         known = [] if None in held_out else [float(v) for v in held_out if v is not None]
         train = [float(r["loss"]) for r in records]
-        curves.append(StageCurve(stage, train, known, keeps_best and bool(known)))
+        curves.append(StageCurve(stage, train, known, keeps_best and bool(known), section))
     return curves
+
+
+def _settings(config: Config, stage: str) -> tuple[str, Any]:
+    """Section with the settings of a stage: that of its name, or the part of that kind."""
+    if hasattr(config, stage):
+        return stage, getattr(config, stage)
+    parts = ((n, part) for n, part in config if getattr(part, "kind", None) == stage)
+    return next(parts, (stage, None))
 
 
 def training_advice(curves: Iterable[StageCurve], stages: Collection[str] | None = None) -> str:
@@ -151,12 +173,12 @@ def training_advice(curves: Iterable[StageCurve], stages: Collection[str] | None
     at, words = f"epoch {worst.best_epoch} of {worst.epochs}", ADVICE[worst.trend]
     if worst.is_rescued:
         words = "the {stage} stage overfitted after {at}, whose weights were kept: more dropout"
-    return words.format(stage=worst.stage, at=at)
+    return words.format(stage=worst.stage, section=worst.section or worst.stage, at=at)
 
 
 ADVICE: dict[Trend, str] = {
-    "diverges": "the {stage} stage got worse after {at}: a smaller {stage}.learning_rate",
+    "diverges": "the {stage} stage got worse after {at}: a smaller {section}.learning_rate",
     "overfits": "the {stage} stage overfitted after {at}: fewer latents, more dropout",
-    "falls": "the {stage} stage still learned at its end: raise {stage}.epochs",
+    "falls": "the {stage} stage still learned at its end: raise {section}.epochs",
     "settled": "training had settled: wider networks, or a richer posterior family",
 }

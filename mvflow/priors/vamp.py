@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from mvflow.config import Training
-from mvflow.core import ConfigError, Modality, Observed, generator
+from mvflow.core import PRESENT, ConfigError, Modality, Observed, generator, present_columns
 from mvflow.nn.base import probe_rows
 from mvflow.priors.base import Prior
 from mvflow.stages import Losses, Rows, StageSpec
 
 __all__ = ["VampMixture", "VampPrior"]
 
+Batch = Mapping[str, Tensor]
+
 
 class VampPrior(Prior, Training):
     """An equal mixture of q(z|u_k) at pseudo-rows u_k, which are learned; the encoder is frozen.
 
-    They begin as training rows, and the likelihood of draws of q(z|X) is maximised; class numbers
-    stay as they begin. The settings as a `Training` are those of its stage.
+    They begin as training rows, the most complete ones, in which values of other rows stand for
+    what is absent. The likelihood of draws of q(z|X) is maximised; class numbers stay as they
+    begin. The settings as a `Training` are those of its stage.
     """
 
     components: PositiveInt = 100
@@ -60,8 +65,9 @@ class VampPrior(Prior, Training):
 
         def start(rows: Rows) -> None:
             order = generator(system.settings.seed, "prior", "rows").permutation(len(rows))
+            order = order[np.argsort(_absent(rows)[order], kind="stable")]
             chosen = rows.subset([order[i % len(rows)] for i in range(self.components)])
-            module.begin_at(chosen.batches(256))
+            module.begin_at(chosen.batches(256), rows.subset(order).batches(256))
 
         def loss(observed: Observed, progress: float | Tensor) -> Losses:
             with torch.no_grad():
@@ -103,11 +109,30 @@ class VampMixture(nn.Module):
         return {name: getattr(self, f"rows_{j}") for j, name in enumerate(self.names)}
 
     @torch.no_grad()
-    def begin_at(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Set the pseudo-rows to given rows of all modalities."""
-        batches = list(batches)
-        for name, rows in self.pseudo_rows().items():
+    def begin_at(self, batches: Iterable[Batch], donors: Iterable[Batch] = ()) -> None:
+        """Set the pseudo-rows to given rows of all modalities.
+
+        Args:
+            batches: the rows, as many as there are components.
+            donors: rows of which the first ones with a value give what a given row lacks.
+        """
+        batches, pseudo = list(batches), self.pseudo_rows()
+        absent = {}
+        for name, rows in pseudo.items():
             rows.copy_(torch.cat([batch[name] for batch in batches]))
+            if PRESENT + name in batches[0]:
+                present = torch.cat([_present(batch, name) for batch in batches])
+                absent[name] = ~present.expand_as(rows)
+        for batch in donors if absent else ():
+            for name, lacks in absent.items():
+                present = _present(batch, name).expand_as(batch[name])
+                for shift in range(len(present)):
+                    if not lacks.any():
+                        break
+                    at = (torch.arange(len(lacks), device=lacks.device) + shift) % len(present)
+                    filled = lacks & present[at]
+                    pseudo[name].copy_(torch.where(filled, batch[name][at], pseudo[name]))
+                    lacks &= ~filled
 
     def forward(self) -> MixtureSameFamily:
         """The distribution of z: batch shape (1,), event shape (latent.dim,)."""
@@ -117,3 +142,23 @@ class VampMixture(nn.Module):
         equal = torch.zeros(1, self.components, device=device, dtype=torch.float32)
         components = each.expand(torch.Size([1, self.components]))
         return MixtureSameFamily(Categorical(logits=equal), components)
+
+
+def _present(batch: Batch, name: str) -> Tensor:
+    """Which values of a modality are present, to be broadcast over them."""
+    x = batch[name]
+    mask = batch.get(PRESENT + name, torch.ones(len(x), dtype=torch.bool, device=x.device))
+    return mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
+
+
+def _absent(rows: Rows) -> NDArray[np.float64]:
+    """How much each row lacks: shares of its modalities, summed."""
+    counts = []
+    for batch in rows.batches(2048):
+        masks = [
+            m.flatten(1) if m.ndim > 1 else m[:, None] for m in present_columns(batch).values()
+        ]
+        if not masks:
+            return np.zeros(len(rows))
+        counts.append(sum((~m).double().mean(1) for m in masks).cpu().numpy())
+    return np.concatenate(counts)

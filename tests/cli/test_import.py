@@ -88,7 +88,7 @@ def test_wrong_use_is_refused_and_leaves_nothing(refused, here, words, hint, cod
 
 def test_from_files_to_samples(mvflow, here):
     assert mvflow("data", "import", "out.h5", *WORDS, "--labels", "table.csv:ill").code == 0
-    short = [f"{stage}.epochs=2" for stage in ("joint", "flows", "projectors")]
+    short = [f"{stage}.epochs=2" for stage in ("joint", "subset", "projectors")]
     settings = [word for s in (*short, "sampler.warmup=3") for word in ("--set", s)]
     found = mvflow(
         *("new", "run", "--recipe", "auto", "--store", "out.h5", "--projector", "contrastive"),
@@ -120,7 +120,7 @@ def test_covariates_go_from_files_to_the_configuration(mvflow, here):
 def test_samples_of_files_are_those_of_the_same_rows_of_the_store(mvflow, refused, here):
     """Files are read in their own units, also once the store is gone."""
     assert mvflow("data", "import", "out.h5", *WORDS).code == 0
-    short = [w for s in ("joint", "flows") for w in ("--set", f"{s}.epochs=1")]
+    short = [w for s in ("joint", "subset") for w in ("--set", f"{s}.epochs=1")]
     assert mvflow("new", "run", "--recipe", "auto", "--store", "out.h5", *short).code == 0
     assert mvflow("train", "run").code == 0
     with Store.open(here / "out.h5") as store:

@@ -1,11 +1,15 @@
 """`mvflow reproduce`: from nothing to a table and pictures, and on after an interruption."""
 
 import json
+import os
+import select
 import shutil
+import signal
 
 import pytest
 import torch
 
+from mvflow.runs import RunDirectory, read_json
 from mvflow_cli.making import make_runs
 
 SHORT = (
@@ -17,6 +21,35 @@ SHORT = (
 SETTINGS = [word for setting in SHORT for word in ("--set", setting)]
 
 JUDGES = ("classifier", "autoencoder")
+HELD = """
+import os, signal, sys
+
+def hold():
+    pipe = os.open(os.environ["HELD_PIPE"], os.O_WRONLY)  # open until this process has ended
+    os.write(pipe, str(os.getpid()).encode())
+    signal.pause()
+
+if os.environ.get("HELD_AT") == "train" and "train" in sys.orig_argv:
+    import mvflow.estimators.fitting as fitting
+    import mvflow_cli.progress as progress
+    fitting.CHECKPOINT_SECONDS, fitting.CHECKPOINT_SHARE = 0.0, 1e9
+    progress.LINE_INTERVAL = -1.0
+    say = progress.say
+    def said_and_held(line, **options):
+        say(line, **options)
+        if line.startswith("joint epoch 3/"):
+            hold()
+    progress.say = said_and_held
+if os.environ.get("HELD_AT") == "evaluate" and "evaluate" in sys.orig_argv:
+    from mvflow_cli.keeping import KeptParts
+    put = KeptParts.put
+    def put_and_held(self, name, text):
+        put(self, name, text)
+        if len(list(self._folder.iterdir())) == 2:
+            hold()
+    KeptParts.put = put_and_held
+"""
+"""A `sitecustomize` that stops the process of a run at its third epoch, or after two parts."""
 
 
 def listed(*systems):
@@ -143,3 +176,54 @@ def test_a_run_made_before_a_setting_had_a_default_is_the_same_run(mvflow, store
     found = mvflow(*words, "--out", out)
     assert found.code == 0, found
     assert config.read_text() == older
+
+
+def kill_when_held(process, pipe):
+    """Wait until a process of `process` says its number; kill both, and wait for their end."""
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while not select.select([reader], [], [], 0.1)[0] or not (number := os.read(reader, 99)):
+            assert process.poll() is None, process.communicate()
+        process.kill()
+        process.wait()
+        os.kill(int(number), signal.SIGKILL)
+        os.set_blocking(reader, True)
+        assert os.read(reader, 1) == b""  # its end of the pipe is closed
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.slow
+def test_a_killed_reproduction_gives_the_table_of_an_undisturbed_one(
+    mvflow, started, store, tmp_path, monkeypatch
+):
+    settings = [*SETTINGS, "--set", "joint.epochs=5"]
+    start = ("reproduce", "figure2", "--store", store, "--seeds", "0", *settings)
+    start = (*start, *listed("JNF, Gaussian"))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert mvflow(*start, "--out", whole).code == 0
+    hooks, pipe = tmp_path / "hooks", tmp_path / "pipe"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(HELD)
+    os.mkfifo(pipe)
+    run = RunDirectory(killed / "runs" / "jnf-gaussian-seed-0")
+    for key, value in {"PYTHONPATH": str(hooks), "HELD_PIPE": str(pipe)}.items():
+        monkeypatch.setenv(key, value)
+    for moment in ("train", "evaluate"):
+        monkeypatch.setenv("HELD_AT", moment)
+        kill_when_held(started(*start, "--out", killed), pipe)
+        if moment == "train":
+            assert run.checkpoint("joint").exists()
+            assert not run.weights("joint").exists()
+    assert len([*(run.path / "metrics" / "parts").rglob("*.json")]) == 2
+    monkeypatch.setenv("HELD_AT", "never")
+    found = mvflow(*start, "--out", killed)
+    assert found.code == 0, found
+    assert "0 stages are to be trained" in found.out
+    assert (killed / "figure2.md").read_bytes() == (whole / "figure2.md").read_bytes()
+    assert (killed / "figure2.json").read_bytes() == (whole / "figure2.json").read_bytes()
+    undisturbed = RunDirectory(whole / "runs" / run.path.name)
+    ours, theirs = (read_json(r.path / "metrics" / "evaluation.json") for r in (run, undisturbed))
+    assert ours == theirs
+    ours, theirs = ([(r["stage"], r["epoch"]) for r in r.history()] for r in (run, undisturbed))
+    assert ours == theirs

@@ -56,10 +56,34 @@ def test_the_latent_space_is_no_larger_than_the_data(modalities, rows, latent):
     assert auto(*modalities, rows=rows).latent_dim == latent
 
 
+@pytest.mark.parametrize("rows", [30, 96, 500, 20_000])
+@pytest.mark.parametrize("subset", ["amortised", "matching"])
+def test_a_noisy_loss_ends_no_training_within_few_steps(rows, subset):
+    """With few rows an epoch is a step or two: 20 of them show no trend of a flow's loss."""
+    config = config_from_dict(resolved(auto_config([TABLE], rows), [f"subset={subset}"]))
+    for section in (config.flows, config.subset):
+        steps = max(1, rows // section.batch_size)
+        assert section.patience * steps >= 400 or section.patience >= section.epochs
+        assert section.patience >= 20
+
+
 def test_more_rows_mean_fewer_epochs():
     epochs = [auto(IMAGE, rows=n).joint.epochs for n in (50, 1000, 10_000, 1_000_000)]
     assert epochs == sorted(epochs, reverse=True)
     assert (epochs[0], epochs[-1]) == (300, 10)
+
+
+@pytest.mark.parametrize("system", ["jnf", "jnf-shared"])
+def test_images_have_one_posterior_of_all_subsets_unless_another_rule_is_chosen(system):
+    raw = auto_config([IMAGE, TABLE], 1000)
+    config = config_from_dict(resolved(raw, [f"system={system}"]))
+    assert config.subset.kind == "amortised"
+    assert config.subset.epochs == 2 * config.flows.epochs  # one network for more subsets
+    assert config.subset.patience == config.flows.patience
+    chosen = config_from_dict(resolved(raw, [f"system={system}", "subset.kind=product"]))
+    assert chosen.subset.kind == "product"
+    assert chosen.flows == config.flows
+    assert build_system(config_from_dict(resolved(raw, ["system=mopoe"])))
 
 
 def test_classifiers_that_can_look_at_all_modalities():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvflow import JNF, Modality
+from mvflow.config import config_from_dict
 from mvflow.evaluation.checks import LEVELS, Check, worst
 from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
 from mvflow.evaluation.result import SamplerSummary
@@ -257,6 +258,30 @@ def test_noise_is_no_overfitting():
     for _ in range(20):
         noisy = np.array(falling(200)) + 0.1 * rng.normal(size=200)  # a tenth of the scale
         assert overfitting([curve(falling(200), noisy.tolist())]).verdict == GOOD
+
+
+def test_a_noisy_training_loss_hides_small_rises():
+    """A few epochs on few rows: the held-out loss ends a little above its start, by chance."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        train = (0.95 + 0.02 * rng.normal(size=10)).tolist()
+        held_out = (0.93 + 1e-4 * np.arange(10)).tolist()
+        assert overfitting([curve(train, held_out, stage="matching")]).verdict == GOOD
+        worse = [*held_out[:5], 1.0, 1.1, 1.2, 1.3, 1.4]  # far beyond noise
+        assert overfitting([curve(train, worse, stage="matching")]).verdict != GOOD
+
+
+def test_a_part_that_has_a_stage_of_its_own_is_where_its_settings_are():
+    """Advice names settings that exist, and a stage that keeps its best weights is known to."""
+    raw = {"system": "jnf", "latent_dim": 2, "modalities": {"a": {"shape": [3]}}}
+    subset = {"kind": "matching", "keep_best": True}
+    config = config_from_dict({**raw, "subset": subset})
+    history = [
+        {"stage": "matching", "loss": loss, "validation": {"loss": loss}} for loss in falling(8)
+    ]
+    (found,) = stage_curves(history, config)
+    assert found.keeps_best
+    assert "raise subset.epochs" in training_advice([found])
 
 
 def test_the_worst_stage_is_named_and_a_stopped_one_is_no_fault():

@@ -74,6 +74,33 @@ def test_it_begins_at_training_rows_and_becomes_likelier(fitted):
     assert fitted.plan_.spec("prior").needs == ("joint",)
 
 
+@pytest.mark.parametrize("complete", [0, 3, 20])
+def test_it_begins_at_what_is_present(fitted, complete):
+    """Complete rows come first; what others lack is taken from rows that have it."""
+    system, x = copy.deepcopy(fitted.system_), data(60, 0)
+    rng, trained = np.random.default_rng(1), system.fitted_prior
+    has = {"a": rng.random((60, 2)) < 0.5, "b": rng.random(60) < 0.5}
+    has["a"][has["b"] & has["a"].all(1), 0] = False  # none is complete but the first ones
+    for mask in has.values():
+        mask[:complete] = True
+    hidden = {"a": np.where(has["a"], x["a"], np.nan), "b": np.where(has["b"], x["b"], 0)}
+    some = has["a"].any(1) | has["b"]
+    rows = ArraySource(
+        {n: v[some] for n, v in hidden.items()},
+        fitted.modalities,
+        present={n: m[some] for n, m in has.items()},
+    )
+    (stage,) = system.settings.prior.stages(system, trained)
+    stage.start(Table.of(rows, "cpu", 10**9))
+    pseudo = {n: v.detach().numpy() for n, v in trained.pseudo_rows().items()}
+    for column in range(2):
+        assert np.isin(pseudo["a"][:, column], x["a"][has["a"][:, column], column]).all()
+    assert np.isin(pseudo["b"], x["b"][has["b"]]).all()
+    training = {(*a, b) for a, b in zip(x["a"][:complete], x["b"][:complete], strict=True)}
+    begun = [(*a, b) in training for a, b in zip(pseudo["a"], pseudo["b"], strict=True)]
+    assert sum(begun) >= min(complete, 5)
+
+
 def test_it_is_drawn_from_where_nothing_is_given_and_kept(fitted, tmp_path):
     z = fitted.sample_latent(n=50)
     assert fitted.priors() == ["standard", "vampprior"]
