@@ -13,7 +13,9 @@ from mvflow_cli.options import (
     CovariateValues,
     Device,
     GivenFiles,
+    IndexColumns,
     Json,
+    MissingValues,
     RunPath,
     Seed,
     StorePath,
@@ -35,6 +37,8 @@ def embed(
         ),
     ],
     key: Annotated[str, typer.Option(help="Of obsm.")] = "X_mvflow",
+    missing: MissingValues = "values",
+    index: IndexColumns = None,
     covariate: CovariateValues = None,
     n: Annotated[int, typer.Option("--n", min=2, help="Posterior draws per row.")] = 100,
     seed: Seed = 0,
@@ -45,8 +49,8 @@ def embed(
 ) -> None:
     """Write posterior means of z, and standard deviations, into obsm of an annotated file.
 
-    With all modalities given they are those of q(z|X), else those of draws. Nothing in the file is
-    overwritten.
+    With all modalities given, without a gap, they are those of q(z|X), else those of draws given
+    what there is. Nothing in the file is overwritten.
 
     Example: mvflow embed runs/own --given rna=cells.h5ad --into cells.h5ad
     """
@@ -61,9 +65,10 @@ def embed(
     set_up(device, threads)
     opened, model = open_trained(run, device)
     said = named_values("--covariate", covariate, model.config, by_row=True)
-    seen = read_observed(opened, model.config, given, None, store, said)
+    seen = read_observed(opened, model.config, given, None, store, said, missing, index or ())
     seen_covariates = seen.covariates or None
-    if {*seen.batch} == {m.name for m in model.modalities} and model.can_encode:
+    names = {m.name for m in model.modalities}
+    if {*seen.batch} == names and not seen.gaps and model.can_encode:
         mean, deviation = model.encode(seen.columns, covariates=seen_covariates)
     else:
         z = model.draw(seen.columns, n, seed=seed, covariates=seen_covariates).z

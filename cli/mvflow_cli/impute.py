@@ -14,7 +14,9 @@ from mvflow_cli.options import (
     CovariateValues,
     Device,
     GivenFiles,
+    IndexColumns,
     Json,
+    MissingValues,
     RunPath,
     Seed,
     StorePath,
@@ -50,23 +52,8 @@ def impute(
             show_default=False,
         ),
     ] = None,
-    missing: Annotated[
-        str,
-        typer.Option(
-            metavar="values|row|refuse",
-            help="What an empty cell or NaN means: that value is filled in, its whole row is, or "
-            "it is refused.",
-        ),
-    ] = "values",
-    index: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]COLUMN|none",
-            help="Column of a table that names its rows. By default a first one without a name. "
-            "May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    missing: MissingValues = "values",
+    index: IndexColumns = None,
     covariate: CovariateValues = None,
     level: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Share of the values inside an interval.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mvflow_cli.options import Json, PriorKind, Settings, SubsetKind
-from mvflow_cli.output import say, show_json
+from mvflow_cli.output import say, show_json, warn_idle
 
 if TYPE_CHECKING:
     from mvflow.config import Config
@@ -259,6 +259,7 @@ def create(
         check_rows(plan, len(train))
         run = RunDirectory.create(path, config)
         run.write_units(store.units)
+        warn_idle(config)
         if other is None:
             return run, []
         return run, run.adopt(other, plan, Inputs(fingerprint(train)))

@@ -18,7 +18,9 @@ __all__ = [
     "GivenFiles",
     "Guidance",
     "InceptionWeights",
+    "IndexColumns",
     "Json",
+    "MissingValues",
     "Nodes",
     "Precision",
     "PriorKind",
@@ -177,6 +179,25 @@ GivenFiles = Annotated[
         metavar="NAME=FILE[:PART]",
         help="An observed modality, as 'mvflow data import' reads it and in the units of such "
         "files. May be repeated; rows that files name are paired by name.",
+        show_default=False,
+    ),
+]
+MissingValues = Annotated[
+    str,
+    typer.Option(
+        "--missing",
+        metavar="values|row|refuse",
+        help="What an empty cell or NaN means: that value is absent, its whole row is, or it is "
+        "refused.",
+    ),
+]
+IndexColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--index",
+        metavar="[NAME=]COLUMN|none",
+        help="Column of a table that names its rows. By default a first one without a name. May "
+        "be repeated.",
         show_default=False,
     ),
 ]

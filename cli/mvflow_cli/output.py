@@ -14,11 +14,14 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from mvflow.config import Config
 
 __all__ = [
     "LogLines",
@@ -30,6 +33,7 @@ __all__ = [
     "show",
     "show_json",
     "tolerate_encodings",
+    "warn_idle",
 ]
 
 _TOLERANT = {"replace", "backslashreplace", "namereplace", "xmlcharrefreplace", "ignore"}
@@ -42,6 +46,14 @@ def say(line: str, *, err: bool = False) -> None:
     if stream is not None:  # as it is where there is no terminal at all
         with _writable():
             print(plain(line).replace("\n", "\\n"), file=stream, flush=True)
+
+
+def warn_idle(config: Config) -> None:
+    """Say on standard error which settings of a configuration never act, a line each."""
+    from mvflow.config import idle_settings
+
+    for words in idle_settings(config):
+        say(f"mvflow: warning: {words}", err=True)
 
 
 class LogLines(logging.Handler):

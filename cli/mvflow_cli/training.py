@@ -15,7 +15,7 @@ import typer
 
 from mvflow_cli.distributed import ClusterOptions, process_group
 from mvflow_cli.opening import move_store, open_store
-from mvflow_cli.output import LogLines, say, show_json
+from mvflow_cli.output import LogLines, say, show_json, warn_idle
 from mvflow_cli.progress import TrainingProgress
 from mvflow_cli.stage_commands import provider
 
@@ -151,6 +151,7 @@ def _configured(run: RunDirectory, stages: Sequence[str] | None, options: TrainO
             if after[key] != before.get(key):
                 was = f" (was {before[key]!r})" if key in before else ""
                 say(f"config.toml: {key} = {after[key]!r}{was}", err=options.json)
+    warn_idle(changed)
     return changed
 
 

@@ -12,6 +12,7 @@ from mvflow.config.files import (
     to_toml,
     with_part,
 )
+from mvflow.config.idle import idle_settings
 from mvflow.config.schema import (
     Classifiers,
     Config,
@@ -36,6 +37,7 @@ __all__ = [
     "Training",
     "assign",
     "config_from_dict",
+    "idle_settings",
     "parse_toml",
     "read_toml",
     "recipe",

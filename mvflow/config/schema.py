@@ -95,6 +95,10 @@ class Training(Section):
         """Whether the weights of the best epoch are kept."""
         return self.keep_best or self.patience is not None
 
+    def idle(self) -> list[str]:
+        """What is set and never acts, a sentence each, with `{section}` for the section's name."""
+        return []
+
     def dependencies(self) -> dict[str, Any]:
         """The settings that trained weights depend on, as JSON."""
         later = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
@@ -28,9 +28,14 @@ class VampPrior(Prior, Training):
 
     They begin as training rows, the most complete ones, in which values of other rows stand for
     what is absent. The likelihood of draws of q(z|X) is maximised; class numbers stay as they
-    begin. The settings as a `Training` are those of its stage.
+    begin. The settings as a `Training` are those of its stage. Where posteriors are narrow, so is
+    each component, and another prior is likelier: `mvflow choose-prior` tells.
     """
 
+    epochs: int = Field(default=200, ge=0)
+    steps_per_epoch: int | None = Field(default=10, gt=0)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Of the pseudo-rows, which have the scale of data and not of weights."""
     components: PositiveInt = 100
     """Number of pseudo-rows."""
 

@@ -27,6 +27,18 @@ class BetaTraining(Training):
         """The factor at `progress` in [0, 1]."""
         return annealed(self.beta_start, self.beta, self.anneal, progress)
 
+    def idle(self) -> list[str]:
+        """The share over which nothing falls, where it was chosen."""
+        if self.anneal == type(self).model_fields["anneal"].default:
+            return super().idle()
+        if self.beta_start is None:
+            why = "without {section}.beta_start, from which beta falls"
+        elif self.beta_start == self.beta:
+            why = "where {section}.beta_start is {section}.beta"
+        else:
+            return super().idle()
+        return [*super().idle(), f"{{section}}.anneal = {self.anneal:g} has no effect {why}"]
+
     def beta_words(self) -> str:
         """The factor for reports.
 

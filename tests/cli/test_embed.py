@@ -77,3 +77,22 @@ def test_what_is_there_is_not_overwritten_and_other_rows_are_refused(refused, ce
     assert "60 rows, but 120 were embedded" in refused(*start, file, code=1)
     assert ".h5ad or .h5mu" in refused(*start, tmp_path / "a.csv", code=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5ad"]
+
+
+def test_gaps_and_named_rows_are_taken_as_impute_takes_them(mvflow, refused, cells, tmp_path):
+    """A table with an index column and an empty cell, its rows named as those of the file."""
+    rows = anndata.read_h5ad(cells / "rna.h5ad")[:20].copy()
+    table = rows.to_df()
+    table.iloc[3, 0] = np.nan
+    table.insert(0, "cell", rows.obs_names)
+    table.to_csv(tmp_path / "rna.csv", index=False)
+    rows.write_h5ad(tmp_path / "into.h5ad")
+    protein = anndata.read_h5ad(cells / "protein.h5ad")[rows.obs_names].to_df()
+    protein.to_csv(tmp_path / "protein.csv", index_label="cell")
+    both = [w for n in ("rna", "protein") for w in ("--given", f"{n}={tmp_path}/{n}.csv")]
+    words = ("embed", cells / "run", *both, "--index", "cell")
+    into = ("--n", 4, "--into", tmp_path / "into.h5ad")
+    assert "is missing" in refused(*words, "--missing", "refuse", *into, code=1)
+    found = mvflow(*words, "--missing", "row", *into)
+    assert found.code == 0, found
+    assert np.isfinite(anndata.read_h5ad(tmp_path / "into.h5ad").obsm["X_mvflow"]).all()

@@ -216,3 +216,11 @@ def test_rows_that_lack_modalities_get_a_masked_encoder(mvflow, tmp_path):
     model, x = load(run), {"a": rng.normal(size=(4, 3)), "b": rng.normal(size=(4, 3))}
     given = {**x, "present/b": np.array([True, False, True, False])}
     assert np.isfinite(model.log_likelihood(given, n=20)).all()
+
+
+def test_settings_that_never_act_are_said_and_taken(mvflow, store, tmp_path):
+    words = ("--recipe", "toy", "--store", store, "--json", "--set", "joint.anneal=0.2")
+    found = mvflow("new", tmp_path / "a", *words, "--set", "joint.beta_start=none")
+    assert found.code == 0, found
+    assert "mvflow: warning: joint.anneal = 0.2 has no effect without" in found.err
+    assert json.loads(found.out)["config"]["joint"]["anneal"] == 0.2

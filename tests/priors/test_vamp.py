@@ -130,3 +130,24 @@ def test_a_system_with_an_unnormalised_posterior_is_refused(fitted):
         ConfigError, match="'vampprior' needs q.*unnormalised.*use prior 'mixture'"
     ):
         create("priors", PRIOR).build(Chain())
+
+
+@pytest.mark.slow
+def test_the_defaults_train_it_until_more_brings_little():
+    """Narrow posteriors in six dimensions, where training rows are a bad place to stay at."""
+    rng = np.random.default_rng(0)
+    z, weight = rng.normal(size=(400, 6)), rng.normal(size=(6, 12))
+    x = {n: (z @ weight + 0.1 * rng.normal(size=(400, 12))).astype(np.float32) for n in "ab"}
+    specs = [Modality(n, (12,), {"kind": "normal", "scale": 0.3}) for n in "ab"]
+    train, held = ({n: v[part] for n, v in x.items()} for part in (slice(300), slice(300, None)))
+    joint = {"epochs": 60, "batch_size": 50, "learning_rate": 3e-3}
+    model = estimator_class("jnf")(specs, 6, joint=joint, flows={"epochs": 0}).fit(train)
+    latents = model.draw(held, 1).z[0]
+
+    def held_out(**settings):
+        prior = model.with_parts(prior={"kind": "vampprior", "components": 40, **settings})
+        prior.fit(train, stages=["prior"])
+        return float(prior.prior_log_prob(latents, "vampprior").mean())
+
+    begun, default, longer = held_out(epochs=0), held_out(), held_out(epochs=400)
+    assert longer - default < 0.1 * (longer - begun)

@@ -7,6 +7,7 @@ from mvflow import ArraySource, Modality
 from mvflow.core import UsageError
 from mvflow.report.figures.canvas import DARK, as_svg, new_figure, style
 from mvflow.report.figures.charts import loss_limits
+from mvflow.report.figures.grids import Strip, row_grid
 from mvflow.report.figures.latent import LatentScatter, density_levels
 from mvflow.report.figures.sheet import TILE, Sheet, plot_spec
 from mvflow.report.sections.samples import choose_rows
@@ -22,6 +23,19 @@ def test_contours_hold_the_stated_mass():
 
 def test_density_that_is_nowhere_has_no_contours():
     assert density_levels(np.full((4, 4), -np.inf)) == []
+
+
+@pytest.mark.parametrize("label", ["MMVAE", "WWWWWWWW: mnist", "i", "JNF-Shared (DCCA): svhn"])
+def test_labels_end_before_the_pictures_begin(label):
+    modality = Modality("a", (4, 4))
+    values = np.ones((2, 4, 4), np.float32)
+    with style():
+        figure = row_grid([Strip(label, plot_spec(modality, values), values)])
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        extent = axes.texts[0].get_window_extent()
+    first = np.flatnonzero(axes.images[0].get_array()[..., 3].any(0))[0]
+    assert 0 < extent.x1 * 2 < first  # two pixels of the sheet to one of the page
 
 
 def test_limits_hold_nearly_all_rows_on_one_scale():

@@ -125,7 +125,8 @@ def _by_position(
         listed = ", ".join(f"{name} has {n:,}" for name, n in counts.items())
         msg = (
             f"the numbers of rows differ ({listed}): give keys that tell which rows belong "
-            "together (--keys NAME=FILE[:COLUMN])"
+            "together (--keys NAME=FILE[:COLUMN], or --index COLUMN where each table has a column "
+            "that names its rows)"
         )
         raise DataError(msg)
     rows = np.arange(next(iter(counts.values())))

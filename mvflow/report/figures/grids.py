@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.report.figures.sheet import GAP, TILE, PlotSpec, Sheet
+from mvflow.report.figures.sheet import GAP, TILE, PlotSpec, Sheet, label_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,7 @@ def row_grid(strips: Sequence[Strip], group: int = 1) -> Figure:
         strips: from top to bottom.
         group: so many stand close together.
     """
-    left = 12 + 11 * max(len(strip.label) for strip in strips)
+    left = 16 + max(label_width(strip.label) for strip in strips)
     pitch = max(strip.spec.width for strip in strips) + GAP
     height = len(strips) * (TILE + GAP) + (len(strips) - 1) // group * GAP * 2
     sheet = Sheet(left + pitch * max(len(strip.values) for strip in strips), height)

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
     from mvflow.core import Modality
 
-__all__ = ["GAP", "TILE", "PlotSpec", "Sheet", "plot_spec"]
+__all__ = ["GAP", "TILE", "PlotSpec", "Sheet", "label_width", "plot_spec"]
 
 TILE, GAP = 72, 6
 """Pixels of a small picture, and between two of them, at twice the size of the page."""
+FONT_SIZE = 7.5
+"""Points of a label."""
 
 
 class PlotSpec(NamedTuple):
@@ -76,6 +78,14 @@ def plot_spec(
     return PlotSpec("curve", shape, low - margin, high + margin, round(1.4 * TILE))
 
 
+def label_width(words: str) -> int:
+    """Pixels of a sheet that a label takes."""
+    from matplotlib.textpath import TextPath
+
+    points = TextPath((0, 0), words, size=FONT_SIZE).get_extents().width if words.strip() else 0
+    return math.ceil(points * 200 / 72)
+
+
 class Sheet:
     """A transparent sheet for small pictures, labels and frames, placed by pixel.
 
@@ -116,7 +126,7 @@ class Sheet:
 
     def label(self, x: float, y: float, words: str, **options: Any) -> None:
         """Write words; options are those of matplotlib's `text`."""
-        self.labels.append((x, y, words, {"fontsize": 7.5, "color": MUTED, **options}))
+        self.labels.append((x, y, words, {"fontsize": FONT_SIZE, "color": MUTED, **options}))
 
     def draw(self, axes: Axes) -> None:
         """Show the sheet in axes, which take its proportions."""
