@@ -9,7 +9,6 @@ that is named, and agrees. It has to be installed (1.0.3, with pythae); nothing 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Report, add_options, parsed
+from benchmarks.common import Report, add_options, parsed, script_parser
 from mvflow.config import config_from_dict
 from mvflow.core import Observed
 from mvflow.systems import System, build_system
@@ -51,9 +50,7 @@ class Case(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.agreement", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("agreement", __doc__)
     add_options(parser)
     arguments = parsed(parser, "agreement", {})
     if not find_spec("multivae"):

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.common import about, add_options, parsed, save
+from benchmarks.common import about, add_options, parsed, save, script_parser
 from mvflow.config import config_from_dict, recipe
 from mvflow.core import fingerprint
 from mvflow.estimators import load
@@ -51,7 +50,6 @@ QUICK_SETTINGS = (
 
 def main() -> None:
     arguments = _arguments()
-    torch.set_num_threads(arguments.threads)
     if not arguments.quick:
         _measure_all(arguments)
         return
@@ -138,9 +136,7 @@ def _cell(values: list[float], digits: int = 3) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.coherence", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("coherence", __doc__)
     parser.add_argument("recipe", choices=DEFAULT)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"))

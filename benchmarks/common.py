@@ -99,6 +99,13 @@ def about(*packages: str, device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def script_parser(name: str, documentation: str) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`, described by the first line of its module."""
+    return argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=documentation.splitlines()[0]
+    )
+
+
 def add_options(
     parser: argparse.ArgumentParser, *, threads: bool = True, device: bool = True
 ) -> None:
@@ -122,6 +129,8 @@ def parsed(
 ) -> argparse.Namespace:
     """Arguments with a device that is there, a file to write to, and the sizes of `--quick`.
 
+    Torch has `--threads` from here on, or one thread where there is no such option.
+
     Args:
         parser: after `add_options`.
         name: of the file, if no other is asked for; that of a device other than a CPU is added.
@@ -134,6 +143,7 @@ def parsed(
         parser.error(f"--device {arguments.device}: torch sees no such device here")
     for option, value in (quick if arguments.quick else {}).items():
         setattr(arguments, option, value)
+    torch.set_num_threads(np.ravel(getattr(arguments, "threads", 1))[0].item())
     folder = Path(tempfile.gettempdir()) / "mvflow-bench" if arguments.quick else RESULTS
     kind = torch.device(arguments.device).type
     file = f"{name}.json" if kind == "cpu" else f"{name}-{kind}.json"
@@ -146,6 +156,20 @@ def save(out: Path, found: Mapping[str, Any], text: str) -> None:
     """Write what was found as JSON, and its tables beside it."""
     write_json(out, found)
     write_atomically(out.with_suffix(".md"), lambda path: path.write_text(f"{text}\n", "utf-8"))
+
+
+@contextmanager
+def chosen_runs(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> Iterator[list[Path]]:
+    """The runs that were named, or one that is made for `--quick`."""
+    if arguments.quick:
+        with quick_run() as run:
+            yield [run]
+    elif arguments.runs:
+        yield arguments.runs
+    else:
+        parser.error("name the runs, or use --quick")
 
 
 @contextmanager

@@ -18,7 +18,6 @@ times (Eq. 12) and by the prior once (F.3).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,16 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from benchmarks.common import Rows, about, add_options, markdown, parsed, quick_run, save
+from benchmarks.common import (
+    Rows,
+    about,
+    add_options,
+    chosen_runs,
+    markdown,
+    parsed,
+    save,
+    script_parser,
+)
 from mvflow.core import Observed
 from mvflow.estimators import load
 from mvflow.functional import inside_ball
@@ -41,7 +49,7 @@ EDGES = (0.3, 0.5, 0.7, 0.9, 0.99, 0.999)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.divisor", description=__doc__)
+    parser = script_parser("divisor", __doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--predict", action="store_true", help="R2 by number of modalities")
@@ -49,11 +57,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=201, help="of the grid, along each axis")
     add_options(parser, threads=False, device=False)
     arguments = parsed(parser, "divisor", {"rows": 4, "points": 21, "draws": 2})
-    torch.set_num_threads(1)
-    with quick_run() if arguments.quick else contextlib.nullcontext() as made:
-        runs = arguments.runs if made is None else [made]
-        if not runs:
-            parser.error("name the runs, or use --quick")
+    with chosen_runs(parser, arguments) as runs:
         lines = _predictions(runs, arguments) if arguments.predict else _lines(runs, arguments)
     out = {"about": about("zuko"), "rows": arguments.rows, "table": lines}
     save(arguments.out, out, markdown(lines))

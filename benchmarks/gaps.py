@@ -12,7 +12,6 @@ and widened by `calibrate_gaps` on the values of those 400 rows that are left.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
-from benchmarks.common import about, add_options, parsed, save
+from benchmarks.common import about, add_options, parsed, save, script_parser
 from benchmarks.uci import LEVEL, TRAINING_SHARE, read
 from mvflow.config import config_from_dict, resolved
 from mvflow.config.auto import auto_config
@@ -137,7 +135,7 @@ def table(splits: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, print and write JSON; splits that are there already are kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser("gaps", __doc__)
     parser.add_argument("--data", type=Path, help="folder of mfeat-*.csv")
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--no-rivals", action="store_true", help="measure ours alone")
@@ -146,7 +144,6 @@ def main() -> None:
     options = parsed(parser, "gaps", {"data": None, "splits": [0]})
     if options.data is None and not options.quick:
         parser.error("--data is missing: the folder of mfeat-*.csv")
-    torch.set_num_threads(options.threads)
     rows, done = read(options.data), {}
     if options.out.exists() and not options.quick:
         done = json.loads(options.out.read_text())["splits"]

@@ -12,17 +12,24 @@ the posterior of each of the seven subsets with the exact one.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Collection, Mapping
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import Rows, about, add_options, markdown, parsed, save, show_last
+from benchmarks.common import (
+    Rows,
+    about,
+    add_options,
+    markdown,
+    parsed,
+    save,
+    script_parser,
+    show_last,
+)
 from mvflow import JNF
 from mvflow_datasets.linear_gaussian import LinearGaussian
 
@@ -157,7 +164,7 @@ def compared(
 
 def main() -> None:
     """Train, measure, and write one row for each training."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = script_parser("incomplete", __doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 5000], help="for training")
     parser.add_argument("--absent", type=float, default=0.6, help="share without m1, without m2")
     parser.add_argument("--seeds", type=int, default=2, help="how many")
@@ -168,7 +175,6 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200, help="of the exact posterior of a row")
     add_options(parser, device=False)
     options = parsed(parser, "incomplete", {"rows": [300], "seeds": 1, "steps": 8})
-    torch.set_num_threads(options.threads)
     rules: list[dict[str, Any]] = [{"kind": options.subset}]
     if options.distillation:
         rules = [{**rules[0], "distillation": weight} for weight in options.distillation]

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 import mvflow.runs.directory as directory
-from benchmarks.common import Rows, about, add_options, markdown, parsed, save
+from benchmarks.common import Rows, about, add_options, markdown, parsed, save, script_parser
 from mvflow.config import config_from_dict
 from mvflow.estimators import fitting
 from mvflow.runs import RunDirectory
@@ -63,7 +63,6 @@ CONTEXT = multiprocessing.get_context("fork")
 
 def main() -> None:
     arguments = _arguments()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         kills, runs, seconds = measured(
             Path(scratch), kills=arguments.kills, seed=arguments.seed, delay=arguments.delay
@@ -282,9 +281,7 @@ def _plain(path: Path) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kill", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("kill", __doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--delay", type=float, default=0.02, help="seconds, twice in each write")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -17,7 +15,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.common import Rows, about, add_options, markdown, parsed, save
+from benchmarks.common import Rows, about, add_options, markdown, parsed, save, script_parser
 from benchmarks.simulated_cells import Cells, simulate_cells
 from mvflow.config import config_from_dict, resolved
 from mvflow.config.auto import auto_config
@@ -53,7 +51,7 @@ class Split(NamedTuple):
 
 def main() -> None:
     """Run, print and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser("omics", __doc__)
     parser.add_argument("--cells", type=int, default=2000, help="a fifth of them to test on")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of simulations, each split anew"
@@ -65,7 +63,6 @@ def main() -> None:
     add_options(parser, device=False)
     small = {"cells": 300, "seeds": [0], "assignments": ["joint.epochs=3"]}
     arguments = parsed(parser, "omics", small)
-    torch.set_num_threads(arguments.threads)
     methods: dict[str, Callable[[Cells, Split, int], Found]] = {
         "JNF, batch as covariate": lambda *a: jnf(*a, arguments.assignments, removed=True),
         "JNF, batch not removed": lambda *a: jnf(*a, arguments.assignments, removed=False),

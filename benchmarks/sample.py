@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Report, Rows, add_options, parsed, turn_by_turn
+from benchmarks.common import Report, Rows, add_options, parsed, script_parser, turn_by_turn
 from mvflow.config import config_from_dict, recipe
 from mvflow.functional import normal_poe
 from mvflow.inference import SIR, Draws, HMCSampler, ProductOfExperts, Sampler
@@ -62,7 +62,6 @@ QUICK |= {"samplers": ["mvflow hmc", "mvflow sir", "MultiVae"]}
 
 def main() -> None:
     arguments = _arguments()
-    torch.set_num_threads(1)
     logging.disable(logging.INFO)  # MultiVae announces every call
     title = __doc__.splitlines()[0].removesuffix("; prints Markdown.")
     report = Report(title, arguments, "zuko", "multivae", "pythae", "hamiltorch")
@@ -454,9 +453,7 @@ def _multivae(
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sample", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("sample", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--draws", type=int, default=1000, help="in all parts but c")
     parser.add_argument("--steps", type=int, default=100, help="in parts a, d (a tenth) and e")

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from benchmarks.common import Report, add_options, parsed
+from benchmarks.common import Report, add_options, parsed, script_parser
 from mvflow_cli.main import run
 
 ROWS, COLUMNS, FILLED, STEPS = 100_000, 20_000, 0.01, 100
@@ -121,7 +121,7 @@ def _reported(
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sparse")
+    parser = script_parser("sparse", __doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--columns", type=int, default=COLUMNS)
     parser.add_argument("--steps", type=int, default=STEPS, help="of training")

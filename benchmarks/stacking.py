@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import Report, Rows, add_options, parsed, show_last
+from benchmarks.common import Report, Rows, add_options, parsed, script_parser, show_last
 from mvflow.config import Config, assign, config_from_dict, recipe
 from mvflow.core import ArraySource
 from mvflow.stacking import Variant, run_stack
@@ -57,7 +57,6 @@ TINY_SHARED = {"projectors": {"batch_size": 8}, "projector": {"kind": "contrasti
 
 def main() -> None:
     arguments = _arguments()
-    torch.set_num_threads(arguments.threads)
     report = Report(__doc__.splitlines()[0].removesuffix("; prints Markdown."), arguments)
     rows: Rows = []
     began = time.perf_counter()
@@ -143,9 +142,7 @@ def _noise(config: Config, rows: int) -> ArraySource:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.stacking", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("stacking", __doc__)
     parser.add_argument("--recipes", nargs="+", help="by default tiny, on a GPU mnist-svhn too")
     parser.add_argument("--variants", type=int, default=12, metavar="N")
     parser.add_argument("--steps", type=int, default=32, help="of an epoch")

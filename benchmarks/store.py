@@ -29,7 +29,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Report, Rows, add_options, parsed, synchronise, turn_by_turn
+from benchmarks.common import (
+    Report,
+    Rows,
+    add_options,
+    parsed,
+    script_parser,
+    synchronise,
+    turn_by_turn,
+)
 from mvflow.core import Modality
 from mvflow.training import Table
 from mvflow_datasets import Split, SplitData, Store, write_store
@@ -43,7 +51,6 @@ QUICK = {"batches": 10, "turns": 3, "share": 0.02}
 
 def main() -> None:
     arguments = _arguments()
-    torch.set_num_threads(arguments.threads)
     report = Report(__doc__.splitlines()[0].removesuffix("; prints Markdown."), arguments, "h5py")
     with _store(arguments) as store:
         report.found["data"] = {k: v for k, v in store.info().items() if k != "path"}
@@ -157,9 +164,7 @@ def _emptied(batches: Iterable[Any]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.store", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("store", __doc__)
     parser.add_argument("store", type=Path, nargs="?", help="by default one of noise is made")
     parser.add_argument("--split", default="train")
     parser.add_argument("--batch", type=int, default=128)

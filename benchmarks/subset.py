@@ -15,8 +15,6 @@ By number of observed modalities, over at most six subsets of each size:
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -28,7 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import about, add_options, markdown, parsed, quick_run, save
+from benchmarks.common import (
+    about,
+    add_options,
+    chosen_runs,
+    markdown,
+    parsed,
+    save,
+    script_parser,
+)
 from mvflow.core import Observed, derive_seed
 from mvflow.estimators import Estimator, load
 from mvflow.evaluation import ModalityClassifiers
@@ -39,20 +45,14 @@ MOST_SUBSETS = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.subset", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("subset", __doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=64, help="for densities")
     parser.add_argument("--coherence-rows", type=int, default=256)
     add_options(parser, threads=False, device=False)
     arguments = parsed(parser, "subset", {"rows": 4, "coherence_rows": 16})
-    torch.set_num_threads(1)
     lines = []
-    with quick_run() if arguments.quick else contextlib.nullcontext() as made:
-        runs = arguments.runs if made is None else [made]
-        if not runs:
-            parser.error("name the runs, or use --quick")
+    with chosen_runs(parser, arguments) as runs:
         for path in runs:
             for line in compare(path, arguments.rows, arguments.coherence_rows):
                 lines.append({"run": path.name, **line})

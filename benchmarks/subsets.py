@@ -12,8 +12,6 @@ targets; beside it that of two real rows of one class. CPU seconds are for all d
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -21,9 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.common import about, add_options, markdown, parsed, quick_run, save
+from benchmarks.common import (
+    about,
+    add_options,
+    chosen_runs,
+    markdown,
+    parsed,
+    save,
+    script_parser,
+)
 from mvflow.estimators import Estimator, load
 from mvflow.evaluation import ModalityClassifiers
 from mvflow_datasets import Store
@@ -32,9 +37,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.subsets", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("subsets", __doc__)
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=500, help="rows that are given")
     parser.add_argument(
@@ -44,11 +47,7 @@ def main() -> None:
     parser.add_argument("--subset", nargs="+", help="rules, in place of the run's own")
     add_options(parser, threads=False, device=False)
     arguments = parsed(parser, "subsets", {"rows": 16, "draws": 2})
-    torch.set_num_threads(1)
-    with quick_run() if arguments.quick else contextlib.nullcontext() as made:
-        runs = arguments.runs if made is None else [made]
-        if not runs:
-            parser.error("name the runs, or use --quick")
+    with chosen_runs(parser, arguments) as runs:
         lines = [
             {"run": path.name, **line}
             for path in runs

@@ -19,7 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Report, Rows, add_options, both_clocks, parsed, turn_by_turn
+from benchmarks.common import (
+    Report,
+    Rows,
+    add_options,
+    both_clocks,
+    parsed,
+    script_parser,
+    turn_by_turn,
+)
 from benchmarks.noise import Epochs, noise, stage_on
 from benchmarks.rival import LATENT, SHAPES, decoder_bodies, encoder_bodies, mlp, trainer_of
 from mvflow.config import config_from_dict, recipe
@@ -45,7 +53,6 @@ NEXUS = {"private_dim": 20, "message_dim": 512, "hidden": [512, 512]}
 def main() -> None:
     arguments = _arguments()
     logging.disable(logging.INFO)  # MultiVae announces every epoch
-    torch.set_num_threads(arguments.threads)
     report = Report(
         __doc__.splitlines()[0].removesuffix("; prints Markdown."), arguments, "multivae"
     )
@@ -185,9 +192,7 @@ def _model(system: str) -> Any:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.systems", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("systems", __doc__)
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(SYSTEMS)}")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8, help="of a turn")

@@ -37,6 +37,7 @@ from benchmarks.common import (
     both_clocks,
     markdown,
     parsed,
+    script_parser,
     show_last,
     turn_by_turn,
 )
@@ -301,9 +302,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train", description=__doc__.splitlines()[0]
-    )
+    parser = script_parser("train", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument(

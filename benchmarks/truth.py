@@ -15,7 +15,6 @@ is compared at draws of the true posterior.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Collection, Mapping
 from itertools import combinations
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import about, add_options, markdown, parsed, save
+from benchmarks.common import about, add_options, markdown, parsed, save, script_parser
 from mvflow.config import Training
 from mvflow.inference import AggregateDivisor, PriorDivisor, ProductOfExperts
 from mvflow.nn import MLP, seeded
@@ -76,7 +75,7 @@ Posterior = Callable[[Mapping[str, Tensor]], Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.truth", description=__doc__)
+    parser = script_parser("truth", __doc__)
     parser.add_argument("--rows", type=int, default=64, help="observations to judge")
     parser.add_argument("--steps", type=int, default=3000, help="of each fit")
     add_options(parser, threads=False, device=False)
@@ -85,7 +84,6 @@ def main() -> None:
         "--only", nargs="+", metavar="KIND", help="families, 'amortised FAMILY', matching"
     )
     arguments = parsed(parser, "truth", QUICK)
-    torch.set_num_threads(1)
     if arguments.linear:
         MEANS.clear()
         MEANS.update(LINEAR)

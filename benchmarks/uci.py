@@ -12,7 +12,6 @@ raw and widened by the margins of the other half of the test rows (split conform
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
-from benchmarks.common import about, add_options, parsed, save
+from benchmarks.common import about, add_options, parsed, save, script_parser
 from mvflow.config import Config, config_from_dict, resolved
 from mvflow.config.auto import auto_config
 from mvflow.core import ArraySource, Modality
@@ -255,7 +254,7 @@ def span(each: Sequence[dict[str, Any]], kind: str) -> str:
 def main() -> None:
     """Measure, print and write JSON; what a file has already is kept."""
     everything = methods(0, ())
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser("uci", __doc__)
     parser.add_argument("--data", type=Path, help="folder of mfeat-*.csv")
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budget", type=float, default=600, help="CPU seconds of the search")
@@ -265,7 +264,6 @@ def main() -> None:
     options = parsed(parser, "uci", small)
     if options.data is None and not options.quick:
         parser.error("--data is missing: the folder of mfeat-*.csv")
-    torch.set_num_threads(options.threads)
     rows, done = read(options.data), {}
     if options.out.exists() and not options.quick:
         done = json.loads(options.out.read_text())["splits"]

@@ -25,7 +25,15 @@ from urllib.parse import urlsplit
 
 from mvflow import __version__
 from mvflow.core import DataError
-from mvflow.core.files import open_append, open_regular, read_json, reading, write_json, writing
+from mvflow.core.files import (
+    lock,
+    open_append,
+    open_regular,
+    read_json,
+    reading,
+    write_json,
+    writing,
+)
 
 __all__ = ["Download", "Watcher", "fetch", "readable_size"]
 
@@ -184,7 +192,7 @@ class _Part:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = open_append(self.place)
         try:
-            _lock(self._file)
+            lock(self._file)
         except BlockingIOError as error:
             self._file.close()
             msg = f"another process is fetching {self.path}: wait for it, or stop it first"
@@ -452,15 +460,6 @@ def _opener() -> urllib.request.OpenerDirector:
 def _digest(path: Path, kind: str) -> str:
     with open_regular(path) as file, reading(path):
         return f"{kind}:{hashlib.file_digest(cast(Any, file), kind).hexdigest()}"
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Keep other processes from the same file, where the system can."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def readable_size(size: int) -> str:

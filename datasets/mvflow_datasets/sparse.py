@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core.memory import check_memory
 from mvflow_datasets.manifest import Misfit
-from mvflow_datasets.stored import StoredArray
+from mvflow_datasets.stored import StoredArray, StoredRows
 
 __all__ = ["SPARSE_PARTS", "StoredSparse"]
 
@@ -17,7 +15,7 @@ SPARSE_PARTS = {"data": "<f4", "indices": "<i4", "indptr": "<i8"}
 """Arrays of a sparse matrix, as SciPy names them, and their types."""
 
 
-class StoredSparse:
+class StoredSparse(StoredRows):
     """Rows (rows, columns) of a sparse matrix in a store; `take` gives dense ones.
 
     Args:
@@ -48,9 +46,6 @@ class StoredSparse:
             raise Misfit(msg)
         self.shape = (len(self._starts) - 1, columns)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __repr__(self) -> str:
         return f"StoredSparse({self._key!r}, {self.filled:.1%} of {self.shape})"
 
@@ -64,17 +59,6 @@ class StoredSparse:
         """Bytes that all rows take once they are dense."""
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            msg = "a sparse array is made dense in memory: that cannot be done without a copy"
-            raise ValueError(msg)
-        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        if isinstance(rows, tuple):
-            return np.asarray(np.asarray(self)[rows])
-        return self.take(np.arange(len(self))[rows])
-
     def take(self, rows: ArrayLike, axis: int = 0) -> NDArray[np.float32]:
         """Dense rows in the given order, of whatever shape `rows` has.
 
@@ -83,11 +67,7 @@ class StoredSparse:
             IndexError: if a row is not one of 0...len - 1.
         """
         assert axis == 0
-        at = np.asarray(rows)
-        flat = at.reshape(-1)
-        if flat.size and not 0 <= flat.min() <= flat.max() < len(self):
-            msg = f"rows run from {flat.min()} to {flat.max()}: expected 0 to {len(self) - 1}"
-            raise IndexError(msg)
+        at, flat = self._numbers(rows)
         check_memory(flat.size * self.shape[1] * self.dtype.itemsize, self._key)
         counts = self._starts[flat + 1] - self._starts[flat]
         ends = np.cumsum(counts)

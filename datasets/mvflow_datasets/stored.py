@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,46 @@ from mvflow.core.memory import check_memory
 from mvflow_datasets.manifest import Entry, block_rows, damaged
 from mvflow_datasets.opened import OpenedFile
 
-__all__ = ["StoredArray", "value_check"]
+__all__ = ["StoredArray", "StoredRows", "value_check"]
 
 Check = Callable[[NDArray[Any]], NDArray[np.bool_]]
 """Which values (rows, ...) are such as a store may hold."""
 
 
-class StoredArray:
+class StoredRows(ABC):
+    """Rows of a store that are read as they are asked for, as an array that is not in memory."""
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            msg = "a array of a store is read into memory: that cannot be done without a copy"
+            raise ValueError(msg)
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        if isinstance(rows, tuple):
+            return np.asarray(np.asarray(self)[rows])
+        return self.take(np.arange(len(self))[rows])
+
+    @abstractmethod
+    def take(self, rows: ArrayLike, axis: int = 0) -> NDArray[Any]:
+        """Rows in the given order, of whatever shape `rows` has."""
+
+    def _numbers(self, rows: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Checked row numbers, as they were given and flat."""
+        at = np.asarray(rows)
+        flat = at.reshape(-1)
+        if flat.size and not 0 <= flat.min() <= flat.max() < len(self):
+            msg = f"rows run from {flat.min()} to {flat.max()}: expected 0 to {len(self) - 1}"
+            raise IndexError(msg)
+        return at, flat
+
+
+class StoredArray(StoredRows):
     """Rows (rows, *shape) in a store, as far as an array can be that is not in memory.
 
     Whoever reads a row reads its whole block the first time, and the block is compared with its
@@ -44,9 +78,6 @@ class StoredArray:
         self._row_bytes = entry.nbytes // max(1, self.shape[0])
         self._verified = np.zeros(-(-len(self) // self._step), bool)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __repr__(self) -> str:
         return f"StoredArray({self._key!r}, {self.dtype} of shape {self.shape})"
 
@@ -60,17 +91,6 @@ class StoredArray:
         """Bytes that all rows take."""
         return self._entry.nbytes
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            msg = "a stored array is read into memory: that cannot be done without a copy"
-            raise ValueError(msg)
-        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        if isinstance(rows, tuple):
-            return np.asarray(np.asarray(self)[rows])
-        return self.take(np.arange(len(self))[rows])
-
     def take(self, rows: ArrayLike, axis: int = 0) -> NDArray[Any]:
         """Rows in the given order, of whatever shape `rows` has.
 
@@ -80,11 +100,7 @@ class StoredArray:
             IndexError: if a row is not one of 0...len - 1.
         """
         assert axis == 0
-        at = np.asarray(rows)
-        flat = at.reshape(-1)
-        if flat.size and not 0 <= flat.min() <= flat.max() < len(self):
-            msg = f"rows run from {flat.min()} to {flat.max()}: expected 0 to {len(self) - 1}"
-            raise IndexError(msg)
+        at, flat = self._numbers(rows)
         check_memory(flat.size * self._row_bytes, f"{self._key} of {self._file.path}")
         out = np.empty((len(flat), *self.shape[1:]), self.dtype)
         blocks = flat // self._step

@@ -42,7 +42,7 @@ from mvflow.core.presence import (
 )
 from mvflow.core.random import derive_seed, generator
 from mvflow.core.registry import REGISTRIES, Registry, registry, trust
-from mvflow.core.selected import SelectedRows, complete_rows
+from mvflow.core.selected import SelectedRows, TakenRows, complete_rows
 from mvflow.core.sources import (
     ArraySource,
     as_source,
@@ -96,6 +96,7 @@ __all__ = [
     "Source",
     "StageError",
     "Subset",
+    "TakenRows",
     "Units",
     "UnreliableDrawsWarning",
     "UsageError",

@@ -25,6 +25,7 @@ __all__ = [
     "append_line",
     "check_depth",
     "check_shape",
+    "lock",
     "open_append",
     "open_regular",
     "parse_json",
@@ -207,6 +208,19 @@ def open_append(path: Path) -> IO[bytes]:
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK")
     _mode_of(path, links=False)
     return os.fdopen(os.open(path, flags | _flag("O_BINARY"), 0o666), "ab", buffering=0)
+
+
+def lock(file: IO[bytes]) -> None:
+    """Keep other processes from a file until it is closed; without such locks, do nothing.
+
+    Raises:
+        BlockingIOError: if another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def fsync(path: Path) -> None:

@@ -1,19 +1,20 @@
-"""Some rows of a source as a source."""
+"""Rows of sources as a source: a view of some of one, or a copy of some of several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mvflow.core.covariates import Covariate
 from mvflow.core.door import UNLABELLED
 from mvflow.core.presence import present_columns, row_presence
 from mvflow.core.sources import check_rows
-from mvflow.core.types import Column, Modality, Source
+from mvflow.core.types import PRESENT, Column, Modality, Source
 
-__all__ = ["SelectedRows", "complete_rows"]
+__all__ = ["SelectedRows", "TakenRows", "complete_rows"]
 
 
 class SelectedRows:
@@ -54,6 +55,61 @@ class SelectedRows:
         }
 
 
+class TakenRows:
+    """A copy in memory of all rows of one source or of several, one after another.
+
+    Args:
+        sources: all with the same modalities and covariates.
+
+    Examples:
+        >>> from mvflow.core import ArraySource
+        >>> source = ArraySource({"a": np.arange(4.0)[:, None]}, covariates={"batch": [*"ABAB"]})
+        >>> taken = TakenRows([SelectedRows(source, [3]), SelectedRows(source, [0, 1])])
+        >>> taken.take([0, 2])["a"].ravel(), sorted(taken.columns())
+        (array([3., 1.], dtype=float32), ['a', 'covariates/batch'])
+    """
+
+    factors: dict[str, NDArray[Any]]
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        parts = [source.take(np.arange(len(source))) for source in sources]
+        first = sources[0]
+        self.modalities: tuple[Modality, ...] = first.modalities
+        self.covariates: dict[str, Covariate] = dict(getattr(first, "covariates", {}))
+        self._arrays: dict[str, NDArray[Any]] = {}
+        for name in dict.fromkeys(key for part in parts for key in part):
+            each: list[Any] = [part.get(name) for part in parts]
+            if name.startswith(PRESENT):
+                each = _masks_alike(each, [len(source) for source in sources])
+            self._arrays[name] = np.concatenate(each)
+        labels = [source.labels for source in sources if source.labels is not None]
+        self.labels = np.concatenate(labels) if len(labels) == len(sources) else None
+        self.factors = {}
+        self._rows = sum(map(len, sources))
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def take(self, rows: ArrayLike) -> dict[str, NDArray[Any]]:
+        """Arrays of the given rows; see `Source.take`."""
+        at = check_rows(rows, self._rows, "the data")
+        return {name: x[at] for name, x in self._arrays.items()}
+
+    def columns(self) -> dict[str, Column]:
+        """All arrays; rows that lack a modality have the index -1."""
+        columns = {}
+        for name, x in self._arrays.items():
+            mask = self._arrays.get(PRESENT + name)
+            if name.startswith(PRESENT) and x.ndim == 1:
+                continue
+            index = None
+            if mask is not None:
+                has = mask.reshape(self._rows, -1).any(1)
+                index = None if has.all() else np.where(has, np.arange(self._rows), -1)
+            columns[name] = Column(x, index)
+        return columns
+
+
 def complete_rows(source: Source) -> Source:
     """The rows that have all modalities, of these the ones whose class is known, if there are any.
 
@@ -73,3 +129,14 @@ def complete_rows(source: Source) -> Source:
     known = kept if labels is None else kept & (labels != UNLABELLED)
     kept = known if known.any() else kept
     return SelectedRows(source, np.flatnonzero(kept)) if 0 < kept.sum() < len(source) else source
+
+
+def _masks_alike(masks: Sequence[NDArray[Any] | None], rows: Sequence[int]) -> list[Any]:
+    """Masks of one modality in several parts, of entries where any is; None: nothing is absent."""
+    ndim, shape = max((x.ndim, x.shape[1:]) for x in masks if x is not None)
+    alike = []
+    for mask, count in zip(masks, rows, strict=True):
+        own = np.ones(count, np.bool_) if mask is None else mask
+        spread = own.reshape(*own.shape, *[1] * (ndim - own.ndim))
+        alike.append(np.broadcast_to(spread, (count, *shape)))
+    return alike

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.config import Config
-from mvflow.core import Source, UsageError, fingerprint, generator
-from mvflow.core.taken import TakenRows
+from mvflow.core import SelectedRows, Source, TakenRows, UsageError, fingerprint, generator
 from mvflow.estimators import Estimator, estimator_class, load
 from mvflow.evaluation.baselines import Baseline
 from mvflow.evaluation.generation import Generation
@@ -136,7 +135,8 @@ def cross_validate(
     for k in range(folds):
         if progress is not None:
             progress(k)
-        test, train = rows.subset(np.flatnonzero(of == k)), rows.subset(np.flatnonzero(of != k))
+        views = (SelectedRows(rows, np.flatnonzero(fold)) for fold in (of == k, of != k))
+        test, train = (TakenRows([view]) for view in views)
         model = _trained(config, train, None if path is None else path / f"fold-{k}", device)
         every = np.arange(len(test))
         chosen = EvaluationRows(every, every, every, False, every, PresentRows.of(test))

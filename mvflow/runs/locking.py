@@ -7,10 +7,9 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from mvflow.core import DataError, StageError
-from mvflow.core.files import open_append
+from mvflow.core.files import lock, open_append
 from mvflow.runs.files import writing
 
 __all__ = ["locked"]
@@ -41,7 +40,7 @@ def locked(path: Path) -> Iterator[bool]:
     with file:
         try:
             with writing(path):
-                _lock(file)
+                lock(file)
         except DataError as error:
             if not isinstance(error.__cause__, BlockingIOError):
                 raise
@@ -52,12 +51,3 @@ def locked(path: Path) -> Iterator[bool]:
             yield True
         finally:
             del _HELD[resolved]
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Lock a file, or fail at once; where the system has no such locks, nothing is done."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

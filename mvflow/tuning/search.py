@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mvflow.config import Config, assign, config_from_dict
 from mvflow.core import Modality, Source, covariate_columns, fingerprint, generator, row_presence
 from mvflow.core.files import read_json, write_json
-from mvflow.core.taken import TakenRows
+from mvflow.core.selected import SelectedRows, TakenRows
 from mvflow.estimators import Estimator, estimator_class
 
 __all__ = ["Trial", "alternatives", "imputation_score", "tune"]
@@ -108,7 +108,7 @@ def tune(
         return config, []
     scored = complete[: max(2, min(SCORED_ROWS, len(complete) // 5))]
     held = source.take(np.sort(scored))
-    rows = TakenRows([source], [np.sort(order[~np.isin(order, scored)][:ROWS])])
+    rows = TakenRows([SelectedRows(source, np.sort(order[~np.isin(order, scored)][:ROWS]))])
     search = _Search(
         config, rows, held, _Memory.of(path, config, source), seconds, callback, clock
     )

@@ -1,9 +1,8 @@
-"""Some rows of a source are a source."""
+"""Rows of sources are a source: views of some, and copies of some of several."""
 
 import numpy as np
 
-from mvflow.core import ArraySource, Source, complete_rows
-from mvflow.core.selected import SelectedRows
+from mvflow.core import ArraySource, SelectedRows, Source, TakenRows, complete_rows, row_presence
 from mvflow.training import Table
 
 ROWS = 20
@@ -43,3 +42,40 @@ def test_complete_rows_have_everything_and_a_known_class_if_some_do():
     assert len(complete_rows(unknown)) == (EVERY % 3 > 0).sum()
     for same in (source(), source({"a": EVERY < 9, "b": EVERY >= 9})):
         assert complete_rows(same) is same
+
+
+def test_taken_rows_keep_what_is_absent_and_covariates():
+    masks = {"a": np.array([True, False, True, True])}
+    some = ArraySource(
+        {"a": np.arange(8.0).reshape(4, 2), "b": np.ones((4, 1))},
+        covariates={"batch": [*"ABAB"]},
+        present=masks,
+        labels=[0, 1, 2, 3],
+    )
+    whole = ArraySource(
+        {"a": np.ones((2, 2)), "b": np.ones((2, 1))}, covariates={"batch": [*"AB"]}, labels=[4, 5]
+    )
+    taken = TakenRows([SelectedRows(some, [3, 1]), SelectedRows(whole, [0])])
+    x = taken.take([0, 1, 2])
+    np.testing.assert_array_equal(x["a"], [[6, 7], [0, 0], [1, 1]])
+    np.testing.assert_array_equal(x["present/a"], [True, False, True])
+    np.testing.assert_array_equal(x["covariates/batch"], [[0, 1], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(taken.labels, [3, 1, 4])
+    np.testing.assert_array_equal(taken.columns()["a"].index, [0, -1, 2])
+
+
+def test_taken_rows_lack_a_modality_of_which_no_entry_is_present():
+    """As the source says; masks of rows beside masks of entries become masks of entries."""
+    entries = np.array([[True, False], [False, False], [True, True]])
+    x = {"a": np.ones((3, 2)), "b": np.ones((3, 1))}
+    of_entries = ArraySource(x, present={"a": entries})
+    of_rows = ArraySource(x, present={"a": np.array([True, False, True])})
+    for sources in ([of_entries, of_rows, ArraySource(x)], [of_rows, of_entries]):
+        taken = TakenRows(sources)
+        has = np.concatenate([row_presence(source)["a"] for source in sources])
+        np.testing.assert_array_equal(row_presence(taken)["a"], has)
+        masks = [s.take(range(3)).get("present/a", np.ones(3, bool)) for s in sources]
+        whole = [np.broadcast_to(m.reshape(3, -1), (3, 2)) for m in masks]
+        np.testing.assert_array_equal(
+            taken.take(range(len(taken)))["present/a"], np.concatenate(whole)
+        )

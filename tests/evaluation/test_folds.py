@@ -5,8 +5,7 @@ import pytest
 
 from mvflow.config import config_from_dict, resolved
 from mvflow.config.auto import auto_config
-from mvflow.core import ArraySource, UsageError, row_presence
-from mvflow.core.taken import TakenRows
+from mvflow.core import ArraySource, SelectedRows, UsageError
 from mvflow.evaluation import folds as module
 from mvflow.evaluation.folds import cross_validate, folds_of
 from mvflow.metrics import r_squared
@@ -85,46 +84,9 @@ def test_models_are_kept_and_not_trained_again_unless_rows_changed(rows, tmp_pat
     from mvflow.estimators import fitting
 
     source = ArraySource(rows)
-    cross_validate(config(rows), [TakenRows([source], [range(30)])], folds=2, path=tmp_path)
+    cross_validate(config(rows), [SelectedRows(source, range(30))], folds=2, path=tmp_path)
     first, _ = cross_validate(config(rows), [source], folds=2, path=tmp_path)
     assert first == cross_validate(config(rows), [source], folds=2)[0]
     monkeypatch.setattr(fitting, "open_stage", lambda *_, **__: pytest.fail("trained again"))
     again, _ = cross_validate(config(rows), [source], folds=2, path=tmp_path)
     assert again == first
-
-
-def test_taken_rows_keep_what_is_absent_and_covariates():
-    masks = {"a": np.array([True, False, True, True])}
-    source = ArraySource(
-        {"a": np.arange(8.0).reshape(4, 2), "b": np.ones((4, 1))},
-        covariates={"batch": [*"ABAB"]},
-        present=masks,
-        labels=[0, 1, 2, 3],
-    )
-    whole = ArraySource(
-        {"a": np.ones((2, 2)), "b": np.ones((2, 1))}, covariates={"batch": [*"AB"]}, labels=[4, 5]
-    )
-    taken = TakenRows([source, whole], [[3, 1], [0]])
-    x = taken.take([0, 1, 2])
-    np.testing.assert_array_equal(x["a"], [[6, 7], [0, 0], [1, 1]])
-    np.testing.assert_array_equal(x["present/a"], [True, False, True])
-    np.testing.assert_array_equal(x["covariates/batch"], [[0, 1], [0, 1], [1, 0]])
-    np.testing.assert_array_equal(taken.labels, [3, 1, 4])
-    np.testing.assert_array_equal(taken.columns()["a"].index, [0, -1, 2])
-
-
-def test_taken_rows_lack_a_modality_of_which_no_entry_is_present():
-    """As the source says; masks of rows beside masks of entries become masks of entries."""
-    entries = np.array([[True, False], [False, False], [True, True]])
-    x = {"a": np.ones((3, 2)), "b": np.ones((3, 1))}
-    of_entries = ArraySource(x, present={"a": entries})
-    of_rows = ArraySource(x, present={"a": np.array([True, False, True])})
-    for sources in ([of_entries, of_rows, ArraySource(x)], [of_rows, of_entries]):
-        taken = TakenRows(sources)
-        has = np.concatenate([row_presence(source)["a"] for source in sources])
-        np.testing.assert_array_equal(row_presence(taken)["a"], has)
-        masks = [s.take(range(3)).get("present/a", np.ones(3, bool)) for s in sources]
-        whole = [np.broadcast_to(m.reshape(3, -1), (3, 2)) for m in masks]
-        np.testing.assert_array_equal(
-            taken.take(range(len(taken)))["present/a"], np.concatenate(whole)
-        )
