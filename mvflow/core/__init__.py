@@ -46,6 +46,7 @@ from mvflow.core.selected import SelectedRows, TakenRows, complete_rows
 from mvflow.core.sources import (
     ArraySource,
     as_source,
+    by_modality,
     check_batch,
     check_rows,
     check_source,
@@ -103,6 +104,7 @@ __all__ = [
     "as_array",
     "as_numbers",
     "as_source",
+    "by_modality",
     "check_batch",
     "check_count",
     "check_covariates",

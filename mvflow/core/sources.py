@@ -27,6 +27,7 @@ from mvflow.core.types import PRESENT, Batch, Column, Described, Modality, Sourc
 __all__ = [
     "ArraySource",
     "as_source",
+    "by_modality",
     "check_batch",
     "check_rows",
     "check_source",
@@ -158,6 +159,20 @@ class ArraySource:
         return dict(self._columns)
 
 
+def by_modality(data: Any) -> Any:
+    """A data frame whose columns have two levels, modality and column, as a dict; all else as is.
+
+    Examples:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame([[1.0, 2.0]], columns=[["a", "b"], ["x", "x"]])
+        >>> {name: part.to_numpy() for name, part in by_modality(frame).items()}
+        {'a': array([[1.]]), 'b': array([[2.]])}
+    """
+    if getattr(getattr(data, "columns", None), "nlevels", 1) != 2:  # of pandas
+        return data
+    return {name: data[name] for name in data.columns.unique(0)}
+
+
 def as_source(
     data: Source | Batch,
     modalities: Iterable[Modality] | None = None,
@@ -167,7 +182,7 @@ def as_source(
     covariate_specs: Iterable[Covariate] | None = None,
     present: Mapping[str, ArrayLike] | None = None,
 ) -> Source:
-    """Return `data` as a `Source`; a dict of arrays becomes one.
+    """Return `data` as a `Source`; a dict of arrays, or a data frame by modality, becomes one.
 
     The dict may have masks `present/NAME` in it, as `Source.take` gives them.
 
@@ -180,6 +195,7 @@ def as_source(
         >>> len(as_source({"a": np.zeros((3, 2), np.float32)}))
         3
     """
+    data = by_modality(data)
     if isinstance(data, Mapping):
         masks = {k.removeprefix(PRESENT): mask for k, mask in present_columns(data).items()}
         return ArraySource(
@@ -201,7 +217,10 @@ def as_source(
         return data.with_covariates(covariate_specs)
     if not isinstance(data, Source):
         kind = type(data).__name__
-        msg = f"the data are a {kind}: expected a dict from modality to array, or a Source"
+        msg = (
+            f"the data are a {kind}: expected a dict from modality to array, a data frame whose "
+            "columns have two levels, modality and column, or a Source"
+        )
         raise UsageError(msg)
     return data
 

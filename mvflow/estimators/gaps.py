@@ -14,6 +14,7 @@ from mvflow.core import (
     Source,
     UsageError,
     as_numbers,
+    by_modality,
     check_seed,
     derive_seed,
     generator,
@@ -57,8 +58,7 @@ def given_with_masks(given: Any) -> tuple[dict[str, Any], dict[str, Mask]]:
         >>> x["a"].tolist(), {name: mask.tolist() for name, mask in present.items()}
         ([[1.0, nan]], {'a': [[True, False]]})
     """
-    if getattr(getattr(given, "columns", None), "nlevels", 1) == 2:  # of pandas
-        given = {name: given[name] for name in given.columns.unique(0)}
+    given = by_modality(given)
     if not isinstance(given, Mapping):
         msg = (
             f"what is given is a {type(given).__name__}: expected a dict from modality to array, "

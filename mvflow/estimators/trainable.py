@@ -63,7 +63,8 @@ class TrainableEstimator(ConfiguredEstimator):
         """Train all stages, or the named ones, in order.
 
         Args:
-            source: training rows; a dict of arrays will do.
+            source: training rows; a dict of arrays will do, or a data frame whose columns have two
+                levels, modality and column.
             seed: replaces the configuration's seed; all stages are then trained anew.
             covariates: name -> (rows,) values that encoders and decoders see, where `source` is
                 a dict of arrays. Where the configuration names none, these become its covariates:

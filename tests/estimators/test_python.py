@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -342,3 +343,14 @@ def test_what_only_unix_has_is_not_needed(tmp_path):
         [sys.executable, "-c", PORTABLE, str(tmp_path / "run")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_frame_by_modality_is_fitted_as_the_dict_of_its_arrays(small):
+    data = {n: np.asarray(x, np.float32).reshape(len(x), -1) for n, x in small.data(3)[0].items()}
+    columns = [(name, str(i)) for name, x in data.items() for i in range(x.shape[1])]
+    frame = pd.DataFrame(
+        np.concatenate([*data.values()], 1), columns=pd.MultiIndex.from_tuples(columns)
+    )
+    fitted = [small.estimator(JNF, 3).fit(x, seed=0, stages=["joint"]) for x in (data, frame)]
+    means = [m.encode(data)[0] for m in fitted]
+    np.testing.assert_array_equal(*means)
