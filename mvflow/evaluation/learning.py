@@ -148,7 +148,7 @@ def _settings(config: Config, stage: str) -> tuple[str, Any]:
     """Section with the settings of a stage: that of its name, or the part of that kind."""
     if hasattr(config, stage):
         return stage, getattr(config, stage)
-    parts = ((n, part) for n, part in config if getattr(part, "kind", None) == stage)
+    parts = ((n, part) for n, part in vars(config).items() if getattr(part, "kind", None) == stage)
     return next(parts, (stage, None))
 
 
