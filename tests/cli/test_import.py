@@ -55,6 +55,15 @@ def test_json(mvflow, here):
     assert about["understood"]
 
 
+def test_flat_images_are_shown_by_their_shape(mvflow, refused, here):
+    words = ("data", "import", "out.h5", *WORDS, "--image-shape")
+    assert mvflow(*words, "table=1x2").code == 0
+    assert "(image of 1 x 2)" in " ".join(mvflow("data", "info", "out.h5").out.split())
+    (here / "out.h5").unlink()
+    assert "twice" in refused(*words, "table=1x2", "--image-shape", "table=2x1", code=2)
+    assert "expected NAME=HEIGHTxWIDTH" in refused(*words, "table=2", code=2)
+
+
 def test_replaces_only_when_forced(mvflow, refused, here):
     words = ("data", "import", "out.h5", *WORDS)
     assert mvflow(*words).code == 0
