@@ -10,8 +10,6 @@ race: seconds to the held-out ELBO at which MultiVae's trainer ends (`benchmarks
     --store of mnist-svhn, where MultiVae is installed.
 tables: Table 1 or Table 2 of all systems by `mvflow reproduce`, for each --store; what is not
     done in time goes on when the same command is run again.
-race: seconds to the held-out ELBO at which MultiVae's trainer ends (`benchmarks.race`), where it is
-    installed and a --store is of mnist-svhn.
 train-RECIPE-WAY: samples per second of each stage, eager, recorded as CUDA graph and with losses
     compiled by torch (`benchmarks.train r`).
 
