@@ -21,6 +21,7 @@ from mvflow.core.errors import (
     StageError,
     UnreliableDrawsWarning,
     UsageError,
+    listed,
     unknown_name,
 )
 from mvflow.core.latent import LatentPart, LatentSpace
@@ -124,6 +125,7 @@ __all__ = [
     "fill_absent",
     "fingerprint",
     "generator",
+    "listed",
     "namespace",
     "pack_column",
     "present_columns",
