@@ -67,7 +67,7 @@ from mvflow.core.types import (
     rescale_weights,
     take_present,
 )
-from mvflow.core.units import Knots, Units
+from mvflow.core.units import Knots, Units, check_image_shapes
 
 __all__ = [
     "COVARIATES",
@@ -110,6 +110,7 @@ __all__ = [
     "check_count",
     "check_covariates",
     "check_every_row",
+    "check_image_shapes",
     "check_every_value",
     "check_labels",
     "check_mask",
