@@ -14,15 +14,19 @@ from mvflow_cli.opening import open_store
 from mvflow_cli.output import say, show, show_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
     from mvflow.evaluation.folds import CrossValidation
+    from mvflow.evaluation.predictions import Scores
     from mvflow.metrics import CalibratedIntervals, Estimate
 
 __all__ = ["evaluate_folds"]
 
 LEVEL = 0.9
+MEASURES = {"r2": "R²", "accuracy": "accuracy", "deviance": "Poisson deviance"}
 
 
 def evaluate_folds(
@@ -100,28 +104,36 @@ def _gap_margins(
 
 
 def _table(path: Path, result: CrossValidation) -> Table:
+    from mvflow.evaluation.predictions import measure_of_kind
+
     table = Table(
         title=f"{path}: {result.rows} rows in {result.folds} folds", title_justify="left"
     )
     for title in ("direction", "measure", "model", "ridge", "neighbours"):
-        is_name = title == "direction"
+        is_name = title in ("direction", "measure")
         table.add_column(title, justify="left" if is_name else "right", no_wrap=is_name)
     table.add_column(f"{100 * LEVEL:.0f} % intervals hold", justify="right")
-    names = {"r2": "R²", "accuracy": "accuracy", "deviance": "Poisson deviance"}
     for key, found in result.predictions.items():
-        scores = {"model": found.model, **found.baselines}
-        values = [
-            _number(getattr(scores[name], found.measure) if name in scores else None)
-            for name in ("model", "ridge", "neighbours")
-        ]
         interval = found.model.intervals.get(LEVEL)
         held = "-"
         if interval is not None:
             held = _number(interval.coverage)
             if interval.calibrated_coverage is not None:
                 held += f"; calibrated {_number(interval.calibrated_coverage)}"
-        table.add_row(key, names[found.measure], *values, held)
+        scores = {"model": found.model, **found.baselines}
+        table.add_row(key, MEASURES[found.measure], *_values(scores, found.measure), held)
+        for kind, of_kind in found.by_kind.items():
+            own = {"model": of_kind.model, **of_kind.baselines}
+            measure = measure_of_kind(kind)
+            table.add_row(
+                "", f"{MEASURES[measure]}, {kind} ({of_kind.columns})", *_values(own, measure), ""
+            )
     return table
+
+
+def _values(scores: Mapping[str, Scores], measure: str) -> Iterator[str]:
+    for name in ("model", "ridge", "neighbours"):
+        yield _number(getattr(scores[name], measure) if name in scores else None)
 
 
 def _number(value: Estimate | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -116,6 +115,7 @@ def searched(config: Config, path: Path, budget: float, *, fixed: bool, err: boo
         fixed: whether settings were given by hand: they are not searched over.
         err: whether lines go to standard error.
     """
+    from mvflow.config import assign, config_from_dict
     from mvflow.tuning import alternatives, tune
     from mvflow_datasets import Store
 
@@ -130,15 +130,16 @@ def searched(config: Config, path: Path, budget: float, *, fixed: bool, err: boo
         f"by what it imputes of others; at most {budget:g} s ('--quick' leaves it out)",
         err=err,
     )
-    best = -math.inf
+    first: Trial | None = None
 
     def told(trial: Trial, left: float) -> None:
-        nonlocal best
-        mark = "best so far" if trial.score > best else f"best {best:.4f}"
-        best = max(best, trial.score)
+        nonlocal first
+        first = trial if first is None else first
+        gain = trial.gain(first)
+        by = f" ({gain.mean:+.4f} ± {gain.standard_error:.4f})" if trial.changes else ""
         shown = ", ".join(_short(trial.changes)) or "the recipe's own settings"
         say(
-            f"R2 {trial.score:.4f} ({mark}): {shown}; {trial.seconds:.0f} s, "
+            f"R2 {trial.score:.4f}{by}: {shown}; {trial.seconds:.0f} s, "
             f"at most {max(0, left):.0f} s left",
             err=err,
         )
@@ -146,10 +147,20 @@ def searched(config: Config, path: Path, budget: float, *, fixed: bool, err: boo
     try:
         with Store.open(config.data.store) as store:
             rows = store[config.data.train]
-            chosen, _ = tune(config, rows, seconds=budget, path=path, callback=told)
+            chosen, trials = tune(config, rows, seconds=budget, path=path, callback=told)
     except KeyboardInterrupt:
         say(f"mvflow: interrupted; trials are kept in {path}: the same command goes on", err=True)
         raise typer.Exit(1) from None
+    if chosen == config:
+        say(
+            f"kept the recipe's own settings: none of {len(trials) - 1} others gained more than "
+            "noise would",
+            err=err,
+        )
+    else:
+        raw = config.to_dict()
+        taken = next(t for t in trials if config_from_dict(assign(raw, t.changes)) == chosen)
+        say(f"took {', '.join(_short(taken.changes))}", err=err)
     return chosen
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,7 @@ __all__ = [
     "Devices",
     "GivenFiles",
     "Guidance",
+    "ImageShapes",
     "InceptionWeights",
     "IndexColumns",
     "Json",
@@ -33,6 +36,7 @@ __all__ = [
     "SubsetKind",
     "Threads",
     "Timeout",
+    "parsed_image_shapes",
 ]
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
@@ -201,6 +205,15 @@ IndexColumns = Annotated[
         show_default=False,
     ),
 ]
+ImageShapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image-shape",
+        metavar="NAME=HEIGHTxWIDTH",
+        help="Flat rows of a modality are shown as images, as in pix=16x15. May be repeated.",
+        show_default=False,
+    ),
+]
 CovariateValues = Annotated[
     list[str] | None,
     typer.Option(
@@ -211,3 +224,21 @@ CovariateValues = Annotated[
         show_default=False,
     ),
 ]
+
+
+def parsed_image_shapes(texts: Iterable[str] | None) -> dict[str, tuple[int, int]]:
+    """Modality -> (height, width), out of texts such as `pix=16x15`."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for text in texts or ():
+        match = re.fullmatch(r"([^=]+)=([1-9][0-9]*)x([1-9][0-9]*)", text)
+        if match is None:
+            msg = (
+                f"--image-shape {text!r} cannot be read: expected NAME=HEIGHTxWIDTH, "
+                "as in pix=16x15"
+            )
+            raise typer.BadParameter(msg)
+        if match[1] in shapes:
+            msg = f"--image-shape names {match[1]!r} twice"
+            raise typer.BadParameter(msg)
+        shapes[match[1]] = int(match[2]), int(match[3])
+    return shapes

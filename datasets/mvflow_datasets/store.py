@@ -128,6 +128,11 @@ class Store:
             raise UsageError(unknown_name("split", split, self._splits))
         return self._splits[split]
 
+    @property
+    def about_keys(self) -> tuple[str, ...]:
+        """Keys of all that `about` has."""
+        return tuple(k.removeprefix(ABOUT) for k in self._arrays if k.startswith(ABOUT))
+
     def about(self, key: str) -> NDArray[Any] | None:
         """What `write_store` was given as `about` under this key; None if nothing."""
         if (array := self._arrays.get(f"{ABOUT}{key}")) is None:
@@ -167,7 +172,7 @@ class Store:
             "path": str(self.path),
             "format_version": self.format_version,
             "bytes": self._manifest.size,
-            "modalities": [m.to_dict() | {"shape": list(m.shape)} for m in self.modalities],
+            "modalities": [self._info_of(m) for m in self.modalities],
             "class_names": {str(label): name for label, name in self.class_names.items()},
             "factor_names": dict(self.factor_names),
             "covariates": {name: c.to_dict() for name, c in self.covariates.items()},
@@ -176,6 +181,11 @@ class Store:
             "sources": self.sources,
             "fingerprint": self.fingerprint,
         }
+
+    def _info_of(self, modality: Modality) -> dict[str, Any]:
+        image = self.units[modality.name].image_shape
+        shapes = {"shape": list(modality.shape), **({"image_shape": list(image)} if image else {})}
+        return modality.to_dict() | shapes
 
     def close(self) -> None:
         """Let go of the file. Splits and columns that were handed out can still be read."""

@@ -30,6 +30,8 @@ def pack_units(units: Units) -> dict[str, NDArray[Any]]:
         arrays["levels"] = np.array(pairs)
     if not units.is_identity:
         arrays |= {"shift": units.shift, "scale": units.scale, "log1p": units.log1p}
+    if units.image_shape:
+        arrays["image_shape"] = np.array(units.image_shape)
     for column, knots in units.knots.items():
         arrays[f"knots/{column}"] = np.stack([knots.x, knots.z])
     return {key: np.atleast_1d(np.asarray(x)) for key, x in arrays.items()}
@@ -57,4 +59,5 @@ def unpack_units(find: Callable[[str], NDArray[Any] | None], columns: int) -> Un
         levels,
         **{key: x.item() if key == "log1p" and x.size == 1 else x for key, x in numbers.items()},
         knots=knots,
+        image_shape=() if (shape := find("image_shape")) is None else tuple(shape.tolist()),
     )

@@ -21,6 +21,7 @@ from mvflow.core.errors import (
     StageError,
     UnreliableDrawsWarning,
     UsageError,
+    listed,
     unknown_name,
 )
 from mvflow.core.latent import LatentPart, LatentSpace
@@ -66,7 +67,7 @@ from mvflow.core.types import (
     rescale_weights,
     take_present,
 )
-from mvflow.core.units import Knots, Units
+from mvflow.core.units import Knots, Units, check_image_shapes
 
 __all__ = [
     "COVARIATES",
@@ -110,6 +111,7 @@ __all__ = [
     "check_covariates",
     "check_every_row",
     "check_every_value",
+    "check_image_shapes",
     "check_labels",
     "check_mask",
     "check_rows",
@@ -124,6 +126,7 @@ __all__ = [
     "fill_absent",
     "fingerprint",
     "generator",
+    "listed",
     "namespace",
     "pack_column",
     "present_columns",

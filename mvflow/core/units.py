@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mvflow.core.errors import DataError, unknown_name
+from mvflow.core.errors import DataError, UsageError, unknown_name
+from mvflow.core.types import Modality
 
-__all__ = ["Knots", "Units"]
+__all__ = ["Knots", "Units", "check_image_shapes"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,7 @@ class Units:
         scale: by value, or one number for all.
         log1p: whether log(1 + x) is taken; by value, or for all.
         knots: position of a column -> the map that takes it to normal quantiles.
+        image_shape: (height, width) of the image that a flat row is; nothing where it is none.
     """
 
     names: tuple[str, ...] = ()
@@ -64,6 +66,7 @@ class Units:
     scale: NDArray[np.float64] | float = 1.0
     log1p: NDArray[np.bool_] | bool = False
     knots: Mapping[int, Knots] = field(default_factory=dict)
+    image_shape: tuple[int, ...] = ()
 
     @property
     def is_identity(self) -> bool:
@@ -154,6 +157,7 @@ class Units:
             "scale": np.asarray(self.scale).tolist(),
             "log1p": np.asarray(self.log1p).tolist(),
             "knots": {str(j): [k.x.tolist(), k.z.tolist()] for j, k in self.knots.items()},
+            "image_shape": list(self.image_shape),
         }
         usual = {"shift": 0.0, "scale": 1.0, "log1p": False}
         return {key: x for key, x in plain.items() if x not in ([], {}) and x != usual.get(key)}
@@ -180,10 +184,38 @@ class Units:
                     int(j): Knots(np.array(x, float), np.array(z, float))
                     for j, (x, z) in raw.get("knots", {}).items()
                 },
+                image_shape=tuple(map(int, raw.get("image_shape", ()))),
             )
         except (TypeError, ValueError, AttributeError) as error:
             msg = f"the units of a modality are damaged: {error}"
             raise DataError(msg) from error
+
+
+def check_image_shapes(
+    shapes: Mapping[str, tuple[int, int]], modalities: Iterable[Modality]
+) -> None:
+    """Check that flat rows can be the images that they are said to be.
+
+    Args:
+        shapes: modality -> (height, width).
+        modalities: specifications.
+
+    Raises:
+        UsageError: if there is no such modality, or an image of that shape has other values.
+
+    Examples:
+        >>> check_image_shapes({"pix": (16, 15)}, [Modality("pix", (240,))])
+    """
+    sizes = {m.name: m.size for m in modalities}
+    for name, (height, width) in shapes.items():
+        if name not in sizes:
+            raise UsageError(unknown_name("modality", name, sizes))
+        if height * width != sizes[name]:
+            msg = (
+                f"an image of {height}x{width} has {height * width} values, but rows of "
+                f"modality {name!r} have {sizes[name]}"
+            )
+            raise UsageError(msg)
 
 
 def _interpolated(

@@ -18,7 +18,7 @@ from mvflow.core import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mvflow.core import Modality, Source
+    from mvflow.core import Modality, Source, Units
     from mvflow.estimators import Estimator
     from mvflow.evaluation import Calibration, Evaluation
     from mvflow.evaluation.learning import StageCurve
@@ -44,7 +44,8 @@ class Entry:
         store: what the data set says of itself (`Store.info`).
         metrics: what `mvflow.evaluation.evaluate` returned; None before an evaluation.
         calibration: what `mvflow.evaluation.check_calibration` returned; None before it.
-        image_shapes: modality -> (height, width), for flat rows that are images.
+        image_shapes: modality -> (height, width), for flat rows that are images, where not as
+            the units of the test rows have it.
     """
 
     name: str
@@ -58,6 +59,9 @@ class Entry:
     image_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        units: Mapping[str, Units] = getattr(self.test, "units", {})
+        known = {name: of.image_shape for name, of in units.items() if of.image_shape}
+        object.__setattr__(self, "image_shapes", {**known, **self.image_shapes})
         object.__setattr__(self, "test", complete_rows(self.test))
 
     @cached_property

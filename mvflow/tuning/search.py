@@ -12,19 +12,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from mvflow.config import Config, assign, config_from_dict
 from mvflow.core import Modality, Source, covariate_columns, fingerprint, generator, row_presence
-from mvflow.core.files import read_json, write_json
+from mvflow.core.files import check_shape, read_json, write_json
 from mvflow.core.selected import SelectedRows, TakenRows
 from mvflow.estimators import Estimator, estimator_class
+from mvflow.metrics import Estimate, mean_and_error
 
-__all__ = ["Trial", "alternatives", "imputation_score", "tune"]
+__all__ = ["Trial", "alternatives", "imputation_scores", "tune"]
 
 ROWS, SCORED_ROWS = 4000, 400
 """Most rows that a trial is trained on, and that its imputation is measured on."""
 DRAWS = 20
-SHAPE = {"key": str, "trials": [{"changes": [str], "score": float, "seconds": float}]}
+SHAPE = {"key": str, "trials": [{"changes": [str], "rows": [float], "seconds": float}]}
+CHANCE = 0.05
+"""How often a search may replace the settings that it began with where no setting gains."""
 SHARE_OF_EPOCHS = 3
 """Trials train for one in so many of the epochs."""
 
@@ -35,9 +39,36 @@ class Trial:
 
     changes: tuple[str, ...]
     """Assignments `section.key=value` to the configuration that the search began with."""
-    score: float
-    """Mean R² of each modality from all others, on held-out rows."""
+    rows: tuple[float, ...]
+    """R² of each modality from all others, the part of each held-out row: see `score`."""
     seconds: float
+
+    @property
+    def score(self) -> float:
+        """Mean R² of each modality from all others, on held-out rows."""
+        return float(np.mean(self.rows))
+
+    def gain(self, base: Trial) -> Estimate:
+        """How much better this is than another on the same rows, with its standard error."""
+        return mean_and_error(np.subtract(self.rows, base.rows))
+
+
+def replaces(trial: Trial, base: Trial, comparisons: int) -> bool:
+    """Whether a trial gains more than noise would in any of so many comparisons.
+
+    A paired one-sided t-test over held-out rows at the level `CHANCE` / `comparisons`
+    (Bonferroni): where no setting gains anything, all comparisons together replace the settings
+    they began with at most in the share `CHANCE` of searches.
+
+    Examples:
+        >>> base = Trial((), (0.0, 0.1, 0.2), 1.0)
+        >>> better = Trial(("latent_dim=4",), (0.5, 0.6, 0.71), 1.0)
+        >>> replaces(better, base, 10), replaces(Trial((), (0.5, 0.0, 0.2), 1.0), base, 10)
+        (True, False)
+    """
+    gain = trial.gain(base)
+    limit = float(student_t.isf(CHANCE / comparisons, max(1, len(base.rows) - 1)))
+    return gain.mean > limit * gain.standard_error
 
 
 def alternatives(config: Config) -> list[list[list[str]]]:
@@ -84,7 +115,8 @@ def tune(
 ) -> tuple[Config, list[Trial]]:
     """The settings, of those tried within the budget, that impute held-out rows best.
 
-    A greedy search: of each group of `alternatives` the best is kept. Trials train on a share of
+    A greedy search: of each group of `alternatives` the best is kept, if it gains more than
+    noise over held-out rows would (see `Trial.gain`). Trials train on a share of
     the rows, for a part of the epochs; the first is the configuration itself.
 
     Args:
@@ -120,7 +152,8 @@ def tune(
             trial = search.run((*base.changes, *changes))
             if trial is None:
                 break
-            best = max(best, trial, key=lambda t: t.score)
+            if trial.score > best.score and replaces(trial, base, sum(map(len, groups))):
+                best = trial
     return search.configured(best.changes), search.trials
 
 
@@ -151,15 +184,15 @@ class _Search:
             if self.trials and self.clock() - self.began + longest > self.seconds:
                 return None
             began = self.clock()
-            score = self.score(self.configured(changes))
-            trial = Trial(changes, round(score, 5), round(self.clock() - began, 2))
+            scores = self.scores(self.configured(changes)).round(5).tolist()
+            trial = Trial(changes, tuple(scores), round(self.clock() - began, 2))
             self.memory.keep(trial)
         self.trials.append(trial)
         if self.callback is not None:
             self.callback(trial, self.seconds - (self.clock() - self.began))
         return trial
 
-    def score(self, config: Config) -> float:
+    def scores(self, config: Config) -> NDArray[np.float64]:
         raw = config.to_dict()
         epochs = max(10, raw["joint"]["epochs"] // SHARE_OF_EPOCHS)
         short = config_from_dict(assign(raw, [f"joint.epochs={epochs}"]))
@@ -168,14 +201,15 @@ class _Search:
             model = self.model.with_settings(**{name: getattr(short, name) for name, _ in short})
         todo = [name for name in model.stage_names if name not in model.trained_]
         self.model = model.fit(self.rows, stages=todo) if todo else model
-        return imputation_score(self.model, self.held)
+        return imputation_scores(self.model, self.held)
 
 
-def imputation_score(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> float:
-    """Mean R² over columns and modalities, each from all others; not below -1 for a column.
+def imputation_scores(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """What each row adds to the mean R² over columns and modalities, each from all others.
 
-    Counts enter as log(1 + x), as they do wherever models are compared. Of classes, 1 - the share
-    of wrong ones / that of the most frequent class takes the place of R².
+    The mean over rows is that R², where no column counts for less than -1. Counts enter as
+    log(1 + x), as they do wherever models are compared. Of classes, 1 - the share of wrong ones /
+    that of the most frequent class takes the place of R².
     """
     specs = {m.name: m for m in model.modalities}
     covariates = covariate_columns(rows)
@@ -187,13 +221,15 @@ def imputation_score(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> floa
         mean = drawn.mean(0, dtype=np.float64).reshape(x.shape)
         if "library" in type(modality.likelihood_part).model_fields:
             x, mean = np.log1p(x), np.log1p(mean)
-        error, spread = ((x - mean) ** 2).mean(0), x.var(0)
+        error, spread = (x - mean) ** 2, x.var(0)
         for i in np.flatnonzero(_are_classes(modality)):
             votes = drawn.reshape(len(drawn), *x.shape)[:, :, i]
-            error[i], spread[i] = _wrong(votes, x[:, i]), _wrong(x[:, i][:, None], x[:, i])
+            error[:, i] = _are_wrong(votes, x[:, i])
+            spread[i] = _are_wrong(x[:, i][:, None], x[:, i]).mean()
         varies = spread > 0
-        scores.append(np.maximum(1 - error[varies] / spread[varies], -1).mean())
-    return float(np.mean(scores))
+        parts = 1 - error[:, varies] / spread[varies]
+        scores.append(np.where(parts.mean(0) > -1, parts, -1).mean(1))
+    return np.mean(scores, 0, dtype=np.float64)
 
 
 def _are_classes(modality: Modality) -> NDArray[np.bool_]:
@@ -205,11 +241,11 @@ def _are_classes(modality: Modality) -> NDArray[np.bool_]:
     return np.array([not column.is_ordered for column in columns], bool)
 
 
-def _wrong(votes: NDArray[Any], true: NDArray[Any]) -> float:
-    """Share of rows whose class is not the most frequent among the votes (votes, rows or 1)."""
+def _are_wrong(votes: NDArray[Any], true: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows' class is not the most frequent among the votes (votes, rows or 1)."""
     kinds = np.union1d(votes, true)
     counts = (votes[..., None] == kinds).sum(0)
-    return float((kinds[counts.argmax(-1)] != true).mean())
+    return np.asarray(kinds[counts.argmax(-1)] != true)
 
 
 @dataclass
@@ -222,13 +258,17 @@ class _Memory:
 
     @classmethod
     def of(cls, path: Path | None, config: Config, source: Source) -> _Memory:
-        parts = [config.to_dict(), fingerprint(source)]
+        parts = [config.to_dict(), fingerprint(source), "rows"]  # older files have only means
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         trials: list[Trial] = []
         if path is not None and path.exists():
-            raw = read_json(path, SHAPE)
+            raw = read_json(path, {"key": str})
             if raw["key"] == key:
-                trials = [Trial(**{**t, "changes": tuple(t["changes"])}) for t in raw["trials"]]
+                check_shape(raw, SHAPE, str(path))
+                trials = [
+                    Trial(tuple(t["changes"]), tuple(t["rows"]), t["seconds"])
+                    for t in raw["trials"]
+                ]
         return cls(path, key, {t.changes: t for t in trials})
 
     def trial(self, changes: tuple[str, ...]) -> Trial | None:
@@ -238,7 +278,7 @@ class _Memory:
         self.trials[trial.changes] = trial
         if self.path is not None:
             trials = [
-                {"changes": list(t.changes), "score": t.score, "seconds": t.seconds}
+                {"changes": list(t.changes), "rows": list(t.rows), "seconds": t.seconds}
                 for t in self.trials.values()
             ]
             write_json(self.path, {"key": self.key, "trials": trials})

@@ -192,7 +192,7 @@ def test_report_shows_flat_rows_as_images(mvflow, refused, copied, pages):
         "circle": "expected NAME=HEIGHTxWIDTH",
         "circle=16": "expected NAME=HEIGHTxWIDTH",
         "circl=16x64": "did you mean 'circle'?",
-        "circle=16x16": "has 256 values, but modality 'circle' has 1024",
+        "circle=16x16": "has 256 values, but rows of modality 'circle' have 1024",
     }.items():
         assert message in refused("report", copied, "--image-shape", text, code=2)
 

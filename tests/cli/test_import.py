@@ -55,6 +55,15 @@ def test_json(mvflow, here):
     assert about["understood"]
 
 
+def test_flat_images_are_shown_by_their_shape(mvflow, refused, here):
+    words = ("data", "import", "out.h5", *WORDS, "--image-shape")
+    assert mvflow(*words, "table=1x2").code == 0
+    assert "(image of 1 x 2)" in " ".join(mvflow("data", "info", "out.h5").out.split())
+    (here / "out.h5").unlink()
+    assert "twice" in refused(*words, "table=1x2", "--image-shape", "table=2x1", code=2)
+    assert "expected NAME=HEIGHTxWIDTH" in refused(*words, "table=2", code=2)
+
+
 def test_replaces_only_when_forced(mvflow, refused, here):
     words = ("data", "import", "out.h5", *WORDS)
     assert mvflow(*words).code == 0
@@ -178,6 +187,27 @@ def test_a_mixed_table_is_described(mvflow, here):
         "data", "import", "out.h5", "--modality", "c=table.csv:a,b,ill", *steps, "--force"
     )
     assert "1 bernoulli, 1 normal, 1 student-t; transforms of numbers: quantile" in found.out
+
+
+def test_folds_of_a_mixed_table_are_scored_by_kind(mvflow, here, monkeypatch):
+    """The printed table has what folds.json has, kind by kind."""
+    monkeypatch.setenv("COLUMNS", "140")
+    words = ("--modality", "c=table.csv:a,ill", "--modality", "b=table.csv:b")
+    assert mvflow("data", "import", "out.h5", *words).code == 0
+    short = ("--set", "joint.epochs=1", "--set", "subset.epochs=1")
+    assert mvflow("new", "run", "--store", "out.h5", "--quick", *short).code == 0
+    found = mvflow("evaluate", "run", "--folds", "2")
+    assert found.code == 0, found
+    kept = json.loads((here / "run" / "metrics" / "folds.json").read_text())
+    kinds = kept["predictions"]["b->c"]["by_kind"]
+    assert set(kinds) == {"numbers", "yes or no"}
+    text = " ".join(found.out.split())
+    for kind, measure, title in (("numbers", "r2", "R²"), ("yes or no", "accuracy", "accuracy")):
+        scores = {"model": kinds[kind]["model"], **kinds[kind]["baselines"]}
+        values = [scores[name] for name in ("model", "ridge", "neighbours")]
+        row = text[text.index(f"{title}, {kind} (1)") :]
+        for value in values:
+            assert f"{value[measure]['mean']:.3f}" in row[:120]
 
 
 def test_auto_with_splits_of_other_names(refused, mvflow, here):

@@ -141,7 +141,8 @@ def test_settings_for_tables_are_searched_within_a_budget(mvflow, refused, table
     made = mvflow("new", "run", "--store", "s.h5", "--budget", "0.001")
     assert made.code == 0, made
     assert "at most 0.001 s ('--quick' leaves it out)" in " ".join(made.out.split())
-    assert "(best so far): the recipe's own settings" in " ".join(made.out.split())
+    assert ": the recipe's own settings" in " ".join(made.out.split())
+    assert "kept the recipe's own settings: none of 0" in " ".join(made.out.split())
     assert (tables.parent / "run" / "search.json").is_file()
     assert not (tables.parent / "run.search.json").exists()
     assert "exists already" in refused("new", "run", "--store", "s.h5", code=2)
@@ -153,15 +154,15 @@ def test_settings_for_tables_are_searched_within_a_budget(mvflow, refused, table
 
 
 def test_an_interrupted_search_goes_on(mvflow, tables, monkeypatch):
-    score, asked = search._Search.score, []
+    scores, asked = search._Search.scores, []
 
     def interrupted(self, config):
         asked.append(config)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return score(self, config)
+        return scores(self, config)
 
-    monkeypatch.setattr(search._Search, "score", interrupted)
+    monkeypatch.setattr(search._Search, "scores", interrupted)
     stopped = mvflow("new", "run", "--store", "s.h5")
     assert stopped.code == 1
     assert "the same command goes on" in " ".join(stopped.err.split())

@@ -4,6 +4,7 @@ import builtins
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,6 +16,8 @@ from PIL import Image
 from scipy import sparse
 
 from mvflow.core import MvflowError
+from mvflow.report import Entry
+from mvflow.report.context import Context
 from mvflow_datasets import Store
 from mvflow_datasets.importing import Wanted, import_data, read_units, split_shares
 from mvflow_datasets.importing.pairing import divided, joined
@@ -469,6 +472,11 @@ REFUSED = {
     "inf.npy, row 7, column 2 is -inf": {"modalities": {"a": "inf.npy"}},
     "huge.npy, row 0, column 0 is": {"modalities": {"a": "huge.npy"}},
     "'a': all values are 1.0": {"modalities": {"a": "still.npy"}},
+    "2x2 has 4 values, but rows of modality 'a' have 3": {
+        "modalities": {"a": "ok.npy"},
+        "image_shapes": {"a": (2, 2)},
+    },
+    "unknown modality 'pix'": {"modalities": {"a": "ok.npy"}, "image_shapes": {"pix": (1, 3)}},
     "empty.npy has no rows": {"modalities": {"a": "empty.npy"}},
     "'a' has no values": {"modalities": {"a": "narrow.npy"}},
     "part of 1 rows would have": {"modalities": {"a": "single.npy"}},
@@ -577,6 +585,26 @@ def test_rows_named_differently_are_not_paired_by_position(here):
 def test_splits_that_make_no_sense(text):
     with pytest.raises(MvflowError, match="sum to 1"):
         split_shares(text)
+
+
+def test_the_shape_of_flat_images_is_kept_beside_the_data(here):
+    """It changes no value, and so nothing that was trained on them."""
+    np.save("pix.npy", rng().normal(size=(ROWS, 6)))
+    stores = {}
+    for shapes in ({}, {"pix": (2, 3)}):
+        path = imported(modalities={"pix": "pix.npy"}, image_shapes=shapes).path
+        with Store.open(path) as store:
+            stores[bool(shapes)] = store.fingerprint, store.info()
+            test = store["test"]
+            model = SimpleNamespace(modalities=store.modalities)
+            entry = Entry("flat", model, test, [], {}, {}, None)
+            spec = Context((entry,), None, 0, None).spec(entry, "pix")
+            assert (spec.kind, spec.shape) == (("image", (2, 3)) if shapes else ("curve", (6,)))
+        path.unlink()
+    assert stores[True][0] == stores[False][0]
+    described = stores[True][1]["modalities"][0]
+    assert described.pop("image_shape") == [2, 3]
+    assert described == stores[False][1]["modalities"][0]
 
 
 def test_where_the_data_came_from_is_kept(here):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvflow_cli.options import Json, Seed
+from mvflow_cli.options import ImageShapes, Json, Seed, parsed_image_shapes
 from mvflow_cli.output import say, show_json
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def import_(
             show_default="refuse",
         ),
     ] = None,
+    image_shape: ImageShapes = None,
     join: Annotated[
         str,
         typer.Option(
@@ -176,6 +177,7 @@ def import_(
         split=split_shares(split),
         seed=seed,
         join=join,
+        image_shapes=parsed_image_shapes(image_shape),
     )
     options = _options(wanted, header, separator, index, na_tokens, missing)
     wanted = replace(wanted, options=options)

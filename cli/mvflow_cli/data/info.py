@@ -41,6 +41,8 @@ def info(
     for m in found["modalities"]:
         kinds = {_stored_as(s["arrays"][m["name"]]) for s in found["splits"].values()}
         shape = " x ".join(map(str, m["shape"]))
+        if image := m.get("image_shape"):
+            shape += f" (image of {' x '.join(map(str, image))})"
         likelihood = m["likelihood"]
         kind = likelihood if isinstance(likelihood, str) else likelihood["kind"]
         modalities.add_row(m["name"], shape, kind, ", ".join(sorted(kinds)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow import __version__
-from mvflow.core import COVARIATES, Modality, UsageError, unknown_name
+from mvflow.core import COVARIATES, Modality, UsageError, check_image_shapes, unknown_name
 from mvflow_datasets.importing.annotated import modalities_of
 from mvflow_datasets.importing.covariates import KINDS, covariate_of, describe_covariate
 from mvflow_datasets.importing.decided import Decided
@@ -57,6 +57,7 @@ class Wanted:
         seed: of the splits.
         join: `inner` keeps the rows that have all modalities (and labels), `outer` those that
             have any.
+        image_shapes: modality -> (height, width), where flat rows are images.
         options: name of a modality (or `labels`, `groups`) -> how its file is read, where not
             as guessed; `""` for all files that have no options of their own.
     """
@@ -72,6 +73,7 @@ class Wanted:
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
     seed: int = 0
     join: str = "inner"
+    image_shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     options: Mapping[str, ReadOptions] = field(default_factory=dict)
 
     def options_of(self, name: str) -> ReadOptions:
@@ -140,6 +142,11 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         )
         for name in places
     }
+    check_image_shapes(wanted.image_shapes, [d.modality for d in decided.values()])
+    units = {
+        name: replace(d.units, image_shape=wanted.image_shapes.get(name, ()))
+        for name, d in decided.items()
+    }
     covariates = {
         name: covariate_of(name, values, parts["train"], wanted.covariate_kinds.get(name))
         for name, values in rows.covariates.items()
@@ -164,7 +171,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         builder=_builder(wanted, decided, rows),
         sources={file.as_posix(): checksum(file) for file in sorted(files)},
         about=about,
-        units={name: d.units for name, d in decided.items()},
+        units=units,
         class_names=dict(enumerate(rows.classes)) if rows.labels is not None else None,
         covariates=covariates.values(),
     )
@@ -196,7 +203,7 @@ def _places(wanted: Wanted) -> dict[str, Reference]:
             raise UsageError(unknown_name("covariate", name, wanted.covariates))
         if kind not in KINDS:
             raise UsageError(unknown_name("kind of covariate", kind, KINDS))
-    for choices in (wanted.likelihoods, wanted.transforms):
+    for choices in (wanted.likelihoods, wanted.transforms, wanted.image_shapes):
         for name in choices:
             if name.partition(":")[0] not in places:
                 raise UsageError(unknown_name("modality", name.partition(":")[0], places))
@@ -288,6 +295,7 @@ def _builder(wanted: Wanted, decided: Mapping[str, Decided], rows: Rows) -> dict
             parameters[name] = getattr(wanted, name)
     parameters |= {f"covariates.{name}": text for name, text in wanted.covariates.items()}
     parameters |= {f"keys.{name}": text for name, text in wanted.keys.items()}
+    parameters |= {f"image_shapes.{n}": f"{h}x{w}" for n, (h, w) in wanted.image_shapes.items()}
     reading = {name: said for name in decided if (said := wanted.options_of(name).to_dict())}
     return {
         "name": "import",
