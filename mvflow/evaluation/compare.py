@@ -11,7 +11,7 @@ import numpy as np
 from mvflow.config import Config
 from mvflow.core import DataError, UsageError
 from mvflow.evaluation.baselines import NEIGHBOURS, RIDGE
-from mvflow.evaluation.caveats import beta_factor, caveats, paper_config
+from mvflow.evaluation.caveats import DEPARTURES, beta_factor, caveats, paper_config
 from mvflow.evaluation.labels import labels, leaves, system_settings
 from mvflow.evaluation.predictions import PredictionMeans, measure_of_kind
 from mvflow.evaluation.published import Figure, Published, published
@@ -199,15 +199,30 @@ def _published(config: Config, report: Published | None) -> tuple[str, dict[str,
 
 
 def _caveats(systems: Sequence[ComparedSystem]) -> list[str]:
-    """Caveats of all systems, each once with those that it is of."""
+    """Caveats, each once with the systems that it is of; settings of the same ones together."""
     of: dict[str, list[str]] = {}
     for system in systems:
         for caveat in system.caveats:
             of.setdefault(caveat, []).append(system.label)
-    return [
-        caveat if len(names) == len(systems) else f"{' and '.join(names)}: {caveat}"
-        for caveat, names in of.items()
-    ]
+    notes: dict[str, str] = {}
+    for caveat, names in of.items():
+        said = f"{_who(names, [s.label for s in systems])}{caveat}"
+        start = said.removesuffix(caveat.removeprefix(DEPARTURES))
+        if caveat.startswith(DEPARTURES) and start in notes:
+            notes[start] += f", {caveat.removeprefix(DEPARTURES)}"
+        else:
+            notes[start if caveat.startswith(DEPARTURES) else said] = said
+    return [*notes.values()]
+
+
+def _who(names: Sequence[str], everyone: Sequence[str]) -> str:
+    """Of whom something is said, in front of it; nothing if of all."""
+    others = [name for name in everyone if name not in names]
+    if not others:
+        return ""
+    if len(others) < len(names) / 2:
+        return f"all but {' and '.join(others)}: "
+    return f"{' and '.join(names)}: "
 
 
 def _check_same(runs: Sequence[EvaluatedRun]) -> None:

@@ -308,14 +308,15 @@ def test_columns_are_numbers_of_observed_modalities_of_more():
 
 def test_markdown(runs):
     text = as_markdown(compare(runs))
-    head, rule, first, second, third, _, caption = text.splitlines()
+    head, rule, first, second, third, _, caption, _, *notes = text.splitlines()
     assert len({line.count("|") for line in (head, rule, first, second, third)}) == 1
     assert first.startswith("| JNF, posterior maf | 2 | *0.400 ± 0.141* | *0.700 ± 0.141* |")
     assert "| *0.800 ± 0.010* |" in second
     assert "| **1.00 ± 0.00** |" not in second
     assert "−100.0" in third
     assert caption.startswith("Mean ± standard deviation over seeds; best in bold")
-    assert "classifiers on real test rows: mnist 0.990, svhn 0.850" in caption
+    assert all(note.startswith("- ") for note in notes)
+    assert "- accuracy of the classifiers on real test rows: mnist 0.990, svhn 0.850" in notes
 
 
 def test_latex(runs):
@@ -385,7 +386,7 @@ def test_caveats_of_data_recipe_and_drawing_are_in_every_form_of_the_table():
     said = [
         "data: mnist-svhn (SVHN subset (8,001 digits))",
         "JNF: recipe: mnist-svhn-small, a small one",
-        "joint: epochs 25 (200)",
+        "joint.epochs 25 (200)",
         "product over the aggregated posterior, within the ball of the latents, drawn by hmc",
         "product over the prior once (F.3), no ball, drawn by sir",
     ]
@@ -395,6 +396,29 @@ def test_caveats_of_data_recipe_and_drawing_are_in_every_form_of_the_table():
     for text in ("; ".join(notes), as_markdown(found), as_latex(found).replace("\\_", "_")):
         assert [words for words in said if words not in text] == []
     assert all(words.removeprefix("JNF: ") in listed for words in said)
+
+
+def test_caveats_are_said_once_with_those_that_they_are_of():
+    from mvflow.evaluation.caveats import DEPARTURES
+    from mvflow.evaluation.compare import ComparedSystem, _caveats
+
+    said = {
+        "A": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}b 1 (2)"],
+        "B": ["x", f"{DEPARTURES}a 1 (2)", "y"],
+        "C": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}b 1 (2)", "y"],
+        "D": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}c 1 (2)", "y"],
+    }
+    systems = [ComparedSystem(name, (0,), {}, {}, tuple(of)) for name, of in said.items()]
+    assert _caveats(systems) == [
+        "x",
+        f"{DEPARTURES}a 1 (2)",
+        f"A and C: {DEPARTURES}b 1 (2)",
+        "all but A: y",
+        f"D: {DEPARTURES}c 1 (2)",
+    ]
+    same = [f"{DEPARTURES}{n}" for n in "pq"]
+    both = [ComparedSystem(name, (0,), {}, {}, tuple(same)) for name in "AB"]
+    assert _caveats(both) == [f"{DEPARTURES}p, q"]
 
 
 def test_a_fid_says_of_how_many_images_it_is_and_how_many_are_repeats():
