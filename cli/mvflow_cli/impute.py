@@ -68,16 +68,22 @@ def impute(
 ) -> None:
     """Fill in what rows of your files do not have: modalities and gaps, with means and intervals.
 
-    What is given stays as it is. Values are in the units of the files that the store was imported
-    from. Intervals are quantiles of predictive draws, widened as 'mvflow evaluate' has calibrated
-    them on held-out rows.
+    What is given stays as it is; rows of which nothing is given stay empty. Values are in the
+    units of the files that the store was imported from. Intervals are quantiles of predictive
+    draws, widened as 'mvflow evaluate' has calibrated them on held-out rows.
 
     Example: mvflow impute runs/own --given rna=new.csv --out protein.csv
     """
     from mvflow.core import Units, UsageError, subset_of
     from mvflow_cli.sample import named_values
     from mvflow_datasets.importing import Reference
-    from mvflow_datasets.imputed import FORMATS, summarise_draws, with_given, write_imputed
+    from mvflow_datasets.imputed import (
+        FORMATS,
+        in_all_rows,
+        summarise_draws,
+        with_given,
+        write_imputed,
+    )
 
     check_output(out, force, (Reference.parse(text.partition("=")[2]).path for text in given))
     if out.suffix.lower() not in FORMATS:
@@ -90,7 +96,9 @@ def impute(
     if without:
         msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"
         raise UsageError(msg)
-    seen = read_observed(opened, model.config, given, None, store, said, missing, index or ())
+    seen = read_observed(
+        opened, model.config, given, None, store, said, missing, index or (), "and stay empty"
+    )
     named = [name for text in targets or [] for name in text.split(",")]
     specs = {m.name: m for m in model.modalities}
     wanted = subset_of(named, model.modalities) or tuple(
@@ -131,7 +139,7 @@ def impute(
             absent = ~seen.gaps[name]
             table = with_given(table, seen.originals[name], absent, own_units)
             filled[name] = int(absent.sum())
-        tables[name] = table
+        tables[name] = table if seen.has is None else in_all_rows(table, seen.has, seen.all_names)
     unlike = _unlike(opened, model, seen, store, seed)
     write_imputed(out, tables, level, unlike=unlike)
     rows = len(next(iter(tables.values())).mean)
@@ -177,8 +185,13 @@ def _unlike(
             raise
         return None
     with opened:
-        reference = opened[model.config.data.test]
-        return model.unlike(seen.columns, reference, seed=seed, covariates=seen.covariates or None)
+        reference, own = opened[model.config.data.test], seen.covariates or None
+        unlike = model.unlike(seen.columns, reference, seed=seed, covariates=own)
+    if seen.has is None:
+        return unlike
+    everywhere = seen.has.copy()
+    everywhere[seen.has] = unlike
+    return everywhere
 
 
 def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> Any | None:

@@ -28,8 +28,12 @@ __all__ = [
 INK, MUTED, LINE, GROUND, WRONG = "#1f2933", "#66727f", "#dfe3e8", "#f2f3f4", "#e0202b"
 DARK = {INK: "#e4e8ec", MUTED: "#9ba8b5", LINE: "#333c46", GROUND: "#20272f"}
 """Colours that a page in dark mode exchanges."""
-ENTRY_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
-"""Okabe and Ito's palette, safe for colour-blind readers."""
+ENTRY_COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9",
+    "#d55e00", "#8c8c8c", "#6a3d9a", "#8b5a2b",
+)  # fmt: skip
+"""Okabe and Ito's palette, safe for colour-blind readers, with two more: a table of the paper has
+nine systems."""
 CLASS_COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
