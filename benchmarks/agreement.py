@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import Report, add_options, parsed, script_parser
+from benchmarks.rival import model_around
 from mvflow.config import config_from_dict
 from mvflow.core import Observed
 from mvflow.systems import System, build_system
@@ -81,7 +82,7 @@ def _ways(case: Case) -> tuple[bool, ...]:
 
 def _compared(case: Case, changed: bool) -> dict[str, Any]:
     ours = _system(case)
-    theirs = _model(case, ours)
+    theirs = model_around(ours, case.model, case.options)
     if changed and case.changed is not None:
         case.changed(theirs)
     x = {f"m{j}": torch.randn(ROWS, 4 + j, dtype=torch.float64) for j in range(3)}
@@ -137,97 +138,6 @@ def _their_loss(model: Any, x: dict[str, Tensor], epoch: int) -> Tensor:
     model.train()
     loss: Tensor = model(MultimodalBaseDataset(x), epoch=epoch).loss
     return loss
-
-
-def _model(case: Case, ours: System) -> Any:
-    """MultiVae's model around our networks."""
-    import multivae.models as models
-    from multivae.models.nn.base_architectures import BaseJointEncoder
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn.base_architectures import BaseDecoder, BaseEncoder
-
-    is_raw = case.options.get("prior_and_posterior_dist") == "laplace_with_softmax"
-    joint: Any = ours.joint
-
-    def moments(features: Tensor, prefix: str = "") -> dict[str, Tensor]:
-        loc, raw = features.chunk(2, -1)
-        log_variance = raw if is_raw else 14 * torch.tanh(raw / 7)
-        return {f"{prefix}embedding": loc, f"{prefix}log_covariance": log_variance}
-
-    class Encoder(BaseEncoder):
-        def __init__(self, body: Any, dim: int = LATENT, style: Any = None) -> None:
-            super().__init__()
-            self.body, self.style, self.latent_dim = body, style, dim
-
-        def forward(self, x: Tensor) -> Any:
-            own = {} if self.style is None else moments(self.style(x), "style_")
-            return ModelOutput(**moments(self.body(x)), **own)
-
-    class JointEncoder(BaseJointEncoder):
-        def __init__(self) -> None:
-            super().__init__()
-            self.latent_dim = LATENT
-
-        def forward(self, x: dict[str, Tensor]) -> Any:
-            features = [head(x[n]) for n, head in joint.heads.items()]
-            return ModelOutput(**moments(joint.merge(torch.cat(features, -1))))
-
-    class Plain(BaseEncoder):
-        """A message: an embedding alone."""
-
-        def __init__(self, body: Any, dim: int) -> None:
-            super().__init__()
-            self.body, self.latent_dim = body, dim
-
-        def forward(self, x: Tensor) -> Any:
-            return ModelOutput(embedding=self.body(x))
-
-    class Decoder(BaseDecoder):
-        def __init__(self, body: Any, dim: int = LATENT) -> None:
-            super().__init__()
-            self.body, self.latent_dim = body, dim
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=self.body(z))
-
-    dims = {n: (4 + j,) for j, n in enumerate(NAMES)}
-    bodies = getattr(ours, "experts", None) or getattr(joint, "encoders", None)
-    bodies = bodies or getattr(joint, "shared", None) or joint.heads
-    styles = getattr(joint, "private", None)
-    widths = dict.fromkeys(NAMES, LATENT)
-    networks: dict[str, Any] = {}
-    if case.model == "Nexus":
-        width = joint.message_dim if hasattr(joint, "message_dim") else 6
-        widths = {p.name: p.dim for p in joint.bottom.parts}
-        networks = {
-            "top_encoders": {n: Plain(m, width) for n, m in joint.messages.items()},
-            "joint_encoder": Encoder(joint.top_encoder),
-            "top_decoders": {n: Decoder(m) for n, m in joint.top_decoders.items()},
-        }
-    elif hasattr(joint, "heads"):
-        networks = {"joint_encoder": JointEncoder()}
-    if case.model == "JNF":
-        from pythae.models.normalizing_flows.maf import MAF, MAFConfig
-
-        flow = MAFConfig(input_dim=(LATENT,), n_made_blocks=1)
-        networks["flows"] = {n: MAF(flow) for n in NAMES}
-    extra = LATENT if styles is not None else 0
-    return getattr(models, case.model)(
-        getattr(models, f"{case.model}Config")(
-            n_modalities=len(NAMES),
-            latent_dim=LATENT,
-            input_dims=dims,
-            decoders_dist=dict.fromkeys(NAMES, "normal"),
-            decoder_dist_params={n: {"scale": SCALE} for n in NAMES},
-            uses_likelihood_rescaling=True,
-            **case.options,
-        ),
-        encoders={
-            n: Encoder(bodies[n], widths[n], None if styles is None else styles[n]) for n in NAMES
-        },
-        decoders={n: Decoder(joint.decoders[n], widths[n] + extra) for n in NAMES},
-        **networks,
-    )
 
 
 @contextmanager
@@ -287,7 +197,7 @@ def _own_variance(model: Any) -> None:
     model.forward = forward
 
 
-def _without_prior(model: Any) -> None:
+def without_prior(model: Any) -> None:
     """MoPoE's product of all modalities without the prior as one more expert."""
     from multivae.models.base.base_utils import poe
 
@@ -347,7 +257,7 @@ CASES = (
         "MoPoE",
         PLAIN,
         {"beta": BETA},
-        changed=_without_prior,
+        changed=without_prior,
         why="the prior is one more expert of the product of all, as in the authors' code; the "
         "product of their paper has no such factor",
     ),

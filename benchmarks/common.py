@@ -240,6 +240,13 @@ class Report:
         print(f"\n{self._text[-1]}{took}", flush=True)
         save(self.out, self.found, "\n\n".join([*self._text, self._footer()]))
 
+    def grow(self, part: str, caption: str, rows: Rows) -> None:
+        """Print the last line of a table that is being made, and keep all so far."""
+        show_last(rows)
+        self.found[part] = rows
+        tables = [*self._text, f"{caption}\n\n{markdown(rows)}"]
+        save(self.out, self.found, "\n\n".join([*tables, self._footer()]))
+
     def _footer(self) -> str:
         made = self.found["about"]
         versions = ", ".join(f"{name} {v}" for name, v in made["versions"].items() if v)

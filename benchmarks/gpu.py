@@ -6,6 +6,8 @@
 
 tests: those marked `gpu`: steps recorded as CUDA graphs and eager ones agree, resuming is exact.
 draws: 1,000 draws of a product by 100 steps of 10 leapfrogs (`benchmarks.sample`).
+race: seconds to the held-out ELBO at which MultiVae's trainer ends (`benchmarks.race`), for each
+    --store of mnist-svhn, where MultiVae is installed.
 tables: Table 1 or Table 2 of all systems by `mvflow reproduce`, for each --store; what is not
     done in time goes on when the same command is run again.
 train-RECIPE-WAY: samples per second of each stage, eager, recorded as CUDA graph and with losses
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +71,14 @@ def parts(arguments: argparse.Namespace) -> Iterator[tuple[str, Command]]:
     part = "a" if arguments.device == "cpu" else "e"
     words: Command = (part, *device, *quick, "--out", out / "draws.json")
     yield "draws", ("-m", "benchmarks.sample", *words)
+    data = {}
     for store in arguments.store:
         with Store.open(store) as opened:
-            name = TABLES[opened.info()["name"]]
+            data[store] = opened.name
+    for store in [s for s, d in data.items() if d == "mnist-svhn" and find_spec("multivae")]:
+        words = ("--store", store, *device, *quick, "--out", out / "race.json")
+        yield "race", ("-m", "benchmarks.race", *words)
+    for store, name in ((s, TABLES[d]) for s, d in data.items()):
         jobs = ("--jobs", str(arguments.jobs), "--out", out / name)
         words = ("reproduce", name, "--store", store, *jobs, *device, *arguments.reproduce.split())
         yield f"tables-{name}", ("-m", "mvflow_cli.main", *words)

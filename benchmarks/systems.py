@@ -29,7 +29,15 @@ from benchmarks.common import (
     turn_by_turn,
 )
 from benchmarks.noise import Epochs, noise, stage_on
-from benchmarks.rival import LATENT, SHAPES, decoder_bodies, encoder_bodies, mlp, trainer_of
+from benchmarks.rival import (
+    AS_OURS,
+    LATENT,
+    SHAPES,
+    decoder_bodies,
+    encoder_bodies,
+    mlp,
+    trainer_of,
+)
 from mvflow.config import config_from_dict, recipe
 
 BATCH, SAMPLES = 128, 3
@@ -72,7 +80,8 @@ def _raced(system: str, arguments: argparse.Namespace) -> Rows:
         epochs.warm_up()
         timed[f"mvflow, {precision}"] = epochs
     if find_spec("multivae"):
-        trainer = trainer_of(_model(system), source, BATCH, arguments.device)
+        batch = {"per_device_train_batch_size": BATCH}
+        trainer = trainer_of(_model(system), source, arguments.device, **batch, **AS_OURS)
         timed["MultiVae"] = lambda: trainer.train_step(1)
         timed["MultiVae"]()
     seconds = turn_by_turn(timed, arguments.turns, both_clocks)

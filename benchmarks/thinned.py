@@ -5,19 +5,22 @@
 Of a share of the distinct items of one modality no row is complete: each row that has one of them
 keeps one of its modalities, drawn at random. `incomplete.h5` has all rows, `dropped.h5` those that
 are complete. Test rows stay complete. What a model trained on each is worth, beside one trained on
-the store itself, says what training on incomplete rows brings.
+the store itself, says what training on incomplete rows brings; `mvflow complete` makes a third
+store of both.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import generator
-from mvflow_datasets import SplitData, Store, write_store
+from mvflow_datasets import Store
+from mvflow_datasets.rewriting import only_rows, rewrite_store
 
 __all__ = ["main", "thinned"]
 
@@ -52,35 +55,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with Store.open(options.store) as store:
-        names = [m.name for m in store["train"].modalities]
-        columns = {split: store[split].columns() for split in store.splits}
-        labels = {split: store[split].labels for split in store.splits}
-        pairs = np.stack([columns["train"][n].index for n in names], 1)
+        split = store["train"]
+        names, data = [m.name for m in split.modalities], split.data()
+        all_rows = np.arange(len(split))
+        pairs = data.pairs or dict.fromkeys(names, all_rows)
         rng = generator(options.seed, "thinned")
-        thin = thinned(pairs, names.index(options.by), options.share, rng)
-        for name, rows in (("incomplete", np.arange(len(thin))), ("dropped", _complete(thin))):
-            splits = {
-                split: SplitData(
-                    {n: columns[split][n].values for n in names},
-                    labels=labels[split],
-                    pairs={n: columns[split][n].index for n in names},
-                )
-                for split in store.splits
-            }
-            train = splits["train"]
-            splits["train"] = SplitData(
-                train.arrays,
-                labels=labels["train"][rows],
-                pairs=dict(zip(names, thin[rows].T, strict=True)),
-            )
-            path = options.out / f"{name}.h5"
-            note = f"{store.note}; {name}, {options.share:.0%} of {options.by}".removeprefix("; ")
-            write_store(
-                path,
-                name=store.name,
-                modalities=store["train"].modalities,
-                splits=splits,
-                note=note,
+        given = np.stack([np.asarray(pairs[n]) for n in names], 1)
+        thin = thinned(given, names.index(options.by), options.share, rng)
+        data = replace(data, pairs=dict(zip(names, thin.T, strict=True)))
+        for name, rows in (("incomplete", all_rows), ("dropped", _complete(thin))):
+            path = rewrite_store(
+                options.out / f"{name}.h5",
+                store,
+                {split.name: only_rows(data, rows)},
+                note=f"{name}, {options.share:.0%} of {options.by}",
             )
             print(f"{path}: {len(rows):,} rows, {len(_complete(thin[rows])):,} of them complete")
 

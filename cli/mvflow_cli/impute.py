@@ -71,15 +71,21 @@ def impute(
 ) -> None:
     """Fill in what rows of your files do not have: modalities and gaps, with means and intervals.
 
-    What is given stays as it is. Values are in the units of the files that the store was imported
-    from. Intervals are quantiles of predictive draws, widened as 'mvflow evaluate' has calibrated
-    them on held-out rows.
+    What is given stays as it is; rows of which nothing is given stay empty. Values are in the
+    units of the files that the store was imported from. Intervals are quantiles of predictive
+    draws, widened as 'mvflow evaluate' has calibrated them on held-out rows.
 
     Example: mvflow impute runs/own --given rna=new.csv --out protein.csv
     """
     from mvflow.core import Units, UsageError, subset_of
     from mvflow_cli.sample import named_values
-    from mvflow_datasets.imputed import FORMATS, summarise_draws, with_given, write_imputed
+    from mvflow_datasets.imputed import (
+        FORMATS,
+        in_all_rows,
+        summarise_draws,
+        with_given,
+        write_imputed,
+    )
 
     if out.exists() and not force:
         msg = f"{out} exists already: add --force to replace it"
@@ -94,7 +100,9 @@ def impute(
     if without:
         msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"
         raise UsageError(msg)
-    seen = read_observed(opened, model.config, given, None, store, said, missing, index or ())
+    seen = read_observed(
+        opened, model.config, given, None, store, said, missing, index or (), "and stay empty"
+    )
     named = [name for text in targets or [] for name in text.split(",")]
     specs = {m.name: m for m in model.modalities}
     wanted = subset_of(named, model.modalities) or tuple(
@@ -135,7 +143,7 @@ def impute(
             absent = ~seen.gaps[name]
             table = with_given(table, seen.originals[name], absent, own_units)
             filled[name] = int(absent.sum())
-        tables[name] = table
+        tables[name] = table if seen.has is None else in_all_rows(table, seen.has, seen.all_names)
     unlike, held_out = _unlike(opened, model, seen, store, seed)
     write_imputed(out, tables, level, unlike=unlike)
     rows = len(next(iter(tables.values())).mean)
@@ -192,10 +200,13 @@ def _unlike(
             raise
         return None, 0
     with opened:
-        reference = opened[model.config.data.test]
-        covariates = seen.covariates or None
-        found = model.unlike(seen.columns, reference, seed=seed, covariates=covariates)
-        return found, len(reference)
+        reference, own = opened[model.config.data.test], seen.covariates or None
+        unlike = model.unlike(seen.columns, reference, seed=seed, covariates=own)
+    if seen.has is None:
+        return unlike, len(reference)
+    everywhere = seen.has.copy()
+    everywhere[seen.has] = unlike
+    return everywhere, len(reference)
 
 
 def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> Any | None:

@@ -17,6 +17,7 @@ import typer
 from mvflow_cli import data
 from mvflow_cli.choose_prior import choose_prior
 from mvflow_cli.compare import compare
+from mvflow_cli.complete import complete
 from mvflow_cli.convert import convert
 from mvflow_cli.demo import demo
 from mvflow_cli.diagnose import diagnose
@@ -51,6 +52,7 @@ app.command()(choose_prior)
 app.command()(sweep)
 app.command()(sample)
 app.command()(impute)
+app.command()(complete)
 app.command()(embed)
 app.command()(evaluate)
 app.command()(diagnose)

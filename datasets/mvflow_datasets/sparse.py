@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
 
 from mvflow.core.memory import check_memory
 from mvflow_datasets.manifest import Misfit
@@ -53,6 +54,11 @@ class StoredSparse(StoredRows):
     def filled(self) -> float:
         """Share of the values that are not zero."""
         return len(self._data) / max(1, self.shape[0] * self.shape[1])
+
+    def matrix(self) -> csr_matrix:
+        """All rows as a sparse matrix of SciPy."""
+        parts = tuple(np.asarray(part) for part in (self._data, self._indices, self._starts))
+        return csr_matrix(parts, shape=self.shape)
 
     @property
     def nbytes(self) -> int:

@@ -23,7 +23,7 @@ from mvflow.core import (
 )
 from mvflow_datasets.manifest import Manifest, Misfit
 from mvflow_datasets.sparse import SPARSE_PARTS, StoredSparse
-from mvflow_datasets.split_data import check_names
+from mvflow_datasets.split_data import SplitData, check_names
 from mvflow_datasets.stored import StoredArray
 
 __all__ = ["Split"]
@@ -92,6 +92,7 @@ class Split:
         self._covariates = {
             c.name: _encoded(name, inside, c, rows) for c in self.covariates.values()
         }
+        self._codes = {c: inside[COVARIATES + c] for c in self.covariates}
         read += [COVARIATES + covariate for covariate in self.covariates]
         self._columns = self._all_columns(masks)
         self._fingerprint = manifest.fingerprint(name, read)
@@ -138,6 +139,31 @@ class Split:
     def columns(self) -> dict[str, Column]:
         """All modalities as stored: arrays that are read when rows of them are asked for."""
         return dict(self._columns)
+
+    def data(self) -> SplitData:
+        """All that it holds, as `write_store` takes it: written anew it has the same fingerprint.
+
+        Raises:
+            DataError: if it does not fit into memory, or the store is damaged.
+        """
+        names = [m.name for m in self.modalities]
+        index = {n: np.arange(self._rows) if (i := self._index[n]) is None else i for n in names}
+        masks = {n: c for n in names if (c := self._columns.get(PRESENT + n)) is not None}
+        return SplitData(
+            {
+                n: x.matrix() if isinstance(x := self._stored[n], StoredSparse) else np.asarray(x)
+                for n in names
+            },
+            labels=self.labels,
+            pairs=None if all(i is None for i in self._index.values()) else index,
+            factors=self.factors,
+            covariates={c: self._names_or_numbers(c) for c in self.covariates},
+            present={n: np.asarray(c.values) for n, c in masks.items() if c.values.ndim > 1},
+        )
+
+    def _names_or_numbers(self, covariate: str) -> NDArray[Any]:
+        values, levels = np.asarray(self._codes[covariate]), self.covariates[covariate].levels
+        return values if levels is None else np.array(levels)[values]
 
     def _all_columns(self, masks: Mapping[str, StoredArray]) -> dict[str, Column]:
         columns = {m: Column(cast(Any, x), self._index[m]) for m, x in self._stored.items()}

@@ -128,6 +128,11 @@ class Store:
             raise UsageError(unknown_name("split", split, self._splits))
         return self._splits[split]
 
+    @property
+    def about_keys(self) -> tuple[str, ...]:
+        """Keys of all that `about` has."""
+        return tuple(k.removeprefix(ABOUT) for k in self._arrays if k.startswith(ABOUT))
+
     def about(self, key: str) -> NDArray[Any] | None:
         """What `write_store` was given as `about` under this key; None if nothing."""
         if (array := self._arrays.get(f"{ABOUT}{key}")) is None:

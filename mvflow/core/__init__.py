@@ -21,6 +21,7 @@ from mvflow.core.errors import (
     StageError,
     UnreliableDrawsWarning,
     UsageError,
+    listed,
     unknown_name,
 )
 from mvflow.core.latent import LatentPart, LatentSpace
@@ -109,8 +110,8 @@ __all__ = [
     "check_count",
     "check_covariates",
     "check_every_row",
-    "check_image_shapes",
     "check_every_value",
+    "check_image_shapes",
     "check_labels",
     "check_mask",
     "check_rows",
@@ -125,6 +126,7 @@ __all__ = [
     "fill_absent",
     "fingerprint",
     "generator",
+    "listed",
     "namespace",
     "pack_column",
     "present_columns",

@@ -19,6 +19,10 @@ MAX_ROWS = 5000
 """Training rows that baselines are fitted on, at most."""
 MAX_VALUES = 4 * 10**7
 """Values of those rows, at most."""
+MAX_INPUTS = 1000
+"""Columns of inputs from which on they are replaced by their first principal components."""
+COMPONENTS = 500
+"""How many of these: ridge regression shrinks what varies least, and neighbours hardly see it."""
 PENALTIES = np.logspace(-2, 5, 15)
 MIN_ROWS = 3
 """Training rows from which on a baseline is fitted."""
@@ -54,7 +58,8 @@ class Baselines:
     """Predictors of tables from any modalities, fitted on training rows.
 
     Ridge regression chooses its penalty for each column by leaving out one row after the other;
-    of classes it is logistic regression. Inputs are standardised; where training rows lack values,
+    of classes it is logistic regression. Inputs are standardised, and of more than `MAX_INPUTS`
+    the first `COMPONENTS` principal components are taken; where training rows lack values,
     each target is learnt from the rows that have it and all modalities given, and missing values
     of an input are its mean. A column of classes is an indicator of each; what is predicted of
     these, at least `LEAST` and normalised, are probabilities.
@@ -80,7 +85,7 @@ class Baselines:
         order = generator(seed, "baseline rows").permutation(len(train))[:count]
         taken = train.take(np.sort(order))
         self.rows, self._classes, self._counts = count, dict(classes), frozenset(counts)
-        self._coded = coded
+        self._coded, self._seed = coded, seed
         names = [m.name for m in train.modalities]
         self._flat = {name: self._inputs(name, taken[name]) for name in names}
         self._labels = {name: np.asarray(taken[name]) for name in classes}
@@ -192,6 +197,8 @@ class Baselines:
         scaler = StandardScaler()
         x = scaler.fit_transform(x)
         new = scaler.transform(new)
+        if x.shape[1] > MAX_INPUTS:
+            x, new = self._components(x, new)
         numbers = [name for name in targets if name not in self._classes]
         out: dict[str, dict[str, Baseline]] = {name: {} for name in targets}
         if numbers:
@@ -224,6 +231,14 @@ class Baselines:
                 mean, np.nanstd(y, 0) if np.isnan(y).any() else y.std(0)
             )
         return out
+
+    def _components(self, x: Floats, new: Floats) -> tuple[Floats, Floats]:
+        """Inputs and new ones in the first principal components of the inputs."""
+        from sklearn.decomposition import PCA
+
+        count = min(COMPONENTS, len(x))
+        pca = PCA(count, svd_solver="randomized", random_state=self._seed).fit(x)
+        return pca.transform(x), pca.transform(new)
 
     def _in_units(
         self, name: str, used: NDArray[np.int64], found: Baseline, fitted: Floats

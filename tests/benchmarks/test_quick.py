@@ -21,7 +21,7 @@ HELPERS = {
     "thinned",
 }
 NO_TABLES = {"fuzz", "fuzz_stores", "mutations"}  # pass or fail; `tests/test_fuzz.py`, by hand
-NEEDED = {"agreement": "multivae"}
+NEEDED = {"agreement": "multivae", "race": "multivae"}
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem[0] != "_")
 
 

@@ -289,6 +289,23 @@ def test_modalities_that_no_row_has_together_are_measured_one_from_another_only_
     assert [*found.log_likelihood] == ["joint"]
 
 
+def test_many_inputs_enter_baselines_by_their_principal_components():
+    from sklearn.linear_model import RidgeCV
+
+    rng = np.random.default_rng(0)
+    z, loadings = rng.normal(size=(900, 20)), rng.normal(size=(20, 1200))
+    a = (z @ loadings + rng.normal(size=(900, 1200))).astype(np.float32)
+    b = (z[:, :3] + 0.3 * rng.normal(size=(900, 3))).astype(np.float32)
+    specs = [Modality("a", (1200,)), Modality("b", (3,))]
+    train = ArraySource({"a": a[:800], "b": b[:800]}, specs)
+    made = Baselines(train, {}, (), 0).predict({"a": a[800:]}, ["a"], ["b"])["b"]["ridge"].mean
+    ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(a[:800], b[:800])
+    errors = [((m - b[800:]) ** 2).mean() for m in (made, ridge.predict(a[800:]))]
+    # The 20 directions that matter are among the 500 that are kept; the rest of both is noise.
+    assert errors[0] < 1.1 * errors[1]
+    assert errors[0] < 0.2 * b[800:].var()
+
+
 def test_baselines_of_incomplete_rows_are_those_of_the_rows_that_have_what_is_needed():
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler

@@ -1,0 +1,131 @@
+"""`mvflow complete`: rows that lack modalities, with those drawn by a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvflow_cli.opening import open_store, open_trained
+from mvflow_cli.options import (
+    Device,
+    Guidance,
+    Json,
+    RunPath,
+    Seed,
+    StorePath,
+    SubsetKind,
+    Threads,
+)
+from mvflow_cli.output import say, show_json
+
+__all__ = ["complete"]
+
+
+def complete(
+    run: RunPath,
+    out: Annotated[
+        Path, typer.Option(help="Store to write (.h5).", metavar="STORE", show_default=False)
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Store whose rows are completed, of the same modalities; by default the run's.",
+            metavar="STORE",
+            show_default=False,
+        ),
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME]",
+            help="Modalities that are drawn; by default all. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[
+        bool,
+        typer.Option("--drop", help="Leave out rows that lack a modality even then."),
+    ] = False,
+    noise: Annotated[
+        bool | None,
+        typer.Option(
+            "--noise/--mean",
+            help="Draws with the likelihood's noise, or means of the decoder; by default draws "
+            "for tables, means for images and classes.",
+            show_default=False,
+        ),
+    ] = None,
+    guidance: Guidance = None,
+    subset: SubsetKind = None,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace STORE.")] = False,
+    store: StorePath = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Draw what training rows lack, given what they have, into a new store to train on.
+
+    Rows for testing stay as they are. Train on the complete rows first, complete the others by
+    that run, and train again: where a modality leaves much open, as a digit does of its partner,
+    this is better than to leave those rows out or to train on them as they are.
+
+    Example: mvflow complete runs/first --from all.h5 --targets mnist --guidance 2 --out filled.h5
+    """
+    import numpy as np
+
+    from mvflow import __version__
+    from mvflow.core import DataError, UsageError
+    from mvflow.estimators import completions
+    from mvflow_cli.opening import set_up
+    from mvflow_datasets import Store
+    from mvflow_datasets.rewriting import only_rows, rewrite_store, with_generated
+
+    if out.exists() and not force:
+        msg = f"{out} exists already: add --force to replace it"
+        raise UsageError(msg)
+    set_up(device, threads)
+    opened, model = open_trained(run, device, subset=subset, guidance=guidance)
+    named = [name for text in targets or [] for name in text.split(",")]
+    data = model.config.data
+    with open_store(opened, model.config, store) if source is None else Store.open(source) as old:
+        ours = {m.name: m.shape for m in model.modalities}
+        if (theirs := {m.name: m.shape for m in old.modalities}) != ours:
+            msg = f"{old.path} has modalities {theirs}, but {run} was trained on {ours}"
+            raise DataError(msg)
+        split = old[data.train]
+        drawn = completions(model, split, named or None, noise=noise, seed=seed)
+        if not drawn:
+            msg = f"{old.path}: no row of {data.train!r} lacks {', '.join(named) or 'a modality'}"
+            raise DataError(msg)
+        made = with_generated(split.data(), drawn)
+        assert made.pairs is not None
+        kept = np.arange(len(split))
+        if drop:
+            kept = np.flatnonzero((np.stack([*made.pairs.values()]) >= 0).all(0))
+            made = only_rows(made, kept)
+        counts = {name: len(rows) for name, (rows, _) in drawn.items()}
+        listed = ", ".join(f"{n:,} of {name}" for name, n in counts.items())
+        names = split.row_names
+        rewrite_store(
+            out,
+            old,
+            {data.train: made},
+            note=f"training rows completed by a model: {listed}",
+            builder={
+                "name": "complete",
+                "parameters": {"run": opened.path.name, "guidance": model.guidance, "seed": seed},
+                "version": __version__,
+                "from": old.fingerprint,
+            },
+            row_names={data.train: np.array(names)[kept]} if names and drop else None,
+        )
+    if json:
+        show_json({"out": str(out), "drawn": counts, "rows": len(kept)})
+        return
+    left = len(split) - len(kept)
+    also = f"; {left:,} rows that are still incomplete are left out" if left else ""
+    say(f"wrote {out}: {len(kept):,} training rows, of which a model drew {listed}{also}")
