@@ -97,8 +97,10 @@ def complete(
     from mvflow.estimators import completions
     from mvflow_datasets import Store
     from mvflow_datasets.converted import ConvertedRows
+    from mvflow_datasets.hdf5 import check_hdf5_name
     from mvflow_datasets.rewriting import only_rows, rewrite_store, with_generated
 
+    check_hdf5_name(out, "a store is")
     check_output(out, force, [] if source is None else [source])
     set_up(device, threads)
     opened, model = open_trained(run, device, subset=subset, guidance=guidance)

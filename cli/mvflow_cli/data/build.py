@@ -56,11 +56,13 @@ def build(
     Example: mvflow data build toy toy.h5 --rows 20000 --seed 1
     """
     from mvflow_datasets import Store, find_builder
+    from mvflow_datasets.hdf5 import check_hdf5_name
 
     (name, path), extra = _divided([name, out, *context.args])
     builder = find_builder(name)
     parameters = dict(_assigned(text) for text in settings or []) | extra
     _check_known(builder, parameters)
+    check_hdf5_name(Path(path), "a store is")
     check_output(Path(path), force)
     if download:
         source = source or Path(f"{name}-files")
