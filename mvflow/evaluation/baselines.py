@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -253,6 +254,7 @@ class Baselines:
         return Baseline(mean, np.sqrt(_mean(error**2, 0, error)))
 
     def _logistic(self, name: str, used: NDArray[np.int64], x: Floats, new: Floats) -> Floats:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         labels, classes = self._labels[name][used], self._classes[name]
@@ -261,7 +263,9 @@ class Baselines:
         if len(present) == 1:
             out[:, present] = 1.0
             return out
-        fitted = LogisticRegression(max_iter=200).fit(x, labels)
+        with warnings.catch_warnings():  # nearly the best coefficients predict nearly as well
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = LogisticRegression(max_iter=200).fit(x, labels)
         out[:, present] = fitted.predict_proba(new)
         return out
 
