@@ -99,11 +99,14 @@ def sample(rows: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def joint_stage(epochs: int) -> JNF:
-    """A joint VAE of two latents, whose likelihoods have the noise of the data."""
+    """A joint VAE of two latents, whose likelihoods have the noise of the data, by the ELBO."""
     network = {"kind": "mlp", "hidden": (64, 64)}
     shapes = {"banana": (1,), "linear": (2,)}
     return JNF(
-        [Modality(n, shape, {"kind": "normal", "scale": NOISE[n]}) for n, shape in shapes.items()],
+        [
+            Modality(n, shape, {"kind": "normal", "scale": NOISE[n]}, weight=1.0)
+            for n, shape in shapes.items()
+        ],
         latent_dim=2,
         networks={n: {"encoder": network, "decoder": network} for n in shapes},
         joint={**training(epochs), "merge": (64, 64)},
