@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["impute"]
 
+FEW_HELD_OUT = 100
+"""Held-out rows below which it is said how often good rows are marked, too."""
+
 
 def impute(
     run: RunPath,
@@ -141,7 +144,7 @@ def impute(
             table = with_given(table, seen.originals[name], absent, own_units)
             filled[name] = int(absent.sum())
         tables[name] = table if seen.has is None else in_all_rows(table, seen.has, seen.all_names)
-    unlike = _unlike(opened, model, seen, store, seed)
+    unlike, held_out = _unlike(opened, model, seen, store, seed)
     write_imputed(out, tables, level, unlike=unlike)
     rows = len(next(iter(tables.values())).mean)
     about: dict[str, Any] = {
@@ -166,7 +169,15 @@ def impute(
     if unlike is None:
         say("the store is not there: rows are not compared with those held out")
     elif unlike.any():
-        say(f"{int(unlike.sum())} of {rows:,} rows are unlike those held out: do not trust them")
+        by_chance = (
+            f", as one in {held_out + 1} of good rows is, too, with {held_out} held out"
+            if held_out < FEW_HELD_OUT
+            else ""
+        )
+        say(
+            f"{int(unlike.sum())} of {rows:,} rows are unlike those held out{by_chance}: "
+            "do not trust them"
+        )
     how = (
         _uncalibrated(run, uncalibrated, tables) if uncalibrated else "calibrated on held-out rows"
     )
@@ -175,8 +186,11 @@ def impute(
 
 def _unlike(
     run: RunDirectory, model: Estimator, seen: GivenRows, store: Path | None, seed: int
-) -> NDArray[np.bool_] | None:
-    """Rows less likely than all that were held out for testing; None without the store."""
+) -> tuple[NDArray[np.bool_] | None, int]:
+    """Rows less likely than all that were held out for testing, and the number of the latter.
+
+    None without the store.
+    """
     from mvflow.core import DataError
 
     try:
@@ -184,15 +198,15 @@ def _unlike(
     except DataError:
         if store is not None:
             raise
-        return None
+        return None, 0
     with opened:
         reference, own = opened[model.config.data.test], seen.covariates or None
         unlike = model.unlike(seen.columns, reference, seed=seed, covariates=own)
     if seen.has is None:
-        return unlike
+        return unlike, len(reference)
     everywhere = seen.has.copy()
     everywhere[seen.has] = unlike
-    return everywhere
+    return everywhere, len(reference)
 
 
 def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> Any | None:
