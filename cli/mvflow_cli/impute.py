@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mvflow_cli.observed import GivenRows, read_observed
-from mvflow_cli.opening import open_store, open_trained, set_up
+from mvflow_cli.opening import check_output, open_store, open_trained, set_up
 from mvflow_cli.options import (
     CovariateValues,
     Device,
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from mvflow.runs import RunDirectory
 
 __all__ = ["impute"]
+
+FEW_HELD_OUT = 100
+"""Held-out rows below which it is said how often good rows are marked, too."""
 
 
 def impute(
@@ -76,6 +79,7 @@ def impute(
     """
     from mvflow.core import Units, UsageError, subset_of
     from mvflow_cli.sample import named_values
+    from mvflow_datasets.importing import Reference
     from mvflow_datasets.imputed import (
         FORMATS,
         in_all_rows,
@@ -84,9 +88,7 @@ def impute(
         write_imputed,
     )
 
-    if out.exists() and not force:
-        msg = f"{out} exists already: add --force to replace it"
-        raise UsageError(msg)
+    check_output(out, force, (Reference.parse(text.partition("=")[2]).path for text in given))
     if out.suffix.lower() not in FORMATS:
         msg = f"--out {out} ends in {out.suffix!r}: known are {', '.join(FORMATS)}"
         raise UsageError(msg)
@@ -141,7 +143,7 @@ def impute(
             table = with_given(table, seen.originals[name], absent, own_units)
             filled[name] = int(absent.sum())
         tables[name] = table if seen.has is None else in_all_rows(table, seen.has, seen.all_names)
-    unlike = _unlike(opened, model, seen, store, seed)
+    unlike, held_out = _unlike(opened, model, seen, store, seed)
     write_imputed(out, tables, level, unlike=unlike)
     rows = len(next(iter(tables.values())).mean)
     about: dict[str, Any] = {
@@ -166,7 +168,15 @@ def impute(
     if unlike is None:
         say("the store is not there: rows are not compared with those held out")
     elif unlike.any():
-        say(f"{int(unlike.sum())} of {rows:,} rows are unlike those held out: do not trust them")
+        by_chance = (
+            f", as one in {held_out + 1} of good rows is, too, with {held_out} held out"
+            if held_out < FEW_HELD_OUT
+            else ""
+        )
+        say(
+            f"{int(unlike.sum())} of {rows:,} rows are unlike those held out{by_chance}: "
+            "do not trust them"
+        )
     how = (
         _uncalibrated(run, uncalibrated, tables) if uncalibrated else "calibrated on held-out rows"
     )
@@ -175,8 +185,11 @@ def impute(
 
 def _unlike(
     run: RunDirectory, model: Estimator, seen: GivenRows, store: Path | None, seed: int
-) -> NDArray[np.bool_] | None:
-    """Rows less likely than all that were held out for testing; None without the store."""
+) -> tuple[NDArray[np.bool_] | None, int]:
+    """Rows less likely than all that were held out for testing, and the number of the latter.
+
+    None without the store.
+    """
     from mvflow.core import DataError
 
     try:
@@ -184,15 +197,15 @@ def _unlike(
     except DataError:
         if store is not None:
             raise
-        return None
+        return None, 0
     with opened:
         reference, own = opened[model.config.data.test], seen.covariates or None
         unlike = model.unlike(seen.columns, reference, seed=seed, covariates=own)
     if seen.has is None:
-        return unlike
+        return unlike, len(reference)
     everywhere = seen.has.copy()
     everywhere[seen.has] = unlike
-    return everywhere
+    return everywhere, len(reference)
 
 
 def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> Any | None:

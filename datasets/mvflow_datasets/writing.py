@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import Covariate, Modality, Presence, Units
+from mvflow.core import Covariate, DataError, Modality, Presence, Units
 from mvflow.core.files import replacing
-from mvflow_datasets.hdf5 import writing_hdf5
+from mvflow_datasets.hdf5 import check_hdf5_name, writing_hdf5
 from mvflow_datasets.manifest import (
     ABOUT,
     Entry,
@@ -73,8 +73,10 @@ def write_store(
     Raises:
         DataError: if the data are not consistent and finite, a modality occurs in no row, no row
             links some modalities with others, or the file cannot be written.
+        UsageError: if the name is that of another kind of file, such as `own.csv`.
     """
     path = Path(path)
+    check_hdf5_name(path, "a store is")
     specs = tuple(modalities)
     names = {"class_names": class_names, "factor_names": factor_names}
     about = {
@@ -87,6 +89,13 @@ def write_store(
     known = {c.name: c for c in sorted(covariates, key=lambda c: c.name)}
     checked = {name: check_split(name, data, specs, known) for name, data in splits.items()}
     Presence.counted([m.name for m in specs], *(split.has for split in checked.values())).check()
+    for key, names_of in about.items():
+        split = key.removeprefix("rows/")
+        if split != key and len(names_of) != (
+            count := len(checked[split].has) if split in checked else 0
+        ):
+            msg = f"split {split!r} has {count} rows, but names of {len(names_of)} are given"
+            raise DataError(msg)
     datasets = {
         f"{name}/{key}": array
         for name, split in checked.items()

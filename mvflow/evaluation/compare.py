@@ -16,6 +16,7 @@ from mvflow.evaluation.labels import labels, leaves, system_settings
 from mvflow.evaluation.predictions import PredictionMeans, measure_of_kind
 from mvflow.evaluation.published import Figure, Published, published
 from mvflow.evaluation.result import Coherence, Evaluation, Frechet, MeasureByWay
+from mvflow.evaluation.summaries import distance_rows
 from mvflow.metrics import Estimate
 
 __all__ = ["ComparedSystem", "Comparison", "EvaluatedRun", "Measure", "compare"]
@@ -260,7 +261,13 @@ def _check_seeds(group: Sequence[EvaluatedRun]) -> None:
 def _distances_compare(runs: Sequence[EvaluatedRun]) -> bool:
     """Whether distances of all runs are of equal numbers of rows and by the same networks."""
     sizes = {
-        (name, found.rows, found.reference_rows, found.manifold_rows)
+        (
+            name,
+            run.config.evaluation.prior_draws,
+            found.rows,
+            found.reference_rows,
+            found.manifold_rows,
+        )
         for run in runs
         for name, found in run.metrics.frechet.items()
     }
@@ -490,12 +497,9 @@ def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
         notes.append(f"distance that {few:,} real rows have from others: {', '.join(shown)}")
     for name, about in first.networks.items() if with_distances else ():
         notes.append(f"features of {name}: {about}")
-    if (fid := first.frechet.get(NETWORK_ORDER[0])) is not None and with_distances:
-        items = ", ".join(f"{n:,} {name}" for name, n in sorted(first.distinct.items()))
-        notes.append(
-            f"FID of {fid.rows:,} generated rows against {fid.reference_rows:,} real ones"
-            + (f"; different items conditioned on: {items}" if items else "")
-        )
+    if with_distances:
+        told = (distance_rows(run.metrics, run.config.evaluation) for run in runs)
+        notes += filter(None, dict.fromkeys(told))
     accuracies = [r.metrics.classifiers for r in runs]
     if accuracies[0]:
         listed = ", ".join(f"{m} {a:.3f}" for m, a in sorted(accuracies[0].items()))
