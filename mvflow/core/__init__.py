@@ -41,7 +41,7 @@ from mvflow.core.presence import (
     without_full_masks,
 )
 from mvflow.core.random import derive_seed, generator
-from mvflow.core.registry import REGISTRIES, Registry, registry, trust
+from mvflow.core.registry import REGISTRIES, Registry, registry, trust, trusted
 from mvflow.core.selected import SelectedRows, TakenRows, complete_rows
 from mvflow.core.sources import (
     ArraySource,
@@ -63,6 +63,7 @@ from mvflow.core.types import (
     Modality,
     Source,
     Subset,
+    intensities,
     rescale_weights,
     take_present,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "fill_absent",
     "fingerprint",
     "generator",
+    "intensities",
     "namespace",
     "pack_column",
     "present_columns",
@@ -134,6 +136,7 @@ __all__ = [
     "subset_of",
     "take_present",
     "trust",
+    "trusted",
     "unknown_name",
     "unmask",
     "unmask_labels",
