@@ -49,12 +49,13 @@ def embed(
 ) -> None:
     """Write posterior means of z, and standard deviations, into obsm of an annotated file.
 
-    With all modalities given, without a gap, they are those of q(z|X), else those of draws given
-    what there is. Nothing in the file is overwritten.
+    In rows that have all modalities they are those of q(z|X), in others those of draws given what
+    there is; NaN in rows of which nothing is given. Nothing in the file is overwritten.
 
     Example: mvflow embed runs/own --given rna=cells.h5ad --into cells.h5ad
     """
     from mvflow.core import UsageError
+    from mvflow.estimators.empty_rows import in_place
     from mvflow_cli.sample import named_values
     from mvflow_datasets.embedded import write_embedding
 
@@ -65,15 +66,15 @@ def embed(
     set_up(device, threads)
     opened, model = open_trained(run, device)
     said = named_values("--covariate", covariate, model.config, by_row=True)
-    seen = read_observed(opened, model.config, given, None, store, said, missing, index or ())
-    seen_covariates = seen.covariates or None
-    names = {m.name for m in model.modalities}
-    if {*seen.batch} == names and not seen.gaps and model.can_encode:
-        mean, deviation = model.encode(seen.columns, covariates=seen_covariates)
-    else:
-        z = model.draw(seen.columns, n, seed=seed, covariates=seen_covariates).z
-        mean, deviation = z.mean(0), z.std(0)
-    write_embedding(into, {key: mean, f"{key}_sd": deviation}, seen.row_names)
+    seen = read_observed(
+        opened, model.config, given, None, store, said, missing, index or (), "and are NaN"
+    )
+    mean, deviation = model.transform(
+        seen.columns, n=n, seed=seed, covariates=seen.covariates or None, return_std=True
+    )
+    if seen.has is not None:
+        mean, deviation = (in_place(each, seen.has) for each in (mean, deviation))
+    write_embedding(into, {key: mean, f"{key}_sd": deviation}, seen.all_names)
     if json:
         show_json({"into": str(into), "key": key, "rows": len(mean), "latent_dim": mean.shape[1]})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def stage_seconds(job: Job, train: Source, device: str) -> dict[str, float]:
     rows = min(len(train), STEPS * max(settings.batch_size for settings in stages.values()))
     numbers = np.linspace(0, len(train) - 1, rows).astype(int)
     model = estimator_class(short.system).from_config(short)
-    model.fit(train.take(numbers), device=device)
+    logging.disable(logging.WARNING)  # so few steps teach nothing, which would be said
+    try:
+        model.fit(train.take(numbers), device=device)
+    finally:
+        logging.disable(logging.NOTSET)
     rates = {r["stage"]: r["samples_per_second"] for r in model.history_}
     seconds = {}
     for name, settings in stages.items():

@@ -115,6 +115,8 @@ def evaluate(
 
     Example: mvflow evaluate runs/toy --json
     """
+    from mvflow.evaluation.summaries import distance_rows
+
     if folds is not None:
         judging = {
             "--inception": inception,
@@ -174,8 +176,9 @@ def evaluate(
     if result.coherence is None:
         say("the store has no labels: evaluated without coherence")
     show(_table(str(run), result))
-    if result.prediction_sentence:
-        say(result.prediction_sentence)
+    for sentence in (distance_rows(result, model.config.evaluation), result.prediction_sentence):
+        if sentence:
+            say(sentence)
     say_verdict(judgement)
 
 

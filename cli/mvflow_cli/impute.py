@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["impute"]
 
+FEW_HELD_OUT = 100
+"""Held-out rows below which it is said how often good rows are marked, too."""
+
 
 def impute(
     run: RunPath,
@@ -68,15 +71,21 @@ def impute(
 ) -> None:
     """Fill in what rows of your files do not have: modalities and gaps, with means and intervals.
 
-    What is given stays as it is. Values are in the units of the files that the store was imported
-    from. Intervals are quantiles of predictive draws, widened as 'mvflow evaluate' has calibrated
-    them on held-out rows.
+    What is given stays as it is; rows of which nothing is given stay empty. Values are in the
+    units of the files that the store was imported from. Intervals are quantiles of predictive
+    draws, widened as 'mvflow evaluate' has calibrated them on held-out rows.
 
     Example: mvflow impute runs/own --given rna=new.csv --out protein.csv
     """
     from mvflow.core import Units, UsageError, subset_of
     from mvflow_cli.sample import named_values
-    from mvflow_datasets.imputed import FORMATS, summarise_draws, with_given, write_imputed
+    from mvflow_datasets.imputed import (
+        FORMATS,
+        in_all_rows,
+        summarise_draws,
+        with_given,
+        write_imputed,
+    )
 
     if out.exists() and not force:
         msg = f"{out} exists already: add --force to replace it"
@@ -91,7 +100,9 @@ def impute(
     if without:
         msg = f"--given {without[0]}: expected NAME=FILE, as in rna=new.csv"
         raise UsageError(msg)
-    seen = read_observed(opened, model.config, given, None, store, said, missing, index or ())
+    seen = read_observed(
+        opened, model.config, given, None, store, said, missing, index or (), "and stay empty"
+    )
     named = [name for text in targets or [] for name in text.split(",")]
     specs = {m.name: m for m in model.modalities}
     wanted = subset_of(named, model.modalities) or tuple(
@@ -132,8 +143,8 @@ def impute(
             absent = ~seen.gaps[name]
             table = with_given(table, seen.originals[name], absent, own_units)
             filled[name] = int(absent.sum())
-        tables[name] = table
-    unlike = _unlike(opened, model, seen, store, seed)
+        tables[name] = table if seen.has is None else in_all_rows(table, seen.has, seen.all_names)
+    unlike, held_out = _unlike(opened, model, seen, store, seed)
     write_imputed(out, tables, level, unlike=unlike)
     rows = len(next(iter(tables.values())).mean)
     about: dict[str, Any] = {
@@ -158,7 +169,15 @@ def impute(
     if unlike is None:
         say("the store is not there: rows are not compared with those held out")
     elif unlike.any():
-        say(f"{int(unlike.sum())} of {rows:,} rows are unlike those held out: do not trust them")
+        by_chance = (
+            f", as one in {held_out + 1} of good rows is, too, with {held_out} held out"
+            if held_out < FEW_HELD_OUT
+            else ""
+        )
+        say(
+            f"{int(unlike.sum())} of {rows:,} rows are unlike those held out{by_chance}: "
+            "do not trust them"
+        )
     how = (
         _uncalibrated(run, uncalibrated, tables) if uncalibrated else "calibrated on held-out rows"
     )
@@ -167,8 +186,11 @@ def impute(
 
 def _unlike(
     run: RunDirectory, model: Estimator, seen: GivenRows, store: Path | None, seed: int
-) -> NDArray[np.bool_] | None:
-    """Rows less likely than all that were held out for testing; None without the store."""
+) -> tuple[NDArray[np.bool_] | None, int]:
+    """Rows less likely than all that were held out for testing, and the number of the latter.
+
+    None without the store.
+    """
     from mvflow.core import DataError
 
     try:
@@ -176,10 +198,15 @@ def _unlike(
     except DataError:
         if store is not None:
             raise
-        return None
+        return None, 0
     with opened:
-        reference = opened[model.config.data.test]
-        return model.unlike(seen.columns, reference, seed=seed, covariates=seen.covariates or None)
+        reference, own = opened[model.config.data.test], seen.covariates or None
+        unlike = model.unlike(seen.columns, reference, seed=seed, covariates=own)
+    if seen.has is None:
+        return unlike, len(reference)
+    everywhere = seen.has.copy()
+    everywhere[seen.has] = unlike
+    return everywhere, len(reference)
 
 
 def _margin(run: RunDirectory, target: str, seen: GivenRows, level: float) -> Any | None:

@@ -49,6 +49,10 @@ class GivenRows:
     """name -> (rows, *shape) in the units of the file that it was read from."""
     numbers: NDArray[np.int64] | None = None
     """Of the rows in their split, where some of `rows` were left out."""
+    has: NDArray[np.bool_] | None = None
+    """Of all rows those that are here, where nothing was given of some."""
+    all_names: tuple[str, ...] | None = None
+    """Names of all rows, also of those of which nothing was given."""
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
@@ -67,8 +71,9 @@ def read_observed(
     covariates: dict[str, Any] | None = None,
     missing: str | None = None,
     index: Sequence[str] = (),
+    otherwise: str = "and are left out",
 ) -> GivenRows:
-    """Read what `--given` and `--rows` name.
+    """Read what `--given` and `--rows` name; rows of which nothing is given are left out.
 
     Args:
         run: the run directory.
@@ -81,6 +86,7 @@ def read_observed(
         missing: what a missing value of a file means; if it may mean something, rows may lack
             files, too.
         index: column that names the rows of files, COLUMN or NAME=COLUMN each.
+        otherwise: what becomes of rows of which nothing is given, as a note says it.
 
     Raises:
         UsageError: if a modality, a split or a range of rows does not exist.
@@ -120,14 +126,16 @@ def read_observed(
             origin=origin,
             notes=notes,
             row_names=row_names,
+            all_names=row_names,
             covariates=values,
             gaps=seen.gaps | gaps,
             originals={n: rows.original for n, rows in read.items() if rows.original is not None},
-        )
+        ),
+        otherwise,
     )
 
 
-def _having_any(seen: GivenRows) -> GivenRows:
+def _having_any(seen: GivenRows, otherwise: str) -> GivenRows:
     """Those rows of which anything is given, and a note of how many are left out.
 
     Raises:
@@ -135,7 +143,7 @@ def _having_any(seen: GivenRows) -> GivenRows:
     """
     import numpy as np
 
-    from mvflow.core import UsageError
+    from mvflow.core import UsageError, listed
 
     masks = [seen.gaps.get(name) for name in seen.batch]
     if not masks or any(mask is None for mask in masks):
@@ -150,9 +158,11 @@ def _having_any(seen: GivenRows) -> GivenRows:
     kept, left_out = np.flatnonzero(has), np.flatnonzero(~has)
     if not len(left_out):
         return seen
-    first = repr(seen.row_names[left_out[0]]) if seen.row_names else f"row {left_out[0]} (from 0)"
     start = int(seen.rows.split(":")[1]) if seen.rows else 0
-    where = f", the first is {first}" if not seen.rows else ""
+    which = (
+        [seen.row_names[i] for i in left_out] if seen.row_names else (start + left_out).tolist()
+    )
+    counted = "" if seen.row_names else ", counted from 0"
     return replace(
         seen,
         batch={k: x[kept] for k, x in seen.batch.items()},
@@ -162,8 +172,9 @@ def _having_any(seen: GivenRows) -> GivenRows:
         row_names=None if seen.row_names is None else tuple(seen.row_names[i] for i in kept),
         labels=None if seen.labels is None else seen.labels[kept],
         numbers=start + kept if seen.rows else None,
+        has=has,
         notes=(
-            f"{len(left_out):,} {of_rows} lack {names} and are left out{where}",
+            f"{len(left_out):,} {of_rows} lack {names} {otherwise}: {listed(which)}{counted}",
             *seen.notes,
         ),
     )

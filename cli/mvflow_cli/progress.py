@@ -135,7 +135,7 @@ def counting(what: str, *, err: bool = False) -> Iterator[Callable[[int, int, st
 
 
 def say_plan(plan: EvaluationPlan, *, err: bool = False) -> None:
-    """What an evaluation will do and about how long that takes, in two lines."""
+    """What an evaluation will do and about how long that takes, in two lines or three."""
     sizes = ", ".join(f"{count} of {size}" for size, count in plan.subsets.items())
     subsets = sum(plan.subsets.values())
     line = f"evaluates {subsets} subsets of modalities" + (f" ({sizes})" if subsets else "")
@@ -148,6 +148,9 @@ def say_plan(plan: EvaluationPlan, *, err: bool = False) -> None:
         rows += f", {min(few.values()):,} where {min(few)} or more are observed"
     draws = f", {plan.draws} draws of each" if plan.draws > 1 else ""
     kept = f", {plan.finished} of {plan.parts} parts are kept" if plan.finished else ""
+    if plan.likelihood_draws is not None:
+        few_draws = f"{plan.likelihood_draws:,} draws of each row"
+        say(f"densities are solved for: likelihoods given a modality take {few_draws}", err=err)
     say(f"on {rows}{draws}{kept}; about {clock(plan.seconds)}", err=err)
 
 

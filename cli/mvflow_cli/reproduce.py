@@ -30,7 +30,7 @@ from mvflow_cli.output import say, show_json
 from mvflow_cli.variants import parse_betas, parse_seeds
 
 if TYPE_CHECKING:
-    from mvflow.evaluation.reproductions import Reproduction, RunSpec
+    from mvflow.evaluation.reproductions import GridSpec, Reproduction, RunSpec
 
 __all__ = ["reproduce"]
 
@@ -80,13 +80,23 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY",
+            help="What the samples of a figure are given, in place of the paper's choice; may be "
+            "repeated. All other modalities are generated.",
+            show_default=False,
+        ),
+    ] = None,
     protocol: Protocol = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a setting of all runs, as in joint.epochs=30; may be repeated.",
+            help="Change a setting of all runs that have it, as in joint.epochs=30; may be "
+            "repeated.",
             show_default=False,
         ),
     ] = None,
@@ -111,7 +121,7 @@ def reproduce(
     from mvflow.config import config_from_dict
     from mvflow.config import recipe as read_recipe
     from mvflow.core import UsageError
-    from mvflow.evaluation.reproductions import reproduction
+    from mvflow.evaluation.reproductions import reproduction, variants
     from mvflow.systems.subsets import with_protocol
 
     if name == "list":
@@ -132,20 +142,20 @@ def reproduce(
         system,
         "paper" if betas == "paper" else None if betas is None else parse_betas(betas),
     )
+    words = variants(specs, settings or [])
+    grids = wanted.shown([*read_recipe(recipe or own)["modalities"]], given)
     if protocol is not None:
-        for spec in specs:
-            words = [*(settings or []), *spec.assignments]
-            with_protocol(config_from_dict(read_recipe(recipe or own, words)), protocol)
+        for assignments in words.values():
+            with_protocol(config_from_dict(read_recipe(recipe or own, assignments)), protocol)
     set_up(device, threads)
     judges = JudgeFiles(inception, classifiers or (), autoencoders or ())
     place = Path(name) if out is None else out
     if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
         say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
-    variants = {spec.name: [*(settings or []), *spec.assignments] for spec in specs}
     with ExitStack() as stack:
         if dry_run and not (place / "runs").exists():  # leave nothing behind
             place = Path(stack.enter_context(TemporaryDirectory(prefix="mvflow-")))
-        make_runs(variants, place / "runs", store, recipe or own, judges)
+        make_runs(words, place / "runs", store, recipe or own, judges)
         todo = [Job(spec.name, place / "runs" / spec.name, evaluate=True) for spec in specs]
         _announce(wanted, todo, specs, store, device, jobs, err=json)
     if dry_run:
@@ -160,7 +170,7 @@ def reproduce(
         for job in failed:
             say(f"mvflow: {job.name} failed: {job.error}", err=True)
         raise typer.Exit(1)
-    written = _write(wanted, specs, place, protocol, device, err=json)
+    written = _write(wanted, specs, grids, place, protocol, device, err=json)
     if json:
         show_json({"name": name, "runs": [str(job.path) for job in todo], "written": written})
     else:
@@ -239,6 +249,7 @@ def _duration(seconds: float) -> str:
 def _write(
     wanted: Reproduction,
     specs: Sequence[RunSpec],
+    grids: Sequence[GridSpec],
     out: Path,
     protocol: str | None,
     device: str,
@@ -261,9 +272,9 @@ def _write(
     written = write_comparison(
         compare(list(runs.values()), paper=_is_published(wanted)), out / name
     )
-    if wanted.output == "grids":
+    if grids:
         first = {spec.system: out / "runs" / spec.name for spec in reversed(list(runs))}
-        written += _write_grids(wanted, name, dict(reversed(first.items())), out, protocol, device)
+        written += _write_grids(grids, name, dict(reversed(first.items())), out, protocol, device)
     return written
 
 
@@ -273,7 +284,7 @@ def _is_published(wanted: Reproduction) -> bool:
 
 
 def _write_grids(
-    wanted: Reproduction,
+    grids: Sequence[GridSpec],
     name: str,
     runs: dict[str, Path],
     out: Path,
@@ -297,12 +308,11 @@ def _write_grids(
     written = []
     with open_store(run, model.config) as store, style():
         test = store[model.config.data.test]
-        for grid in wanted.grids:
-            shown = grid.target or "+".join(
-                m.name for m in test.modalities if m.name not in grid.given
-            )
-            path = out / f"{name}-{'+'.join(grid.given) or 'prior'}-to-{shown}.png"
-            png = as_png(systems_grid(models, test, grid.given, grid.target))
+        for grid in grids:
+            given, names = grid.given or (), [m.name for m in test.modalities]
+            shown = grid.target or "+".join(name for name in names if name not in given)
+            path = out / f"{name}-{'+'.join(given) or 'prior'}-to-{shown}.png"
+            png = as_png(systems_grid(models, test, given, grid.target))
             write_atomically(path, partial(Path.write_bytes, data=png))
             written.append(str(path))
     return written

@@ -90,16 +90,18 @@ def draw_samples(
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that nothing but older samples would be replaced.
+    """Check the name of a file of samples, and that nothing but older ones would be replaced.
 
     Raises:
-        UsageError: if there is another kind of file.
+        UsageError: if there is another kind of file, or the name is that of one.
     """
     import h5py
 
     from mvflow.core import DataError, UsageError
     from mvflow.core.files import open_regular
+    from mvflow_datasets.hdf5 import check_hdf5_name
 
+    check_hdf5_name(path, "samples are")
     if not path.exists():
         return
     try:

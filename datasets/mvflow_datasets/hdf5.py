@@ -9,9 +9,34 @@ from typing import IO, Any
 
 import h5py
 
+from mvflow.core import UsageError
 from mvflow.core.files import replacing
 
-__all__ = ["create_hdf5", "writing_hdf5"]
+__all__ = ["check_hdf5_name", "create_hdf5", "writing_hdf5"]
+
+OTHER_FORMATS = {
+    *(".csv", ".tsv", ".txt", ".parquet", ".json", ".toml", ".npy", ".npz", ".pt", ".safetensors"),
+    *(".h5ad", ".h5mu", ".zip", ".png", ".jpg", ".svg", ".tif", ".tiff", ".html", ".md", ".pdf"),
+}
+
+
+def check_hdf5_name(path: Path, what: str) -> None:
+    """Check that the name of an HDF5 file does not promise another format.
+
+    Raises:
+        UsageError: with a name that it could have.
+
+    Examples:
+        >>> check_hdf5_name(Path("a.csv"), "it is")
+        Traceback (most recent call last):
+        mvflow.core.errors.UsageError: a.csv ends in '.csv', but it is an HDF5 file: name it a.h5
+    """
+    if path.suffix.lower() in OTHER_FORMATS:
+        msg = (
+            f"{path} ends in {path.suffix!r}, but {what} an HDF5 file: "
+            f"name it {path.with_suffix('.h5')}"
+        )
+        raise UsageError(msg)
 
 
 @contextmanager

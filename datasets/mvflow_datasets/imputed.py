@@ -17,7 +17,14 @@ from mvflow.likelihoods import within_bounds
 from mvflow.metrics import central_intervals
 from mvflow_datasets.importing.frames import as_frame
 
-__all__ = ["FORMATS", "Imputed", "summarise_draws", "with_given", "write_imputed"]
+__all__ = [
+    "FORMATS",
+    "Imputed",
+    "in_all_rows",
+    "summarise_draws",
+    "with_given",
+    "write_imputed",
+]
 
 UNLIKE = "unlike training"
 FORMATS = (".csv", ".tsv", ".parquet", ".h5ad")
@@ -115,6 +122,30 @@ def with_given(table: Imputed, given: ArrayLike, absent: ArrayLike, units: Units
     known.index, known.columns = table.mean.index, table.mean.columns
     ends = (end.astype(np.float64).where(filled) for end in (table.lower, table.upper))
     return Imputed(table.mean.where(filled, known), *ends)
+
+
+def in_all_rows(
+    table: Imputed, has: NDArray[np.bool_], row_names: Sequence[str] | None = None
+) -> Imputed:
+    """The same table among all rows, of which the others are empty.
+
+    Args:
+        table: of some rows.
+        has: bool (all rows,), which those are.
+        row_names: of all rows.
+
+    Examples:
+        >>> made = pd.DataFrame({"x": [1.0]})
+        >>> in_all_rows(Imputed(made, made, made), np.array([False, True])).mean["x"].tolist()
+        [nan, 1.0]
+    """
+
+    def spread(frame: pd.DataFrame) -> pd.DataFrame:
+        placed = frame.set_axis(np.flatnonzero(has)).reindex(range(len(has)))
+        names = range(len(has)) if row_names is None else row_names
+        return placed.set_axis(pd.Index(names, name=frame.index.name))
+
+    return Imputed(*map(spread, (table.mean, table.lower, table.upper)))
 
 
 def write_imputed(

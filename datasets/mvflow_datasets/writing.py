@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mvflow.core import Covariate, Modality, Presence, Units
 from mvflow.core.files import replacing
-from mvflow_datasets.hdf5 import writing_hdf5
+from mvflow_datasets.hdf5 import check_hdf5_name, writing_hdf5
 from mvflow_datasets.manifest import (
     ABOUT,
     Entry,
@@ -73,8 +73,10 @@ def write_store(
     Raises:
         DataError: if the data are not consistent and finite, a modality occurs in no row, no row
             links some modalities with others, or the file cannot be written.
+        UsageError: if the name is that of another kind of file, such as `own.csv`.
     """
     path = Path(path)
+    check_hdf5_name(path, "a store is")
     specs = tuple(modalities)
     names = {"class_names": class_names, "factor_names": factor_names}
     about = {

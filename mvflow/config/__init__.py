@@ -3,6 +3,7 @@
 from mvflow.config.files import (
     assign,
     config_from_dict,
+    has_setting,
     parse_toml,
     read_toml,
     recipe,
@@ -37,6 +38,7 @@ __all__ = [
     "Training",
     "assign",
     "config_from_dict",
+    "has_setting",
     "idle_settings",
     "parse_toml",
     "read_toml",

@@ -377,6 +377,21 @@ def _systems_with(path: list[str], key: str) -> list[str]:
     return having
 
 
+def has_setting(system: str, key: str) -> bool:
+    """Whether settings of a system have a key; settings of a kind of a part are not looked up.
+
+    Examples:
+        >>> has_setting("jnf", "flows.epochs"), has_setting("mopoe", "flows.epochs")
+        (True, False)
+    """
+    schema, path = settings_of(system), key.split(".")
+    for depth, part in enumerate(path):
+        fields = _fields_at(schema, path[:depth])
+        if fields and part not in fields:
+            return False
+    return True
+
+
 def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
     node: Any = schema
     for part in path:

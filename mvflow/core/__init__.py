@@ -21,6 +21,7 @@ from mvflow.core.errors import (
     StageError,
     UnreliableDrawsWarning,
     UsageError,
+    listed,
     unknown_name,
 )
 from mvflow.core.latent import LatentPart, LatentSpace
@@ -110,8 +111,8 @@ __all__ = [
     "check_count",
     "check_covariates",
     "check_every_row",
-    "check_image_shapes",
     "check_every_value",
+    "check_image_shapes",
     "check_labels",
     "check_mask",
     "check_rows",
@@ -127,6 +128,7 @@ __all__ = [
     "fingerprint",
     "generator",
     "intensities",
+    "listed",
     "namespace",
     "pack_column",
     "present_columns",

@@ -15,6 +15,7 @@ __all__ = [
     "StageError",
     "UnreliableDrawsWarning",
     "UsageError",
+    "listed",
     "unknown_name",
 ]
 
@@ -53,6 +54,18 @@ class NotFittedError(MvflowError, RuntimeError):
 
 class UnreliableDrawsWarning(UserWarning):
     """Draws whose diagnostics say that they do not stand for the posterior."""
+
+
+def listed(items: Iterable[object], limit: int = 10) -> str:
+    """The first items by name, and how many more there are.
+
+    Examples:
+        >>> listed(["rna", "protein"]), listed(range(5), limit=3)
+        ("'rna', 'protein'", '0, 1, 2 and 2 more')
+    """
+    every = list(items)
+    more = f" and {len(every) - limit:,} more" if len(every) > limit else ""
+    return ", ".join(map(repr, every[:limit])) + more
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

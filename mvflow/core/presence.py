@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core.door import as_array
-from mvflow.core.errors import DataError, UsageError, unknown_name
+from mvflow.core.errors import DataError, UsageError, listed, unknown_name
 from mvflow.core.types import PRESENT, Column, Source
 
 __all__ = [
@@ -234,14 +234,12 @@ def check_every_row(masks: Iterable[Mask]) -> None:
     """Check that every row has a modality.
 
     Raises:
-        DataError: naming the first that has none.
+        DataError: naming those that have none.
     """
-    missing = ~np.logical_or.reduce(list(masks))
-    if missing.any():
-        msg = (
-            f"row {int(np.argmax(missing))} has no modality: leave out rows of which nothing is "
-            f"known (there are {int(missing.sum())})"
-        )
+    lacking = np.flatnonzero(~np.logical_or.reduce(list(masks))).tolist()
+    if lacking:
+        are = f"rows {listed(lacking)} have" if lacking[1:] else f"row {lacking[0]} has"
+        msg = f"{are} no modality: leave out rows of which nothing is known"
         raise DataError(msg)
 
 
@@ -249,7 +247,7 @@ def check_every_value(source: Source) -> None:
     """Check that each value of each modality is present in some row, so that it can be learned.
 
     Raises:
-        DataError: naming the first that is not.
+        DataError: naming those that are not.
 
     Examples:
         >>> from mvflow.core import ArraySource
@@ -257,6 +255,7 @@ def check_every_value(source: Source) -> None:
         Traceback (most recent call last):
         mvflow.core.errors.DataError: modality 'a': no row has the value at (1,): leave it out...
     """
+    nowhere = {}
     for name, column in present_columns(source.columns()).items():
         if len(column.values.shape) == 1:
             continue
@@ -266,12 +265,15 @@ def check_every_value(source: Source) -> None:
         for i in range(0, len(used), BLOCK):
             seen |= np.asarray(column.values[used[i : i + BLOCK]]).any(0)
         if not seen.all():
-            place = tuple(np.argwhere(~seen)[0].tolist())
-            msg = (
-                f"modality {name.removeprefix(PRESENT)!r}: no row has the value at {place}: "
-                "leave it out, or add rows that have it"
-            )
-            raise DataError(msg)
+            nowhere[name.removeprefix(PRESENT)] = [tuple(at) for at in np.argwhere(~seen).tolist()]
+    if nowhere:
+        told = "; ".join(
+            f"modality {name!r}: no row has the value{'s' * (len(at) > 1)} at {listed(at)}"
+            for name, at in nowhere.items()
+        )
+        it = "it" if sum(map(len, nowhere.values())) == 1 else "them"
+        msg = f"{told}: leave {it} out, or add rows that have {it}"
+        raise DataError(msg)
 
 
 def entry_shares(source: Source) -> dict[str, float]:
@@ -378,16 +380,18 @@ class Presence:
         """Check that a joint model can be learnt: every modality occurs, and rows link them all.
 
         Raises:
-            DataError: naming a modality that no row has, or modalities that nothing links.
+            DataError: naming modalities that no row has, or that nothing links.
         """
-        for name in self.modalities:
-            if self.rows and not self.count(name):
-                msg = f"no row has modality {name!r}: leave it out, or add rows that have it"
-                raise DataError(msg)
+        nowhere = [name for name in self.modalities if self.rows and not self.count(name)]
+        if nowhere:
+            it, any_of = ("them", "any of the modalities") if nowhere[1:] else ("it", "modality")
+            leave = f"leave {it} out, or add rows that have {it}"
+            msg = f"no row has {any_of} {listed(nowhere)}: {leave}"
+            raise DataError(msg)
         if self.rows and len(self.groups) > 1:
-            first, second = (" and ".join(map(repr, group)) for group in self.groups[:2])
+            groups = [" and ".join(map(repr, group)) for group in self.groups]
             msg = (
-                f"nothing links {first} with {second}: no row has one of each, and no third "
+                f"nothing links {' with '.join(groups)}: no row has one of each, and no third "
                 "modality joins them; add rows that have both, or train a model of each"
             )
             raise DataError(msg)

@@ -20,6 +20,7 @@ from mvflow.core import (
     check_seed,
     check_source,
     derive_seed,
+    listed,
 )
 from mvflow.estimators.gaps import LEVELS, calibrated_gaps
 from mvflow.estimators.generative import GenerativeEstimator
@@ -100,10 +101,15 @@ class Estimator(GenerativeEstimator):
             covariates: of the rows, as in `draw`.
 
         Returns:
-            name -> `Imputed`, in which all that was given is as it was.
+            name -> `Imputed`, in which all that was given is as it was, and NaN where nothing of
+            a row was given.
+
+        Warns:
+            UnreliableDrawsWarning: naming the rows of which nothing was given.
 
         Raises:
-            UsageError: if a target is given without a gap, or there is nothing to impute.
+            UsageError: if a target is given without a gap, nothing is given of any row, or there
+                is nothing to impute.
 
         Examples:
             >>> absent = model.impute({"a": x["a"]}, n=20)
@@ -295,8 +301,9 @@ class Estimator(GenerativeEstimator):
             scored, known = own.only(x), own.only(given or ())
             if not scored.x or (given and not known.x):
                 what = "given" if scored.x else "to be scored"
-                row = int(np.arange(seen.rows)[rows.at(i)][0])
-                msg = f"row {row} has none of the modalities {what}: leave such rows out"
+                lacking = sorted(np.arange(seen.rows)[rows.at(i)].tolist())
+                told = f"rows {listed(lacking)} have" if lacking[1:] else f"row {lacking[0]} has"
+                msg = f"{told} none of the modalities {what}: leave such rows out"
                 raise UsageError(msg)
             sampled = log_likelihood(
                 self.system_,

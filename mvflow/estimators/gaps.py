@@ -20,6 +20,7 @@ from mvflow.core import (
     generator,
     unmask,
 )
+from mvflow.estimators.empty_rows import check_any_given
 from mvflow.metrics import (
     CalibratedIntervals,
     central_intervals,
@@ -31,7 +32,14 @@ from mvflow.nn import GapsNetwork
 if TYPE_CHECKING:
     from mvflow.estimators.generative import GenerativeEstimator
 
-__all__ = ["calibrated_gaps", "given_with_masks", "kinds_of_rows", "margins", "spread"]
+__all__ = [
+    "calibrated_gaps",
+    "given_rows",
+    "given_with_masks",
+    "kinds_of_rows",
+    "margins",
+    "spread",
+]
 
 Mask = NDArray[np.bool_]
 
@@ -75,6 +83,24 @@ def given_with_masks(given: Any) -> tuple[dict[str, Any], dict[str, Mask]]:
             mask = present.get(name, np.ones(len(x), np.bool_))
             present[name] = spread(mask, x.ndim) & ~missing
     return values, {name: mask for name, mask in present.items() if not mask.all()}
+
+
+def given_rows(values: Mapping[str, Any], present: Mapping[str, Mask]) -> Mask:
+    """Rows of which something is given, bool (rows,); none where no modality is given.
+
+    Raises:
+        UsageError: if nothing is given of any row.
+
+    Examples:
+        >>> given_rows({"a": np.zeros((2, 1))}, {"a": np.array([True, False])})
+        array([ True, False])
+    """
+    there = {n: _rows_there(x, present.get(n)) for n, x in values.items() if "/" not in n}
+    if not there:
+        return np.ones(0, np.bool_)
+    has = np.asarray(np.logical_or.reduce([*there.values()]), np.bool_)
+    check_any_given(has, there)
+    return has
 
 
 def kinds_of_rows(

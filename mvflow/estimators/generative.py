@@ -20,6 +20,7 @@ from mvflow.core import (
     Observed,
     UnreliableDrawsWarning,
     UsageError,
+    as_numbers,
     check_count,
     check_seed,
     registry,
@@ -27,9 +28,10 @@ from mvflow.core import (
     unknown_name,
 )
 from mvflow.core.parts import create, dump
+from mvflow.estimators.empty_rows import in_place, observed_rows, rows_of, warn_of_empty
 from mvflow.estimators.encoding import EncodingEstimator
 from mvflow.estimators.inputs import as_given, check_mapping, chunked
-from mvflow.inference import Diagnostics, Guidable, Sampler, Target, draw
+from mvflow.inference import Diagnostics, DrawsWithDensity, Guidable, Sampler, Target, draw
 from mvflow.nn import own_generator
 from mvflow.systems import Bounded, Encodes, Guides, LearnsPrior
 from mvflow.systems.base import LearnedPrior
@@ -153,30 +155,55 @@ class GenerativeEstimator(EncodingEstimator):
         n: int = 100,
         seed: int | None = 0,
         covariates: Mapping[str, Any] | None = None,
-    ) -> NDArray[np.float32]:
+        return_std: bool = False,
+    ) -> Any:
         """Posterior mean of z given the modalities of x, (rows, latent_dim).
 
-        With all modalities it is the mean of q(z|X), else that of `n` draws, in each row.
-        `covariates` as in `draw`.
+        In rows that have all modalities it is the mean of q(z|X), in others that of `n` draws;
+        NaN where nothing is given. `covariates` as in `draw`.
+
+        Args:
+            x: modalities, name -> (rows, *shape), as in `draw`.
+            n: draws per row.
+            seed: of the draws.
+            covariates: of the rows.
+            return_std: return the standard deviations of z, too.
+
+        Warns:
+            UnreliableDrawsWarning: if diagnostics are bad, or nothing is given of some rows.
 
         Examples:
             >>> model.transform(x).shape
             (4, 2)
+            >>> [of.shape for of in model.transform({"a": x["a"]}, return_std=True)]
+            [(4, 2), (4, 2)]
         """
         check_mapping(x)
         has_all = {*x} >= {m.name for m in self.modalities} and self.can_encode
         observed = self._checked(x, covariates)
+        options: dict[str, Any] = {"n": n, "seed": seed}
         if has_all and not observed.present:
-            return self.encode(x, covariates=covariates)[0]
+            both = self.encode(x, covariates=covariates)
+            return both if return_std else both[0]
+        if not (has := observed_rows(observed)).all():
+            warn_of_empty(has, observed.x)
+            some, own = (rows_of(of, has) for of in (x, covariates or {}))
+            known = self.transform(some, covariates=own, return_std=True, **options)
+            both = tuple(as_given(in_place(as_numbers(of, "z"), has), x) for of in known)
+            return both if return_std else both[0]
         guidance = None if self._guidance(None) is None else 0.0
-        drawn = self.draw(x, n, seed=seed, guidance=guidance, covariates=covariates)
-        means = self._warned(drawn).z.mean(0)
+        drawn = self.draw(x, guidance=guidance, covariates=covariates, **options)
+        z = self._warned(drawn).z
+        means, deviations = z.mean(0), z.std(0)
         chunks = chunked(observed)
         for i, rows in enumerate(chunks.parts if has_all else ()):
             if len(rows.x) == len(self.modalities) and isinstance(self.system_, Encodes):
                 with torch.no_grad():
-                    means[chunks.at(i)] = self.system_.encode(rows).mean.cpu().numpy()
-        return as_given(means, x)
+                    q = self.system_.encode(rows)
+                means[chunks.at(i)] = q.mean.cpu().numpy()
+                deviations[chunks.at(i)] = q.stddev.cpu().numpy()
+        means, deviations = (as_given(of, x) for of in (means, deviations))
+        return (means, deviations) if return_std else means
 
     @staticmethod
     def _warned(drawn: LatentDraws) -> LatentDraws:
@@ -259,6 +286,19 @@ class GenerativeEstimator(EncodingEstimator):
         self._check_fitted()
         return any(
             not isinstance(self._posterior(rows, False), Distribution)
+            for rows in chunked(self._checked(given)).parts
+        )
+
+    def solves_densities(self, given: Batch) -> bool:
+        """Whether log q(z|x_S) given these rows is solved for at every z, which costs much.
+
+        Examples:
+            >>> model.solves_densities({"a": x["a"]})
+            False
+        """
+        self._check_fitted()
+        return any(
+            isinstance(self._posterior(rows, False), DrawsWithDensity)
             for rows in chunked(self._checked(given)).parts
         )
 

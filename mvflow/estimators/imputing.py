@@ -18,7 +18,8 @@ from mvflow.core import (
     intensities,
     subset_of,
 )
-from mvflow.estimators.gaps import given_with_masks, kinds_of_rows, margins, spread
+from mvflow.estimators.empty_rows import in_place, rows_of, warn_of_empty
+from mvflow.estimators.gaps import given_rows, given_with_masks, kinds_of_rows, margins, spread
 from mvflow.likelihoods import within_bounds
 from mvflow.metrics import CalibratedIntervals, central_intervals
 
@@ -36,7 +37,7 @@ class Imputed(NamedTuple):
     """Values of one modality that were not given, in the units of the model.
 
     Of a modality that was given in part, what was given is in all fields as it was, and only the
-    gaps are filled in.
+    gaps are filled in. Rows of which nothing was given are NaN, their draws of classes -1.
     """
 
     modality: Modality
@@ -77,6 +78,7 @@ def imputed(
         raise UsageError(msg)
     specs = {m.name: m for m in model.modalities}
     values, present = given_with_masks(given)
+    has = given_rows(values, present)
     missing = [name for name in specs if name not in values or name in present]
     wanted = list(subset_of(targets, model.modalities)) if targets is not None else missing
     for name in wanted:
@@ -86,6 +88,12 @@ def imputed(
     if not wanted:
         msg = "all modalities are given, without a gap: there is nothing to impute"
         raise UsageError(msg)
+    if not has.all():
+        warn_of_empty(has, values)
+        values, present, covariates = (
+            rows_of(of, has) for of in (values, present, covariates or {})
+        )
+        present = {name: mask for name, mask in present.items() if not mask.all()}
     seen = {**values, **{PRESENT + name: mask for name, mask in present.items()}}
     options: dict[str, Any] = {"targets": wanted, "seed": seed, "covariates": covariates}
     means, _ = model.generate(seen, n, noise=False, full_output=True, **options)
@@ -102,8 +110,21 @@ def imputed(
         calibrated = intervals is not None and low is not None
         absent = np.ones(drawn.shape[1:], np.bool_)
         made = Imputed(specs[name], mean, low, high, drawn, level, calibrated, absent)
-        out[name] = made if name not in values else _kept(made, values[name], present[name])
+        if name in values:
+            whole = np.ones(len(values[name]), np.bool_)
+            made = _kept(made, values[name], present.get(name, whole))
+        out[name] = made if has.all() else _in_place(made, has)
     return out
+
+
+def _in_place(made: Imputed, has: NDArray[np.bool_]) -> Imputed:
+    """The same with the rows of which nothing was given, where nothing is known."""
+    ends = (None if end is None else in_place(end, has) for end in (made.low, made.high))
+    absent = np.ones((len(has), *made.absent.shape[1:]), np.bool_)
+    absent[has] = made.absent
+    mean, draws = in_place(made.mean, has), in_place(made.draws, has, axis=1)
+    low, high = ends
+    return made._replace(mean=mean, low=low, high=high, draws=draws, absent=absent)
 
 
 def _kept(made: Imputed, x: NDArray[Any], present: NDArray[np.bool_]) -> Imputed:
@@ -135,7 +156,7 @@ def unlike(
 
     A row like those of `reference` is so with a probability of 1 in their number plus one. Where
     there are gaps, log p(x_S) per value counts, and reference rows get the gaps of given rows, one
-    after the other.
+    after the other. A row of which nothing is given is not marked.
 
     Args:
         model: a trained estimator.
@@ -145,6 +166,11 @@ def unlike(
         covariates: of the given rows.
     """
     values, present = given_with_masks({k: x for k, x in given.items() if not k.startswith("cov")})
+    has_any = given_rows(values, present)
+    if not has_any.all():
+        values, present, covariates = (
+            rows_of(of, has_any) for of in (values, present, covariates or {})
+        )
     numbers = np.linspace(0, len(reference) - 1, min(len(reference), REFERENCE_ROWS)).astype(int)
     known = reference.take(numbers)
     columns = {key: x for key, x in known.items() if key.startswith(COVARIATES)}
@@ -161,7 +187,9 @@ def unlike(
     options: dict[str, Any] = {"n": LIKELIHOOD_DRAWS, "seed": seed}
     floor = np.min(_per_value(model, cut[0], cut[1], {**options, "covariates": cut[2]}))
     own_rows = _per_value(model, values, present, {**options, "covariates": covariates})
-    return np.asarray(own_rows < floor)
+    found = np.zeros(len(has_any), np.bool_)
+    found[has_any] = own_rows < floor
+    return found
 
 
 def _per_value(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mvflow.core import DataError, Observed, UsageError, as_numbers
+from mvflow.core import DataError, Observed, UsageError, as_numbers, listed
 
 __all__ = [
     "CHUNK_ROWS",
@@ -106,8 +106,9 @@ def chunked(observed: Observed, size: int = CHUNK_ROWS) -> Chunks:
         1,
     )
     if not there.any(1).all():
-        row = int(there.any(1).argmin())
-        msg = f"row {row} has none of {', '.join(names)}: leave out rows of which nothing is given"
+        empty = np.flatnonzero(~there.any(1)).tolist()
+        rows = f"rows {listed(empty)} have" if empty[1:] else f"row {empty[0]} has"
+        msg = f"{rows} none of {', '.join(names)}: leave out rows of which nothing is given"
         raise UsageError(msg)
     kinds, which = np.unique(there, axis=0, return_inverse=True)
     parts, order = [], []

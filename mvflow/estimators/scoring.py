@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from mvflow.core import Observed, UsageError
 from mvflow.functional import effective_sample_size, log_mean_exp, mixture_log_prob
-from mvflow.inference import pareto_k, refuse
+from mvflow.inference import DrawsWithDensity, pareto_k, refuse
 from mvflow.likelihoods import present_log_prob
 from mvflow.nn import own_generator
 from mvflow.systems import Encodes, System
@@ -125,15 +125,11 @@ def _log_likelihood(
         proposals += target.experts
     else:
         proposals.append(target if given.x else target.expand(torch.Size([x.rows])))
-    share = -(-n // len(proposals))
-    z = torch.cat([q.sample((share,)) for q in proposals])
-    finite = z.isfinite().all(-1)
-    z = torch.where(finite[..., None], z, 0.0)
+    z, finite, terms = _proposed(proposals, -(-n // len(proposals)))
+    log_target = terms[-1] if isinstance(target, Distribution) else target.log_prob(z)
     # a proposal without a density, as those far from all training rows, proposes nothing
-    terms = torch.stack(
-        [q.log_prob(z).nan_to_num(-torch.inf, posinf=torch.inf) for q in proposals]
-    )
-    log_target = target.log_prob(z) - mixture_log_prob(terms)
+    terms = terms.nan_to_num(-torch.inf, posinf=torch.inf)
+    log_target = log_target - mixture_log_prob(terms)
     decoded = system.decode(z, x.x.keys(), x.covariates)
     log_joint = log_target + sum(_log_probs(decoded, x))
     value: Tensor = _log_mean(log_joint, finite, "the weights of a likelihood are not numbers")
@@ -147,6 +143,32 @@ def _log_likelihood(
         "ess": effective_sample_size(weights, axis=0).numpy(),
         "khat": np.array([pareto_k(row) for row in weights.T.numpy()]),
     }
+
+
+def _proposed(proposals: Sequence[Distribution], share: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws (n, rows, latent), which are finite, and all log-densities (proposals, n, rows)."""
+    drawn: list[Tensor] = []
+    known: list[Tensor | None] = []
+    for q in proposals:
+        own = None
+        if isinstance(q, DrawsWithDensity):
+            z, own = q.sample_with_log_prob((share,))
+        else:
+            z = q.sample((share,))
+        drawn.append(z)
+        known.append(own)
+    z = torch.cat(drawn)
+    finite = z.isfinite().all(-1)
+    z = torch.where(finite[..., None], z, 0.0)
+    log_probs = []
+    for i, (q, own) in enumerate(zip(proposals, known, strict=True)):
+        if own is None:
+            log_probs.append(q.log_prob(z))
+            continue
+        parts = list(z.split(share))
+        others = q.log_prob(torch.cat(parts[:i] + parts[i + 1 :])) if len(parts) > 1 else own[:0]
+        log_probs.append(torch.cat([others[: i * share], own, others[i * share :]]))
+    return z, finite, torch.stack(log_probs)
 
 
 def _log_probs(decoded: Mapping[str, Distribution], x: Observed) -> list[Tensor]:

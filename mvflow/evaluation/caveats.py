@@ -27,6 +27,8 @@ APART = (
 """Settings that are no departure, or are told apart: how a number is drawn and measured."""
 
 
+DEPARTURES = "settings that are not the paper's, which are in brackets: "
+"""Begins the caveat of each setting that is not the paper's."""
 MAX_SHOWN = 20
 """Characters of a value that is shown."""
 
@@ -120,7 +122,7 @@ def _likelihood_factors(config: Config) -> dict[str, Any]:
 
 
 def departures(config: Config, paper: Config) -> list[str]:
-    """Settings that are not the paper's by section, as "section: key value (the paper's)".
+    """Settings that are not the paper's, each as "key value (the paper's)".
 
     Examples:
         >>> from mvflow.config import recipe
@@ -128,17 +130,16 @@ def departures(config: Config, paper: Config) -> list[str]:
         ...     config_from_dict(recipe("mhd", words)) for words in ([], ["flows.epochs=3"])
         ... )
         >>> departures(mine, paper)
-        ['flows: epochs 3 (100)']
+        ['flows.epochs 3 (100)']
     """
     ours, theirs = leaves(config), leaves(paper)
-    sections: dict[str, list[str]] = {}
+    found = []
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key) != theirs.get(key) and not key.startswith(APART):
-            section, _, name = key.partition(".")
             values = [str(of.get(key)).replace("'", "") for of in (ours, theirs)]
             shown = "" if max(map(len, values)) > MAX_SHOWN else f"{values[0]} ({values[1]})"
-            sections.setdefault(section, []).append(f"{name} {shown}".strip())
-    return [f"{section}: {', '.join(listed)}" for section, listed in sections.items()]
+            found.append(f"{key} {shown}".strip())
+    return found
 
 
 def caveats(config: Config, metrics: Evaluation, report: Published | None = None) -> Iterable[str]:
@@ -157,8 +158,7 @@ def caveats(config: Config, metrics: Evaluation, report: Published | None = None
         yield f"recipe: {config.recipe}, a small one"
     paper = None if report is None else paper_config(config, report)
     if report is not None and paper is not None:
-        if differ := departures(config, paper):
-            yield f"settings that are not the paper's, which are in brackets: {'; '.join(differ)}"
+        yield from (f"{DEPARTURES}{setting}" for setting in departures(config, paper))
         factor = beta_factor(config, paper)
         beta = getattr(getattr(config, "joint", None), "beta", None)
         if factor is None:

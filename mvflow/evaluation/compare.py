@@ -11,11 +11,12 @@ import numpy as np
 from mvflow.config import Config
 from mvflow.core import DataError, UsageError
 from mvflow.evaluation.baselines import NEIGHBOURS, RIDGE
-from mvflow.evaluation.caveats import beta_factor, caveats, paper_config
+from mvflow.evaluation.caveats import DEPARTURES, beta_factor, caveats, paper_config
 from mvflow.evaluation.labels import labels, leaves, system_settings
 from mvflow.evaluation.predictions import PredictionMeans, measure_of_kind
 from mvflow.evaluation.published import Figure, Published, published
 from mvflow.evaluation.result import Coherence, Evaluation, Frechet, MeasureByWay
+from mvflow.evaluation.summaries import distance_rows
 from mvflow.metrics import Estimate
 
 __all__ = ["ComparedSystem", "Comparison", "EvaluatedRun", "Measure", "compare"]
@@ -198,15 +199,30 @@ def _published(config: Config, report: Published | None) -> tuple[str, dict[str,
 
 
 def _caveats(systems: Sequence[ComparedSystem]) -> list[str]:
-    """Caveats of all systems, each once with those that it is of."""
+    """Caveats, each once with the systems that it is of; settings of the same ones together."""
     of: dict[str, list[str]] = {}
     for system in systems:
         for caveat in system.caveats:
             of.setdefault(caveat, []).append(system.label)
-    return [
-        caveat if len(names) == len(systems) else f"{' and '.join(names)}: {caveat}"
-        for caveat, names in of.items()
-    ]
+    notes: dict[str, str] = {}
+    for caveat, names in of.items():
+        said = f"{_who(names, [s.label for s in systems])}{caveat}"
+        start = said.removesuffix(caveat.removeprefix(DEPARTURES))
+        if caveat.startswith(DEPARTURES) and start in notes:
+            notes[start] += f", {caveat.removeprefix(DEPARTURES)}"
+        else:
+            notes[start if caveat.startswith(DEPARTURES) else said] = said
+    return [*notes.values()]
+
+
+def _who(names: Sequence[str], everyone: Sequence[str]) -> str:
+    """Of whom something is said, in front of it; nothing if of all."""
+    others = [name for name in everyone if name not in names]
+    if not others:
+        return ""
+    if len(others) < len(names) / 2:
+        return f"all but {' and '.join(others)}: "
+    return f"{' and '.join(names)}: "
 
 
 def _check_same(runs: Sequence[EvaluatedRun]) -> None:
@@ -245,7 +261,13 @@ def _check_seeds(group: Sequence[EvaluatedRun]) -> None:
 def _distances_compare(runs: Sequence[EvaluatedRun]) -> bool:
     """Whether distances of all runs are of equal numbers of rows and by the same networks."""
     sizes = {
-        (name, found.rows, found.reference_rows, found.manifold_rows)
+        (
+            name,
+            run.config.evaluation.prior_draws,
+            found.rows,
+            found.reference_rows,
+            found.manifold_rows,
+        )
         for run in runs
         for name, found in run.metrics.frechet.items()
     }
@@ -475,12 +497,9 @@ def _notes(runs: Sequence[EvaluatedRun], with_distances: bool) -> list[str]:
         notes.append(f"distance that {few:,} real rows have from others: {', '.join(shown)}")
     for name, about in first.networks.items() if with_distances else ():
         notes.append(f"features of {name}: {about}")
-    if (fid := first.frechet.get(NETWORK_ORDER[0])) is not None and with_distances:
-        items = ", ".join(f"{n:,} {name}" for name, n in sorted(first.distinct.items()))
-        notes.append(
-            f"FID of {fid.rows:,} generated rows against {fid.reference_rows:,} real ones"
-            + (f"; different items conditioned on: {items}" if items else "")
-        )
+    if with_distances:
+        told = (distance_rows(run.metrics, run.config.evaluation) for run in runs)
+        notes += filter(None, dict.fromkeys(told))
     accuracies = [r.metrics.classifiers for r in runs]
     if accuracies[0]:
         listed = ", ".join(f"{m} {a:.3f}" for m, a in sorted(accuracies[0].items()))

@@ -24,7 +24,6 @@ from mvflow.evaluation.parts import (
     DiversityPart,
     EstimatesPart,
     EvaluationPlan,
-    GapPart,
     JointPart,
     LikelihoodPart,
     OneToManyPart,
@@ -55,6 +54,8 @@ from mvflow.metrics import CalibratedIntervals
 __all__ = ["evaluate"]
 
 SAMPLER_DRAWS = 8
+SOLVED_SHARE = 10
+"""Of the draws of a likelihood one in so many is taken where densities are solved for."""
 DIRECTIONS_PER_SUBSET = 3
 """Directions whose likelihood is estimated, for each subset of a size that is drawn."""
 
@@ -185,7 +186,7 @@ def _other_parts(of: Generation) -> list[Part]:
             )
             for source, target in likelihoods
         ),
-        *(Part(name, GapPart, compute) for name, compute in gap_parts(of).items()),
+        *gap_parts(of),
         Part("posterior density", EstimatesPart, partial(_posterior_log_density, of)),
         Part("sampler", SamplerCheck, partial(_sampler, of)),
     ]
@@ -202,12 +203,15 @@ def _plan(
     finished: int,
     seconds: Mapping[str, float],
 ) -> EvaluationPlan:
+    every = of.estimator.config.evaluation.importance_draws
+    fewest = min(_draws_given_one(of, name) for name in of.names)
     return EvaluationPlan(
         subsets={size: len(found) for size, found in subsets.items()},
         skipped=_skipped(of, subsets),
         rows=len(of.rows.chosen),
         rows_by_observed={size: len(of.rows_given(found[0])) for size, found in subsets.items()},
         draws=PREDICTIVE_DRAWS if of.tables else 1,
+        likelihood_draws=fewest if fewest < every else None,
         parts=len(work),
         finished=finished,
         seconds=sum(seconds.values()),
@@ -367,21 +371,32 @@ def _likelihood(
     every = of.rows.having(names, settings.rows) if names else of.rows.chosen
     at = every[: settings.importance_rows][:rows]
     scored = of.taken(at, of.names if source is None else [target])
+    draws = settings.importance_draws if source is None else _draws_given_one(of, source)
     found = of.estimator.log_likelihood(
         scored,
         given=None if source is None else of.taken(at, [source]),
-        n=settings.importance_draws,
+        n=draws,
         seed=of.seed,
         full_output=True,
     )
     return LikelihoodPart(
         value=of.estimate(found.values, at),
         rows=found.values.tolist(),
-        check=_importance_check(found.ess, found.khat),
+        check=_importance_check(found.ess, found.khat, draws),
     )
 
 
-def _importance_check(ess: NDArray[Any], khat: NDArray[Any]) -> ImportanceCheck:
+def _draws_given_one(of: Generation, source: str) -> int:
+    """Draws per row of a likelihood given one modality: fewer where densities cost much."""
+    draws: int = of.estimator.config.evaluation.importance_draws
+    solves = getattr(of.estimator, "solves_densities", None)
+    row = of.rows.having([source], 1)[:1]
+    if solves is None or not len(row) or not solves(of.taken(row, [source])):
+        return draws
+    return max(1, draws // SOLVED_SHARE)
+
+
+def _importance_check(ess: NDArray[Any], khat: NDArray[Any], draws: int) -> ImportanceCheck:
     bad = float(np.mean(khat > 0.7))
     verdict: Verdict = "good"
     advice = "Nothing to do: weights are even enough."
@@ -393,6 +408,7 @@ def _importance_check(ess: NDArray[Any], khat: NDArray[Any]) -> ImportanceCheck:
             "evaluation.importance_draws, and compare it with other models with care."
         )
     return ImportanceCheck(
+        draws=draws,
         ess_median=float(np.median(ess)),
         ess_worst=float(np.min(ess)),
         khat_worst=min(float(np.max(khat)), 1e3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mvflow.core import UNLABELLED, UsageError, generator
 from mvflow.evaluation.generation import Generation
-from mvflow.evaluation.parts import GapPart
+from mvflow.evaluation.parts import GapPart, Part
 from mvflow.evaluation.result import ExcessDivergence, InferenceGaps
 from mvflow.evaluation.rows import Indices
 from mvflow.functional import average_divergence_bounds
@@ -27,17 +27,20 @@ PARTNERS = 32
 """Rows over which q(z|X) is averaged, at most."""
 
 
-def gap_parts(of: Generation) -> dict[str, Callable[[], GapPart]]:
-    """What to compute, by name; nothing of models without a bound, or where no row is complete."""
+def gap_parts(of: Generation) -> list[Part]:
+    """What to compute; nothing of models without a bound, or where no row is complete."""
     if not hasattr(of.estimator, "evidence_lower_bound") or not of.rows.is_complete:
-        return {}
-    excess = {f"excess {name}": partial(_excess, of, name) for name in of.names}
-    return {"bound": partial(_bound, of), **(excess if len(of.names) > 1 else {})}
+        return []
+    count = min(of.estimator.config.evaluation.importance_rows, len(of.rows.chosen))
+    compute = partial(_bound, of)
+    bound = Part("bound", GapPart, compute, "bound", pilot=compute, rows=count)
+    excess = [Part(f"excess {name}", GapPart, partial(_excess, of, name)) for name in of.names]
+    return [bound, *(excess if len(of.names) > 1 else [])]
 
 
-def _bound(of: Generation) -> GapPart:
+def _bound(of: Generation, rows: int | None = None) -> GapPart:
     """Evidence lower bounds, and how far q(z|X) is from the posteriors of single modalities."""
-    at = of.rows.chosen[: of.estimator.config.evaluation.importance_rows]
+    at = of.rows.chosen[: of.estimator.config.evaluation.importance_rows][:rows]
     x = of.taken(at, of.names)
     try:
         bound = of.estimator.evidence_lower_bound(x, n=BOUND_DRAWS, seed=of.seed)

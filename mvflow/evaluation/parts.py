@@ -206,6 +206,8 @@ class EvaluationPlan(Values):
         rows: number of rows conditioned on.
         rows_by_observed: the same, by number of observed modalities.
         draws: predictive draws per row; 0 where nothing is predicted.
+        likelihood_draws: draws per row of likelihoods of one modality given another, where they
+            are fewer than configured, since densities are solved for.
         parts: how many there are.
         finished: of them, those that were kept.
         seconds: about how long the others take.
@@ -216,6 +218,7 @@ class EvaluationPlan(Values):
     rows: int
     rows_by_observed: dict[int, int]
     draws: int
+    likelihood_draws: int | None
     parts: int
     finished: int
     seconds: float

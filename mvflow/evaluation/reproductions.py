@@ -10,12 +10,20 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mvflow.config import recipe_names
+from mvflow.config import has_setting, recipe_names
 from mvflow.core import UsageError, registry, unknown_name
 from mvflow.evaluation.published import published
 from mvflow.evaluation.result import Evaluation
 
-__all__ = ["GridSpec", "Reproduction", "RunSpec", "reproduction", "reproductions", "select_beta"]
+__all__ = [
+    "GridSpec",
+    "Reproduction",
+    "RunSpec",
+    "reproduction",
+    "reproductions",
+    "select_beta",
+    "variants",
+]
 
 BETA = "joint.beta"
 
@@ -23,8 +31,8 @@ BETA = "joint.beta"
 class GridSpec(NamedTuple):
     """Draws that a figure shows."""
 
-    given: tuple[str, ...]
-    """Modalities that are conditioned on; none: draws from the prior."""
+    given: tuple[str, ...] | None
+    """Modalities that are conditioned on; (): draws from the prior; None: all but the target."""
     target: str | None
     """What is shown of them; None: all modalities that are not given."""
 
@@ -39,6 +47,11 @@ class RunSpec(NamedTuple):
     seed: int
     assignments: tuple[str, ...]
     """`section.key=value` changes of the recipe."""
+
+    @property
+    def kind(self) -> str:
+        """Its system as mvflow calls it."""
+        return next(w.partition("=")[2] for w in self.assignments if w.startswith("system="))
 
     @property
     def name(self) -> str:
@@ -103,6 +116,52 @@ class Reproduction:
         faithful = f"{data}-paper"
         return faithful if faithful in recipe_names() else data
 
+    def shown(
+        self, modalities: Sequence[str], given: Sequence[str] | None = None
+    ) -> list[GridSpec]:
+        """Its grids for the modalities of a store.
+
+        Args:
+            modalities: that the store has.
+            given: what is conditioned on in place of the paper's choice; all others are generated.
+
+        Raises:
+            UsageError: if it shows no samples, a modality is unknown or named twice, or none is
+                left to generate.
+
+        Examples:
+            >>> reproduction("figure-d9").shown(["m0", "m1", "m2"], ["m2"])
+            [GridSpec(given=('m2',), target=None)]
+            >>> reproduction("figure-d10").shown(["m0", "m1", "m2"])
+            [GridSpec(given=('m1', 'm2'), target='m0')]
+        """
+        grids = self.grids
+        if given is not None:
+            self._check(given, modalities)
+            grids = (GridSpec(tuple(given), None),)
+        return [
+            grid._replace(given=tuple(name for name in modalities if name != grid.target))
+            if grid.given is None
+            else grid
+            for grid in grids
+        ]
+
+    def _check(self, given: Sequence[str], modalities: Sequence[str]) -> None:
+        """Whether samples given these modalities can be shown; `shown` says what is raised."""
+        if not self.grids:
+            figures = [name for name in reproductions() if reproduction(name).grids]
+            msg = f"{self.name} shows no samples: --given is for {', '.join(figures)}"
+            raise UsageError(msg)
+        for i, name in enumerate(given):
+            if name not in modalities:
+                raise UsageError(unknown_name("modality", name, modalities))
+            if name in given[:i]:
+                msg = f"--given names {name!r} twice"
+                raise UsageError(msg)
+        if len(given) == len(modalities):
+            msg = "--given names all modalities, so that none is left to generate: leave one out"
+            raise UsageError(msg)
+
     def runs(
         self,
         data: str,
@@ -154,6 +213,33 @@ def _chosen(data: str, system: str) -> float | None:
     return betas[0] if betas and betas[0] > 0 else None
 
 
+def variants(runs: Sequence[RunSpec], settings: Sequence[str]) -> dict[str, list[str]]:
+    """Name of each run -> all its assignments.
+
+    Args:
+        runs: of one or several systems.
+        settings: `section.key=value` changes of all runs; one that only some of their systems have
+            changes these alone.
+
+    Examples:
+        >>> runs = reproduction("figure3").runs("mnist-svhn", [0], ["MoPoE", "JNF"], [1])
+        >>> variants(runs, ["flows.epochs=3"])["jnf-beta-1-seed-0"]
+        ['flows.epochs=3', 'system=jnf', 'joint.beta=1', 'seed=0']
+        >>> variants(runs, ["flows.epochs=3"])["mopoe-beta-1-seed-0"]
+        ['system=mopoe', 'joint.beta=1', 'seed=0']
+    """
+    keys = {text: text.partition("=")[0].strip() for text in settings}
+    kinds = {run.kind for run in runs}
+    having = {
+        text: {kind for kind in kinds if has_setting(kind, key)} or kinds  # none: said when made
+        for text, key in keys.items()
+    }
+    return {
+        run.name: [*(text for text in settings if run.kind in having[text]), *run.assignments]
+        for run in runs
+    }
+
+
 def reproductions() -> tuple[str, ...]:
     """Names of all tables and figures.
 
@@ -186,7 +272,10 @@ def reproduction(name: str) -> Reproduction:
         {system: tuple(raw["systems"][system]) for system in about["systems"]},
         tuple(about.get("betas", ())),
         tuple(about.get("select", ())),
-        tuple(GridSpec(tuple(g["given"]), g.get("target")) for g in about.get("grids", ())),
+        tuple(
+            GridSpec(tuple(g["given"]) if "given" in g else None, g.get("target"))
+            for g in about.get("grids", ())
+        ),
     )
 
 

@@ -249,6 +249,7 @@ class ImportanceCheck(Values):
     """Whether importance-sampled likelihoods are to be trusted, over rows.
 
     Args:
+        draws: of each row; None in results of older versions.
         ess_median: effective number of draws in the typical row.
         ess_worst: the smallest.
         khat_worst: largest shape of the Pareto tail of the weights (Vehtari et al. 2024).
@@ -257,6 +258,7 @@ class ImportanceCheck(Values):
         advice: what to do.
     """
 
+    draws: int | None = None
     ess_median: float
     ess_worst: float
     khat_worst: float

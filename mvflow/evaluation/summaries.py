@@ -9,9 +9,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mvflow.config import EvaluationSettings
 from mvflow.evaluation.parts import JointPart, Likeness, SubsetPart
 from mvflow.evaluation.predictions import KindScores, Prediction, PredictionMeans, measure_of_kind
-from mvflow.evaluation.result import Coherence, Frechet, FrechetMeans, MeasureByWay
+from mvflow.evaluation.result import (
+    Coherence,
+    Evaluation,
+    Frechet,
+    FrechetMeans,
+    MeasureByWay,
+)
 from mvflow.evaluation.rows import direction
 from mvflow.functional import agreement, chance_agreement
 from mvflow.metrics import (
@@ -23,7 +30,7 @@ from mvflow.metrics import (
     mean_of_means,
 )
 
-__all__ = ["coherence", "frechet", "prediction_means", "prediction_sentence"]
+__all__ = ["coherence", "distance_rows", "frechet", "prediction_means", "prediction_sentence"]
 
 MAX_RHAT_ROWS = 0.05
 """Share of rows with an R-hat above 1.05 from which on chains of a subset did not agree."""
@@ -144,6 +151,35 @@ def frechet(
         **distances | {"mean": FrechetMeans(**distances["mean"])},
         **others,
     )
+
+
+def distance_rows(metrics: Evaluation, settings: EvaluationSettings) -> str:
+    """Of which rows Fréchet distances are, repeats among them, in a sentence; empty without any.
+
+    Args:
+        metrics: what was measured.
+        settings: that it was asked for with.
+    """
+    if not metrics.frechet:
+        return ""
+    found = next(iter(metrics.frechet.values()))
+    names = " and ".join("FID" if n == "inception-v3" else n for n in metrics.frechet)
+    said = [
+        f"Fréchet distances ({names}): {found.rows:,} generated rows, joint ones "
+        f"{settings.prior_draws:,}, against {found.reference_rows:,} real ones"
+    ]
+    if metrics.presence is None:
+        said[0] += f", {'none' if found.real else 'some'} of which are conditioned on"
+    if metrics.rows < settings.rows:
+        said += [
+            f"{settings.rows:,} rows were asked for and there are {metrics.rows:,}, "
+            "each taken once"
+        ]
+    if fewer := [
+        f"{n:,} {name}" for name, n in sorted(metrics.distinct.items()) if n < metrics.rows
+    ]:
+        said += [f"{metrics.rows:,} rows repeat items: different ones are {', '.join(fewer)}"]
+    return "; ".join(said)
 
 
 def _by_way(

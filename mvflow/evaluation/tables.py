@@ -57,7 +57,8 @@ def as_markdown(comparison: Comparison) -> str:
     rows = [headings(comparison), *(cells(comparison, s, mark) for s in comparison.systems)]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
-    return "\n".join(lines) + "\n\n" + _caption(comparison) + "\n"
+    notes = "".join(f"- {note}\n" for note in comparison.notes)
+    return "\n".join(lines) + f"\n\n{_caption(comparison)}\n" + (f"\n{notes}" if notes else "")
 
 
 def as_latex(comparison: Comparison) -> str:
@@ -87,6 +88,8 @@ def as_latex(comparison: Comparison) -> str:
             *(r"\toprule", head, r"\midrule", *body, r"\bottomrule"),
             r"\end{tabular}",
             rf"\caption{{{_latex(_caption(comparison))}}}",
+            r"\par\footnotesize\raggedright",
+            *(rf"{_latex(note)}.\par" for note in comparison.notes),
             r"\end{table}",
             "",
         ]
@@ -182,7 +185,7 @@ def _caption(comparison: Comparison) -> str:
             "best in bold and second underlined where the difference exceeds two standard errors, "
             "in italics what is not told apart from the best"
         )
-    return "; ".join(filter(None, [what, marks, *comparison.notes])) + "."
+    return "; ".join(filter(None, [what, marks])) + "."
 
 
 def _latex(text: str) -> str:

@@ -14,7 +14,7 @@ from mvflow.inference.product import (
     into_ball,
 )
 from mvflow.inference.sir import SIR
-from mvflow.inference.target import Draws, Guidable, Sampler, Target
+from mvflow.inference.target import Draws, DrawsWithDensity, Guidable, Sampler, Target
 
 __all__ = [
     "SIR",
@@ -23,6 +23,7 @@ __all__ = [
     "Diagnostics",
     "Divisor",
     "Draws",
+    "DrawsWithDensity",
     "Guidable",
     "HMCSampler",
     "IndependentChains",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.distributions import Distribution
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from mvflow.core.parts import Part
 from mvflow.inference.diagnostics import Diagnostics
 
-__all__ = ["Draws", "Guidable", "Sampler", "Target"]
+__all__ = ["Draws", "DrawsWithDensity", "Guidable", "Sampler", "Target"]
 
 
 class Draws(NamedTuple):
@@ -68,6 +68,15 @@ class Guidable(Protocol):
 
     def guided(self, weight: float) -> Distribution:
         """Draws that follow what is observed more than the posterior does; with 0 its own."""
+        ...
+
+
+@runtime_checkable
+class DrawsWithDensity(Protocol):
+    """A distribution whose densities cost much, but those of its own draws nothing more."""
+
+    def sample_with_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+        """Draws, and their log-densities."""
         ...
 
 

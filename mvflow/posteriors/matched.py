@@ -15,8 +15,10 @@ from mvflow.posteriors.velocity import ConditionalVelocity, path_time
 
 __all__ = ["GuidedFlow", "MatchedFlow"]
 
-POINTS = 16_384
-"""Values of z that are carried at once."""
+POINTS = {"cpu": 4096}
+"""Values of z that are carried at once, by device, so that a processor's caches hold them."""
+MANY_POINTS = 16_384
+"""Of other devices."""
 
 
 class _Flow(Distribution):
@@ -47,7 +49,7 @@ class _Flow(Distribution):
         """
         noise = self._noise(mask.shape)
         condition = self._condition.expand(*mask.shape, -1)[mask]
-        points = zip(noise[mask].split(POINTS), condition.split(POINTS), strict=True)
+        points = zip(*(x.split(self._points) for x in (noise[mask], condition)), strict=True)
         out = noise.clone()
         out[mask] = torch.cat([self._carried(at, given) for at, given in points])
         return out
@@ -64,10 +66,14 @@ class _Flow(Distribution):
         shift, spread = self._moments
         return shift + spread * heun(self._velocity(condition), noise, self._times)
 
+    @property
+    def _points(self) -> int:
+        return POINTS.get(self._moments[0].device.type, MANY_POINTS)
+
     def _chunks(self, values: Tensor) -> Iterator[Tensor]:
         """Values (..., rows, latent) with one leading dimension, so many at once."""
         flat = values.reshape(-1, *self.batch_shape, *self.event_shape)
-        return iter(flat.split(max(1, POINTS // max(1, self.batch_shape.numel()))))
+        return iter(flat.split(max(1, self._points // max(1, self.batch_shape.numel()))))
 
 
 class MatchedFlow(_Flow):
@@ -121,18 +127,33 @@ class MatchedFlow(_Flow):
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         shift, spread = self._moments
         at = ((value - shift) / spread).expand(*shape, -1)
+        ways = [self._gathered(z, self._times[::-1]) for z in self._chunks(at)]
+        log_probs = [standard_normal_log_prob(noise) + change for noise, change in ways]
+        return torch.cat(log_probs).reshape(shape) - spread.log().sum()
+
+    def sample_with_log_prob(self, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+        """Draws and their log-densities, for the price of the densities alone.
+
+        Returns:
+            sample_shape + (rows, latent) and sample_shape + (rows,).
+        """
+        noise = self._noise(torch.Size(sample_shape) + self.batch_shape)
+        shift, spread = self._moments
+        ways = [self._gathered(part, self._times) for part in self._chunks(noise)]
+        z, change = (torch.cat(of) for of in zip(*ways, strict=True))
+        log_prob = standard_normal_log_prob(noise) - change.reshape(noise.shape[:-1])
+        return shift + spread * z.reshape(noise.shape), log_prob - spread.log().sum()
+
+    def _gathered(self, start: Tensor, times: list[float]) -> tuple[Tensor, Tensor]:
+        """Where points come to along the velocity, and the integral of its divergence."""
 
         def slopes(t: float, state: Tensor) -> Tensor:
             time = state.new_tensor(t)
             both = self._network.with_divergence(time, state[..., :-1], self._condition)
             return torch.cat([both[0], both[1][..., None]], -1)
 
-        times, parts = self._times[::-1], []
-        for z in self._chunks(at):
-            start = torch.cat([z, torch.zeros_like(z[..., :1])], -1)
-            end = heun(slopes, start, times)  # the divergence is gathered with the sign of dt
-            parts.append(standard_normal_log_prob(end[..., :-1]) + end[..., -1])
-        return torch.cat(parts).reshape(shape) - spread.log().sum()
+        end = heun(slopes, torch.cat([start, torch.zeros_like(start[..., :1])], -1), times)
+        return end[..., :-1], end[..., -1]
 
     def _velocity(self, condition: Tensor) -> Callable[[float, Tensor], Tensor]:
         return lambda t, z: self._network(z.new_tensor(t), z, condition)

@@ -15,7 +15,7 @@ from zuko.distributions import DiagNormal
 
 from mvflow.config import Config, Later, Share, Training, config_from_dict
 from mvflow.core import LatentSpace, Observed
-from mvflow.inference import Target
+from mvflow.inference import DrawsWithDensity, Target
 from mvflow.stages import CachedColumn, Losses, Rows, StageSpec
 from mvflow.systems.annealing import BetaTraining
 from mvflow.systems.base import LearnedPrior, System, require_all_present
@@ -154,12 +154,15 @@ class JointEncoderSystem(System):
     def proposals(self, observed: Observed) -> Sequence[Distribution]:
         """q(z|X) given all modalities, else the posterior of each alone.
 
-        A masked joint encoder proposes of any subset.
+        A masked joint encoder proposes of any subset. Where densities cost much, the posterior
+        of all that is observed stands for those of each alone.
         """
         if len(observed.x) == len(self.modalities):
             return [self.encode(observed)]
-        experts = [self.combine(observed.only((name,))) for name in sorted(observed.x)]
         masked = [self.encode(observed)] if self.joint.is_masked else []
+        if isinstance(posterior := self.combine(observed), DrawsWithDensity):
+            return [*masked, posterior]
+        experts = [self.combine(observed.only((name,))) for name in sorted(observed.x)]
         return [*masked, *(q for q in experts if isinstance(q, Distribution))]
 
     def decode(

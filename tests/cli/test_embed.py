@@ -96,3 +96,26 @@ def test_gaps_and_named_rows_are_taken_as_impute_takes_them(mvflow, refused, cel
     found = mvflow(*words, "--missing", "row", *into)
     assert found.code == 0, found
     assert np.isfinite(anndata.read_h5ad(tmp_path / "into.h5ad").obsm["X_mvflow"]).all()
+
+
+def test_rows_of_which_nothing_is_given_are_nan_and_named_as_in_python(mvflow, cells, tmp_path):
+    from mvflow.estimators import load
+    from mvflow.runs import RunDirectory
+
+    rows = anndata.read_h5ad(cells / "rna.h5ad")[:9].copy()
+    table = rows.to_df()
+    table.iloc[[4, 7]] = np.nan
+    table.to_csv(tmp_path / "rna.csv")
+    rows.write_h5ad(tmp_path / "into.h5ad")
+    given = ("--given", f"rna={tmp_path}/rna.csv", "--missing", "row", "--n", 4)
+    found = mvflow("embed", cells / "run", *given, "--into", tmp_path / "into.h5ad")
+    assert found.code == 0, found
+    assert "2 of 9 rows lack rna and are NaN: 'cell4', 'cell7'" in found.out
+    made = anndata.read_h5ad(tmp_path / "into.h5ad").obsm
+    assert np.isnan(made["X_mvflow"]).any(1).nonzero()[0].tolist() == [4, 7]
+    model, units = load(cells / "run"), RunDirectory.open(cells / "run").units()["rna"]
+    x = np.ma.masked_invalid(units.apply(table.to_numpy()).astype(np.float32))
+    with pytest.warns(UserWarning, match=r"^rows 4, 7 have none of rna: the answer is NaN there$"):
+        both = model.transform({"rna": x}, n=4, return_std=True)
+    for key, expected in zip(("X_mvflow", "X_mvflow_sd"), both, strict=True):
+        np.testing.assert_allclose(made[key], expected, atol=1e-5)  # float32 networks

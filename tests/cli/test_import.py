@@ -64,6 +64,13 @@ def test_flat_images_are_shown_by_their_shape(mvflow, refused, here):
     assert "expected NAME=HEIGHTxWIDTH" in refused(*words, "table=2", code=2)
 
 
+@pytest.mark.bad_input
+def test_a_store_is_not_called_a_table(mvflow, refused, here):
+    for words in (("import", "out.csv", *WORDS), ("build", "toy", "out.csv", "--rows", "10")):
+        assert "name it out.h5" in refused("data", *words, code=2)
+    assert not (here / "out.csv").exists()
+
+
 def test_replaces_only_when_forced(mvflow, refused, here):
     words = ("data", "import", "out.h5", *WORDS)
     assert mvflow(*words).code == 0

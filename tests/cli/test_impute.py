@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mvflow_datasets import Store
+
 SETTINGS = (
     "joint.epochs=2",
     "flows.epochs=2",
@@ -62,7 +64,10 @@ def test_new_rows_are_filled_with_names_units_and_marks(mvflow, run, tables):
     ]
     assert 100 < filled["height"][:-1].mean() < 240  # centimetres, not standard deviations
     assert bool(filled.loc["p219", "unlike training"])
-    assert "rows are unlike those held out" in found.out
+    lines = " ".join(found.out.split())
+    with Store.open(tables / "own.h5") as store:
+        held_out = len(store["test"])
+    assert f"held out, as one in {held_out + 1} of good rows is, too" in lines
     assert "not calibrated" in found.out
 
 
@@ -165,7 +170,8 @@ def test_gaps_are_filled_in_the_units_of_the_files_and_all_else_stays(mvflow, ga
     }
 
 
-def test_rows_of_which_nothing_is_given_are_left_out_and_counted(mvflow, gaps, tables, tmp_path):
+def test_rows_of_which_nothing_is_given_stay_empty_and_are_named(mvflow, gaps, tables, tmp_path):
+    """As in Python, where they are NaN; the others are as they would be without them."""
     new = pd.read_csv(tables / "new-gaps-blood.csv", index_col=0)
     files = {"some": new.copy(), "kept": new.drop(new.index[[2, 5]])}
     files["some"].iloc[[2, 5]] = np.nan
@@ -175,10 +181,15 @@ def test_rows_of_which_nothing_is_given_are_left_out_and_counted(mvflow, gaps, t
         given, to = f"blood={tmp_path / name}.csv", tmp_path / f"{name}-filled.csv"
         done = mvflow("impute", gaps, "--given", given, "--out", to, "--n", 5)
         assert done.code == 0, done
-        out[name] = to.read_text()
-        note = f"2 of {len(new)} rows lack blood and are left out, the first is '{new.index[2]}'"
+        out[name] = pd.read_csv(to, index_col=0)
+        lacking = ", ".join(repr(n) for n in new.index[[2, 5]])
+        note = f"2 of {len(new)} rows lack blood and stay empty: {lacking}"
         assert (note in done.out) == (name == "some")
-    assert out["some"] == out["kept"]
+    assert out["some"].index.tolist() == new.index.tolist()
+    empty = out["some"].loc[new.index[[2, 5]]]
+    assert empty.drop(columns="unlike training").isna().all(axis=None)
+    assert not empty["unlike training"].any()
+    pd.testing.assert_frame_equal(out["some"].drop(empty.index), out["kept"])
 
 
 def test_a_column_may_name_the_rows_as_a_first_one_without_a_name_does(

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from mvflow.runs import RunDirectory, read_json
+from mvflow_cli.estimating import stage_seconds
+from mvflow_cli.jobs import Job
 from mvflow_cli.making import make_runs
+from mvflow_datasets import Store
 
 SHORT = (
     *("joint.epochs=1", "joint.steps_per_epoch=3", "flows.epochs=1", "flows.steps_per_epoch=1"),
@@ -112,6 +115,19 @@ def test_a_dry_run_says_how_much_there_is_to_do_and_leaves_nothing(mvflow, store
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_the_measured_steps_are_not_blamed_for_what_they_do_not_teach(store, tmp_path, caplog):
+    """A contrastive projector warns where it tells nothing apart, as after four steps."""
+    settings = ("system=jnf-shared", "projector=contrastive", "projectors.learning_rate=0.0001")
+    make_runs({"run": settings}, tmp_path, store, "toy")
+    with Store.open(store) as opened:
+        seconds = stage_seconds(
+            Job("run", tmp_path / "run", evaluate=False), opened["train"], "cpu"
+        )
+    assert seconds["projectors"] > 0
+    assert not caplog.records
+
+
 @pytest.mark.bad_input
 def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_path):
     start = ("reproduce", "figure2", "--out", tmp_path / "made")
@@ -127,6 +143,9 @@ def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_pat
     assert "--small is recipe toy" in refused(*where, "--small", "--recipe", "toy", code=2)
     assert "have no modality 'm0'" in refused(*where, "--recipe", "polymnist", code=1)
     assert "did you mean 'toy'" in refused(*where, "--recipe", "tony", code=2)
+    assert "did you mean 'circle'" in refused(*where, "--given", "circl", code=2)
+    some = ("--given", "circle", "--given", "square")
+    assert "none is left to generate" in refused(*where, *some, code=2)
     assert list(tmp_path.iterdir()) == []
 
 

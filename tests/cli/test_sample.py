@@ -169,13 +169,17 @@ def test_arrays_that_cannot_be_used(refused, trained, npy, tmp_path):
 
 
 def test_nothing_but_samples_is_replaced(refused, trained, store, tmp_path):
-    note = tmp_path / "note.txt"
+    note = tmp_path / "note"
     note.write_text("keep me")
     before = store.read_bytes()
     for path in (note, store, tmp_path):
         assert "is not a file of samples" in refused("sample", trained, "--out", path, code=2)
     assert note.read_text() == "keep me"
     assert store.read_bytes() == before
+    table = tmp_path / "a.csv"
+    assert f"name it {table.with_suffix('.h5')}" in refused(
+        "sample", trained, "--out", table, code=2
+    ).replace("\n", " ")
 
 
 def test_a_full_disk_leaves_the_old_file(mvflow, refused, trained, tmp_path, monkeypatch):

@@ -183,13 +183,13 @@ def test_groups_are_the_connected_components_of_what_rows_have_together(has):
     if count == 1:
         seen.check()
     else:
-        with pytest.raises(DataError, match=r"^(no row has modality|nothing links) "):
+        with pytest.raises(DataError, match=r"^(no row has (modality|any of)|nothing links) "):
             seen.check()
 
 
 A = np.ones((3, 2))
 REFUSED = {
-    r"^row 1 has no modality: leave out rows of which nothing is known \(there are 2\)$": {
+    r"^rows 1, 2 have no modality: leave out rows of which nothing is known$": {
         "a": [True, False, False],
         "b": [True, False, False],
     },
@@ -213,6 +213,28 @@ def test_what_is_present_must_be_usable_and_its_row_is_named():
     x = {"a": np.array([[1.0], [2.0], [np.nan]]), "b": A}
     with pytest.raises(DataError, match=r"^modality 'a', row 2 contains nan"):
         ArraySource(x, present={"a": np.array([False, True, True])})
+
+
+@pytest.mark.bad_input
+def test_all_that_is_absent_everywhere_is_named_up_to_ten():
+    with pytest.raises(DataError, match=r"^no row has any of the modalities 'b', 'd': leave them"):
+        Presence(tuple("abcd"), {("a", "c"): 2}).check()
+    mask = np.zeros((3, 14), bool)
+    mask[1, [0, 5]] = True
+    absent = [(i,) for i in range(14) if i not in (0, 5)]
+    told = re.escape(f"{str(absent[:10])[1:-1]} and 2 more")
+    x = {"a": np.zeros((3, 14)), "b": np.zeros((3, 2))}
+    with pytest.raises(
+        DataError,
+        match=rf"^modality 'a': no row has the values at {told}; modality 'b': no row has the "
+        r"value at \(1,\): leave them out, or add rows that have them$",
+    ):
+        check_every_value(
+            ArraySource(x, present={"a": mask, "b": np.arange(6).reshape(3, 2) % 2 < 1})
+        )
+    rows = np.arange(13) < 1
+    with pytest.raises(DataError, match=r"^rows 1, 2, .*, 10 and 2 more have no modality"):
+        ArraySource({"a": np.ones((13, 1))}, present={"a": rows})
 
 
 @pytest.mark.bad_input

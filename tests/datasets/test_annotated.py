@@ -167,6 +167,8 @@ def test_written_by_the_present_mudata(tmp_path):
     for labels in ("batch", "x:kind", "rna/kind"):
         wanted = Wanted({"omics": str(path)}, labels=f"{path}:{labels}")
         done = import_data(tmp_path / "out.h5", wanted)
+    with pytest.raises(MvflowError, match="did you mean 'rna/kind'"):
+        import_data(tmp_path / "no.h5", Wanted({"omics": str(path)}, labels=f"{path}:rna_kind"))
     assert "dropped rows without a partner: 5 of omics-rna" in " ".join(done.understood)
     with Store.open(tmp_path / "out.h5") as store:
         assert [m.name for m in store.modalities] == ["omics-adt", "omics-rna"]

@@ -440,6 +440,8 @@ def save_bad_tables(here):
     (here / "hole.csv").write_text("a,b\n1,2\n3,\n")
     (here / "na.csv").write_text("a,b\n1,2\n3,4\n5,NA\n")
     (here / "word.csv").write_text("a,b\n1,2\nx,4\n")
+    people = [f"p{i},{'fm'[i % 2]},{i + 0.5}" for i in range(ROWS)]
+    (here / "mixed.csv").write_text("\n".join([",sex,dose", *people]))
     (here / "latin.csv").write_bytes("a,b\n1,é\n".encode("latin-1"))
     (here / "header.csv").write_text("a,b\n")
     (here / "void.csv").touch()
@@ -504,6 +506,11 @@ REFUSED = {
     "void.csv is empty": {"modalities": {"a": "void.csv"}},
     "big.csv, line 2, column 'b' is 1e400": {"modalities": {"a": "big.csv"}},
     "late.csv, line 6, column 'kind' is missing ('NA')": {"modalities": {"a": "late.csv"}},
+    "column 'dose' contains 0.5: expected counts": {
+        "modalities": {"a": "mixed.csv"},
+        "likelihoods": {"a:dose": "poisson"},
+    },
+    "did you mean 'sex'? Known: dose, sex": {"modalities": {"a": "mixed.csv:sez"}},
     "unknown column 'c'": {"modalities": {"a": "word.csv:b,c"}},
     "names a column twice": {"modalities": {"a": "word.csv:b,b"}},
     "folder hollow has no images": {"modalities": {"a": "hollow"}},

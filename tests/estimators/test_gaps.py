@@ -132,6 +132,36 @@ def test_rows_with_gaps_are_compared_by_what_they_have(model, rows, present):
     assert model.unlike(far, reference)[has_a].all()
 
 
+def test_rows_of_which_nothing_is_given_are_nan_and_change_no_others(model, rows, present):
+    """In imputed values and in means of z, with one warning that names them."""
+    x = {n: v[:12] for n, v in marked(rows, present).items()}
+    x["a"][[2, 5]] = x["b"][[2, 5]] = np.nan
+    x["c"][[2, 5]] = np.ma.masked
+    x["c"].mask[3] = True  # so that c has to be filled in elsewhere, too
+    kept = np.array([i not in (2, 5) for i in range(12)])
+    names = r"^rows 2, 5 have none of a, b, c: the answer is NaN there$"
+    with pytest.warns(UserWarning, match=names):
+        found = model.impute(x, n=5)
+    expected = model.impute({n: v[kept] for n, v in x.items()}, n=5)
+    for name, made in found.items():
+        assert made.absent[~kept].all()
+        for field in ("mean", "low", "high", "absent"):
+            values, known = getattr(made, field), getattr(expected[name], field)
+            if known is not None:
+                np.testing.assert_array_equal(values[kept], known)
+                assert field == "absent" or np.isnan(values[~kept]).all()
+        np.testing.assert_array_equal(made.draws[:, kept], expected[name].draws)
+        empty = made.draws[:, ~kept]
+        assert (empty == -1).all() if name == "c" else np.isnan(empty).all()
+    hidden = {n: np.ma.masked_invalid(v) if n != "c" else v for n, v in x.items()}
+    with pytest.warns(UserWarning, match=names):
+        means, deviations = model.transform(hidden, n=5, return_std=True)
+    known = model.transform({n: v[kept] for n, v in hidden.items()}, n=5, return_std=True)
+    for values, of in ((means, known[0]), (deviations, known[1])):
+        np.testing.assert_array_equal(values[kept], of)
+        assert np.isnan(values[~kept]).all()
+
+
 @pytest.mark.bad_input
 def test_what_cannot_be_filled_is_one_sentence(model, rows, present):
     complete = {n: x[TEST] for n, x in rows.items()}
@@ -140,8 +170,10 @@ def test_what_cannot_be_filled_is_one_sentence(model, rows, present):
     with pytest.raises(UsageError, match="modality 'c' is both given and to be imputed"):
         model.impute({**marked(rows, present), "c": complete["c"]}, targets=["c"])
     nothing = np.full((3, 4), np.nan)
-    with pytest.raises(UsageError, match="row 0 has none of a: leave out rows of which nothing"):
-        model.impute({"a": nothing})
+    hidden = np.ma.masked_invalid(nothing)
+    for call in (model.impute, model.transform):
+        with pytest.raises(UsageError, match="^none of 3 rows has a: give rows that do$"):
+            call({"a": nothing if call == model.impute else hidden})
     with pytest.raises(UsageError, match="what is given is a list: expected a dict from modality"):
         model.impute([1.0])
     short = {"epochs": 1}

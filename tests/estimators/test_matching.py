@@ -19,6 +19,11 @@ def model(request, small):
 
 
 @pytest.fixture(scope="module")
+def plain(small):
+    return small.estimator(JNF, 3, subset=MATCHING).fit(small.data(3)[0], seed=0)
+
+
+@pytest.fixture(scope="module")
 def x(small):
     return {n: v[:4] for n, v in small.data(3)[0].items()}
 
@@ -77,6 +82,28 @@ def test_other_rules_and_systems_refuse_guidance(fitted, x):
 
     with pytest.raises(UsageError, match="has no guidance"):
         plain.with_guidance(1.0)
+
+
+@pytest.mark.parametrize("given", [("m0",), ("m0", "m2")])
+def test_few_draws_estimate_likelihoods_without_bias(plain, x, given):
+    """The mean of many estimates of p(x_t|x_S) is the integral of q(z|x_S) p(x_t|z) on a grid."""
+    axis = np.linspace(-7, 7, 61, dtype=np.float32)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 1, 2)
+    z = np.broadcast_to(grid, (len(grid), 2, 2))
+    seen, scored = {n: x[n][:2] for n in given}, {"m1": x["m1"][:2]}
+    log_p = plain.posterior_log_prob(z, seen) + plain.predictive(z, scored).log_prob["m1"]
+    # smooth densities that vanish at both ends are summed exactly
+    exact = np.exp(log_p).sum(0) * float(axis[1] - axis[0]) ** 2
+    seen, scored = ({n: np.tile(v, (200, 1)) for n, v in of.items()} for of in (seen, scored))
+    found = np.exp(plain.log_likelihood(scored, given=seen, n=8)).reshape(200, 2)
+    error = found.std(0, ddof=1) / np.sqrt(len(found))
+    assert (np.abs(found.mean(0) - exact) < 4 * error + 0.02 * exact).all()  # the solver's 0.02
+
+
+def test_densities_are_solved_for_given_a_subset_alone(plain, x, fitted):
+    assert plain.solves_densities({"m0": x["m0"]})
+    assert not plain.solves_densities(x)  # q(z|X)
+    assert not fitted(JNF, 3).solves_densities({"m0": x["m0"]})
 
 
 def test_calibration_says_that_guided_draws_are_not_posterior_draws(small):

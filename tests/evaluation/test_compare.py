@@ -131,6 +131,32 @@ def test_how_much_was_drawn_to_measure_makes_no_other_system(runs):
     assert compare([*runs, more]).systems[0].seeds == (0, 1, 2)
 
 
+def test_a_split_smaller_than_asked_for_and_its_repeats_are_stated():
+    """50,000 images are the paper's; fewer bias a distance, and so do items that repeat."""
+    distinct = {"mnist": 1000, "svhn": 203}
+    of = {"of": "mnist-svhn-paper", "distinct": distinct, "sets": ["evaluation.prior_draws=7000"]}
+    found = compare([run("jnf", seed, NUMBERS, **of) for seed in (0, 1)])
+    told = [note for note in found.notes if note.startswith("Fréchet distances")]
+    assert told == [
+        "Fréchet distances (autoencoder): 100 generated rows, joint ones 7,000, against 500 real "
+        "ones, some of which are conditioned on; 50,000 rows were asked for and there are 1,000, "
+        "each taken once; 1,000 rows repeat items: different ones are 203 svhn"
+    ]
+    assert told[0] in as_markdown(found)
+    assert "50,000 rows were asked for" in as_latex(found)
+    enough = run("jnf", 0, NUMBERS, of="mnist-svhn-paper", sets=["evaluation.rows=1000"])
+    told = next(note for note in compare([enough]).notes if note.startswith("Fréchet distances"))
+    assert "asked for" not in told
+    assert "repeat" not in told
+
+
+def test_joint_distances_of_different_numbers_of_draws_are_not_compared():
+    some = [run("jnf", 0, NUMBERS), run("cl", 0, NUMBERS, sets=["evaluation.prior_draws=77"])]
+    found = compare(some)
+    assert not [m for m in found.measures if m.key.startswith("frechet/")]
+    assert [note for note in found.notes if "different numbers of rows" in note]
+
+
 def test_of_parts_of_different_kinds_a_label_has_the_kinds():
     kinds = ("product", "amortised")
     sets = [[f"subset={kind}", *extra] for kind in kinds for extra in ([], ["joint.beta=9"])]
@@ -282,14 +308,15 @@ def test_columns_are_numbers_of_observed_modalities_of_more():
 
 def test_markdown(runs):
     text = as_markdown(compare(runs))
-    head, rule, first, second, third, _, caption = text.splitlines()
+    head, rule, first, second, third, _, caption, _, *notes = text.splitlines()
     assert len({line.count("|") for line in (head, rule, first, second, third)}) == 1
     assert first.startswith("| JNF, posterior maf | 2 | *0.400 ± 0.141* | *0.700 ± 0.141* |")
     assert "| *0.800 ± 0.010* |" in second
     assert "| **1.00 ± 0.00** |" not in second
     assert "−100.0" in third
     assert caption.startswith("Mean ± standard deviation over seeds; best in bold")
-    assert "classifiers on real test rows: mnist 0.990, svhn 0.850" in caption
+    assert all(note.startswith("- ") for note in notes)
+    assert "- accuracy of the classifiers on real test rows: mnist 0.990, svhn 0.850" in notes
 
 
 def test_latex(runs):
@@ -359,7 +386,7 @@ def test_caveats_of_data_recipe_and_drawing_are_in_every_form_of_the_table():
     said = [
         "data: mnist-svhn (SVHN subset (8,001 digits))",
         "JNF: recipe: mnist-svhn-small, a small one",
-        "joint: epochs 25 (200)",
+        "joint.epochs 25 (200)",
         "product over the aggregated posterior, within the ball of the latents, drawn by hmc",
         "product over the prior once (F.3), no ball, drawn by sir",
     ]
@@ -371,16 +398,37 @@ def test_caveats_of_data_recipe_and_drawing_are_in_every_form_of_the_table():
     assert all(words.removeprefix("JNF: ") in listed for words in said)
 
 
+def test_caveats_are_said_once_with_those_that_they_are_of():
+    from mvflow.evaluation.caveats import DEPARTURES
+    from mvflow.evaluation.compare import ComparedSystem, _caveats
+
+    said = {
+        "A": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}b 1 (2)"],
+        "B": ["x", f"{DEPARTURES}a 1 (2)", "y"],
+        "C": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}b 1 (2)", "y"],
+        "D": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}c 1 (2)", "y"],
+    }
+    systems = [ComparedSystem(name, (0,), {}, {}, tuple(of)) for name, of in said.items()]
+    assert _caveats(systems) == [
+        "x",
+        f"{DEPARTURES}a 1 (2)",
+        f"A and C: {DEPARTURES}b 1 (2)",
+        "all but A: y",
+        f"D: {DEPARTURES}c 1 (2)",
+    ]
+    same = [f"{DEPARTURES}{n}" for n in "pq"]
+    both = [ComparedSystem(name, (0,), {}, {}, tuple(same)) for name in "AB"]
+    assert _caveats(both) == [f"{DEPARTURES}p, q"]
+
+
 def test_a_fid_says_of_how_many_images_it_is_and_how_many_are_repeats():
     raw = evaluation(*NUMBERS, networks=("inception-v3",)) | {"facts": FACTS["jnf"]}
     raw["distinct"] = {"mnist": 900, "svhn": 40}
     config = config_from_dict(recipe("mnist-svhn-paper"))
-    (note,) = (
-        n
-        for n in compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")]).notes
-        if n.startswith("FID")
-    )
-    assert "100 generated rows against 500 real ones" in note
+    found = compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")])
+    (note,) = (n for n in found.notes if "(FID)" in n)
+    assert "100 generated rows" in note
+    assert "against 500 real ones" in note
     assert "900 mnist, 40 svhn" in note
 
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from mvflow.config import config_from_dict, recipe
 from mvflow.core import UsageError
 from mvflow.evaluation.published import published
-from mvflow.evaluation.reproductions import RunSpec, reproduction, reproductions, select_beta
+from mvflow.evaluation.reproductions import (
+    GridSpec,
+    RunSpec,
+    reproduction,
+    reproductions,
+    select_beta,
+    variants,
+)
 from mvflow.metrics import Estimate
 
 
@@ -116,3 +123,38 @@ def test_what_cannot_be_made_is_said():
         reproduction("table1").recipe("toy")
     with pytest.raises(UsageError, match="did you mean 'JNF'"):
         reproduction("table1").runs("mnist-svhn", [0], ["JFN"])
+    for some, said in (
+        (["m7"], "unknown modality 'm7'"),
+        (["m0", "m0"], "names 'm0' twice"),
+        (["m0", "m1", "m2"], "none is left to generate"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            reproduction("figure-d9").shown(["m0", "m1", "m2"], some)
+    with pytest.raises(UsageError, match="table1 shows no samples: --given is for figure2"):
+        reproduction("table1").shown(["mnist", "svhn"], ["mnist"])
+
+
+def test_a_figure_shows_what_the_paper_conditions_on_or_any_other_subset():
+    five, three = ([f"m{i}" for i in range(n)] for n in (5, 3))
+    d10 = reproduction("figure-d10")
+    assert d10.shown(five) == [GridSpec(("m1", "m2", "m3", "m4"), "m0")]  # D.10 of the paper
+    assert d10.shown(three) == [GridSpec(("m1", "m2"), "m0")]
+    d9 = reproduction("figure-d9")
+    assert d9.shown(five) == [GridSpec(("m0", "m1"), None)]
+    assert d9.shown(five, ["m4", "m2"]) == [GridSpec(("m4", "m2"), None)]
+    rows = [(g.given, g.target) for g in reproduction("figure3").shown(["mnist", "svhn"])]
+    assert (("svhn",), "svhn") in rows
+
+
+def test_a_setting_that_some_systems_have_changes_these_alone():
+    """Without any system that has it, it stays, so that making the runs says what is wrong."""
+    runs = reproduction("table1").runs("mnist-svhn", [0, 1], ["MoPoE", "JNF", "JMVAE"], [1.0])
+    made = variants(runs, ["flows.epochs=3", "joint.epochs=2", "joint.warmup=0.1"])
+    for run in runs:
+        words = made[run.name]
+        config_from_dict(recipe("mnist-svhn-small", words))
+        assert words[-len(run.assignments) :] == list(run.assignments)
+        assert "joint.epochs=2" in words
+        assert ("flows.epochs=3" in words) == (run.system == "JNF")
+        assert ("joint.warmup=0.1" in words) == (run.system == "JMVAE")
+    assert "flws.epochs=3" in variants(runs, ["flws.epochs=3"])[runs[0].name]

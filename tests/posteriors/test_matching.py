@@ -116,6 +116,19 @@ def test_the_density_is_that_of_the_noise_by_change_of_variables():
     np.testing.assert_allclose(q.log_prob(z)[:, 0], expected, atol=1e-3)
 
 
+def test_draws_come_with_the_densities_that_they_have():
+    """The draws of `sample`, and to the error of the solver the densities of `log_prob`."""
+    q = flow(2, rows=3, steps=128)
+    made = []
+    for draw in (lambda: (q.sample((40,)), None), lambda: q.sample_with_log_prob((40,))):
+        with own_generator(0, "draws"):
+            made.append(draw())
+    (z, _), (same, found) = made
+    torch.testing.assert_close(same, z, rtol=1e-12, atol=1e-12)
+    assert found.shape == (40, 3)
+    torch.testing.assert_close(found, q.log_prob(z), rtol=0, atol=1e-3)  # of the order 1/128^2
+
+
 def test_draws_and_densities_err_by_the_square_of_the_step():
     z = torch.randn(50, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     exact = flow(2, steps=512)

@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
+from matplotlib.textpath import TextPath
 
 from mvflow import ArraySource, Modality
 from mvflow.core import UsageError
+from mvflow.evaluation.compare import ComparedSystem, Comparison
+from mvflow.evaluation.reproductions import reproduction
+from mvflow.metrics import Estimate
 from mvflow.report.figures.canvas import DARK, as_svg, new_figure, style
 from mvflow.report.figures.charts import loss_limits
+from mvflow.report.figures.comparison import comparison_figure
 from mvflow.report.figures.grids import Strip, row_grid
 from mvflow.report.figures.latent import LatentScatter, density_levels
-from mvflow.report.figures.sheet import TILE, Sheet, plot_spec
+from mvflow.report.figures.sheet import FONT_SIZE, TILE, Sheet, plot_spec
 from mvflow.report.sections.samples import choose_rows
 
 
@@ -36,6 +41,55 @@ def test_labels_end_before_the_pictures_begin(label):
         extent = axes.texts[0].get_window_extent()
     first = np.flatnonzero(axes.images[0].get_array()[..., 3].any(0))[0]
     assert 0 < extent.x1 * 2 < first  # two pixels of the sheet to one of the page
+
+
+def test_no_letter_of_a_label_is_cut():
+    """A J reaches to the left of where it is placed."""
+    modality, values = Modality("a", (4, 4)), np.ones((1, 4, 4), np.float32)
+    (label,) = row_grid([Strip("JMVAE", plot_spec(modality, values), values)]).axes[0].texts
+    ink = TextPath((0, 0), "JMVAE", size=FONT_SIZE).get_extents().x0 * 200 / 72  # sheet's pixels
+    assert ink < 0
+    assert label.get_position()[0] + ink > 0
+
+
+@pytest.fixture
+def compared():
+    """All systems of Table 2 with two seeds."""
+    keys = ("coherence/joint", "coherence/observed/1", "coherence/observed/2")
+    keys += tuple(key.replace("coherence", "frechet/autoencoder") for key in keys)
+    return Comparison(
+        tuple(
+            ComparedSystem(
+                name,
+                (0, 1),
+                {k: [Estimate(0.1 * i + seed, 0.07) for seed in (0, 1)] for k in keys},
+            )
+            for i, name in enumerate(reproduction("table2").systems)
+        ),
+        (),
+        "",
+        (),
+    )
+
+
+def test_every_system_of_the_largest_table_has_its_own_colour_and_marker(compared):
+    conditional, _, _ = comparison_figure(compared).axes
+    shown = [line for line in conditional.lines if not line.get_label().startswith("_")]
+    assert [line.get_label() for line in shown] == [s.label for s in compared.systems]
+    assert len({line.get_color() for line in shown}) == len(compared.systems)
+    assert len({line.get_marker() for line in shown}) == len(compared.systems)
+
+
+def test_every_point_has_its_error_and_the_mean_over_autoencoders_its_name(compared):
+    *conditional, joint = comparison_figure(compared).axes
+    count = len(compared.systems)
+    for axes, bars in ((conditional[0], count), (conditional[1], count), (joint, 2 * count)):
+        segments = [c.get_segments() for c in axes.collections]
+        assert len(segments) == bars  # of the joint one across and up
+        assert all(np.ptp(np.array(s), axis=1).max() > 0.1 for s in segments)
+    assert conditional[1].get_ylabel() == "MFD"
+    assert joint.get_xlabel().startswith("MFD")
+    assert all(len(line.get_xdata()) == 2 for line in joint.lines)  # a dot for each seed
 
 
 def test_limits_hold_nearly_all_rows_on_one_scale():

@@ -56,11 +56,13 @@ def build(
     """
     from mvflow.core import UsageError
     from mvflow_datasets import Store, find_builder
+    from mvflow_datasets.hdf5 import check_hdf5_name
 
     (name, path), extra = _divided([name, out, *context.args])
     builder = find_builder(name)
     parameters = dict(_assigned(text) for text in settings or []) | extra
     _check_known(builder, parameters)
+    check_hdf5_name(Path(path), "a store is")
     if Path(path).exists() and not force:
         msg = f"{path} exists already: add --force to replace it"
         raise UsageError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,7 +82,10 @@ def read_observations(at: Reference, options: ReadOptions | None = None) -> Raw:
         keys = _names(at, group, "obs")
         if column in {"", "obs_names"}:
             return Raw(keys, keys=keys)
-        values = pd.Series(_column(at, _group(at, group, "obs"), column))
+        obs = _group(at, group, "obs")
+        of_parts = file["mod"] if group is file and "mod" in file else {}
+        beside = [f"{m}/{c}" for m in of_parts for c in _columns(_group(at, of_parts[m], "obs"))]
+        values = pd.Series(_column(at, obs, column, beside))
     if len(values) != len(keys):
         msg = f"{at} has {len(values)} values, but there are {len(keys)} obs_names"
         raise DataError(msg)
@@ -185,9 +188,15 @@ def _names(at: Reference, group: Any, axis: str) -> NDArray[np.str_]:
     return key_texts(texts, f"{at.path}, obs_names") if axis == "obs" else texts
 
 
-def _column(at: Reference, obs: Any, column: str) -> Any:
-    known = [name for name in obs if not name.startswith("_")]
-    if column not in known:
+def _columns(obs: Any) -> list[str]:
+    index = str(obs.attrs["_index"])
+    return [name for name in obs if not name.startswith("_") and name != index]
+
+
+def _column(at: Reference, obs: Any, column: str, beside: Sequence[str] = ()) -> Any:
+    """A column of `obs`; `beside` are names of others, which may be meant."""
+    if column not in obs or column.startswith("_"):
+        known = [*_columns(obs), *beside]
         raise DataError(f"{at.path}: {unknown_name('column of obs', column, known)}")
     if "__categories" in obs:  # before anndata 0.8 they lie beside the columns
         return _read(at, obs)[column]

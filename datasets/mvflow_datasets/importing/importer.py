@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mvflow import __version__
 from mvflow.core import COVARIATES, Modality, UsageError, check_image_shapes, unknown_name
+from mvflow_datasets.hdf5 import check_hdf5_name
 from mvflow_datasets.importing.annotated import modalities_of
 from mvflow_datasets.importing.covariates import KINDS, covariate_of, describe_covariate
 from mvflow_datasets.importing.decided import Decided
@@ -116,6 +117,7 @@ def import_data(path: str | Path, wanted: Wanted) -> Imported:
         >>> done.understood[-1]
         'train 40 rows, validation 5 rows, test 5 rows'
     """
+    check_hdf5_name(Path(path), "a store is")
     places = _places(wanted)
     facts = {n: Reference.parse(t) for n in FACTS if (t := getattr(wanted, n)) is not None}
     facts |= _covariate_places(wanted, places)

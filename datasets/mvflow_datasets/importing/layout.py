@@ -118,8 +118,8 @@ def guess_layout(path: Path, options: ReadOptions) -> TableLayout:
     if options.separator is None:
         guesses.append(f"{path}: cells are separated by {SEPARATORS[separator]} (--separator)")
     if options.header is None:
-        first_names = [name for name in names if name][:4]
-        shown = ", ".join(first_names) + ("..." if len(names) > 4 else "")
+        named = [name for name in names if name]
+        shown = ", ".join(named[:4]) + ("..." if len(named) > 4 else "")
         said = f"names the columns ({shown}): {reason}" if reason else "is data: it has no header"
         guesses.append(f"{path}: line {records[0][0]} {said} (--header)")
     row_names = _row_names(path, names, options)

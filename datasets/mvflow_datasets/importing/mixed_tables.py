@@ -109,6 +109,12 @@ def _settings(
         msg = f"{what} holds texts: a {kind} likelihood needs numbers, categorical takes texts"
         raise DataError(msg)
     part = registry("likelihoods").load(kind)
+    if not part.is_location:
+        made = Modality("column", (1,), kind).likelihood_part
+        is_bad = ~made.is_valid(values[:, None], (1,))
+        if is_bad.any():
+            msg = f"{what} contains {values[is_bad[:, 0]][0]:g}: {made.expects((1,))}"
+            raise DataError(msg)
     return {"kind": kind, **({"scale": "learned"} if "scale" in part.model_fields else {})}
 
 

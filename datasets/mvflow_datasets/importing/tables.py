@@ -101,7 +101,7 @@ def _chosen(at: Reference, table: Table, without: Collection[str]) -> list[str]:
     chosen = split_names(at.part, table.known)
     for name in chosen:
         if name not in table.known:
-            known = table.known
+            known = [each for each in table.known if each]  # a first column may have none
             what = unknown_name("column", name, known)
             if len(known) > 20:
                 what = f"unknown column {name!r}: the columns are {_few(known)}"

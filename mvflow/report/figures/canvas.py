@@ -17,6 +17,7 @@ __all__ = [
     "INK",
     "LINE",
     "MUTED",
+    "POINTS",
     "WRONG",
     "as_png",
     "as_svg",
@@ -26,15 +27,25 @@ __all__ = [
 ]
 
 INK, MUTED, LINE, GROUND, WRONG = "#1f2933", "#66727f", "#dfe3e8", "#f2f3f4", "#e0202b"
-DARK = {INK: "#e4e8ec", MUTED: "#9ba8b5", LINE: "#333c46", GROUND: "#20272f"}
-"""Colours that a page in dark mode exchanges."""
-ENTRY_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
-"""Okabe and Ito's palette, safe for colour-blind readers."""
+ENTRY_COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9",
+    "#d55e00", "#8c8c8c", "#6a3d9a", "#8b5a2b",
+)  # fmt: skip
+"""Okabe and Ito's palette, safe for colour-blind readers, with two more: a table of the paper has
+nine systems."""
 CLASS_COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 """Petroff's ten colours, chosen for accessibility."""
+DARK = {
+    INK: "#e4e8ec", MUTED: "#9ba8b5", LINE: "#333c46", GROUND: "#20272f",
+    "#0072b2": "#2f93d1", "#bd1f01": "#ee5a3c", "#832db6": "#b372dd",
+    "#6a3d9a": "#a47bd1", "#8b5a2b": "#c08d57",
+}  # fmt: skip
+"""Colours that a page in dark mode exchanges: of lines and words, and those that are too dark."""
+POINTS = "#2b8cd6"
+"""Of points that are pixels, which cannot be exchanged: to be seen on white and in the dark."""
 
 SETTINGS: dict[str, Any] = {
     "font.family": "sans-serif",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvflow.evaluation.compare import ComparedSystem, Comparison
+from mvflow.metrics import Estimate
 from mvflow.report.figures.canvas import colour, new_figure
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_figure"]
 
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<*>"
+"""One more than there are colours, so that both together tell many systems apart."""
 PANEL, HEIGHT = 300, 236
 
 
@@ -49,7 +51,10 @@ def _network(systems: Sequence[ComparedSystem]) -> str | None:
     return [*known, *sorted(networks), None][0]
 
 
-def _distance(network: str) -> str:
+def _distance(network: str, *, is_mean: bool) -> str:
+    """Name of a distance; its mean over modalities in autoencoders' features is the MFD."""
+    if network == "autoencoder" and is_mean:
+        return "MFD"
     return "FID" if network == "inception-v3" else f"Fréchet ({network})"
 
 
@@ -88,24 +93,28 @@ def _conditional(axes: Axes, systems: Sequence[ComparedSystem], kind: str) -> No
         axes.set(ylabel="coherence", ylim=(0, 1.03))
     else:
         _frame(axes, "Conditional distance, lower is better")
-        axes.set_ylabel(_distance(kind.split("/")[1]))
+        axes.set_ylabel(_distance(kind.split("/")[1], is_mean=is_curve))
         axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
 
 
 def _joint(axes: Axes, systems: Sequence[ComparedSystem], network: str | None) -> None:
-    """Coherence against distance, or alone where no distance was measured."""
+    """Coherence against distance, or alone where no distance was measured; seed by seed."""
+    key = f"frechet/{network}/joint"
     for i, system in enumerate(systems):
-        y = system.known("coherence/joint")
-        x = system.known(f"frechet/{network}/joint") if network else [float(i)] * len(y)
-        pairs = list(zip(x, y, strict=False)) if len(x) == len(y) else []
-        axes.plot(
-            [a for a, _ in pairs], [b for _, b in pairs], linestyle="none", ms=5, alpha=0.85,
-            color=colour(i), marker=MARKERS[i % len(MARKERS)],
+        coherences = system.values.get("coherence/joint", [])
+        none = [Estimate(float(i), 0.0)] * len(coherences)
+        distances = system.values.get(key, []) if network else none
+        pairs = [(x, y) for x, y in zip(distances, coherences, strict=False) if x and y]
+        x, y = ([pair[at].mean for pair in pairs] for at in (0, 1))
+        dx, dy = ([pair[at].standard_error for pair in pairs] for at in (0, 1))
+        axes.errorbar(
+            x, y, dy, dx if network else None, linestyle="none", ms=5, alpha=0.85, elinewidth=0.9,
+            color=colour(i), marker=MARKERS[i % len(MARKERS)], clip_on=False,
         )  # fmt: skip
     axes.set_ylim(0, 1.03)
     axes.set_ylabel("joint coherence")
     if network:
-        axes.set_xlabel(f"{_distance(network)}, lower is better")
+        axes.set_xlabel(f"{_distance(network, is_mean=True)}, lower is better")
         axes.set_xlim(0, 1.1 * axes.get_xlim()[1])
     else:
         axes.set_xticks([])

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Strip", "conditional_grid", "row_grid"]
 
-HEADER, BLOCK, CHARACTER = 34, 24, 13
-"""Pixels: height of headings, distance between blocks, mean width of a letter."""
+HEADER, BLOCK, CHARACTER, LABEL_START = 34, 24, 13, 4
+"""Pixels: height of headings, distance between blocks, mean width of a letter, and where labels
+begin: some letters reach to the left."""
 
 
 class Strip(NamedTuple):
@@ -69,13 +70,13 @@ def row_grid(strips: Sequence[Strip], group: int = 1) -> Figure:
         strips: from top to bottom.
         group: so many stand close together.
     """
-    left = 16 + max(label_width(strip.label) for strip in strips)
+    left = LABEL_START + 16 + max(label_width(strip.label) for strip in strips)
     pitch = max(strip.spec.width for strip in strips) + GAP
     height = len(strips) * (TILE + GAP) + (len(strips) - 1) // group * GAP * 2
     sheet = Sheet(left + pitch * max(len(strip.values) for strip in strips), height)
     for r, strip in enumerate(strips):
         y = 2 + r * (TILE + GAP) + r // group * GAP * 2
-        sheet.label(0, y + TILE / 2, strip.label, va="center")
+        sheet.label(LABEL_START, y + TILE / 2, strip.label, va="center")
         for c, value in enumerate(strip.values):
             sheet.place(
                 strip.spec, value, left + c * pitch + (pitch - GAP - strip.spec.width) // 2, y

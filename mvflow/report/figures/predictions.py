@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.report.figures.canvas import MUTED, colour, new_figure
+from mvflow.report.figures.canvas import MUTED, POINTS, colour, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Points", "coverage_levels", "predicted_against_true"]
 
-MAX_POINTS = 1500
+MAX_POINTS, FEW_POINTS = 1500, 300
 
 
 class Points(NamedTuple):
@@ -39,8 +39,9 @@ def predicted_against_true(panels: Sequence[Points]) -> Figure:
         margin = 0.04 * (high - low) or 1.0
         limits = (low - margin, high + margin)
         axes.plot(limits, limits, color=MUTED, linewidth=0.8, linestyle=":")
+        size, alpha = (6, 0.7) if len(true) <= FEW_POINTS else (3, 0.35)
         axes.scatter(
-            true, predicted, s=3, alpha=0.35, linewidths=0, color=colour(0), rasterized=True
+            true, predicted, s=size, alpha=alpha, linewidths=0, color=POINTS, rasterized=True
         )
         axes.set(xlim=limits, ylim=limits, xlabel="true", ylabel="predicted", aspect="equal")
         axes.set_title(panel.title, fontsize=8)

@@ -51,23 +51,19 @@ def systems_grid(
     if given:
         shown = test.take(_spread(test, columns))
         observed = {name: shown[name] for name in given}
-        rows += [Strip(name, specs[name], shown[name]) for name in given]
+        rows += [Strip(f"given {name}", specs[name], shown[name]) for name in given]
     for label, model in models.items():
         n = 1 if given else columns
         drawn, _ = model.generate(observed, n, targets=targets, seed=seed, full_output=True)
         rows += [
             Strip(
-                _label(label, name, targets),
+                f"{label}: {name}",
                 specs[name],
                 drawn[name][0 if given else ..., :].reshape(-1, *specs[name].shape),
             )
             for name in targets
         ]
     return row_grid(rows, group=len(targets))
-
-
-def _label(system: str, name: str, targets: Sequence[str]) -> str:
-    return system if len(targets) == 1 else f"{system}: {name}"
 
 
 def _spread(test: Source, columns: int) -> np.ndarray:

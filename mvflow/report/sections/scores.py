@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvflow.core import class_name
+from mvflow.evaluation.summaries import distance_rows
 from mvflow.metrics import Distance, Estimate
 from mvflow.report.context import Context
 from mvflow.report.figures.charts import coherence_bars
@@ -197,8 +198,8 @@ def _distances(context: Context, network: str) -> Table:
         f"of infinitely many rows, {key}": score_row(limits, key) for key in columns(limits)
     }
     name = "FID" if network == "inception-v3" else f"Fréchet distance, {network} features"
-    rows = " or ".join(f"{n:,}" for n in sorted({f.rows for f in measured if f}))
-    caption = f"{name}; {rows} rows in all but joint ones."
+    told = (distance_rows(m, entry.estimator.config.evaluation) for entry, m in context.measured)
+    caption = "; ".join([name, *filter(None, dict.fromkeys(told))]) + "."
     return comparison(scores, context.names, caption, 2)
 
 
