@@ -57,7 +57,7 @@ def main() -> None:
     with Store.open(options.store) as store:
         split = store["train"]
         names, data = [m.name for m in split.modalities], split.data()
-        all_rows = np.arange(len(split))
+        all_rows, row_names = np.arange(len(split)), split.row_names
         pairs = data.pairs or dict.fromkeys(names, all_rows)
         rng = generator(options.seed, "thinned")
         given = np.stack([np.asarray(pairs[n]) for n in names], 1)
@@ -68,6 +68,7 @@ def main() -> None:
                 options.out / f"{name}.h5",
                 store,
                 {split.name: only_rows(data, rows)},
+                row_names={split.name: np.array(row_names)[rows]} if row_names else None,
                 note=f"{name}, {options.share:.0%} of {options.by}",
             )
             print(f"{path}: {len(rows):,} rows, {len(_complete(thin[rows])):,} of them complete")

@@ -2,13 +2,15 @@
 
     python -m benchmarks.truth
     python -m benchmarks.truth --linear --only maf "amortised conditional-maf" matching
+    python -m benchmarks.truth --only "mixture nsf"
     python -m benchmarks.truth --quick
 
 z ~ N(0, I) in two dimensions, three modalities of one noisy number each: a bent one (banana), a
 linear one and the distance from the origin (a ring); with `--linear` three linear ones. Every
 posterior p(z|x_S) is known on a grid. Each family is fitted to pairs (z, x) by maximum
 likelihood, one expert for each modality, and Eq. 12 makes the rest; the amortised posterior is
-fitted to all subsets at once, and so is the velocity of flow matching. Reported are the median
+fitted to all subsets at once, and so is the velocity of flow matching. A mixture has the experts
+of a family. Reported are the median
 and, in brackets, the worst of the rows, in nats. What is normalised, and costs much to evaluate,
 is compared at draws of the true posterior.
 """
@@ -16,7 +18,7 @@ is compared at draws of the true posterior.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from itertools import combinations
 from typing import Any
 
@@ -41,6 +43,7 @@ from mvflow.posteriors import (
 )
 from mvflow.stages import Losses
 from mvflow.systems.subsets.matching import random_subsets_by_size
+from mvflow.systems.subsets.mixture import EqualMixture
 from mvflow.training import Stage, Table, TensorColumn, run_stage
 
 AXIS = torch.linspace(-6, 6, 241)
@@ -81,7 +84,10 @@ def main() -> None:
     add_options(parser, threads=False, device=False)
     parser.add_argument("--linear", action="store_true", help="three linear modalities")
     parser.add_argument(
-        "--only", nargs="+", metavar="KIND", help="families, 'amortised FAMILY', matching"
+        "--only",
+        nargs="+",
+        metavar="KIND",
+        help="families, 'amortised FAMILY', 'mixture FAMILY', matching",
     )
     arguments = parsed(parser, "truth", QUICK)
     if arguments.linear:
@@ -89,7 +95,8 @@ def main() -> None:
         MEANS.update(LINEAR)
         NOISE.update(dict.fromkeys(LINEAR, 0.5))
     rivals = [f"amortised {kind}" for kind in AMORTISED]
-    only = set(arguments.only or [*FAMILIES, *rivals, "matching"])
+    mixtures = [f"mixture {kind}" for kind in FAMILIES]
+    only = set(arguments.only or [*FAMILIES, *rivals, *mixtures, "matching"])
     train, test = sample(min(200, arguments.steps) * 256, 0), sample(arguments.rows, 1)
     truth = {s: true_posterior({n: test[n] for n in s}) for s in subsets()}
     table, seconds = [], {}
@@ -141,7 +148,7 @@ def true_posterior(x: Mapping[str, Tensor]) -> Tensor:
 @torch.no_grad()
 def divergence(known: Tensor, posterior: Any) -> Tensor:
     """KL(true || posterior) of each row; the posterior is normalised on the grid."""
-    if isinstance(posterior, MatchedFlow):
+    if isinstance(posterior, MatchedFlow | EqualMixture):
         with seeded(0, "draws"):
             points = torch.multinomial((known + np.log(CELL)).exp().T, DRAWS, replacement=True).T
         log_q = posterior.log_prob(GRID[points, 0])
@@ -153,16 +160,21 @@ def divergence(known: Tensor, posterior: Any) -> Tensor:
 
 
 def systems(
-    train: Mapping[str, Tensor], steps: int, seconds: dict[str, float], only: Collection[str]
+    train: Mapping[str, Tensor], steps: int, seconds: dict[str, float], only: Set[str]
 ) -> Any:
     """Name and posterior of each family's experts and products, and of the amortised rivals."""
     aggregate = AggregateDivisor(train["z"].mean(0), train["z"].std(0))
-    for kind, family in ((k, f) for k, f in FAMILIES.items() if k in only):
+    for kind, family in FAMILIES.items():
+        if not only & {kind, f"mixture {kind}"}:
+            continue
         begun = time.process_time()
         experts = {name: expert(train, name, family, steps) for name in MEANS}
         seconds[kind] = time.process_time() - begun
-        for divided, divisor in (("prior", PriorDivisor()), ("aggregate", aggregate)):
+        divisors = {"prior": PriorDivisor(), "aggregate": aggregate} if kind in only else {}
+        for divided, divisor in divisors.items():
             yield f"{kind}, product over the {divided}", product_of(experts, divisor)
+        if f"mixture {kind}" in only:
+            yield f"{kind}, mixture", mixture_of(experts)
     for kind, family in ((k, f) for k, f in AMORTISED.items() if f"amortised {k}" in only):
         begun = time.process_time()
         made = amortised(train, family, 2 * steps)
@@ -177,6 +189,10 @@ def systems(
 
 def product_of(experts: Mapping[str, Any], divisor: Any) -> Posterior:
     return lambda x: ProductOfExperts([experts[n](x[n]) for n in x], divisor=divisor)
+
+
+def mixture_of(experts: Mapping[str, Any]) -> Posterior:
+    return lambda x: EqualMixture([experts[n](x[n]) for n in x])
 
 
 def expert(train: Mapping[str, Tensor], name: str, family: Family, steps: int) -> Any:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvflow_cli.opening import open_store, open_trained
+from mvflow_cli.opening import (
+    check_output,
+    open_store,
+    open_trained,
+    run_units,
+    set_up,
+    store_path,
+)
 from mvflow_cli.options import (
     Device,
     Guidance,
@@ -19,6 +26,14 @@ from mvflow_cli.options import (
     Threads,
 )
 from mvflow_cli.output import say, show_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mvflow.core import Source, Units
+    from mvflow_datasets import Split
 
 __all__ = ["complete"]
 
@@ -54,7 +69,7 @@ def complete(
         typer.Option(
             "--noise/--mean",
             help="Draws with the likelihood's noise, or means of the decoder; by default draws "
-            "for tables, means for images and classes.",
+            "for tables, means for images. Classes and counts are always drawn.",
             show_default=False,
         ),
     ] = None,
@@ -78,18 +93,20 @@ def complete(
     import numpy as np
 
     from mvflow import __version__
-    from mvflow.core import DataError, UsageError
+    from mvflow.core import DataError
     from mvflow.estimators import completions
-    from mvflow_cli.opening import set_up
     from mvflow_datasets import Store
+    from mvflow_datasets.converted import ConvertedRows
+    from mvflow_datasets.hdf5 import check_hdf5_name
     from mvflow_datasets.rewriting import only_rows, rewrite_store, with_generated
 
-    if out.exists() and not force:
-        msg = f"{out} exists already: add --force to replace it"
-        raise UsageError(msg)
+    check_hdf5_name(out, "a store is")
+    check_output(out, force, [] if source is None else [source])
     set_up(device, threads)
     opened, model = open_trained(run, device, subset=subset, guidance=guidance)
     named = [name for text in targets or [] for name in text.split(",")]
+    if source is None:
+        check_output(out, force, [store_path(opened, model.config, store)])
     data = model.config.data
     with open_store(opened, model.config, store) if source is None else Store.open(source) as old:
         ours = {m.name: m.shape for m in model.modalities}
@@ -97,7 +114,13 @@ def complete(
             msg = f"{old.path} has modalities {theirs}, but {run} was trained on {ours}"
             raise DataError(msg)
         split = old[data.train]
-        drawn = completions(model, split, named or None, noise=noise, seed=seed)
+        rows: Source = split
+        if source is not None:
+            units = run_units(opened, model.config, store)
+            rows = ConvertedRows(split, units, model.config.covariate_specs())
+        drawn = completions(model, rows, named or None, noise=noise, seed=seed)
+        if source is not None:
+            drawn = {n: (at, _stored(x, n, units, split)) for n, (at, x) in drawn.items()}
         if not drawn:
             msg = f"{old.path}: no row of {data.train!r} lacks {', '.join(named) or 'a modality'}"
             raise DataError(msg)
@@ -106,6 +129,9 @@ def complete(
         kept = np.arange(len(split))
         if drop:
             kept = np.flatnonzero((np.stack([*made.pairs.values()]) >= 0).all(0))
+            if not len(kept):
+                msg = f"every row of {data.train!r} still lacks a modality: draw more of them"
+                raise DataError(msg)
             made = only_rows(made, kept)
         counts = {name: len(rows) for name, (rows, _) in drawn.items()}
         listed = ", ".join(f"{n:,} of {name}" for name, n in counts.items())
@@ -117,7 +143,12 @@ def complete(
             note=f"training rows completed by a model: {listed}",
             builder={
                 "name": "complete",
-                "parameters": {"run": opened.path.name, "guidance": model.guidance, "seed": seed},
+                "parameters": {
+                    "run": opened.path.name,
+                    "guidance": model.guidance,
+                    "noise": noise,
+                    "seed": seed,
+                },
                 "version": __version__,
                 "from": old.fingerprint,
             },
@@ -129,3 +160,23 @@ def complete(
     left = len(split) - len(kept)
     also = f"; {left:,} rows that are still incomplete are left out" if left else ""
     say(f"wrote {out}: {len(kept):,} training rows, of which a model drew {listed}{also}")
+
+
+def _stored(
+    values: NDArray[Any], name: str, units: Mapping[str, Units], split: Split
+) -> NDArray[Any]:
+    """Values that a run drew of a modality, as the store has them whose rows are completed."""
+    from mvflow.core import DataError, Units
+
+    ours, theirs = units.get(name, Units()), split.units.get(name, Units())
+    if not ours.has_same_values(theirs):
+        values = ours.convert(values, theirs, f"modality {name!r}")
+    spec = next(m for m in split.modalities if m.name == name)
+    good = spec.likelihood_part.is_valid(values, spec.shape)
+    if not good.all():
+        msg = (
+            f"the run draws {values[~good].flat[0]:g} of {name!r}, which that store cannot hold: "
+            f"{spec.likelihood_part.expects(spec.shape)}"
+        )
+        raise DataError(msg)
+    return values

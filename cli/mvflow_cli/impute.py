@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mvflow_cli.observed import GivenRows, read_observed
-from mvflow_cli.opening import open_store, open_trained, set_up
+from mvflow_cli.opening import check_output, open_store, open_trained, set_up
 from mvflow_cli.options import (
     CovariateValues,
     Device,
@@ -79,6 +79,7 @@ def impute(
     """
     from mvflow.core import Units, UsageError, subset_of
     from mvflow_cli.sample import named_values
+    from mvflow_datasets.importing import Reference
     from mvflow_datasets.imputed import (
         FORMATS,
         in_all_rows,
@@ -87,9 +88,7 @@ def impute(
         write_imputed,
     )
 
-    if out.exists() and not force:
-        msg = f"{out} exists already: add --force to replace it"
-        raise UsageError(msg)
+    check_output(out, force, (Reference.parse(text.partition("=")[2]).path for text in given))
     if out.suffix.lower() not in FORMATS:
         msg = f"--out {out} ends in {out.suffix!r}: known are {', '.join(FORMATS)}"
         raise UsageError(msg)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvflow_cli.opening import open_store
+from mvflow_cli.opening import open_store, run_units
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,10 +254,7 @@ def _read(
     if not files:
         return {}, (), None
     specs = {m.name: m for m in config.specifications()}
-    units = run.units()
-    if not units and config.data.store and (store or (run.path / config.data.store)).is_file():
-        with open_store(run, config, store) as opened:
-            units = dict(opened.units)
+    units = run_units(run, config, store)
     options = ReadOptions(missing=missing)
     columns = _index_columns(index, files)
     read = {

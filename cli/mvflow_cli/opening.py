@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvflow.config import Config
+    from mvflow.core import Units
     from mvflow.estimators import Estimator
     from mvflow.runs import RunDirectory
     from mvflow_datasets import Store
 
 __all__ = [
+    "check_output",
     "move_store",
     "open_store",
     "open_trained",
+    "run_units",
     "set_up",
     "store_path",
 ]
@@ -44,6 +48,50 @@ def set_up(device: str = "cpu", threads: int | None = None) -> None:
         reason = str(error).splitlines()[0]
         msg = f"device {device!r} cannot be used here: {reason}"
         raise UsageError(msg) from error
+
+
+def check_output(out: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Check that a file can be written, before hours of work and before anything is lost.
+
+    Args:
+        out: the file.
+        force: whether it may replace another one.
+        inputs: files that are read, which it never replaces.
+
+    Raises:
+        DataError: if there is a folder, or a folder cannot be there.
+        UsageError: if it is one of the inputs, or is there and may not be replaced.
+    """
+    from mvflow.core import DataError, UsageError
+    from mvflow.core.files import reading
+
+    with reading(out):
+        if out.is_dir():
+            msg = f"cannot write {out}: it is a folder, expected a file or nothing"
+            raise DataError(msg)
+        exists = out.exists()
+        is_input = exists and any(p.exists() and out.samefile(p) for p in inputs)
+    if is_input:
+        msg = f"{out} is one of the files that are read: name another one to write"
+        raise UsageError(msg)
+    if exists and not force:
+        msg = f"{out} exists already: add --force to replace it"
+        raise UsageError(msg)
+
+
+def run_units(run: RunDirectory, config: Config, store: Path | None = None) -> dict[str, Units]:
+    """Modality -> units of the values that a run was trained on; nothing where nobody knows.
+
+    Args:
+        run: the run directory.
+        config: its configuration.
+        store: new place of its store, which is asked where the run does not say.
+    """
+    units = run.units()
+    if not units and config.data.store and (store or (run.path / config.data.store)).is_file():
+        with open_store(run, config, store) as opened:
+            units = dict(opened.units)
+    return units
 
 
 def store_path(run: RunDirectory, config: Config, override: Path | None = None) -> Path:

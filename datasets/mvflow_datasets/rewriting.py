@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 
-from mvflow.core import DataError
+from mvflow.core import DataError, check_rows
+from mvflow.core.memory import check_memory
 from mvflow_datasets.split_data import Blocks, SplitData
 from mvflow_datasets.store import Store
 from mvflow_datasets.writing import write_store
@@ -54,6 +55,7 @@ def with_generated(data: SplitData, generated: Generated) -> SplitData:
         else:
             if old.dtype == np.uint8 and values.dtype.kind == "f":
                 values = np.rint(255 * values.clip(0, 1))
+            check_memory(old.nbytes + old[:1].nbytes * len(rows), f"modality {name!r}")
             arrays[name] = np.concatenate([old, values.astype(old.dtype)])
         if name in present:
             given = np.asarray(present[name])
@@ -64,22 +66,28 @@ def with_generated(data: SplitData, generated: Generated) -> SplitData:
 def only_rows(data: SplitData, rows: ArrayLike) -> SplitData:
     """Some rows of a split, without the values that none of them has.
 
+    Raises:
+        DataError: if a row is not there, or a modality is made while it is written.
+        UsageError: if `rows` is not a list of whole numbers.
+
     Examples:
         >>> data = SplitData({"a": np.eye(3)}, labels=[0, 1, 2])
         >>> few = only_rows(data, [2, 0])
         >>> few.labels.tolist(), few.arrays["a"][few.pairs["a"]].tolist()
         ([2, 0], [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     """
-    at = np.asarray(rows)
+    count = min(x.shape[0] for x in map(_with_length, (data.pairs or data.arrays).values()))
+    at = check_rows(np.asarray(rows, None if np.size(rows) else np.int64), count, "the split")
     arrays, pairs, present = {}, {}, {}
     for name, values in data.arrays.items():
         if isinstance(values, Blocks):
             msg = f"modality {name!r} is made while it is written: its rows cannot be chosen"
             raise DataError(msg)
-        index = at if data.pairs is None else np.asarray(data.pairs[name])[at]
+        index: NDArray[Any] = at if data.pairs is None else np.asarray(data.pairs[name])[at]
         used, places = np.unique(index, return_inverse=True)
         lacking = int(used[:1].size and used[0] < 0)
-        arrays[name], pairs[name] = values[used[lacking:]], places.reshape(-1) - lacking
+        kept = _with_length(values)[used[lacking:]]
+        arrays[name], pairs[name] = kept, places.reshape(-1) - lacking
         if name in data.present:
             present[name] = np.asarray(data.present[name])[used[lacking:]]
     return SplitData(
@@ -90,6 +98,11 @@ def only_rows(data: SplitData, rows: ArrayLike) -> SplitData:
         covariates={n: np.asarray(x)[at] for n, x in data.covariates.items()},
         present=present,
     )
+
+
+def _with_length(values: Any) -> Any:
+    """Values that know their shape: as they are, or as an array."""
+    return values if hasattr(values, "shape") else np.asarray(values)
 
 
 def rewrite_store(
@@ -112,8 +125,14 @@ def rewrite_store(
         row_names: split -> names of its rows, where other rows are in it than were.
 
     Raises:
-        DataError: as `write_store`.
+        DataError: as `write_store`, or if `path` is the file of the old one.
+        UsageError: if there is no such split.
     """
+    for split in (*splits, *(row_names or {})):
+        _ = store[split]
+    if Path(path).exists() and Path(path).samefile(store.path):
+        msg = f"{path} is the store that is read: write the new one to another file"
+        raise DataError(msg)
     about = {key: x for key in store.about_keys if (x := store.about(key)) is not None}
     for split, names in (row_names or {}).items():
         about[f"rows/{split}"] = np.asarray(names)

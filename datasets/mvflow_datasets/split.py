@@ -18,7 +18,9 @@ from mvflow.core import (
     Modality,
     Presence,
     Units,
+    UsageError,
     check_rows,
+    unknown_name,
     with_masks,
 )
 from mvflow_datasets.manifest import Manifest, Misfit
@@ -157,11 +159,18 @@ class Split:
             labels=self.labels,
             pairs=None if all(i is None for i in self._index.values()) else index,
             factors=self.factors,
-            covariates={c: self._names_or_numbers(c) for c in self.covariates},
+            covariates={c: self.covariate_values(c) for c in self.covariates},
             present={n: np.asarray(c.values) for n, c in masks.items() if c.values.ndim > 1},
         )
 
-    def _names_or_numbers(self, covariate: str) -> NDArray[Any]:
+    def covariate_values(self, covariate: str) -> NDArray[Any]:
+        """Names of levels, or numbers, of a covariate (rows,), as `write_store` takes them.
+
+        Raises:
+            UsageError: if there is no such covariate.
+        """
+        if covariate not in self.covariates:
+            raise UsageError(unknown_name("covariate", covariate, self.covariates))
         values, levels = np.asarray(self._codes[covariate]), self.covariates[covariate].levels
         return values if levels is None else np.array(levels)[values]
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import Covariate, Modality, Presence, Units
+from mvflow.core import Covariate, DataError, Modality, Presence, Units
 from mvflow.core.files import replacing
 from mvflow_datasets.hdf5 import check_hdf5_name, writing_hdf5
 from mvflow_datasets.manifest import (
@@ -89,6 +89,13 @@ def write_store(
     known = {c.name: c for c in sorted(covariates, key=lambda c: c.name)}
     checked = {name: check_split(name, data, specs, known) for name, data in splits.items()}
     Presence.counted([m.name for m in specs], *(split.has for split in checked.values())).check()
+    for key, names_of in about.items():
+        split = key.removeprefix("rows/")
+        if split != key and len(names_of) != (
+            count := len(checked[split].has) if split in checked else 0
+        ):
+            msg = f"split {split!r} has {count} rows, but names of {len(names_of)} are given"
+            raise DataError(msg)
     datasets = {
         f"{name}/{key}": array
         for name, split in checked.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,49 @@ class Units:
         x = self._mapped(x, Knots.apply)
         return np.asarray((x - self.shift) / self.scale)
 
+    def convert(self, values: ArrayLike, to: Units, what: str = "the values") -> NDArray[Any]:
+        """Values of a store in these units as another store has them, (..., *shape).
+
+        Args:
+            values: of a store.
+            to: units of the other one.
+            what: names them in messages.
+
+        Raises:
+            DataError: if columns have other names or classes there.
+
+        Examples:
+            >>> Units(shift=1.0, scale=2.0).convert([[0.5]], Units(scale=4.0))
+            array([[0.5]])
+        """
+        if self.levels != to.levels or (self.names and to.names and self.names != to.names):
+            msg = (
+                f"{what}: columns and their classes are {_listed(self)} on one side and "
+                f"{_listed(to)} on the other: import both with the same columns"
+            )
+            raise DataError(msg)
+        x, ours, theirs = np.asarray(values), self, to
+        if bool(self.classes) != bool(to.classes):  # the names of one side are not known
+            return x
+        if not self.classes and np.all(np.equal(self.log1p, to.log1p)):
+            ours, theirs = replace(self, log1p=False), replace(to, log1p=False)
+        restored = ours.restore(x)
+        if np.any(theirs.log1p):
+            restored = np.where(theirs.log1p, np.maximum(restored, 0), restored)
+        return theirs.apply(restored, what)
+
+    def has_same_values(self, other: Units) -> bool:
+        """Whether a value means the same in both, whatever it is called.
+
+        Examples:
+            >>> Units(("a",)).has_same_values(Units()), Units().has_same_values(Units(scale=2.0))
+            (True, False)
+        """
+        ours, theirs = self.to_dict(), other.to_dict()
+        compared = (ours.keys() | theirs.keys()) - {"image_shape"}
+        compared -= {key for key in ("names", "classes") if not (key in ours and key in theirs)}
+        return all(ours.get(key) == theirs.get(key) for key in compared)
+
     def _mapped(self, x: NDArray[Any], way: Any) -> NDArray[Any]:
         if not self.knots:
             return x
@@ -216,6 +259,13 @@ def check_image_shapes(
                 f"modality {name!r} have {sizes[name]}"
             )
             raise UsageError(msg)
+
+
+def _listed(units: Units) -> str:
+    """Names of columns, the first of many, and of classes."""
+    shown = [*units.names[:5], *(["..."] if len(units.names) > 5 else [])]
+    levels = [f"{name}: {'/'.join(of)}" for name, of in units.levels.items()]
+    return f"({', '.join([*shown, *levels])})"
 
 
 def _interpolated(

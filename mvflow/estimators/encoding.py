@@ -226,14 +226,17 @@ class EncodingEstimator(TrainableEstimator):
         return self._decoded(z, targets, covariates, draws, CHUNK_ROWS)
 
     def has_noise(
-        self, targets: Iterable[str] | None = None, noise: bool | None = None
+        self,
+        targets: Iterable[str] | None = None,
+        noise: bool | Mapping[str, bool] | None = None,
     ) -> dict[str, bool]:
         """Whether `generate` gives draws of p(x_j|z) rather than its means, by modality.
 
         Args:
             targets: names of modalities; by default all.
-            noise: for all alike; None: as the likelihood of each has it, which says draws for
-                tables and means for images and classes.
+            noise: for all alike, or by modality; None, and for those not named: as the
+                likelihood of each has it, which says draws for tables and means for images and
+                classes.
 
         Examples:
             >>> model.has_noise(), model.has_noise(noise=False)
@@ -242,7 +245,9 @@ class EncodingEstimator(TrainableEstimator):
         specs = {m.name: m for m in self.modalities}
         wanted = subset_of(specs if targets is None else targets, self.modalities)
         own = {n: specs[n].likelihood_part.draws_by_default(specs[n].shape) for n in wanted}
-        return own if noise is None else dict.fromkeys(wanted, noise)
+        if isinstance(noise, bool):
+            return dict.fromkeys(wanted, noise)
+        return own | {n: bool(of) for n, of in (noise or {}).items() if n in own}
 
     def _decoded(
         self,

@@ -227,7 +227,7 @@ class GenerativeEstimator(EncodingEstimator):
         *,
         targets: Iterable[str] | None = None,
         full_output: bool = False,
-        noise: bool | None = None,
+        noise: bool | Mapping[str, bool] | None = None,
         hold: Mapping[str, Any] | None = None,
         seed: int | None = 0,
         **options: Any,
@@ -240,8 +240,8 @@ class GenerativeEstimator(EncodingEstimator):
             targets: what to generate; by default all modalities that are not given.
             full_output: return the draws of z with their diagnostics, too.
             noise: draws of p(x_j|z), with the likelihood's noise, as intervals and quantiles need
-                them (True), or its means (False). None: as the likelihood has it: draws for
-                tables, means for images and classes (`has_noise`).
+                them (True), or its means (False), or either by modality. None: as the likelihood
+                has it: draws for tables, means for images and classes (`has_noise`).
             seed: of all draws, as in `draw`; None gives fresh ones.
             hold: covariates that decoders see in place of the rows' own: with
                 `generate(rows, covariates={"batch": batches}, hold={"batch": "A"})` all is

@@ -79,6 +79,12 @@ def imputed(
     specs = {m.name: m for m in model.modalities}
     values, present = given_with_masks(given)
     has = given_rows(values, present)
+    if not has.all():
+        warn_of_empty(has, values)
+        values, present, covariates = (
+            rows_of(of, has) for of in (values, present, covariates or {})
+        )
+        present = {name: mask for name, mask in present.items() if not mask.all()}
     missing = [name for name in specs if name not in values or name in present]
     wanted = list(subset_of(targets, model.modalities)) if targets is not None else missing
     for name in wanted:
@@ -88,12 +94,6 @@ def imputed(
     if not wanted:
         msg = "all modalities are given, without a gap: there is nothing to impute"
         raise UsageError(msg)
-    if not has.all():
-        warn_of_empty(has, values)
-        values, present, covariates = (
-            rows_of(of, has) for of in (values, present, covariates or {})
-        )
-        present = {name: mask for name, mask in present.items() if not mask.all()}
     seen = {**values, **{PRESENT + name: mask for name, mask in present.items()}}
     options: dict[str, Any] = {"targets": wanted, "seed": seed, "covariates": covariates}
     means, _ = model.generate(seen, n, noise=False, full_output=True, **options)

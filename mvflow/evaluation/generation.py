@@ -393,7 +393,9 @@ class Generation:
         real = {}
         for name in self.names:
             rows = self.rows.having([name], settings.rows)[:DIVERSITY_ROWS]
-            alike = self.test.take(self._same_class(name, rows).ravel())[name]
+            x = self.test.take(self._same_class(name, rows).ravel())
+            whole = x.get(PRESENT + name, np.True_).all()
+            alike = x[name] if whole else self._known_values(name, x)
             draws_shape = (DIVERSITY_DRAWS, len(rows), *alike.shape[1:])
             real[name] = self._spread(name, alike.reshape(draws_shape), rows)
         return DiversityPart(
@@ -409,16 +411,18 @@ class Generation:
     def _same_class(self, name: str, rows: Indices) -> Indices:
         """Other rows of each row's class that have a modality, or any without one, (draws, rows).
 
-        Where there are no classes, or a row's is not known, any rows that have the modality.
+        Where there are no classes, or a row's is not known, any rows that have the modality. Rows
+        have all of its values, where there are such.
         """
         rng, labels = generator(self.seed, "alike"), self.test.labels
-        present = self.rows.present
-        having = (
-            np.arange(len(self.test)) if present is None else np.flatnonzero(present.has[name])
-        )
+        present, having = self.rows.present, np.arange(len(self.test))
+        if present is not None:
+            full = np.flatnonzero(present.full[name])
+            having = full if len(full) >= MIN_SCORED else np.flatnonzero(present.has[name])
         if labels is None:
             return having[rng.integers(len(having), size=(DIVERSITY_DRAWS, len(rows)))]
         members = {label: having[labels[having] == label] for label in np.unique(labels[rows])}
+        members = {label: of if len(of) else having for label, of in members.items()}
         members[UNLABELLED] = having
         return np.stack([rng.choice(members[labels[r]], DIVERSITY_DRAWS) for r in rows], 1)
 

@@ -356,6 +356,10 @@ class MeasuredRows(Values):
         gaps = [f"{n} in {self.has[n] - k:,}" for n, k in self.full.items() if k < self.has[n]]
         if gaps:
             parts.append(f"values are missing ({', '.join(gaps)} rows)")
+        few = [n for n, k in self.full.items() if k < 2 <= self.has[n]]
+        if few:
+            none = f"hardly any row has all values of {', '.join(few)}"
+            parts.append(f"{none}, so that no distance between features is measured there")
         if self.labelled is not None and self.labelled < self.rows:
             parts.append(f"the class is known of {self.labelled:,} of {self.rows:,} rows")
         told = "; ".join(parts)

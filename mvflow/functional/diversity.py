@@ -20,16 +20,24 @@ def pairwise_distance(
     different dimension compare. Zero says that all draws of a row are the same.
 
     Args:
-        draws: two samples or more of each row.
+        draws: two samples or more of each row. What is NaN is not known: a pair counts with the
+            features that both have, if there are any.
 
     Examples:
         >>> import numpy as np
         >>> pairwise_distance(np.array([[[0.0, 0.0]], [[3.0, 3.0]], [[0.0, 0.0]]]))
         array([2.])
+        >>> pairwise_distance(np.array([[[0.0, 5.0]], [[3.0, np.nan]]]))
+        array([3.])
     """
     xp = namespace(draws)
-    distances = [
-        xp.sqrt(xp.mean((draws[i, ...] - draws[j, ...]) ** 2, axis=-1))
-        for i, j in combinations(range(draws.shape[0]), 2)
-    ]
-    return xp.mean(xp.stack(distances), axis=0)
+    pairs = list(combinations(range(draws.shape[0]), 2))
+    squares = xp.stack([(draws[i, ...] - draws[j, ...]) ** 2 for i, j in pairs])
+    absent = xp.isnan(squares)
+    if not xp.any(absent):
+        return xp.mean(xp.sqrt(xp.mean(squares, axis=-1)), axis=0)
+    known = xp.sum(xp.astype(~absent, squares.dtype), axis=-1)
+    total = xp.sum(xp.where(absent, 0.0, squares), axis=-1)
+    counts = xp.astype(known > 0, squares.dtype)
+    distances = xp.sqrt(total / xp.where(known > 0, known, 1.0))
+    return xp.sum(distances, axis=0) / xp.sum(counts, axis=0)

@@ -99,3 +99,34 @@ def test_knots_go_on_beyond_both_ends():
     x = np.array([-3.0, 0, 0.5, 2, 6])
     np.testing.assert_allclose(knots.restore(knots.apply(x)), x, atol=1e-12)
     assert knots.apply(np.array([6.0]))[0] == pytest.approx(3.0)
+
+
+@given(steps, steps, st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_values_of_one_store_are_converted_to_those_of_another(ours, theirs, seed):
+    a = fit_units(values(seed), ours, is_image=False)
+    b = fit_units(values(seed + 10), theirs, is_image=False)
+    x = np.abs(values(seed + 1))
+    np.testing.assert_allclose(a.convert(a.apply(x), b), b.apply(x), rtol=1e-7, atol=1e-7)
+    assert a.has_same_values(a)
+    assert a.has_same_values(b) == (not np.any(a.convert(a.apply(x), b) != a.apply(x)))
+
+
+def test_draws_below_what_a_logarithm_can_be_are_converted_too():
+    a, b = Units(log1p=True, scale=2.0), Units(log1p=True, shift=1.0)
+    assert a.convert([[-3.0]], b).tolist() == [[-7.0]]  # linear: both are logarithms
+    assert Units().convert([[-3.0]], Units(log1p=True)).tolist() == [[0.0]]  # no counts below 0
+
+
+def test_classes_are_renumbered_and_columns_have_to_be_the_same():
+    a, b = Units(classes=("no", "yes")), Units(classes=("yes", "no"))
+    assert a.convert([0, 1, 1], b).tolist() == [1, 0, 0]
+    assert a.convert([0, 1], Units()).tolist() == [0, 1]  # nobody knows the names there
+    assert not a.has_same_values(b)
+    assert a.has_same_values(Units())
+    with pytest.raises(DataError, match="'yes'"):
+        a.convert([1], Units(classes=("no", "maybe")))
+    with pytest.raises(DataError, match=r"\(x, y\) on one side and \(y, x\)"):
+        Units(("x", "y")).convert([[1.0, 2.0]], Units(("y", "x")))
+    with pytest.raises(DataError, match="low/high"):
+        Units(("x",), levels={"x": ("low", "high")}).convert([[1.0]], Units(("x",)))

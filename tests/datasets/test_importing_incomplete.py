@@ -274,7 +274,7 @@ BAD = {
     "a column": (
         {"a": "column.csv"},
         {"missing": "values"},
-        "no row to train on has a value of a1",
+        "^modality 'a': no row to train on has a value of 'a1': leave out what no row has$",
     ),
     "covariate": (
         {},

@@ -6,16 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from mvflow.core import Covariate, DataError, Modality, Units
+from mvflow.core import Covariate, DataError, Modality, Units, UsageError
 from mvflow_datasets import Blocks, SplitData, Store, write_store
+from mvflow_datasets.converted import ConvertedRows
 from mvflow_datasets.rewriting import only_rows, rewrite_store, with_generated
 
 ROWS = 12
+GROUPS = [
+    {"likelihood": "normal"},
+    {"likelihood": "categorical", "classes": 3},
+    {"likelihood": "poisson"},
+]
 SPECS = (
     Modality("image", (1, 2, 2), "laplace"),
     Modality("class", (4,), "categorical"),
     Modality("table", (3,)),
     Modality("counts", (40,)),
+    Modality("soft", (1, 2, 2), "bernoulli"),
+    Modality("kinds", (3,), {"kind": "mixed", "groups": GROUPS}),
 )
 COVARIATES = (Covariate("age", None, 40.0, 12.0), Covariate("batch", ("A", "B")))
 
@@ -33,6 +41,8 @@ def split(seed, rows=ROWS):
             "class": rng.integers(4, size=rows),
             "table": rng.normal(size=(rows, 3)).astype(np.float32),
             "counts": sparse.random(rows, 40, 0.1, "csr", random_state=seed),
+            "soft": rng.random((rows, 1, 2, 2)).astype(np.float32),
+            "kinds": np.c_[rng.normal(size=rows), rng.integers(3, size=(2, rows)).T],
         },
         labels=rng.integers(-1, 3, rows),
         factors={"size": rng.normal(size=rows)},
@@ -51,7 +61,12 @@ def written(path, train, **more):
             covariates=COVARIATES,
             class_names={0: "none", 1: "one"},
             factor_names={"size": "size, mm"},
-            units={"table": Units(("a", "b", "c"), scale=2.0)},
+            units={
+                "table": Units(("a", "b", "c"), scale=2.0),
+                "class": Units(classes=("p", "q", "r", "s")),
+                "kinds": Units(("x", "y", "z"), levels={"y": ("lo", "mid", "hi")}),
+                "counts": Units(image_shape=(8, 5)),
+            },
             about={"rows/train": np.array([f"r{i}" for i in range(ROWS)])},
             **more,
         )
@@ -80,7 +95,10 @@ def test_chosen_rows_are_those_of_the_store_and_nothing_else_is_kept(
     folder = tmp_path_factory.mktemp("s")
     with written(folder / "a.h5", split(seed)) as old:
         data = only_rows(old["train"].data(), [0, *chosen])  # row 0 has everything
-        with Store.open(rewrite_store(folder / "b.h5", old, {"train": data})) as new:
+        names = {"train": np.array(old["train"].row_names)[[0, *chosen]]}
+        made = rewrite_store(folder / "b.h5", old, {"train": data}, row_names=names)
+        with Store.open(made) as new:
+            assert new["train"].row_names == tuple(names["train"].tolist())
             a, b = old["train"].take([0, *chosen]), new["train"].take(np.arange(1 + len(chosen)))
             for name in b:
                 np.testing.assert_array_equal(a[name], b[name], err_msg=name)
@@ -142,3 +160,52 @@ def test_what_a_row_has_is_not_generated_and_blocks_are_not_chosen_from():
     blocks = Blocks((2, 1, 1, 1), lambda a, b: np.zeros((b - a, 1, 1, 1), np.uint8))
     with pytest.raises(DataError, match="made while it is written"):
         only_rows(SplitData({"a": blocks}), [0])
+
+
+def test_rows_that_are_not_there_are_named_and_none_is_a_choice():
+    data = SplitData({"a": np.eye(3), "b": [[1.0], [2.0], [3.0]]}, labels=[0, 1, 2])
+    for rows, error in (([-1], DataError), ([3], DataError), ([0.5], UsageError)):
+        with pytest.raises(error, match="row"):
+            only_rows(data, rows)
+    none = only_rows(data, [])
+    assert none.labels.shape == (0,)
+    assert none.arrays["b"].shape == (0, 1)
+    assert only_rows(data, [2, 2]).arrays["b"].tolist() == [[3.0]]
+
+
+def test_a_store_is_not_written_over_itself_and_no_data_get_lost(tmp_path):
+    with written(tmp_path / "a.h5", split(3)) as old:
+        before = (tmp_path / "a.h5").read_bytes()
+        (tmp_path / "link.h5").symlink_to("a.h5")
+        (tmp_path / "hard.h5").hardlink_to(tmp_path / "a.h5")
+        for name in ("a.h5", "link.h5", "hard.h5"):
+            with pytest.raises(DataError, match="is the store that is read"):
+                rewrite_store(tmp_path / name, old, {})
+        data = old["train"].data()
+        with pytest.raises(UsageError, match="'trian'"):
+            rewrite_store(tmp_path / "b.h5", old, {"trian": data})
+        with pytest.raises(DataError, match="5 rows, but names of 12"):
+            rewrite_store(tmp_path / "b.h5", old, {"train": only_rows(data, np.arange(5))})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "hard.h5", "link.h5"]
+    assert (tmp_path / "a.h5").read_bytes() == before
+
+
+def test_rows_of_one_store_are_read_as_those_of_another(tmp_path):
+    units, covariate = Units(("a", "b", "c"), shift=1.0, scale=0.5), Covariate("batch", ("B", "A"))
+    with written(tmp_path / "a.h5", split(4)) as store:
+        rows = ConvertedRows(store["train"], {**store.units, "table": units}, [covariate])
+        assert len(rows) == ROWS
+        old, new = store["train"].take(np.arange(ROWS)), rows.take(np.arange(ROWS))
+        mask = old["present/table"]
+        # in files x = 2 stored; 0.5 stored + 1 there. A float32 rounding apart
+        np.testing.assert_allclose(
+            new["table"][mask], (2 * old["table"][mask] - 1) / 0.5, rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_array_equal(new["covariates/batch"], old["covariates/batch"][:, ::-1])
+        for name in ("image", "class", "counts", "kinds", "present/table", "present/image"):
+            np.testing.assert_array_equal(old[name], new[name])
+        assert "covariates/age" not in new
+        with pytest.raises(DataError, match="level of covariate 'batch'"):
+            ConvertedRows(store["train"], store.units, [Covariate("batch", ("A", "C"))])
+        with pytest.raises(UsageError, match="'place'"):
+            ConvertedRows(store["train"], store.units, [Covariate("place", ("A", "C"))])

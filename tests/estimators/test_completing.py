@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mvflow import ArraySource, Covariate, Modality
-from mvflow.core import UsageError
+from mvflow.core import DataError, UsageError
 from mvflow.estimators.completing import ROWS, completions
 
 SPECS = (Modality("a", (1,)), Modality("b", (1,)), Modality("c", (2,)))
@@ -21,6 +21,7 @@ class ExactModel:
 
     def generate(self, given, n, *, targets, noise, seed):
         self.calls.append((given, tuple(targets), seed))
+        self.noise = noise
         seen = [i for name in sorted(PLACES) if name in given for i in PLACES[name]]
         wanted = [i for name in targets for i in PLACES[name]]
         x = np.concatenate([given[name] for name in sorted(PLACES) if name in given], 1)
@@ -91,3 +92,38 @@ def test_complete_rows_get_nothing_and_unknown_targets_are_named():
     assert completions(ExactModel(), source) == {}
     with pytest.raises(UsageError, match="'d'"):
         completions(ExactModel(), source, ["d"])
+
+
+def test_classes_and_counts_are_drawn_where_means_are_asked_for():
+    specs = (*SPECS[:1], Modality("b", (1,), "poisson"), Modality("c", (2,), "bernoulli"))
+    arrays, present = incomplete(50)
+    source = ArraySource(
+        {"a": arrays["a"], "b": np.ones((50, 1)), "c": np.ones((50, 2))}, specs, present=present
+    )
+    for noise, expected in (
+        (False, {"a": False, "b": True, "c": False}),
+        (True, {"a": True, "b": True, "c": True}),
+        (None, {"b": True}),
+    ):
+        model = ExactModel()
+        for name, chosen in expected.items():
+            completions(model, source, [name], noise=noise)
+            assert model.noise == {name: chosen}
+    completions(model, source, ["a"])
+    assert model.noise == {}  # as the likelihood has it
+
+
+def test_more_than_fits_into_memory_is_refused_before_anything_is_drawn(monkeypatch):
+    from mvflow.core import memory
+
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 24)
+    wide = Modality("wide", (50_000,))
+    has = np.arange(100) < 1
+    values = np.broadcast_to(np.float32(1), (100, 50_000))
+    source = ArraySource(
+        {"a": np.ones((100, 1)), "wide": values}, (SPECS[0], wide), present={"wide": has}
+    )
+    model = ExactModel()
+    with pytest.raises(DataError, match="of memory"):
+        completions(model, source)
+    assert not model.calls

@@ -272,6 +272,26 @@ def test_what_is_absent_changes_nothing_of_an_evaluation(judged, kind):
     assert results[0] == results[1]
 
 
+def test_a_table_with_a_gap_in_every_row_is_measured_and_what_is_left_out_is_said(judged):
+    """Diversity of real rows by the values that pairs of them have; no distance of features."""
+    whole, _ = lacking("entries", 0.0)
+    x = whole.take(np.arange(600))
+    mask = np.ones((600, 3), bool)
+    mask[np.arange(600), np.arange(600) % 3] = False
+    holes = {**x, "a": np.where(mask, x["a"], 1e6).astype(np.float32)}
+    of = {"labels": whole.labels, "present": {"a": mask}}
+    gaps = ArraySource({n: holes[n] for n in "ab"}, FactorModel.modalities, **of)
+    found = evaluate(MaskedFactorModel(), gaps, judged)
+    assert "hardly any row has all values of a, so that no distance" in found.presence.sentence
+    assert all("->a" not in of for network in found.frechet.values() for of in network.conditional)
+    full = ArraySource({n: x[n] for n in "ab"}, FactorModel.modalities, labels=whole.labels)
+    real, known = (
+        evaluate(MaskedFactorModel(), each, judged).diversity["data"].real["a"]
+        for each in (gaps, full)
+    )
+    assert abs(real.mean - known.mean) < 4 * (real.standard_error + known.standard_error)
+
+
 def test_modalities_that_no_row_has_together_are_measured_one_from_another_only_by_class(judged):
     """No row has both: nothing is scored, and what is generated is still of the right class."""
     data, _ = lacking("entries", 0.0)

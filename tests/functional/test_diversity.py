@@ -19,3 +19,16 @@ def test_equal_draws_have_none_and_independent_ones_the_spread_of_their_distribu
     # the squared difference of two draws has mean 18; its root, with 500 features, bias 1e-3
     error = 4 * found.std() / np.sqrt(200) + 3e-3
     assert abs(found.mean() - np.sqrt(18)) < error
+
+
+def test_what_is_not_known_is_left_out_of_both():
+    """Each pair by the features that both have; a pair without any does not count."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(4, 5, 3))
+    draws[rng.random(draws.shape) < 0.4] = np.nan
+    expected = []
+    for row in draws.transpose(1, 0, 2):
+        pairs = [row[i] - row[j] for i in range(4) for j in range(i)]
+        known = [d[~np.isnan(d)] for d in pairs]
+        expected.append(np.mean([np.sqrt(np.mean(d**2)) for d in known if len(d)]))
+    np.testing.assert_allclose(pairwise_distance(draws), expected, rtol=1e-12)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mvflow_cli.data.transfers import fetch_files
+from mvflow_cli.opening import check_output
 from mvflow_cli.options import Json, Seed
 from mvflow_cli.output import say, show_json
 
@@ -54,7 +55,6 @@ def build(
 
     Example: mvflow data build toy toy.h5 --rows 20000 --seed 1
     """
-    from mvflow.core import UsageError
     from mvflow_datasets import Store, find_builder
     from mvflow_datasets.hdf5 import check_hdf5_name
 
@@ -63,9 +63,7 @@ def build(
     parameters = dict(_assigned(text) for text in settings or []) | extra
     _check_known(builder, parameters)
     check_hdf5_name(Path(path), "a store is")
-    if Path(path).exists() and not force:
-        msg = f"{path} exists already: add --force to replace it"
-        raise UsageError(msg)
+    check_output(Path(path), force)
     if download:
         source = source or Path(f"{name}-files")
         fetch_files(builder, source, json=json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mvflow_cli.opening import check_output
 from mvflow_cli.options import ImageShapes, Json, Seed, parsed_image_shapes
 from mvflow_cli.output import say, show_json
 
@@ -158,13 +159,9 @@ def import_(
 
     Example: mvflow data import own.h5 --modality image=scans/ --modality rna=counts.csv
     """
-    from mvflow.core import UsageError
     from mvflow_datasets import Store
-    from mvflow_datasets.importing import Wanted, import_data, split_shares
+    from mvflow_datasets.importing import Reference, Wanted, import_data, split_shares
 
-    if out.exists() and not force:
-        msg = f"{out} exists already: add --force to replace it"
-        raise UsageError(msg)
     wanted = Wanted(
         _assigned("--modality", modalities, "image=images.npy"),
         labels=labels,
@@ -179,6 +176,8 @@ def import_(
         join=join,
         image_shapes=parsed_image_shapes(image_shape),
     )
+    read = (*wanted.modalities.values(), labels or "", groups or "", *wanted.keys.values())
+    check_output(out, force, (Reference.parse(text).path for text in read if text))
     options = _options(wanted, header, separator, index, na_tokens, missing)
     wanted = replace(wanted, options=options)
     done = import_data(out, wanted)

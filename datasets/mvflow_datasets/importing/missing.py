@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from mvflow.core import DataError, UsageError
+from mvflow.core import DataError, UsageError, listed
 from mvflow_datasets.importing.references import HINT, Raw, ReadOptions, missing_texts
 
 __all__ = ["absent", "check_training_rows", "refuse_bad", "refuse_bad_sparse"]
@@ -67,22 +67,29 @@ def check_training_rows(raws: Mapping[str, Raw], taken: Mapping[str, NDArray[np.
         taken: modality -> rows of its file that are trained on.
 
     Raises:
-        DataError: naming a modality or a value that does not.
+        DataError: naming the modalities or the values that do not.
     """
     more = "bring more rows, or choose other shares (--split) or another --seed"
+    if nowhere := [name for name, rows in taken.items() if not len(rows)]:
+        of = "any of the modalities" if nowhere[1:] else "modality"
+        msg = f"no row to train on has {of} {listed(nowhere)}: {more}"
+        raise DataError(msg)
+    told = []
     for name, rows in taken.items():
-        if not len(rows):
-            msg = f"no row to train on has modality {name!r}: {more}"
-            raise DataError(msg)
         values = raws[name].values
         if issparse(values) or values.dtype.kind != "f":
             continue
         absent = np.isnan(values[rows]).all(0)
         if absent.any():
-            at = tuple(np.argwhere(absent)[0].tolist())
-            column = raws[name].columns[at[0]] if raws[name].columns and len(at) == 1 else at
-            msg = f"modality {name!r}: no row to train on has a value of {column}: leave it out"
-            raise DataError(msg)
+            places, columns = (
+                [tuple(at) for at in np.argwhere(absent).tolist()],
+                raws[name].columns,
+            )
+            named = [columns[at[0]] if columns and len(at) == 1 else at for at in places]
+            told.append(f"modality {name!r}: no row to train on has a value of {listed(named)}")
+    if told:
+        msg = f"{'; '.join(told)}: leave out what no row has"
+        raise DataError(msg)
 
 
 def refuse_bad(

@@ -83,9 +83,11 @@ def pair(
     if keys or not _agree(known, raws):
         _check_all_have_keys(raws, known)
         rows = _by_key(raws, known, modalities, join)
+        named = len({key for name in modalities for key in known[name].tolist()})
+        empty = named - len({*rows[0].tolist()})
     else:
-        rows = _by_position(raws, known, modalities)
-    return _completed(raws, *_joined(raws, *rows, modalities, join), modalities)
+        rows, empty = _by_position(raws, known, modalities), 0
+    return _completed(raws, *_joined(raws, *rows, modalities, join, empty), modalities)
 
 
 def _agree(known: Mapping[str, NDArray[np.str_]], raws: Mapping[str, Raw]) -> bool:
@@ -165,8 +167,9 @@ def _joined(
     how: str,
     modalities: Collection[str],
     join: str,
+    empty: int,
 ) -> tuple[NDArray[np.str_], dict[str, NDArray[np.int64]], str, tuple[str, ...]]:
-    """Rows that are kept, and words on them and on what was dropped."""
+    """Rows that are kept, and words on them and on what was dropped, `empty` keys before."""
     has = {name: at >= 0 for name, at in positions.items()}
     if join == "inner":
         kept = np.logical_and.reduce(list(has.values()))
@@ -175,6 +178,7 @@ def _joined(
     if not kept.any():
         msg = f"no row has all of {', '.join(positions)}: --join outer keeps rows that lack some"
         raise DataError(msg)
+    empty += int((~kept).sum())
     origin, positions = origin[kept], {name: at[kept] for name, at in positions.items()}
     distinct = len(np.unique(origin)) if how == "paired by key" else len(origin)
     repeats = f" of {distinct:,} keys, which repeat" if distinct < len(origin) else ""
@@ -198,10 +202,11 @@ def _joined(
             msg = f"{name} has no value for row {key!r}: every row needs one, whatever it lacks"
             raise DataError(msg)
     Presence(names, kinds).check()
+    lost = f"; left out {empty:,} of which nothing is given" if empty else ""
     return (
         origin,
         positions,
-        f"{len(origin):,} rows{repeats}, {how} (outer join)",
+        f"{len(origin):,} rows{repeats}, {how} (outer join){lost}",
         _kinds(kinds, len(names)),
     )
 
