@@ -96,8 +96,9 @@ def test_bits_of_a_store_are_scored_as_numbers_from_0_to_1(rows):
     bits = (255 * (rows["b"] > 0)).astype(np.uint8)
     specs = [Modality("a", (3,)), Modality("b", (2,), "bernoulli")]
     source = ArraySource({"a": rows["a"], "b": bits}, specs)
-    settings = config_from_dict(resolved(auto_config(specs, ROWS), ["joint.epochs=0"]))
+    changes = ["joint.epochs=0", "subset=kernel"]
+    settings = config_from_dict(resolved(auto_config(specs, ROWS), changes))
     found = cross_validate(settings, [source], folds=2, seed=0)[0].predictions["a->b"]
     # the mean of one half of 40 rows, as a prediction of the other: R² a little below 0
     assert -0.5 < found.baselines["constant"].r2.mean <= 0
-    assert found.baselines["ridge"].r2.mean > 0.3
+    assert found.baselines["ridge"].r2.mean > 0.15  # of bits, whose noise is large
