@@ -17,7 +17,8 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "→": r"$\rightarrow$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$",
-    "–": "--", "≥": r"$\geq$",
+    "–": "--", "≥": r"$\geq$", "∞": r"$\infty$", "²": r"$^2$",
+    "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 Mark = Callable[[str, str], str]
 """From a number and "best", "second", "tied" or "" to the marked number."""

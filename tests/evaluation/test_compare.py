@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -328,6 +329,16 @@ def test_latex(runs):
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     assert {line.count("&") + 1 for line in rows} == {len(columns)}
     assert not set(text) & set("→↑↓±–−")
+
+
+def test_latex_has_no_letter_that_its_standard_fonts_lack(runs):
+    """In them |, < and > are other signs, and there is no infinity."""
+    label = "R² and FID∞, |S|-1 → 2, a < b > c"
+    found = replace(compare(runs), notes=(label,), measures=())
+    table = as_latex(found)
+    shown = r"R$^2$ and FID$\infty$, \textbar{}S\textbar{}-1 $\rightarrow$ 2, "
+    assert shown + r"a \textless{} b \textgreater{} c" in table
+    assert table.isascii()
 
 
 def test_csv_and_json_have_every_measure_and_seed(runs):
