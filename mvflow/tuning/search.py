@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ DRAWS = 20
 SHAPE = {"key": str, "trials": [{"changes": [str], "rows": [float], "seconds": float}]}
 CHANCE = 0.05
 """How often a search may replace the settings that it began with where no setting gains."""
+REPEATS = 3
+"""Further seeds of the settings that a search begins with, which say how much training varies."""
 SHARE_OF_EPOCHS = 3
 """Trials train for one in so many of the epochs."""
 
@@ -53,22 +55,39 @@ class Trial:
         return mean_and_error(np.subtract(self.rows, base.rows))
 
 
-def replaces(trial: Trial, base: Trial, comparisons: int) -> bool:
+def replaces(trial: Trial, base: Trial, comparisons: int, repeats: Sequence[Trial] = ()) -> bool:
     """Whether a trial gains more than noise would in any of so many comparisons.
 
-    A paired one-sided t-test over held-out rows at the level `CHANCE` / `comparisons`
-    (Bonferroni): where no setting gains anything, all comparisons together replace the settings
-    they began with at most in the share `CHANCE` of searches.
+    A one-sided t-test at the level `CHANCE` / `comparisons` (Bonferroni): where no setting gains
+    anything, all comparisons together replace the settings they began with at most in the share
+    `CHANCE` of searches. Noise is that of held-out rows, which are paired, and that of training
+    once more; the degrees of freedom are Welch's.
+
+    Args:
+        trial: what may replace the other.
+        base: what it would replace, on the same rows.
+        comparisons: how many may be made.
+        repeats: trials of one configuration with several seeds; without them training is taken to
+            have no noise.
 
     Examples:
         >>> base = Trial((), (0.0, 0.1, 0.2), 1.0)
         >>> better = Trial(("latent_dim=4",), (0.5, 0.6, 0.71), 1.0)
         >>> replaces(better, base, 10), replaces(Trial((), (0.5, 0.0, 0.2), 1.0), base, 10)
         (True, False)
+        >>> replaces(better, base, 10, [base, better, base])  # a seed matters as much
+        False
     """
     gain = trial.gain(base)
-    limit = float(student_t.isf(CHANCE / comparisons, max(1, len(base.rows) - 1)))
-    return gain.mean > limit * gain.standard_error
+    of_rows, of_training = gain.standard_error**2, 0.0
+    per_freedom = 0.0
+    if len(repeats) > 1:
+        of_training = 2 * float(np.var([t.score for t in repeats], ddof=1))
+        per_freedom = of_training**2 / (len(repeats) - 1)
+    total = of_rows + of_training
+    per_freedom += of_rows**2 / max(1, len(base.rows) - 1)
+    freedom = total**2 / per_freedom if per_freedom > 0 else np.inf
+    return gain.mean > float(student_t.isf(CHANCE / comparisons, freedom)) * total**0.5
 
 
 def alternatives(config: Config) -> list[list[list[str]]]:
@@ -116,8 +135,9 @@ def tune(
     """The settings, of those tried within the budget, that impute held-out rows best.
 
     A greedy search: of each group of `alternatives` the best is kept, if it gains more than
-    noise over held-out rows would (see `Trial.gain`). Trials train on a share of
-    the rows, for a part of the epochs; the first is the configuration itself.
+    noise would, of held-out rows and of training with another seed. Trials train on a share of
+    the rows, for a part of the epochs; the first is the configuration itself, which is tried
+    with other seeds as soon as something seems better.
 
     Args:
         config: to begin with.
@@ -152,7 +172,7 @@ def tune(
             trial = search.run((*base.changes, *changes))
             if trial is None:
                 break
-            if trial.score > best.score and replaces(trial, base, sum(map(len, groups))):
+            if trial.score > best.score and search.replaces(trial, base, sum(map(len, groups))):
                 best = trial
     return search.configured(best.changes), search.trials
 
@@ -176,8 +196,25 @@ class _Search:
     def configured(self, changes: tuple[str, ...]) -> Config:
         return config_from_dict(assign(self.config.to_dict(), changes))
 
+    def replaces(self, trial: Trial, base: Trial, comparisons: int) -> bool:
+        """Whether it gains more than noise, of rows and of seeds, for which there must be time."""
+        if not replaces(trial, base, comparisons):
+            return False
+        repeats = [self.trials[0]]
+        for seed in range(self.config.seed + 1, self.config.seed + 1 + REPEATS):
+            kept, self.model = self.model, None  # trained from the beginning
+            again = self.run((f"seed={seed}",))
+            self.model = kept
+            if again is None:
+                return False
+            repeats.append(again)
+        return replaces(trial, base, comparisons, repeats)
+
     def run(self, changes: tuple[str, ...]) -> Trial | None:
         """Try settings, or None if that would take too long."""
+        known = [t for t in self.trials if t.changes == changes]
+        if known:
+            return known[0]
         trial = self.memory.trial(changes)
         if trial is None:
             longest = max((t.seconds for t in self.trials), default=0.0)

@@ -32,49 +32,56 @@ def config():
 
 
 def test_it_begins_with_the_recipe_and_never_chooses_worse(rows, config, monkeypatch):
-    def scores(model, held):
-        return np.full(20, -abs(model.config.latent_dim - 6.0))
+    def scores(self, config):
+        return np.full(20, -abs(config.latent_dim - 6.0))
 
-    monkeypatch.setattr(tuning, "imputation_scores", scores)
+    monkeypatch.setattr(tuning._Search, "scores", scores)
     groups = [[["latent_dim=6"], ["latent_dim=2"]], [["latent_dim=5"]]]
     monkeypatch.setattr(tuning, "alternatives", lambda _: groups)
     best, trials = tune(config, ArraySource(rows))
     assert trials[0].changes == ()
     assert best.latent_dim == 6
     assert max(t.score for t in trials) == 0
-    assert [t.changes for t in trials[3:]] == [("latent_dim=6", "latent_dim=5")]
+    tried = [t.changes for t in trials if not t.changes or "seed=" not in t.changes[0]]
+    assert tried[1:] == [("latent_dim=6",), ("latent_dim=2",), ("latent_dim=6", "latent_dim=5")]
+    assert len(trials) == len(tried) + tuning.REPEATS
 
 
-def searches(rows, config, monkeypatch, gain, times):
-    """Shares of searches that end with other settings than they began with, in noise."""
+def searches(rows, config, monkeypatch, gain, times, of_training):
+    """Shares of searches that end with other settings, and with those that gain, in noise."""
     rng = np.random.default_rng(0)
     common = rng.normal(size=60)  # a row is as hard to impute for every model
 
     def scores(self, config):
-        return 0.7 + common + 0.1 * rng.normal(size=60) + gain * (config.latent_dim == 6)
+        shift = of_training * rng.normal() + gain * (config.latent_dim == 6)
+        return 0.7 + common + 0.1 * rng.normal(size=60) + shift
 
     monkeypatch.setattr(tuning._Search, "scores", scores)
-    groups = [[[f"latent_dim={n}"] for n in pair] for pair in ((2, 3), (4, 5), (6, 8), (9, 10))]
+    groups = [[[f"latent_dim={n}"] for n in pair] for pair in ((2, 7), (4, 5), (6, 8), (9, 10))]
     monkeypatch.setattr(tuning, "alternatives", lambda _: groups)
     source = ArraySource(rows)
     ends = [tune(config, source)[0].latent_dim for _ in range(times)]
     return np.mean([n != config.latent_dim for n in ends]), np.mean([n == 6 for n in ends])
 
 
+@pytest.mark.parametrize("of_training", [0.0, 0.05])
 def test_where_no_setting_gains_those_it_began_with_are_kept_as_often_as_promised(
-    rows, config, monkeypatch
+    rows, config, monkeypatch, of_training
 ):
-    """The best of all trials is the first in a ninth of the searches; kept it is in 95 %."""
-    times = 300
-    replaced, _ = searches(rows, config, monkeypatch, 0, times)
+    """The best of all trials is the first in a ninth of the searches; kept it is in 95 %.
+
+    A new training moves the score by nothing, or by 2.7 standard errors of rows.
+    """
+    times = 150
+    replaced, _ = searches(rows, config, monkeypatch, 0, times, of_training)
     error = (tuning.CHANCE * (1 - tuning.CHANCE) / times) ** 0.5
     assert replaced <= tuning.CHANCE + 3 * error
 
 
 def test_a_gain_beyond_noise_is_taken(rows, config, monkeypatch):
-    """Five standard errors: 0.1 of noise in each of two trials of 60 rows."""
-    _, taken = searches(rows, config, monkeypatch, 5 * 0.1 * (2 / 60) ** 0.5, 60)
-    assert taken > 0.9  # the limit is at 2.6: missed by 2.4 errors, in one of a hundred
+    """Ten standard errors of rows; the limit is at about five, since repeats have that noise."""
+    _, taken = searches(rows, config, monkeypatch, 10 * 0.1 * (2 / 60) ** 0.5, 60, 0.0)
+    assert taken > 0.9
 
 
 def test_the_gain_is_that_of_a_paired_test():
