@@ -225,5 +225,6 @@ def _joined(parts: Sequence[Mapping[str, Baseline]]) -> dict[str, Baseline]:
                 i: np.concatenate([part[name].classes[i] for part in parts])
                 for i in parts[0][name].classes
             },
+            max(part[name].components for part in parts),
         )
     return joined
