@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from mvflow_cli.judge_files import JudgeFiles
+from mvflow_cli.output import say
 
 __all__ = ["make_runs"]
 
@@ -33,11 +34,20 @@ def make_runs(
 
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(prefix=".sweep-", dir=parent) as scratch:
+        said: set[str] = set()
         for name, assignments in variants.items():
             words = [f"--set={text}" for text in assignments]
             command = ["new", f"{scratch}/{name}", f"--recipe={recipe}", f"--store={store}"]
-            with contextlib.redirect_stdout(io.StringIO()):
+            texts = io.StringIO()
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(texts):
                 code = run([*command, *words])
+            lines = texts.getvalue().splitlines()
+            if code:
+                lines[-1] += f" (in {name!r}; what only one system has goes into its --variant)"
+            for line in lines:
+                if line not in said:
+                    say(line, err=True)
+            said.update(lines)
             if code:
                 raise typer.Exit(code)
         made = {Path(scratch, name): out / name for name in variants}

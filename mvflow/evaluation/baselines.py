@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import PRESENT, Source, generator
+from mvflow.core import PRESENT, Source, generator, intensities
 
 __all__ = ["Baseline", "Baselines", "CONSTANT", "NEIGHBOURS", "RIDGE"]
 
@@ -100,7 +100,7 @@ class Baselines:
     def _inputs(self, name: str, x: NDArray[Any]) -> Floats:
         if name in self._classes:
             return np.eye(self._classes[name])[np.asarray(x)]
-        values = np.asarray(x, np.float64).reshape(len(x), -1)
+        values = np.asarray(intensities(x), np.float64).reshape(len(x), -1)
         if name in self._counts:
             return np.log1p(values)
         shown = [values[:, [i]] == np.arange(n) for i, n in self._indicated(name).items()]

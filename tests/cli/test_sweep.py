@@ -165,6 +165,7 @@ def test_one_that_fails_is_said_and_the_others_are_trained(swept):
         (("--set", "joint.beta"), "expected section.key=value"),
         (("--set", "joint.beta=1,many"), "joint.beta"),
         (("--set", "joint.beta=1", "--set", "joint.beta=2,3"), "joint.beta is set twice"),
+        (("--variant", "system=mvae", "--set", "flows.epochs=1"), "(in 'system=mvae'; what only"),
         (("--variant", "jnf"), "cannot read --variant 'jnf'"),
         (("--variant", "system=jnf-share"), "did you mean 'jnf-shared'?"),
         (("--variant", "system=jnf", "--set", "system=jnf"), "system is set twice"),

@@ -339,6 +339,21 @@ def test_many_inputs_enter_baselines_by_their_principal_components():
     )
 
 
+def test_baselines_of_bits_are_those_of_the_same_numbers():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(300, 2)).astype(np.float32)
+    bits = (a[:, :1] + rng.normal(size=(300, 1)) > 0).astype(np.float32)
+    specs = [Modality("a", (2,)), Modality("b", (1,), "bernoulli")]
+    found = []
+    for b in (bits, (255 * bits).astype(np.uint8)):  # as a store keeps them
+        train = ArraySource({"a": a[:200], "b": b[:200]}, specs)
+        made = Baselines(train, {}, (), 0, {"b": {0: 2}})
+        found.append(made.predict({"a": a[200:]}, ["a"], ["b"])["b"])
+    for name, of in found[0].items():
+        np.testing.assert_allclose(found[1][name].mean, of.mean, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found[1][name].classes[0], of.classes[0], rtol=1e-9)
+
+
 def test_baselines_of_incomplete_rows_are_those_of_the_rows_that_have_what_is_needed():
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
