@@ -91,11 +91,14 @@ class Job:
 
     def start(self, options: Sequence[str]) -> None:
         """Start the next command."""
+        from mvflow.core import trusted
+
         self.state = {"train": "training", "evaluate": "evaluating"}[self.todo[0]]
-        words = ["-m", "mvflow_cli.main", self.todo[0], str(self.path), *options, "--json"]
+        plugins = [word for module in trusted() for word in ("--plugin", module)]
+        command = [*plugins, self.todo[0], str(self.path), *options, "--json"]
         self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, *words],
+            [sys.executable, "-m", "mvflow_cli.main", *command],
             stdout=self._out,
             stderr=subprocess.PIPE,  # a pipe, so that it ends with this process, however that ends
             text=True,

@@ -16,20 +16,28 @@ __all__ = ["list_kinds"]
 
 def list_kinds(
     group: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="WHAT",
+            metavar="[WHAT]",
             help="systems, posteriors, priors, projectors, likelihoods, networks, subsets, "
-            "samplers, datasets or recipes.",
+            "samplers, datasets or recipes; without it, the names of all of these.",
             show_default=False,
         ),
-    ],
+    ] = None,
     json: Json = False,
 ) -> None:
     """List what there is of one kind, ours and other packages', with the settings of each.
 
     Example: mvflow list posteriors
     """
+    if group is None:
+        names = _names()
+        if json:
+            show_json(names)
+            return
+        for what, known in names.items():
+            say(f"{what}: {', '.join(known)}")
+        return
     kinds = list(_recipes() if group == "recipes" else _kinds(group))
     if json:
         show_json({"group": group, "kinds": kinds})
@@ -40,6 +48,15 @@ def list_kinds(
             continue
         settings = ", ".join(f"{k} = {v}" for k, v in kind["settings"].items())
         say(f"{kind['name']}: {kind['about']}" + (f" [{settings}]" if settings else ""))
+
+
+def _names() -> dict[str, list[str]]:
+    """Names of the kinds of each contract, and of the recipes."""
+    from mvflow.config import recipe_names
+    from mvflow.config.auto import AUTO
+    from mvflow.core import REGISTRIES, registry
+
+    return {g: registry(g).names() for g in REGISTRIES} | {"recipes": [*recipe_names(), AUTO]}
 
 
 def _kinds(group: str) -> Iterator[dict[str, Any]]:

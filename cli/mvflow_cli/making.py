@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from mvflow_cli.judge_files import JudgeFiles
+from mvflow_cli.output import say
 
 __all__ = ["make_runs"]
 
@@ -33,11 +34,20 @@ def make_runs(
 
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(prefix=".sweep-", dir=parent) as scratch:
+        said: set[str] = set()
         for name, assignments in variants.items():
             words = [f"--set={text}" for text in assignments]
             command = ["new", f"{scratch}/{name}", f"--recipe={recipe}", f"--store={store}"]
-            with contextlib.redirect_stdout(io.StringIO()):
+            texts = io.StringIO()
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(texts):
                 code = run([*command, *words])
+            lines = texts.getvalue().splitlines()
+            if code:
+                lines[-1] += f" (in {name!r}; what only one system has goes into its --variant)"
+            for line in lines:
+                if line not in said:
+                    say(line, err=True)
+            said.update(lines)
             if code:
                 raise typer.Exit(code)
         made = {Path(scratch, name): out / name for name in variants}
@@ -45,7 +55,11 @@ def make_runs(
         missing = {new: path for new, path in made.items() if not _is_there(path, new)}
         out.mkdir(parents=True, exist_ok=True)
         for new, path in missing.items():
-            new.rename(path)
+            try:
+                new.rename(path)
+            except OSError:  # another command has made it meanwhile
+                if not _is_there(path, new):
+                    raise
 
 
 def _is_there(path: Path, new: Path) -> bool:
@@ -59,6 +73,8 @@ def _is_there(path: Path, new: Path) -> bool:
         )
         for key in sorted(ours.keys() | theirs.keys()):
             if ours.get(key) != theirs.get(key):
+                if key == "data.store" and _is_same_store(path, theirs[key], ours[key]):
+                    continue
                 msg = (
                     f"{path} is there with another configuration ({key} is {theirs.get(key)}, "
                     f"not {ours.get(key)}): choose another --out, or remove it first"
@@ -69,6 +85,25 @@ def _is_there(path: Path, new: Path) -> bool:
         msg = f"{path} is there and is not a run directory: choose another --out"
         raise UsageError(msg)
     return False
+
+
+def _is_same_store(run: Path, theirs: str, ours: str) -> bool:
+    """Whether the store of a run that is there has the same content as another, wherever it lies.
+
+    Raises:
+        UsageError: if it is not where the run says.
+    """
+    from mvflow.core import UsageError
+    from mvflow_datasets import Store
+
+    if not theirs or not (place := run / theirs).exists():
+        msg = (
+            f"{run} is there, but its store is not: there is nothing at {theirs or 'its place'}; "
+            f"if it is {ours} now, 'mvflow train {run} --store {ours}' says so to the run"
+        )
+        raise UsageError(msg)
+    with Store.open(place) as a, Store.open(ours) as b:
+        return a.fingerprint == b.fingerprint
 
 
 def _flat(node: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -91,7 +91,8 @@ def new(
 
         RunDirectory.check_free(run)
         config = searched(config, searched_file, budget, fixed=bool(settings), err=json)
-    made, taken = create(run, config, adopt)
+    keys = [*(k for k, v in choices.items() if v is not None), *map(_key, settings or [])]
+    made, taken = create(run, config, adopt, keys)
     if searched_file.is_file():
         searched_file.replace(made.path / "search.json")
     if json:
@@ -99,10 +100,27 @@ def new(
             {"run": str(made.path), "config": config.model_dump(mode="json"), "adopted": taken}
         )
         return
-    say(f"made {run}: system {config.system}, recipe {recipe}; train it with 'mvflow train {run}'")
+    stages = ", ".join(_stages(config))
+    say(
+        f"made {run}: system {config.system}, recipe {recipe}, {stages}; "
+        f"train it with 'mvflow train {run}'"
+    )
     if adopt is not None:
         none = f"took nothing from {adopt}: no finished stage has the same data and settings"
         say(f"took {', '.join(taken)} from {adopt}" if taken else none)
+
+
+def _stages(config: Config) -> Iterator[str]:
+    """Each stage, and for how long it is trained."""
+    from mvflow.systems import build_system, stages_of
+
+    for spec in stages_of(build_system(config)):
+        epochs = "" if spec.settings is None else f" ({spec.settings.epochs} epochs)"
+        yield f"{spec.name}{epochs}"
+
+
+def _key(assignment: str) -> str:
+    return assignment.partition("=")[0].strip()
 
 
 def searched(config: Config, path: Path, budget: float, *, fixed: bool, err: bool) -> Config:
@@ -241,13 +259,20 @@ def settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, A
 
 
 def create(
-    path: Path, config: Config, adopt: Path | None = None
+    path: Path, config: Config, adopt: Path | None = None, keys: Sequence[str] = ()
 ) -> tuple[RunDirectory, list[str]]:
     """Make a run directory, if the store fits, and take finished stages from another run.
+
+    Args:
+        path: of the directory.
+        config: of the run.
+        adopt: directory of the other run.
+        keys: of the settings that were given by hand: those that never act are said.
 
     Returns:
         The run directory and the names of the stages taken.
     """
+    from mvflow.config import Training
     from mvflow.core import DataError, fingerprint
     from mvflow.estimators import check_fits
     from mvflow.runs import Inputs, Plan, RunDirectory
@@ -270,7 +295,9 @@ def create(
         check_rows(plan, len(train))
         run = RunDirectory.create(path, config)
         run.write_units(store.units)
-        warn_idle(config)
+        # What the section of a trained part lacks was taken from another stage's: that has acted.
+        sections = {key: getattr(config, key.partition(".")[0], None) for key in keys}
+        warn_idle(config, [k for k, value in sections.items() if not isinstance(value, Training)])
         if other is None:
             return run, []
         return run, run.adopt(other, plan, Inputs(fingerprint(train)))

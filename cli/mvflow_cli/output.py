@@ -10,9 +10,10 @@ import io
 import json
 import logging
 import math
+import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,26 @@ def say(line: str, *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     if stream is not None:  # as it is where there is no terminal at all
         with _writable():
-            print(plain(line).replace("\n", "\\n"), file=stream, flush=True)
+            print(plain(_with_plugins(line)).replace("\n", "\\n"), file=stream, flush=True)
 
 
-def warn_idle(config: Config) -> None:
-    """Say on standard error which settings of a configuration never act, a line each."""
+def _with_plugins(line: str) -> str:
+    """The line with this command's plugins in the commands that it quotes."""
+    registry = sys.modules.get("mvflow.core.registry")  # not imported: there are no plugins
+    options = "".join(f"--plugin {module} " for module in (registry.trusted() if registry else ()))
+    return re.sub(r"'mvflow (?!-)", lambda _: f"'mvflow {options}", line) if options else line
+
+
+def warn_idle(config: Config, keys: Collection[str] = ()) -> None:
+    """Say on standard error which settings of a configuration never act, a line each.
+
+    Args:
+        config: to look at.
+        keys: of the settings that were given by hand.
+    """
     from mvflow.config import idle_settings
 
-    for words in idle_settings(config):
+    for words in idle_settings(config, keys):
         say(f"mvflow: warning: {words}", err=True)
 
 

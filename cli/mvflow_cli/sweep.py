@@ -38,10 +38,9 @@ def sweep(
     recipe: Annotated[
         str,
         typer.Option(
-            help="Recipe to begin with, such as toy or mnist-svhn; 'auto' chooses by the store.",
-            show_default=False,
+            help="Recipe to begin with, such as toy or mnist-svhn; 'auto' chooses by the store."
         ),
-    ],
+    ] = "auto",
     seeds: Annotated[
         str | None,
         typer.Option(

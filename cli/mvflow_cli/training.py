@@ -151,7 +151,7 @@ def _configured(run: RunDirectory, stages: Sequence[str] | None, options: TrainO
             if after[key] != before.get(key):
                 was = f" (was {before[key]!r})" if key in before else ""
                 say(f"config.toml: {key} = {after[key]!r}{was}", err=options.json)
-    warn_idle(changed)
+    warn_idle(changed, [a.partition("=")[0].strip() for a in options.settings or []])
     return changed
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvflow.core import Modality, Units, UsageError
 from mvflow.core.files import replacing
+from mvflow.likelihoods import within_bounds
 from mvflow.metrics import central_intervals
 from mvflow_datasets.importing.frames import as_frame
 
@@ -78,6 +79,8 @@ def summarise_draws(
         levels = {units.names.index(name): of for name, of in units.levels.items()}
     ends = central_intervals(x, [level])[0]
     ends += np.array([-1.0, 1.0])[:, None, None] * np.asarray(margin)
+    if not units.classes:
+        ends = np.stack(within_bounds(modality, *ends))
     plain = Units(units.names, (), {}, units.shift, units.scale, units.log1p, units.knots)
     shape = modality.shape if not units.classes else (1,)
     whole = [plain.restore(v.reshape(-1, *shape)).reshape(v.shape) for v in (x, *ends)]

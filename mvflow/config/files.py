@@ -346,7 +346,24 @@ def _first_problem(error: ValidationError, schema: type[Config]) -> str:
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         what = "section" if is_section else "setting"
         return f"unknown key {key!r}: that is a {what} of system {', '.join(having)}{where}"
+    if not path and (hint := _belongs(key, schema)):
+        return f"unknown key {key!r}: {hint}"
     return unknown_name("key", key, _fields_at(schema, path)) + where
+
+
+def _belongs(key: str, schema: type[Config]) -> str:
+    """Where a key may belong that is no section: to sections that have it, or to a part."""
+    having = [n for n in schema.model_fields if n != "data" and key in _fields_at(schema, [n])]
+    if having:
+        return f"that is a setting of {', '.join(having)}, such as {having[0]}.{key}"
+    for name, field in schema.model_fields.items():
+        for kind in field.metadata:
+            if isinstance(kind, Kind) and key in registry(kind.group).names():
+                return (
+                    f"that is a kind of {name}, whose section is {name!r}: {name}.kind = {key!r}, "
+                    f"and {name}.SETTING for its settings"
+                )
+    return ""
 
 
 def _systems_with(path: list[str], key: str) -> list[str]:

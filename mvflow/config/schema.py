@@ -161,6 +161,10 @@ class Config(Section):
     classifiers: Classifiers = Classifiers()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    def unread(self) -> dict[str, str]:
+        """Sections that nothing reads as the others are -> why, and what to set in their place."""
+        return {}
+
     def specifications(self) -> tuple[Modality, ...]:
         """Modalities sorted by name, so that nothing depends on the order they are given in."""
         return tuple(self.modalities[name].modality(name) for name in sorted(self.modalities))

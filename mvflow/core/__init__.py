@@ -42,7 +42,7 @@ from mvflow.core.presence import (
     without_full_masks,
 )
 from mvflow.core.random import derive_seed, generator
-from mvflow.core.registry import REGISTRIES, Registry, registry, trust
+from mvflow.core.registry import REGISTRIES, Registry, registry, trust, trusted
 from mvflow.core.selected import SelectedRows, TakenRows, complete_rows
 from mvflow.core.sources import (
     ArraySource,
@@ -64,6 +64,7 @@ from mvflow.core.types import (
     Modality,
     Source,
     Subset,
+    intensities,
     rescale_weights,
     take_present,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "fill_absent",
     "fingerprint",
     "generator",
+    "intensities",
     "listed",
     "namespace",
     "pack_column",
@@ -136,6 +138,7 @@ __all__ = [
     "subset_of",
     "take_present",
     "trust",
+    "trusted",
     "unknown_name",
     "unmask",
     "unmask_labels",

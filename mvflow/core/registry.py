@@ -17,7 +17,7 @@ from typing import Any
 
 from mvflow.core.errors import ConfigError, UsageError, unknown_name
 
-__all__ = ["REGISTRIES", "Registry", "registry", "trust"]
+__all__ = ["REGISTRIES", "Registry", "registry", "trust", "trusted"]
 
 _TRUSTED: set[str] = set()
 
@@ -193,3 +193,8 @@ def trust(module: str) -> None:
         msg = f"plugin {module!r} cannot be imported: {type(error).__name__}: {error}"
         raise UsageError(msg) from error
     _TRUSTED.add(module)
+
+
+def trusted() -> tuple[str, ...]:
+    """The modules that `trust` has imported."""
+    return tuple(sorted(_TRUSTED))

@@ -400,10 +400,10 @@ def _checked(given: Any, modality: Modality) -> NDArray[Any]:
     likelihood = modality.likelihood_part
     expected = likelihood.row_shape(modality.shape)
     if x.shape[1:] != expected or x.ndim != len(expected) + 1:
-        msg = (
-            f"modality {modality.name!r} has shape {x.shape}: "
-            f"expected (rows, {', '.join(map(str, expected))})"
-        )
+        lengths = f" {', '.join(map(str, expected))}"
+        each = likelihood.expects(modality.shape).removeprefix("expected ")
+        what = f"{lengths})" if expected else f"), {each} in each row"
+        msg = f"modality {modality.name!r} has shape {x.shape}: expected (rows,{what}"
         raise DataError(msg)
     if x.dtype == np.uint8 and likelihood.takes_bytes:
         if x.size and x.max() == 1:

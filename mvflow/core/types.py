@@ -22,6 +22,7 @@ __all__ = [
     "Modality",
     "Source",
     "Subset",
+    "intensities",
     "rescale_weights",
     "take_present",
 ]
@@ -75,7 +76,10 @@ class Modality:
             raise DataError(msg)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         if not self.shape or min(self.shape) < 1:
-            msg = f"modality {self.name!r} has shape {self.shape}: expected positive lengths"
+            msg = (
+                f"modality {self.name!r} has shape {self.shape}: expected the lengths of one "
+                "row's value, each 1 or more: (1,) for one number, (classes,) for a class"
+            )
             raise DataError(msg)
         if not isinstance(self.likelihood, str | Mapping):
             from mvflow.core.parts import dump  # a part itself: kept as its settings
@@ -147,6 +151,16 @@ class Modality:
     def size(self) -> int:
         """Number of values in one row."""
         return math.prod(self.shape)
+
+
+def intensities(x: NDArray[Any]) -> NDArray[Any]:
+    """Stored values as decoders make them: bytes as intensities in [0, 1], all else as it is.
+
+    Examples:
+        >>> intensities(np.array([0, 255], np.uint8)).tolist(), intensities(np.arange(2)).tolist()
+        ([0.0, 1.0], [0, 1])
+    """
+    return x / np.float32(255) if x.dtype == np.uint8 else x
 
 
 def rescale_weights(modalities: tuple[Modality, ...]) -> dict[str, float]:

@@ -369,8 +369,22 @@ class Estimator(GenerativeEstimator):
         module = importlib.import_module("mvflow.evaluation")  # a higher layer
         return module.evaluate(self, self.as_source(test), classifiers, **options)
 
-    def report(self, path: str | Path, test: Source | Batch, *, seed: int = 0) -> Path:
+    def report(
+        self,
+        path: str | Path,
+        test: Source | Batch,
+        *,
+        train: Source | Batch | None = None,
+        seed: int = 0,
+    ) -> Path:
         """Write a report on the model as one HTML file, and return its path.
+
+        Args:
+            path: of the file.
+            test: rows that the model was not trained on.
+            train: rows that it was trained on, for ridge regression and nearest neighbours
+                beside it.
+            seed: of all draws.
 
         Examples:
             >>> model.report(folder / "report.html", rows).name
@@ -385,7 +399,7 @@ class Estimator(GenerativeEstimator):
             list(self.history_),
             {"stages": stages, "versions": {}},
             {},
-            self.evaluate(rows, seed=seed),
+            self.evaluate(rows, seed=seed, train=train),
         )
         written: Path = module.write_report(Path(path), [entry], seed=seed)
         return written

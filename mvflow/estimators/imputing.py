@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import COVARIATES, PRESENT, Batch, Modality, Source, UsageError, subset_of
+from mvflow.core import (
+    COVARIATES,
+    PRESENT,
+    Batch,
+    Modality,
+    Source,
+    UsageError,
+    intensities,
+    subset_of,
+)
 from mvflow.estimators.empty_rows import in_place, rows_of, warn_of_empty
 from mvflow.estimators.gaps import given_rows, given_with_masks, kinds_of_rows, margins, spread
+from mvflow.likelihoods import within_bounds
 from mvflow.metrics import CalibratedIntervals, central_intervals
 
 if TYPE_CHECKING:
@@ -96,7 +106,7 @@ def imputed(
             low, high = central_intervals(drawn, [level])[0]
             if intervals is not None:
                 wide = margins(intervals, name, level, values, present).reshape(low.shape)
-                low, high = low - wide, high + wide
+                low, high = within_bounds(specs[name], low - wide, high + wide)
         calibrated = intervals is not None and low is not None
         absent = np.ones(drawn.shape[1:], np.bool_)
         made = Imputed(specs[name], mean, low, high, drawn, level, calibrated, absent)
@@ -119,8 +129,8 @@ def _in_place(made: Imputed, has: NDArray[np.bool_]) -> Imputed:
 
 def _kept(made: Imputed, x: NDArray[Any], present: NDArray[np.bool_]) -> Imputed:
     """The same with what was given where it was given."""
-    if x.dtype == np.uint8 and made.modality.likelihood_part.takes_bytes:
-        x = x / np.float32(255)
+    if made.modality.likelihood_part.takes_bytes:
+        x = intensities(x)
     absent = ~np.broadcast_to(spread(present, x.ndim), x.shape)
     known = x
     if made.low is None:  # classes, of which the mean is probabilities

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import PRESENT, Source, generator
+from mvflow.core import PRESENT, Source, generator, intensities
 
 __all__ = ["Baseline", "Baselines", "CONSTANT", "NEIGHBOURS", "RIDGE"]
 
@@ -45,6 +46,8 @@ class Baseline(NamedTuple):
     """(columns,): root of the mean squared error on rows left out; None for classes."""
     classes: Mapping[int, Floats] = MappingProxyType({})
     """Column of numbers -> probabilities of its classes (rows, classes), where it has such."""
+    components: int = 0
+    """Principal components that stand for its inputs; 0: it has seen these themselves."""
 
     def of_rows(self, kept: NDArray[np.bool_]) -> Baseline:
         """Of some of the rows."""
@@ -97,7 +100,7 @@ class Baselines:
     def _inputs(self, name: str, x: NDArray[Any]) -> Floats:
         if name in self._classes:
             return np.eye(self._classes[name])[np.asarray(x)]
-        values = np.asarray(x, np.float64).reshape(len(x), -1)
+        values = np.asarray(intensities(x), np.float64).reshape(len(x), -1)
         if name in self._counts:
             return np.log1p(values)
         shown = [values[:, [i]] == np.arange(n) for i, n in self._indicated(name).items()]
@@ -129,7 +132,7 @@ class Baselines:
                 shares, start = found.mean[:, start : start + n], start + n
             shares = np.clip(shares, LEAST, 1)
             classes[i] = shares / shares.sum(1, keepdims=True)
-        return Baseline(mean, found.deviation[:width], classes)
+        return found._replace(mean=mean, deviation=found.deviation[:width], classes=classes)
 
     def predict(
         self,
@@ -197,8 +200,9 @@ class Baselines:
         scaler = StandardScaler()
         x = scaler.fit_transform(x)
         new = scaler.transform(new)
-        if x.shape[1] > MAX_INPUTS:
-            x, new = self._components(x, new)
+        components = min(COMPONENTS, len(x)) if x.shape[1] > MAX_INPUTS else 0
+        if components:
+            x, new = self._components(x, new, components)
         numbers = [name for name in targets if name not in self._classes]
         out: dict[str, dict[str, Baseline]] = {name: {} for name in targets}
         if numbers:
@@ -230,13 +234,14 @@ class Baselines:
             out[name][CONSTANT] = Baseline(
                 mean, np.nanstd(y, 0) if np.isnan(y).any() else y.std(0)
             )
+        for of in out.values():
+            of |= {n: of[n]._replace(components=components) for n in (RIDGE, NEIGHBOURS)}
         return out
 
-    def _components(self, x: Floats, new: Floats) -> tuple[Floats, Floats]:
+    def _components(self, x: Floats, new: Floats, count: int) -> tuple[Floats, Floats]:
         """Inputs and new ones in the first principal components of the inputs."""
         from sklearn.decomposition import PCA
 
-        count = min(COMPONENTS, len(x))
         pca = PCA(count, svd_solver="randomized", random_state=self._seed).fit(x)
         return pca.transform(x), pca.transform(new)
 
@@ -253,6 +258,7 @@ class Baselines:
         return Baseline(mean, np.sqrt(_mean(error**2, 0, error)))
 
     def _logistic(self, name: str, used: NDArray[np.int64], x: Floats, new: Floats) -> Floats:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         labels, classes = self._labels[name][used], self._classes[name]
@@ -261,7 +267,9 @@ class Baselines:
         if len(present) == 1:
             out[:, present] = 1.0
             return out
-        fitted = LogisticRegression(max_iter=200).fit(x, labels)
+        with warnings.catch_warnings():  # nearly the best coefficients predict nearly as well
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = LogisticRegression(max_iter=200).fit(x, labels)
         out[:, present] = fitted.predict_proba(new)
         return out
 

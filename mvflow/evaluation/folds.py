@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.config import Config
-from mvflow.core import SelectedRows, Source, TakenRows, UsageError, fingerprint, generator
+from mvflow.core import (
+    SelectedRows,
+    Source,
+    TakenRows,
+    UsageError,
+    fingerprint,
+    generator,
+    intensities,
+)
 from mvflow.estimators import Estimator, estimator_class, load
 from mvflow.evaluation.baselines import Baseline
 from mvflow.evaluation.generation import Generation
@@ -203,7 +211,7 @@ def _predicted(
     for name in targets:
         known = of.rows.is_full(name, at)
         out[name] = _Found(
-            np.asarray(x[name])[known],
+            intensities(np.asarray(x[name]))[known],
             Predictive.joined(predicted[name]).of_rows(known),
             {baseline: b.of_rows(known) for baseline, b in others[name].items()},
             numbers[at][known],
@@ -225,5 +233,6 @@ def _joined(parts: Sequence[Mapping[str, Baseline]]) -> dict[str, Baseline]:
                 i: np.concatenate([part[name].classes[i] for part in parts])
                 for i in parts[0][name].classes
             },
+            max(part[name].components for part in parts),
         )
     return joined

@@ -21,6 +21,7 @@ from mvflow.core import (
     Source,
     derive_seed,
     generator,
+    intensities,
     without_full_masks,
 )
 from mvflow.estimators import Estimator
@@ -446,8 +447,7 @@ class Generation:
         is_class = name in self.tables and self.tables[name].kind == "classes"
         if is_class and x.ndim == 1:
             return np.eye(modality.size, dtype=np.float32)[x]
-        values = x.astype(np.float32)
-        return values / np.float32(255) if x.dtype == np.uint8 else values
+        return intensities(x).astype(np.float32, copy=False)
 
     def _known_values(self, name: str, x: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Rows of a table as decoders make them, NaN where a value is missing."""

@@ -139,6 +139,7 @@ class Prediction(Values):
         baselines: "ridge", "neighbours" and "constant" -> scores of predictors that were fitted
             on training rows.
         baseline_rows: number of those.
+        components: principal components that they saw in place of their inputs; 0: none.
         measure: "r2", "deviance" or "accuracy": by which predictors are compared.
         differences: baseline -> by how much the model is better, on the same rows.
         winner: "model", a baseline, or "tied" where noise does not tell.
@@ -163,6 +164,7 @@ class Prediction(Values):
     sentence: str
     columns: list[ColumnScore] = []
     by_kind: dict[str, KindScores] = {}
+    components: int = 0
 
 
 class PredictionMeans(Values):

@@ -84,6 +84,7 @@ def score(
         sentence="",
         columns=columns,
         by_kind=scores_by_kind(table, true, found, baselines, clusters),
+        components=max((of.components for of in baselines.values()), default=0),
     )
     return prediction.model_copy(update={"sentence": sentence(prediction)}), margins
 
@@ -127,6 +128,8 @@ def sentence(found: Prediction) -> str:
     best = max(found.baselines, key=lambda b: sign * _value(found.baselines[b], found.measure))
     other, gap = _value(found.baselines[best], found.measure), found.differences[best]
     error = f"difference {abs(gap.mean):.3f} ± {gap.standard_error:.3f}"
+    if found.components and best != CONSTANT:
+        error += f"; of {found.components} principal components of what is given"
     if found.winner == "tied":
         return (
             f"This model and {words[best]} predict {what} equally well within noise: "

@@ -50,7 +50,7 @@ def calibration(result: Calibration | None, curves: Sequence[StageCurve] = ()) -
     """Whether posteriors are what they claim to be, by the worst of their subsets."""
     name = "Calibration"
     if result is None:
-        words = "Run 'mvflow diagnose' to see whether posteriors are too narrow or shifted."
+        words = "Run 'mvflow diagnose RUN' to see whether posteriors are too narrow or shifted."
         return Check(name, "not diagnosed", "not checked", words)
     failed = [result.subsets[key] for key in sorted(result.subsets)]
     failed = [subset for subset in failed if subset.verdict != "good"]
@@ -185,7 +185,7 @@ def baselines(shortfalls: Mapping[str, float], beaten: Collection[str]) -> Check
     value = f"{words} the best of them on average ({-mean:+.2f})"
     if beaten:
         value = f"a baseline predicts better in {len(beaten)} of {len(shortfalls)} directions, "
-        value += f"by {mean:.2f} on average"
+        value += f"by {sum(shortfalls[d] for d in beaten) / len(beaten):.2f} on average"
     text = (
         "Ridge regression or nearest neighbours predict better: the matrix of scores says where."
     )

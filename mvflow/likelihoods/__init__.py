@@ -7,6 +7,7 @@ from mvflow.likelihoods.base import (
     present_log_prob,
 )
 from mvflow.likelihoods.bernoulli import Bernoulli
+from mvflow.likelihoods.bounds import within_bounds
 from mvflow.likelihoods.categorical import Categorical
 from mvflow.likelihoods.categorical_columns import CategoricalColumns
 from mvflow.likelihoods.laplace import Laplace
@@ -35,4 +36,5 @@ __all__ = [
     "StudentT",
     "ZeroInflatedNegativeBinomial",
     "present_log_prob",
+    "within_bounds",
 ]

@@ -29,6 +29,12 @@ class ColumnValues(NamedTuple):
     """How many different values there are; 0 if that is not known."""
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value that there can be."""
+        greatest = {"counts": np.inf, "yes or no": 1.0, "grades": (self.classes or np.inf) - 1}
+        return (0.0, greatest[self.kind]) if self.kind in greatest else (-np.inf, np.inf)
+
+    @property
     def is_ordered(self) -> bool:
         """Whether a mean of values says something."""
         return self.kind != "classes"

@@ -91,6 +91,19 @@ class JNF(JointEncoderSystem):
                 raise ValueError(msg)
             return self
 
+        def unread(self) -> dict[str, str]:
+            """What only posteriors of single modalities, or trained projectors, would read."""
+            out, rule = super().unread(), self.subset
+            if not rule.uses_experts:
+                why = f"subset.kind = {rule.kind!r} has no posteriors of single modalities"
+                own = "subset.posterior is its own; " if hasattr(rule, "posterior") else ""
+                out["posterior"] = f"{why}; {own}subset.kind = 'product' multiplies such ones"
+                own = "; its own epochs are subset.epochs" if isinstance(rule, Training) else ""
+                out["flows"] = f"{why}, which that stage trains{own}"
+            if not isinstance(self.projector, Objective):
+                out["projectors"] = "there is no projector that is trained"
+            return out
+
         @model_validator(mode="before")
         @classmethod
         def _trained_as_flows(cls, raw: Any) -> Any:

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 from mvflow.config import Config, assign, config_from_dict
-from mvflow.core import Modality, Source, covariate_columns, fingerprint, generator, row_presence
+from mvflow.core import (
+    Modality,
+    Source,
+    covariate_columns,
+    fingerprint,
+    generator,
+    intensities,
+    row_presence,
+)
 from mvflow.core.files import check_shape, read_json, write_json
 from mvflow.core.selected import SelectedRows, TakenRows
 from mvflow.estimators import Estimator, estimator_class
@@ -278,7 +286,7 @@ def imputation_scores(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> NDA
     for name, modality in specs.items():
         given = {n: rows[n] for n in specs if n != name} | covariates
         drawn = model.generate(given, DRAWS, targets=[name], noise=False)[name]
-        x = np.asarray(rows[name], np.float64).reshape(len(rows[name]), -1)
+        x = np.asarray(intensities(rows[name]), np.float64).reshape(len(rows[name]), -1)
         mean = drawn.mean(0, dtype=np.float64).reshape(x.shape)
         if "library" in type(modality.likelihood_part).model_fields:
             x, mean = np.log1p(x), np.log1p(mean)

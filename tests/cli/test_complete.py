@@ -192,3 +192,23 @@ def test_all_rows_left_out_is_no_store(refused, trained_on_tables, tmp_path):
     words = ("--from", both, "--drop", "--out", tmp_path / "f.h5", "--targets", "class")
     line = refused("complete", trained_on_tables, *words, code=1)
     assert "every row of 'train' still lacks a modality" in line
+
+
+def test_an_interruption_leaves_the_older_file_and_nothing_else(
+    mvflow, trained_on_tables, tmp_path, monkeypatch
+):
+    from mvflow_datasets import writing
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "f.h5"
+    assert mvflow("complete", trained_on_tables, "--out", out).code == 0
+    before = out.read_bytes()
+    monkeypatch.setattr(writing, "_written", interrupted)
+    made = mvflow("complete", trained_on_tables, "--out", out, "--force", "--seed", 1)
+    assert made.code != 0
+    assert "interrupted" in made.err
+    assert "Traceback" not in made.err
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+    assert out.read_bytes() == before

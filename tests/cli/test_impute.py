@@ -212,7 +212,10 @@ def test_a_column_may_name_the_rows_as_a_first_one_without_a_name_does(
         done = mvflow("impute", gaps, *given, "--out", out, "--n", 5)
         assert done.code == 0, done
         texts.append(out.read_text())
+        assert "rows are numbered" not in done.out
     assert texts[0] == texts[1] == texts[2]
+    done = mvflow("impute", gaps, plain[0], "--out", tmp_path / "numbered.csv", "--n", 5)
+    assert "without person; rows are numbered (--index 'person' names them)" in done.out
 
 
 @pytest.mark.slow

@@ -50,4 +50,10 @@ def test_a_kind_that_cannot_be_imported_is_said_among_the_others(mvflow, install
 
 def test_what_cannot_be_listed_is_given_the_nearest(refused):
     assert "did you mean 'posteriors'?" in refused("list", "posterior", code=2)
-    assert "WHAT" in refused("list", code=2)
+
+
+def test_without_a_contract_all_names_are_listed(mvflow):
+    lines = dict(line.split(": ") for line in mvflow("list").out.splitlines())
+    assert list(lines) == [*REGISTRIES, "recipes"]
+    assert lines["posteriors"].split(", ") == registry("posteriors").names()
+    assert json.loads(mvflow("list", "--json").out)["recipes"] == [*recipe_names(), "auto"]

@@ -225,3 +225,19 @@ def test_settings_that_never_act_are_said_and_taken(mvflow, store, tmp_path):
     assert found.code == 0, found
     assert "mvflow: warning: joint.anneal = 0.2 has no effect without" in found.err
     assert json.loads(found.out)["config"]["joint"]["anneal"] == 0.2
+
+
+def test_sections_that_nothing_reads_are_said_where_they_were_set(mvflow, store, tmp_path):
+    words = ("--recipe", "toy", "--store", store, "--subset", "amortised")
+    found = mvflow("new", tmp_path / "a", *words, "--posterior", "nsf", "--set", "flows.epochs=7")
+    assert found.code == 0, found
+    (line,) = [line for line in found.err.splitlines() if "has no effect" in line]
+    assert line.startswith("mvflow: warning: posterior has no effect: subset.kind = 'amortised'")
+    assert "amortised (14 epochs); train it with" in found.out  # those of flows, which acted
+    found = mvflow("train", tmp_path / "a", "--stage", "joint", "--set", "flows.epochs=9",
+                   "--set", "joint.epochs=0", "--set", "projectors.epochs=2")  # fmt: skip
+    said = [line for line in found.err.splitlines() if "has no effect" in line]
+    assert [line.split()[2] for line in said] == ["flows.epochs", "projectors.epochs"]
+    assert "its own epochs are subset.epochs" in said[0]
+    found = mvflow("new", tmp_path / "b", *words[:-2], "--posterior", "nsf")
+    assert "has no effect" not in found.err

@@ -52,6 +52,19 @@ def test_a_new_run_may_have_a_plugin(mvflow, store, install, tmp_path):
     found = mvflow("--plugin", "deep_flows", *words, "--posterior", "deep_flows:Deep")
     assert found.code == 0, found
     assert type(RunDirectory.open(tmp_path / "a").config().posterior).__name__ == "Deep"
+    assert f"'mvflow --plugin deep_flows train {tmp_path / 'a'}'" in found.out  # works as it is
+    found = mvflow("--plugin", "deep_flows", "evaluate", tmp_path / "a")
+    assert f"'mvflow --plugin deep_flows train {tmp_path / 'a'}" in found.err
+
+
+@pytest.mark.slow  # processes of their own
+def test_processes_of_a_sweep_have_the_plugin(mvflow, store, install, tmp_path, monkeypatch):
+    install("deep-flows", DEEP)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = ("sweep", store, "--recipe", "toy", "--set", "posterior=deep_flows:Deep")
+    short = ("--set", "joint.epochs=1", "--set", "flows.epochs=1", "--out", tmp_path / "swept")
+    found = mvflow("--plugin", "deep_flows", *words, *short, "--seeds", "0")
+    assert found.code == 0, found
 
 
 def test_an_installed_kind_needs_no_plugin(mvflow, make, install):

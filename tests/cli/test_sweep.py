@@ -1,11 +1,16 @@
 """`mvflow sweep`: real processes, one for each run."""
 
 import json
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
+from mvflow.core import UsageError
 from mvflow.runs import RunDirectory, read_tensors
+from mvflow_cli.making import make_runs
+from mvflow_datasets import find_builder
 
 SHORT = (
     *("--set", "joint.epochs=1", "--set", "joint.steps_per_epoch=3"),
@@ -160,6 +165,7 @@ def test_one_that_fails_is_said_and_the_others_are_trained(swept):
         (("--set", "joint.beta"), "expected section.key=value"),
         (("--set", "joint.beta=1,many"), "joint.beta"),
         (("--set", "joint.beta=1", "--set", "joint.beta=2,3"), "joint.beta is set twice"),
+        (("--variant", "system=mvae", "--set", "flows.epochs=1"), "(in 'system=mvae'; what only"),
         (("--variant", "jnf"), "cannot read --variant 'jnf'"),
         (("--variant", "system=jnf-share"), "did you mean 'jnf-shared'?"),
         (("--variant", "system=jnf", "--set", "system=jnf"), "system is set twice"),
@@ -194,6 +200,40 @@ def test_a_damaged_run_in_the_place_of_one_is_named(refused, store, tmp_path):
     place.write_text("[[[")
     call = ("sweep", store, "--recipe", "toy", "--out", tmp_path / "a", "--seeds", "0")
     assert f"{place} is not valid TOML" in refused(*call, code=2)
+
+
+def test_the_same_store_at_another_place_is_the_same(mvflow, refused, store, tmp_path):
+    place, copy, out = tmp_path / "a.h5", tmp_path / "b.h5", tmp_path / "runs"
+    for path in (place, copy):
+        shutil.copyfile(store, path)
+    (tmp_path / "link.h5").symlink_to(place)
+    words = {"variants": {"seed=0": ["seed=0"]}, "out": out, "recipe": "toy"}
+    make_runs(store=place, **words)
+    before = (out / "seed=0" / "config.toml").read_bytes()
+    for path in (place, tmp_path / "link.h5", copy):
+        make_runs(store=path, **words)
+    assert (out / "seed=0" / "config.toml").read_bytes() == before
+    assert sorted(path.name for path in out.iterdir()) == ["seed=0"]
+    other = find_builder("toy").build(tmp_path / "other.h5", rows=300, test_rows=100)
+    with pytest.raises(UsageError, match=r"other.h5\): choose another --out"):
+        make_runs(store=other, **words)
+    place.unlink()
+    with pytest.raises(UsageError, match=r"its store is not.*mvflow train .* --store .*b.h5"):
+        make_runs(store=copy, **words)
+
+
+def test_runs_that_another_command_makes_meanwhile_are_taken(store, tmp_path, monkeypatch):
+    rename, out = Path.rename, tmp_path / "runs"
+
+    def after_another(new, path):
+        if path.parent == out:
+            shutil.copytree(new, path)
+        return rename(new, path)
+
+    monkeypatch.setattr(Path, "rename", after_another)
+    make_runs({"seed=0": ["seed=0"], "seed=1": ["seed=1"]}, out, store, "toy")
+    assert sorted(path.name for path in out.iterdir()) == ["seed=0", "seed=1"]
+    assert RunDirectory.open(out / "seed=1").config().seed == 1
 
 
 def test_help_shows_an_example(mvflow):

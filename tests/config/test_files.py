@@ -227,6 +227,8 @@ def test_assignments_are_toml_values():
         ("joint..beta=3", "cannot read --set"),
         ("seed.beta=3", "--set seed.beta: 'seed' is a value, not a section"),
         ("jonit.beta=3", "unknown key 'jonit': did you mean 'joint'"),
+        ("epochs=3", "unknown key 'epochs': that is a setting of .*joint.*, such as .*.epochs"),
+        ("amortised.epochs=3", "unknown key 'amortised': that is a kind of subset, whose section"),
         ("joint.bta=3", r"unknown key 'bta': did you mean 'beta'.*\(in joint\)"),
         ("modalities.c.weight=3", "unknown modality 'c'"),
         ("modalities.a.wieght=3", "unknown key 'wieght': did you mean 'weight'"),

@@ -84,7 +84,7 @@ def test_classes_may_have_any_type(values):
         ("c", np.array([0, 3]), "'c', row 1 is 3: expected a class from 0 to 2"),
         ("c", np.array([0.5]), "'c', row 0 is 0.5: expected a class from 0 to 2"),
         ("c", np.array([-1]), "'c', row 0 is -1"),
-        ("c", np.eye(3), r"'c' has shape \(3, 3\): expected \(rows, \)"),
+        ("c", np.eye(3), r"'c' has shape \(3, 3\): expected \(rows,\), a class from 0 to 2"),
     ],
 )
 def test_what_does_not_fit_is_named(name, values, message):
@@ -203,8 +203,8 @@ def test_derived_seeds_do_not_collide_and_streams_are_independent():
     [
         ({"name": "a b"}, "modality name 'a b' is not usable"),
         ({"name": ""}, "modality name '' is not usable"),
-        ({"shape": ()}, "expected positive lengths"),
-        ({"shape": (3, 0)}, "expected positive lengths"),
+        ({"shape": ()}, r"each 1 or more: \(1,\) for one number"),
+        ({"shape": (3, 0)}, "each 1 or more"),
         ({"likelihood": "normla"}, "unknown likelihood 'normla': did you mean 'normal'"),
         ({"likelihood": {"kind": "normla"}}, "unknown likelihood 'normla': did you mean 'normal'"),
         ({"weight": -1.0}, "has weight -1.0: expected a positive number"),

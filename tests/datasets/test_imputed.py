@@ -42,6 +42,17 @@ def test_margins_widen_in_the_units_of_the_store():
     np.testing.assert_allclose(plain.lower - wide.lower, 1.5, atol=1e-12)
 
 
+def test_widened_ends_are_values_that_a_column_can_hold():
+    draws = np.random.default_rng(0).poisson(2.0, size=(200, 4, 2)).astype(np.float32)
+    wide = summarise_draws(draws, Modality("x", (2,), "poisson"), Units(("a", "b")), margin=9.0)
+    assert (wide.lower == 0).all(None)
+    assert (wide.upper > 9).all(None)
+    draws, flags = (draws > 1).astype(np.float32), Modality("x", (2,), "bernoulli")
+    bits = summarise_draws(draws, flags, Units(("a", "b")), margin=3.0)
+    assert (bits.lower == 0).all(None)
+    assert (bits.upper == 1).all(None)
+
+
 def test_classes_have_the_most_frequent_one_and_its_share():
     draws = np.array([[0, 2], [1, 2], [1, 0], [1, 2]])
     units = Units(classes=("x", "y", "z"))

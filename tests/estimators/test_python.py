@@ -315,8 +315,8 @@ def test_full_output_has_diagnostics_and_bad_draws_warn(model, small):
 
 def test_report_and_figures(model, small, tmp_path):
     data = small.data(2)[0]
-    page = model.report(tmp_path / "page.html", data)
-    assert "<html" in page.read_text("utf-8")
+    text = model.report(tmp_path / "page.html", data, train=data).read_text("utf-8")
+    assert f"baselines of {len(data['m0'])} training rows" in text
     stages = {r["stage"] for r in model.history_}
     assert {a.get_title() for a in model.plot.history().axes} == stages
     points = model.plot.latent(data).axes[0].collections[0].get_offsets()

@@ -318,12 +318,40 @@ def test_many_inputs_enter_baselines_by_their_principal_components():
     b = (z[:, :3] + 0.3 * rng.normal(size=(900, 3))).astype(np.float32)
     specs = [Modality("a", (1200,)), Modality("b", (3,))]
     train = ArraySource({"a": a[:800], "b": b[:800]}, specs)
-    made = Baselines(train, {}, (), 0).predict({"a": a[800:]}, ["a"], ["b"])["b"]["ridge"].mean
+    of_b = Baselines(train, {}, (), 0).predict({"a": a[800:]}, ["a"], ["b"])["b"]
+    assert {n: of.components for n, of in of_b.items()} == {
+        "ridge": 500,
+        "neighbours": 500,
+        "constant": 0,
+    }
+    back = Baselines(train, {}, (), 0).predict({"b": b[800:]}, ["b"], ["a"])["a"]
+    assert not any(of.components for of in back.values())
+    made = of_b["ridge"].mean
     ridge = RidgeCV(PENALTIES, alpha_per_target=True).fit(a[:800], b[:800])
     errors = [((m - b[800:]) ** 2).mean() for m in (made, ridge.predict(a[800:]))]
     # The 20 directions that matter are among the 500 that are kept; the rest of both is noise.
     assert errors[0] < 1.1 * errors[1]
     assert errors[0] < 0.2 * b[800:].var()
+    few = ArraySource({"a": a[:40], "b": b[:40]}, specs)  # fewer rows than components
+    assert (
+        Baselines(few, {}, (), 0).predict({"a": a[800:]}, ["a"], ["b"])["b"]["ridge"].components
+        == 40
+    )
+
+
+def test_baselines_of_bits_are_those_of_the_same_numbers():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(300, 2)).astype(np.float32)
+    bits = (a[:, :1] + rng.normal(size=(300, 1)) > 0).astype(np.float32)
+    specs = [Modality("a", (2,)), Modality("b", (1,), "bernoulli")]
+    found = []
+    for b in (bits, (255 * bits).astype(np.uint8)):  # as a store keeps them
+        train = ArraySource({"a": a[:200], "b": b[:200]}, specs)
+        made = Baselines(train, {}, (), 0, {"b": {0: 2}})
+        found.append(made.predict({"a": a[200:]}, ["a"], ["b"])["b"])
+    for name, of in found[0].items():
+        np.testing.assert_allclose(found[1][name].mean, of.mean, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found[1][name].classes[0], of.classes[0], rtol=1e-9)
 
 
 def test_baselines_of_incomplete_rows_are_those_of_the_rows_that_have_what_is_needed():

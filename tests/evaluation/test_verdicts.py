@@ -323,6 +323,11 @@ def test_the_headline_names_what_decides():
     assert sound.headline == "Good as far as is known. Calibration: not diagnosed."
 
 
+def test_baselines_that_win_somewhere_are_ahead_there():
+    found = baselines({"a->b": -5.0, "b->a": 0.2, "a->c": 0.1}, ["b->a", "a->c"])
+    assert found.value == "a baseline predicts better in 2 of 3 directions, by 0.15 on average"
+
+
 def test_the_order_of_facts_does_not_matter():
     """A result that was read from a file has its keys in another order."""
     scores = {f"{k}->x": (0.5, 0.1, 0.5) for k in "cab"} | {"z->x": (0.9, 0.01, 0.5)}

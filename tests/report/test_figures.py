@@ -43,6 +43,21 @@ def test_labels_end_before_the_pictures_begin(label):
     assert 0 < extent.x1 * 2 < first  # two pixels of the sheet to one of the page
 
 
+@pytest.mark.parametrize(
+    ("group", "first", "groups"),
+    [(1, 0, "abcde"), (2, 0, "aabbc"), (2, 1, "abbcc"), (1, 2, "aabcd"), (3, 2, "aabbb")],
+)
+def test_what_is_conditioned_on_is_a_group_apart(group, first, groups):
+    modality, values = Modality("a", (4, 4)), np.ones((1, 4, 4), np.float32)
+    strips = [Strip(f"row {i}", plot_spec(modality, values), values) for i in range(5)]
+    (axes,) = row_grid(strips, group, first).axes
+    tops = [label.get_position()[1] for label in axes.texts]
+    near = min(np.diff(tops)) if len({*groups}) < 5 else 0
+    together = [bool(gap == near) for gap in np.diff(tops)]
+    assert together == [a == b for a, b in zip(groups, groups[1:], strict=False)]
+    assert tops[-1] < axes.get_ylim()[0]  # on the sheet
+
+
 def test_no_letter_of_a_label_is_cut():
     """A J reaches to the left of where it is placed."""
     modality, values = Modality("a", (4, 4)), np.ones((1, 4, 4), np.float32)

@@ -224,3 +224,14 @@ def test_tables_with_counts_and_covariates_can_be_searched(rows):
     assert len(trials) == 1
     assert best.covariate_specs()[0].levels == ("A", "B")
     assert -1 <= trials[0].score < 1
+
+
+def test_the_score_of_bits_is_that_of_the_same_numbers():
+    rng = np.random.default_rng(0)
+    bits, drawn = rng.integers(2, size=(200, 3)), rng.random((5, 200, 3))
+    guess = Guessing([Modality("a", (3,), "bernoulli")], {"a": drawn})
+    found = [
+        imputation_scores(guess, {"a": x})
+        for x in (bits.astype(np.float32), (255 * bits).astype(np.uint8))  # as a store keeps them
+    ]
+    np.testing.assert_array_equal(*found)

@@ -34,9 +34,11 @@ def info(
         return
     note = f" ({found['note']})" if found["note"] else ""
     say(f"{found['name']}{note}, {found['bytes'] / 2**20:.1f} MiB, {found['fingerprint'][:12]}")
-    made = ", ".join(f"{k}={v}" for k, v in found["builder"].get("parameters", {}).items())
-    if found["builder"]:
-        say(f"built with seed {found['builder'].get('seed')}, {made or 'no parameters'}")
+    builder = found["builder"]
+    parameters = {"seed": builder.get("seed"), **builder.get("parameters", {})}
+    made = ", ".join(f"{k}={v}" for k, v in parameters.items() if v is not None)
+    if builder:
+        say(f"built with {made or 'no parameters'}")
     modalities = Table("modality", "shape", "likelihood", "stored as")
     for m in found["modalities"]:
         kinds = {_stored_as(s["arrays"][m["name"]]) for s in found["splits"].values()}

@@ -101,7 +101,7 @@ def read_modality(
     if present is not None:
         stored = np.where(present, stored, stored.dtype.type(0))
     checked = check_batch({modality.name: stored}, [modality])[modality.name]
-    notes = list(raw.guesses)
+    notes = [*raw.guesses, *([f"{at}: {raw.note}"] if raw.note else [])]
     if not units.is_identity:
         notes.append(f"{modality.name}: {at} is in the units of its file; changed as in training")
     return ModalityRows(checked, raw.keys, tuple(notes), present, original)

@@ -68,6 +68,10 @@ def read_table(
     note = f"without {_few(left_out)}" if left_out and not at.part else ""
     warnings = (*table.warnings, *_suspects(at, values, chosen))
     row_names = table.row_names()
+    others = [name for name in table.names if name not in chosen]
+    if columns and others and not at.part:
+        index = f"; rows are numbered (--index {others[0]!r} names them)"
+        note = f"without {_few(others)}{index if row_names is None else ''}"
     return Raw(values, tuple(chosen), row_names, classes, note, table.guesses, warnings)
 
 
@@ -199,8 +203,9 @@ def _refused(table: Table, row: int, column: str, options: ReadOptions) -> DataE
         return DataError(f"{where} is {text}: expected finite numbers; {cure}")
     return DataError(
         f"{where} is {text!r}: expected numbers; a column of names can name the rows "
-        f"(--index {column!r}), be the key (--keys MODALITY={table.path}:{column}), or be left "
-        f"out by choosing columns ({table.path}:COLUMN,COLUMN)"
+        f"(--index {column!r}; of one of several tables --index MODALITY={column}), be the key "
+        f"(--keys MODALITY={table.path}:{column}), or be left out "
+        f"by choosing columns ({table.path}:COLUMN,COLUMN)"
     )
 
 

@@ -63,19 +63,21 @@ def conditional_grid(
     return sheet.figure()
 
 
-def row_grid(strips: Sequence[Strip], group: int = 1) -> Figure:
+def row_grid(strips: Sequence[Strip], group: int = 1, first: int = 0) -> Figure:
     """Rows of small pictures; columns belong together.
 
     Args:
         strips: from top to bottom.
         group: so many stand close together.
+        first: strips at the top that are a group of their own, such as what is conditioned on.
     """
     left = LABEL_START + 16 + max(label_width(strip.label) for strip in strips)
     pitch = max(strip.spec.width for strip in strips) + GAP
-    height = len(strips) * (TILE + GAP) + (len(strips) - 1) // group * GAP * 2
+    groups = [0] * first + [r // group + (first > 0) for r in range(len(strips) - first)]
+    height = len(strips) * (TILE + GAP) + groups[-1] * GAP * 2
     sheet = Sheet(left + pitch * max(len(strip.values) for strip in strips), height)
     for r, strip in enumerate(strips):
-        y = 2 + r * (TILE + GAP) + r // group * GAP * 2
+        y = 2 + r * (TILE + GAP) + groups[r] * GAP * 2
         sheet.label(LABEL_START, y + TILE / 2, strip.label, va="center")
         for c, value in enumerate(strip.values):
             sheet.place(

@@ -63,7 +63,7 @@ def systems_grid(
             )
             for name in targets
         ]
-    return row_grid(rows, group=len(targets))
+    return row_grid(rows, group=len(targets), first=len(given))
 
 
 def _spread(test: Source, columns: int) -> np.ndarray:

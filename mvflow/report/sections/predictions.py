@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvflow.core import derive_seed
+from mvflow.core import derive_seed, intensities
 from mvflow.evaluation.predictions import measure_of_kind
 from mvflow.metrics import Estimate
 from mvflow.report.context import Context
@@ -27,6 +27,11 @@ __all__ = ["predictions"]
 
 ROWS, DRAWS, WORST_COLUMNS, MAX_PANELS = 60, 20, 3, 6
 MEASURES = {"r2": "R²", "deviance": "deviance", "accuracy": "accuracy"}
+CAPTIONS = {
+    "r2": "R² of the mean of draws",
+    "deviance": "Poisson deviance of counts (no colour; lower is better)",
+    "accuracy": "accuracy of classes",
+}
 
 
 def predictions(context: Context) -> dict[str, Any] | None:
@@ -39,9 +44,11 @@ def _part(context: Context, entry: Entry, metrics: Evaluation) -> dict[str, Any]
     names, every = entry.names, metrics.predictions
     cells = {key: _cell(p) for key, p in every.items()}
     largest = sorted(_from_most(every), key=lambda p: names.index(p.target))
+    found = {p.measure for p in every.values()}
+    shown = " or ".join(words for measure, words in CAPTIONS.items() if measure in found)
     caption = (
-        "R² of the mean of draws (accuracy of classes), and the best of the baselines in small; "
-        "red where that is the better one beyond noise."
+        f"{shown}, and the best of the baselines in small; red where that is the better one "
+        "beyond noise."
     )
     images = [_scatter(context, entry, largest), _levels(context, entry, largest)]
     return {
@@ -124,7 +131,8 @@ def _scatter(context: Context, entry: Entry, chosen: list[Prediction]) -> Image 
         label = f"{_given(prediction)} → {prediction.target}"
         r2 = _value(prediction.model, prediction.measure)
         title = f"{label}, {MEASURES[prediction.measure]} {r2:.2f}"
-        points.append(Points(title, np.ravel(x[prediction.target]), np.ravel(made)))
+        true = intensities(x[prediction.target])
+        points.append(Points(title, np.ravel(true), np.ravel(made)))
     if not points:
         return None
     titles = "; ".join(p.title for p in points)
