@@ -39,6 +39,7 @@ CHANCE = 0.05
 """How often a search may replace the settings that it began with where no setting gains."""
 REPEATS = 3
 """Further seeds of the settings that a search begins with, which say how much training varies."""
+EPOCHS = "joint.epochs="
 SHARE_OF_EPOCHS = 3
 """Trials train for one in so many of the epochs."""
 
@@ -145,7 +146,8 @@ def tune(
     A greedy search: of each group of `alternatives` the best is kept, if it gains more than
     noise would, of held-out rows and of training with another seed. Trials train on a share of
     the rows, for a part of the epochs; the first is the configuration itself, which is tried
-    with other seeds as soon as something seems better.
+    with other seeds as soon as something seems better. What is best in the end must gain as
+    much in all of the epochs, if there is time for that.
 
     Args:
         config: to begin with.
@@ -177,12 +179,15 @@ def tune(
     for group in groups:
         base = best
         for changes in group:
-            trial = search.run((*base.changes, *changes))
+            trial = search.run(
+                (*base.changes, *changes), 1 + (2 * SHARE_OF_EPOCHS if base.changes else 0)
+            )
             if trial is None:
                 break
-            if trial.score > best.score and search.replaces(trial, base, sum(map(len, groups))):
+            if trial.score > best.score and search.replaces(trial, base):
                 best = trial
-    return search.configured(best.changes), search.trials
+    holds = not best.changes or search.holds_in_full(best)
+    return search.configured(best.changes if holds else ()), search.trials
 
 
 class _Search:
@@ -198,38 +203,51 @@ class _Search:
     ) -> None:
         self.config, self.rows, self.held, self.memory = config, rows, held, memory
         self.clock, self.began, self.seconds, self.callback = clock, clock(), seconds, callback
+        self.comparisons = sum(map(len, alternatives(config)))
         self.trials: list[Trial] = []
+        self.repeats: list[Trial] = []
         self.model: Estimator | None = None
 
     def configured(self, changes: tuple[str, ...]) -> Config:
         return config_from_dict(assign(self.config.to_dict(), changes))
 
-    def replaces(self, trial: Trial, base: Trial, comparisons: int) -> bool:
+    def replaces(self, trial: Trial, base: Trial) -> bool:
         """Whether it gains more than noise, of rows and of seeds, for which there must be time."""
-        if not replaces(trial, base, comparisons):
+        if not replaces(trial, base, self.comparisons):
             return False
-        repeats = [self.trials[0]]
-        for seed in range(self.config.seed + 1, self.config.seed + 1 + REPEATS):
-            kept, self.model = self.model, None  # trained from the beginning
-            again = self.run((f"seed={seed}",))
-            self.model = kept
+        self.repeats = self.repeats or [self.trials[0]]
+        for seed in range(self.config.seed + len(self.repeats), self.config.seed + 1 + REPEATS):
+            again = self.run((f"seed={seed}",), anew=True)
             if again is None:
                 return False
-            repeats.append(again)
-        return replaces(trial, base, comparisons, repeats)
+            self.repeats.append(again)
+        return replaces(trial, base, self.comparisons, self.repeats)
 
-    def run(self, changes: tuple[str, ...]) -> Trial | None:
-        """Try settings, or None if that would take too long."""
-        known = [t for t in self.trials if t.changes == changes]
-        if known:
-            return known[0]
+    def holds_in_full(self, best: Trial) -> bool:
+        """Whether it gains more than noise in all of the epochs, too; true if time is out."""
+        pair: list[Trial] = []
+        for changes in ((), best.changes):
+            full = (*changes, f"{EPOCHS}{self.config.to_dict()['joint']['epochs']}")
+            trial = self.run(full, SHARE_OF_EPOCHS * (2 - len(pair)), anew=True)
+            if trial is None:
+                return True
+            pair.append(trial)
+        return replaces(pair[1], pair[0], self.comparisons, self.repeats)
+
+    def run(self, changes: tuple[str, ...], ahead: int = 1, *, anew: bool = False) -> Trial | None:
+        """Try settings, or None if there is no time for as many trials as are ahead.
+
+        With `anew` no stage of the trial before is taken over.
+        """
         trial = self.memory.trial(changes)
         if trial is None:
             longest = max((t.seconds for t in self.trials), default=0.0)
-            if self.trials and self.clock() - self.began + longest > self.seconds:
+            if self.trials and self.clock() - self.began + ahead * longest > self.seconds:
                 return None
-            began = self.clock()
-            scores = self.scores(self.configured(changes)).round(5).tolist()
+            began, before = self.clock(), self.model
+            self.model = None if anew else before
+            scores = self.scores(self.shortened(changes)).round(5).tolist()
+            self.model = before if anew else self.model
             trial = Trial(changes, tuple(scores), round(self.clock() - began, 2))
             self.memory.keep(trial)
         self.trials.append(trial)
@@ -237,13 +255,19 @@ class _Search:
             self.callback(trial, self.seconds - (self.clock() - self.began))
         return trial
 
-    def scores(self, config: Config) -> NDArray[np.float64]:
+    def shortened(self, changes: tuple[str, ...]) -> Config:
+        """With a part of the epochs, unless they are told."""
+        config = self.configured(changes)
+        if any(change.startswith(EPOCHS) for change in changes):
+            return config
         raw = config.to_dict()
         epochs = max(10, raw["joint"]["epochs"] // SHARE_OF_EPOCHS)
-        short = config_from_dict(assign(raw, [f"joint.epochs={epochs}"]))
-        model = estimator_class(config.system).from_config(short)
+        return config_from_dict(assign(raw, [f"{EPOCHS}{epochs}"]))
+
+    def scores(self, config: Config) -> NDArray[np.float64]:
+        model = estimator_class(config.system).from_config(config)
         if self.model is not None:  # stages that are the same stay trained
-            model = self.model.with_settings(**{name: getattr(short, name) for name, _ in short})
+            model = self.model.with_settings(**{name: getattr(config, name) for name, _ in config})
         todo = [name for name in model.stage_names if name not in model.trained_]
         self.model = model.fit(self.rows, stages=todo) if todo else model
         return imputation_scores(self.model, self.held)

@@ -42,9 +42,11 @@ def test_it_begins_with_the_recipe_and_never_chooses_worse(rows, config, monkeyp
     assert trials[0].changes == ()
     assert best.latent_dim == 6
     assert max(t.score for t in trials) == 0
-    tried = [t.changes for t in trials if not t.changes or "seed=" not in t.changes[0]]
+    tried = [
+        t.changes for t in trials if not any("seed=" in c or "epochs" in c for c in t.changes)
+    ]
     assert tried[1:] == [("latent_dim=6",), ("latent_dim=2",), ("latent_dim=6", "latent_dim=5")]
-    assert len(trials) == len(tried) + tuning.REPEATS
+    assert len(trials) == len(tried) + tuning.REPEATS + 2  # in all epochs, too
 
 
 def searches(rows, config, monkeypatch, gain, times, of_training):
@@ -82,6 +84,26 @@ def test_a_gain_beyond_noise_is_taken(rows, config, monkeypatch):
     """Ten standard errors of rows; the limit is at about five, since repeats have that noise."""
     _, taken = searches(rows, config, monkeypatch, 10 * 0.1 * (2 / 60) ** 0.5, 60, 0.0)
     assert taken > 0.9
+
+
+def test_what_gains_in_a_part_of_the_epochs_alone_is_not_taken(rows, config, monkeypatch):
+    config = config.model_copy(update={"joint": config.joint.model_copy(update={"epochs": 60})})
+
+    def scores(self, config):
+        is_short = config.joint.epochs == 60 // tuning.SHARE_OF_EPOCHS
+        return np.linspace(0, 1, 20) + (config.latent_dim == 6) * (0.1 if is_short else -0.1)
+
+    monkeypatch.setattr(tuning._Search, "scores", scores)
+    monkeypatch.setattr(tuning, "alternatives", lambda _: [[["latent_dim=6"]]])
+    best, trials = tune(config, ArraySource(rows))
+    assert best == config
+    assert [t.changes for t in trials[-2:]] == [
+        ("joint.epochs=60",),
+        ("latent_dim=6", "joint.epochs=60"),
+    ]
+    clock = iter(np.arange(1000.0))  # a trial lasts 1 s, and what is in full would not be in time
+    best, _ = tune(config, ArraySource(rows), seconds=18, clock=lambda: next(clock))
+    assert best.latent_dim == 6
 
 
 def test_the_gain_is_that_of_a_paired_test():
