@@ -48,7 +48,7 @@ def test_help_has_an_example_and_all_that_was_written(mvflow, monkeypatch, path)
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("mvflow comp", ["compare"]),
+        ("mvflow compa", ["compare"]),
         ("mvflow data bui", ["build"]),
         ("mvflow train --agai", ["--again"]),
     ],
