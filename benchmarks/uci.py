@@ -131,7 +131,16 @@ def ours(train: Rows, test: Rows, config: Config, budget: float = 0) -> dict[str
         "search": round(searched - began, 1),
         "training": round(trained - searched, 1),
         "imputing": round(time.process_time() - trained, 1),
-        "trials": [(list(t.changes), t.score, *t.gain(trials[0]), t.seconds) for t in trials],
+        "trials": [
+            {
+                "changes": list(t.changes),
+                "score": t.score,
+                "gain": (gain := t.gain(trials[0])).mean,
+                "standard_error": gain.standard_error,
+                "seconds": t.seconds,
+            }
+            for t in trials
+        ],
         "latent_dim": config.latent_dim,
     }
 
