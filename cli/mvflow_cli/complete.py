@@ -86,7 +86,7 @@ def complete(
 
     Rows for testing stay as they are. Train on the complete rows first, complete the others by
     that run, and train again: where a modality leaves much open, as a digit does of its partner,
-    this is better than to leave those rows out or to train on them as they are.
+    this can be better than to leave those rows out or to train on them as they are.
 
     Example: mvflow complete runs/first --from all.h5 --targets mnist --guidance 2 --out filled.h5
     """

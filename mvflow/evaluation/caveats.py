@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isclose
 from typing import Any
 
@@ -13,7 +13,7 @@ from mvflow.evaluation.labels import leaves
 from mvflow.evaluation.published import Published
 from mvflow.evaluation.result import Evaluation, Method
 
-__all__ = ["beta_factor", "caveats", "departures", "method_of", "paper_config"]
+__all__ = ["beta_factor", "caveats", "departures", "merge_caveats", "method_of", "paper_config"]
 
 DIVISORS = {
     "aggregate": "the aggregated posterior",
@@ -169,3 +169,35 @@ def caveats(config: Config, metrics: Evaluation, report: Published | None = None
                 "in the paper"
             )
     yield method_words(metrics.method or method_of(config))
+
+
+def merge_caveats(of_systems: Mapping[str, Sequence[str]]) -> list[str]:
+    """Caveats of several systems, each once with the systems that it is of.
+
+    Settings that are not the paper's are in one line where they are of the same systems.
+
+    Examples:
+        >>> merge_caveats({"JNF": ["small", "slow"], "MVAE": ["small"]})
+        ['small', 'JNF: slow']
+    """
+    names_of: dict[str, list[str]] = {}
+    for name, said in of_systems.items():
+        for caveat in said:
+            names_of.setdefault(caveat, []).append(name)
+    lines: dict[str, str] = {}
+    for caveat, names in names_of.items():
+        who = _who(names, list(of_systems))
+        setting = caveat.removeprefix(DEPARTURES)
+        key = who + (DEPARTURES if setting != caveat else caveat)
+        lines[key] = f"{lines[key]}, {setting}" if key in lines else f"{who}{caveat}"
+    return [*lines.values()]
+
+
+def _who(names: Sequence[str], everyone: Sequence[str]) -> str:
+    """Of whom something is said, in front of it; nothing if of all."""
+    others = [name for name in everyone if name not in names]
+    if not others:
+        return ""
+    if len(others) < len(names) / 2:
+        return f"all but {' and '.join(others)}: "
+    return f"{' and '.join(names)}: "

@@ -11,7 +11,7 @@ import numpy as np
 from mvflow.config import Config
 from mvflow.core import DataError, UsageError
 from mvflow.evaluation.baselines import NEIGHBOURS, RIDGE
-from mvflow.evaluation.caveats import DEPARTURES, beta_factor, caveats, paper_config
+from mvflow.evaluation.caveats import beta_factor, caveats, merge_caveats, paper_config
 from mvflow.evaluation.labels import labels, leaves, system_settings
 from mvflow.evaluation.predictions import PredictionMeans, measure_of_kind
 from mvflow.evaluation.published import Figure, Published, published
@@ -172,7 +172,7 @@ def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:
         known = dict.fromkeys(c for r in group for c in caveats(r.config, r.metrics, report))
         systems.append(ComparedSystem(label, seeds, values, dict(figures), tuple(known)))
     measures = _measures(systems, runs[0].metrics)
-    notes = [*_notes(runs, with_distances), *_caveats(systems)]
+    notes = _notes(runs, with_distances) + merge_caveats({s.label: s.caveats for s in systems})
     needed = [m.key for m in measures if not m.key.endswith("/joint_fitted")]
     if any(len(s.known(key)) < len(s.seeds) for s in systems for key in needed):
         notes.append("some runs lack some measures: evaluate them again for all")
@@ -196,33 +196,6 @@ def _published(config: Config, report: Published | None) -> tuple[str, dict[str,
     paper = paper_config(config, report)
     factor = 1.0 if paper is None else beta_factor(config, paper)
     return report.find(leaves(config), factor)
-
-
-def _caveats(systems: Sequence[ComparedSystem]) -> list[str]:
-    """Caveats, each once with the systems that it is of; settings of the same ones together."""
-    of: dict[str, list[str]] = {}
-    for system in systems:
-        for caveat in system.caveats:
-            of.setdefault(caveat, []).append(system.label)
-    notes: dict[str, str] = {}
-    for caveat, names in of.items():
-        said = f"{_who(names, [s.label for s in systems])}{caveat}"
-        start = said.removesuffix(caveat.removeprefix(DEPARTURES))
-        if caveat.startswith(DEPARTURES) and start in notes:
-            notes[start] += f", {caveat.removeprefix(DEPARTURES)}"
-        else:
-            notes[start if caveat.startswith(DEPARTURES) else said] = said
-    return [*notes.values()]
-
-
-def _who(names: Sequence[str], everyone: Sequence[str]) -> str:
-    """Of whom something is said, in front of it; nothing if of all."""
-    others = [name for name in everyone if name not in names]
-    if not others:
-        return ""
-    if len(others) < len(names) / 2:
-        return f"all but {' and '.join(others)}: "
-    return f"{' and '.join(names)}: "
 
 
 def _check_same(runs: Sequence[EvaluatedRun]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mvflow.config import config_from_dict, recipe
 from mvflow.core import DataError, UsageError
 from mvflow.evaluation import Evaluation
+from mvflow.evaluation.caveats import DEPARTURES, merge_caveats
 from mvflow.evaluation.compare import EvaluatedRun, compare
 from mvflow.evaluation.published import Figure, published
 from mvflow.evaluation.result import Method
@@ -410,17 +411,13 @@ def test_caveats_of_data_recipe_and_drawing_are_in_every_form_of_the_table():
 
 
 def test_caveats_are_said_once_with_those_that_they_are_of():
-    from mvflow.evaluation.caveats import DEPARTURES
-    from mvflow.evaluation.compare import ComparedSystem, _caveats
-
     said = {
         "A": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}b 1 (2)"],
         "B": ["x", f"{DEPARTURES}a 1 (2)", "y"],
         "C": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}b 1 (2)", "y"],
         "D": ["x", f"{DEPARTURES}a 1 (2)", f"{DEPARTURES}c 1 (2)", "y"],
     }
-    systems = [ComparedSystem(name, (0,), {}, {}, tuple(of)) for name, of in said.items()]
-    assert _caveats(systems) == [
+    assert merge_caveats(said) == [
         "x",
         f"{DEPARTURES}a 1 (2)",
         f"A and C: {DEPARTURES}b 1 (2)",
@@ -428,8 +425,7 @@ def test_caveats_are_said_once_with_those_that_they_are_of():
         f"D: {DEPARTURES}c 1 (2)",
     ]
     same = [f"{DEPARTURES}{n}" for n in "pq"]
-    both = [ComparedSystem(name, (0,), {}, {}, tuple(same)) for name in "AB"]
-    assert _caveats(both) == [f"{DEPARTURES}p, q"]
+    assert merge_caveats({"A": same, "B": same}) == [f"{DEPARTURES}p, q"]
 
 
 def test_a_fid_says_of_how_many_images_it_is_and_how_many_are_repeats():
