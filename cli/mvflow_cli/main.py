@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
@@ -118,7 +119,9 @@ def run(arguments: Sequence[str]) -> int:
     state: dict[str, Any] = {"debug": False}
     command = typer.main.get_command(app)
     try:
-        code = command.main(list(arguments), "mvflow", standalone_mode=False, obj=state)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = command.main(list(arguments), "mvflow", standalone_mode=False, obj=state)
     except _TyperError as error:
         where = getattr(getattr(error, "ctx", None), "command_path", "mvflow")
         return _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
@@ -130,6 +133,22 @@ def run(arguments: Sequence[str]) -> int:
     if code == 130:  # how Typer returns a Ctrl-C that no command has dealt with
         return _fail("interrupted", 1)
     return code if isinstance(code, int) else 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Say what a warning of ours says; of others, also where they are from."""
+    from mvflow.core.errors import UnreliableDrawsWarning
+
+    is_ours = issubclass(category, UnreliableDrawsWarning)
+    where = "" if is_ours else f"{category.__name__} at {filename}:{lineno}: "
+    say(f"mvflow: warning: {where}{message}", err=True)
 
 
 def _sentence(error: Exception, *, is_debugged: bool) -> tuple[str, int]:

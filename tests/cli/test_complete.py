@@ -1,6 +1,7 @@
 """`mvflow complete`: a store whose training rows lack nothing, to train on."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -212,3 +213,20 @@ def test_an_interruption_leaves_the_older_file_and_nothing_else(
     assert "Traceback" not in made.err
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
     assert out.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_draws_warn_of_is_one_line(mvflow, trained, incomplete, tmp_path, monkeypatch):
+    import mvflow.estimators as estimators
+    from mvflow import UnreliableDrawsWarning
+
+    known = estimators.completions
+
+    def warning(*args, **kwargs):
+        warnings.warn("2 of 300 rows are unlike", UnreliableDrawsWarning, stacklevel=2)
+        return known(*args, **kwargs)
+
+    monkeypatch.setattr(estimators, "completions", warning)
+    made = mvflow("complete", trained, "--from", incomplete, "--out", tmp_path / "filled.h5")
+    assert made.code == 0, made
+    assert made.err.splitlines() == ["mvflow: warning: 2 of 300 rows are unlike"]
