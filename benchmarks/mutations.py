@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mvflow.core.files import json_text
+
 ROOT = Path(__file__).parents[1]
 CODE = (
     *("mvflow/functional", "mvflow/inference", "mvflow/systems"),
@@ -87,7 +89,7 @@ def main() -> None:
                 flush=True,
             )
             if options.out:
-                options.out.write_text(json.dumps(results, indent=1) + "\n")
+                options.out.write_text(json_text(results) + "\n")
     print(collections.Counter(each["verdict"] for each in results.values()))
 
 
