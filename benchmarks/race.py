@@ -242,8 +242,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20, help="of MultiVae's trainer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 12, 20])
     parser.add_argument("--seeds", type=int, default=1, help="how many")
-    setting = {"action": "append", "default": [], "metavar": "KEY=VALUE"}
-    parser.add_argument("--set", **setting, help="of the recipe, on both sides: joint.samples=3")
+    words = "of the recipe, on both sides: joint.samples=3"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
     add_options(parser)
     sizes = {"rows": 192, "held_out": 64, "epochs": 1, "lengths": [1]}
     arguments = parsed(parser, "race", sizes)
