@@ -30,8 +30,12 @@ def make_runs(
         UsageError: if a directory holds a run with another configuration.
         MvflowError: if `judges` cannot judge them.
     """
+    from mvflow.core import UsageError
     from mvflow_cli.main import run
 
+    if (file := next((p for p in (out, *out.parents) if p.is_file()), None)) is not None:
+        msg = f"cannot make runs in {out}: {file} is a file; choose another --out"
+        raise UsageError(msg)
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     with tempfile.TemporaryDirectory(prefix=".sweep-", dir=parent) as scratch:
         said: set[str] = set()

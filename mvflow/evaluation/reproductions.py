@@ -178,10 +178,13 @@ class Reproduction:
             betas: of all systems; "paper": of each the one that the paper chose.
 
         Raises:
-            UsageError: if there is no such system in it, or none is installed.
+            UsageError: if there is no such system in it, it is not installed, or named twice.
         """
         wanted = self.available() if systems is None else tuple(systems)
-        for name in wanted:
+        for i, name in enumerate(wanted):
+            if name in wanted[:i]:
+                msg = f"--system names {name!r} twice"
+                raise UsageError(msg)
             if name not in self.systems:
                 raise UsageError(unknown_name(f"system of {self.name}", name, self.systems))
             if name not in self.available():
@@ -221,6 +224,9 @@ def variants(runs: Sequence[RunSpec], settings: Sequence[str]) -> dict[str, list
         settings: `section.key=value` changes of all runs; one that only some of their systems have
             changes these alone.
 
+    Raises:
+        UsageError: if a setting is one by which the runs differ, as their seed.
+
     Examples:
         >>> runs = reproduction("figure3").runs("mnist-svhn", [0], ["MoPoE", "JNF"], [1])
         >>> variants(runs, ["flows.epochs=3"])["jnf-beta-1-seed-0"]
@@ -229,6 +235,11 @@ def variants(runs: Sequence[RunSpec], settings: Sequence[str]) -> dict[str, list
         ['system=mopoe', 'joint.beta=1', 'seed=0']
     """
     keys = {text: text.partition("=")[0].strip() for text in settings}
+    own = {word.partition("=")[0] for run in runs for word in run.assignments}
+    for text, key in keys.items():
+        if key in own:
+            msg = f"--set {text}: the runs differ by {key}; use --seeds, --betas or --system"
+            raise UsageError(msg)
     kinds = {run.kind for run in runs}
     having = {
         text: {kind for kind in kinds if has_setting(kind, key)} or kinds  # none: said when made

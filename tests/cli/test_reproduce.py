@@ -146,7 +146,13 @@ def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_pat
     assert "did you mean 'circle'" in refused(*where, "--given", "circl", code=2)
     some = ("--given", "circle", "--given", "square")
     assert "none is left to generate" in refused(*where, *some, code=2)
+    assert "names 'JNF' twice" in refused(*where, *listed("JNF", "JNF"), code=2)
+    for key in ("seed=3", "system=mvae"):
+        line = refused(*where, "--set", key, code=2)
+        assert f"--set {key}: the runs differ by" in line
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "made").touch()
+    assert "made is a file; choose another --out" in refused(*where, *listed("JNF"), code=2)
 
 
 @pytest.mark.bad_input

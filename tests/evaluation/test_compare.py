@@ -188,9 +188,17 @@ def test_best_and_second_are_marked_only_beyond_noise(runs):
     assert alone.mark(by_key[THERE], alone.systems[0]) == ""
 
 
-def test_distances_of_different_numbers_of_rows_are_not_compared(runs):
+def test_the_distance_of_real_rows_stands_beside_those_of_generated_ones():
     frechet = evaluation(0, 0, 0, 1.0)["frechet"]
-    frechet["autoencoder"]["rows"] = 99
+    frechet["autoencoder"]["mean"]["real"] = distance(0.62)
+    found = compare([run("jnf", 0, NUMBERS, frechet=frechet)])
+    assert "distance that 100 real rows have from others: autoencoder 0.62" in found.notes
+
+
+@pytest.mark.parametrize("which", ["rows", "reference_rows"])
+def test_distances_of_different_numbers_of_rows_are_not_compared(runs, which):
+    frechet = evaluation(0, 0, 0, 1.0)["frechet"]
+    frechet["autoencoder"][which] = 99
     other = run("cl", 1, (0.4, 0.8, 0.7, 5.0), frechet=frechet)
     found = compare([*runs, other])
     assert not any("frechet" in m.key for m in found.measures)
