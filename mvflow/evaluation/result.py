@@ -442,3 +442,19 @@ class Evaluation(Result):
     networks: dict[str, str] = {}
     presence: MeasuredRows | None = None
     key: str = ""
+
+    def __repr__(self) -> str:
+        """The main numbers with their standard errors, a line each; `to_dict` has all."""
+        from mvflow.evaluation.compare import main_numbers
+
+        numbers = main_numbers(self)
+        width = max((len(measure.title) for measure, _ in numbers), default=0)
+        lines = [
+            f"  {measure.title:<{width}}  {value.mean:.{measure.digits}f}"
+            f" ± {value.standard_error:.{measure.digits}f}"
+            for measure, value in numbers
+        ]
+        title = f"Evaluation of {self.rows:,} rows: {self.facts.get('system', self.split)}"
+        return "\n".join([title, *lines])
+
+    __str__ = __repr__
