@@ -342,10 +342,9 @@ def _from_one(distances: Frechet) -> dict[str, Estimate]:
 
 def main_numbers(metrics: Evaluation) -> list[tuple[Measure, Estimate]]:
     """What a table of systems shows of one evaluation, and what it is called there."""
-    values = {key: [value] for key, value in _flat(metrics, True, ()).items()}
-    measures = _measures([ComparedSystem("", (), values)], metrics)
-    numbers = ((measure, *values[measure.key]) for measure in measures)
-    return [(measure, value) for measure, value in numbers if value is not None]
+    values = {k: value for k, value in _flat(metrics, True, ()).items() if value is not None}
+    system = ComparedSystem("", (), {key: [value] for key, value in values.items()})
+    return [(measure, values[measure.key]) for measure in _measures([system], metrics)]
 
 
 def _measures(systems: Sequence[ComparedSystem], metrics: Evaluation) -> list[Measure]:
