@@ -237,13 +237,16 @@ class Estimator(GenerativeEstimator):
             z: latents, such as `encode` or `draw` have them.
             prior: a name of `priors()`; by default the configured one.
 
+        Raises:
+            DataError: if z is not of that shape, or not finite.
+
         Examples:
             >>> z = model.sample_latent(x, n=1)[0]
             >>> model.prior_log_prob(z).shape
             (4,)
         """
         distribution = self._prior(prior)()
-        values = torch.from_numpy(np.array(z, np.float32)).to(self._device)
+        values = torch.from_numpy(checked_latent(z, self.system_.latent.dim)).to(self._device)
         with torch.no_grad():
             log_prob = distribution.log_prob(values[..., None, :])[..., 0].double()
         return log_prob.cpu().numpy()

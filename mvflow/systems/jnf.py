@@ -175,7 +175,7 @@ class JNF(JointEncoderSystem):
     def stages(self) -> Sequence[StageSpec]:
         """Projectors if there are any, the joint VAE, then what the subset rule needs."""
         joint = self.joint_stage(self.settings.joint, self._joint_losses)
-        stages = [check_samples(joint, self, 1) if self.settings.joint.samples > 1 else joint]
+        stages = [check_samples(joint, self.joint.decoders, 1)]
         if isinstance(self.settings.projector, Objective):
             stages.insert(0, self._projector_stage(self.settings.projector))
         if self.flows is not None:

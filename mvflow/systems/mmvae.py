@@ -100,7 +100,8 @@ class MMVAE(ExpertSystem):
 
     def stages(self) -> Sequence[StageSpec]:
         """One stage, which is refused where its draws cannot fit into memory."""
-        return [check_samples(spec, self, len(self.modalities)) for spec in super().stages()]
+        decoders = self.joint.decoders
+        return [check_samples(spec, decoders, len(decoders)) for spec in super().stages()]
 
     def _scale(self, experts: Experts) -> Tensor:
         if self.settings.scales == "free":

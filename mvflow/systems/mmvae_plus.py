@@ -65,9 +65,8 @@ class MMVAEPlus(ExpertSystem):
             raise ConfigError(msg)
         private = [LatentPart(f"w_{m.name}", width, m.name) for m in settings.specifications()]
         latent = LatentSpace((LatentPart("u", settings.latent_dim), *private))
-        networks = SharedPrivateVAE(settings, latent, width)
         reads = {"private_dim": width, "family": settings.family}
-        super().__init__(settings, latent, networks, reads)
+        super().__init__(settings, latent, SharedPrivateVAE(settings, latent, width), reads)
         self.family = settings.family
 
     def posterior(self, observed: Observed) -> Distribution:
@@ -111,7 +110,8 @@ class MMVAEPlus(ExpertSystem):
 
     def stages(self) -> Sequence[StageSpec]:
         """One stage, which is refused where its draws cannot fit into memory."""
-        return [check_samples(spec, self, len(self.modalities)) for spec in super().stages()]
+        decoders = self.joint.decoders
+        return [check_samples(spec, decoders, len(decoders)) for spec in super().stages()]
 
     def facts(self) -> Mapping[str, str]:
         """Its name and its latent space."""

@@ -6,14 +6,19 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
-from mvflow.core import StageError
+from mvflow.config import Training
+from mvflow.core import Observed, StageError
 from mvflow.core.memory import available_memory
 from mvflow.functional import importance_weights
 from mvflow.stages import Rows, StageSpec
-from mvflow.systems.base import System
+from mvflow.systems.decoders import Decoders
 
 __all__ = ["check_samples", "doubly_reparametrised"]
+
+PROBED_ROWS = 2
+"""By which the memory of a draw is measured."""
 
 
 def doubly_reparametrised(z: Tensor, log_weights: Tensor) -> None:
@@ -33,29 +38,60 @@ def doubly_reparametrised(z: Tensor, log_weights: Tensor) -> None:
         z.register_hook(lambda grad: shares * grad)
 
 
-def check_samples(spec: StageSpec, system: System, experts: int) -> StageSpec:
-    """The stage, which refuses to begin where the decoders' outputs cannot fit into memory.
+def check_samples(spec: StageSpec, decoders: Decoders, experts: int) -> StageSpec:
+    """The stage, which refuses to begin where its draws cannot fit into memory.
 
     Each of `samples` draws of each expert is decoded, and values and gradients are kept.
     """
-    settings, sizes = spec.settings, sum(m.size for m in system.modalities)
+    settings = spec.settings
     samples = getattr(settings, "samples", 1)
 
     def start(rows: Rows) -> None:
         assert settings is not None
         if spec.start is not None:
             spec.start(rows)
+        if samples == 1:
+            return
         count = min(settings.batch_size, len(rows))
-        one = 2 * 4 * experts * count * sizes
-        is_gpu = system.device.type == "cuda"
-        free = torch.cuda.mem_get_info(system.device)[0] if is_gpu else available_memory()
+        one = experts * count * _bytes_of_draw(decoders, rows, settings)
+        device = next(decoders.parameters()).device
+        is_gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if is_gpu else available_memory()
         if samples * one > free:
+            who = "" if experts == 1 else f" of {experts} experts"
             msg = (
-                f"{samples} draws of {experts} experts for {count} rows take more than "
+                f"{samples:,} draws{who} for {count} rows take about "
                 f"{samples * one / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free: choose "
-                f"{spec.name}.samples up to {max(1, free // (2 * one))}, or a smaller "
+                f"{spec.name}.samples up to {max(1, int(free / (2 * one)))}, or a smaller "
                 f"{spec.name}.batch_size"
             )
             raise StageError(msg)
 
     return replace(spec, start=start)
+
+
+def _bytes_of_draw(decoders: Decoders, rows: Rows, settings: Training) -> float:
+    """What a step takes for one draw of one row: activations, their gradients, an output."""
+    batch = Observed.from_columns(next(iter(rows.batches(PROBED_ROWS))))
+    count, was_training = len(next(iter(batch.x.values()))), decoders.training
+    is_low = settings.precision == "bfloat16"
+
+    def kept(draws: int) -> int:
+        storages: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        z = next(decoders.parameters()).new_zeros(draws, count, decoders.latent.dim)
+        lowered = torch.autocast(z.device.type, torch.bfloat16, is_low, cache_enabled=False)
+        with saved_tensors_hooks(keep, lambda tensor: tensor), lowered:
+            fits = decoders.log_prob(z.requires_grad_(), batch)
+        assert fits  # while they live, no storage of theirs is another's
+        return sum(storages.values())
+
+    decoders.eval()  # without noise, which would change what is drawn in training
+    saved = (kept(3) - kept(1)) / (2 * count)
+    decoders.train(was_training)
+    return 2 * saved + 4 * sum(x[0].numel() for x in batch.x.values())

@@ -302,6 +302,10 @@ def test_a_wrong_shape_is_named(pair, small):
         DataError, match=rf"z has shape \(4, {dim + 1}\): expected \(\.\.\., {dim}\)"
     ):
         pair.decode(np.zeros((4, dim + 1)))
+    with pytest.raises(DataError, match=rf"expected \(\.\.\., {dim}\)"):
+        pair.prior_log_prob(np.zeros((4, dim + 1)))
+    with pytest.raises(DataError, match="not finite"):
+        pair.prior_log_prob(np.full((4, dim), np.nan))
     x = {n: v[:3] for n, v in small.data(2)[0].items()}
     with pytest.raises(DataError, match=rf"expected \(\.\.\., 3, {dim}\)"):
         pair.posterior_log_prob(np.zeros((4, dim)), x)
