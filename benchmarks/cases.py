@@ -26,7 +26,8 @@ Prepare = Callable[[Path], Callable[[int], str]]
 
 def run_cases(prepare: Prepare, numbers: Iterable[int]) -> dict[int, str]:
     """Number -> what is wrong, of the cases of which something is."""
-    context, wrong = multiprocessing.get_context("fork"), {}
+    context = multiprocessing.get_context("fork")
+    wrong: dict[int, str] = {}
     numbers = list(numbers)
     with tempfile.TemporaryDirectory() as folder:
         case = prepare(Path(folder))

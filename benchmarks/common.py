@@ -82,7 +82,7 @@ def about(*packages: str, device: str = "cpu") -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("mvflow", "numpy", "torch", *packages):
         try:
             versions[name] = version(name)

@@ -42,6 +42,7 @@ from mvflow.estimators import load
 from mvflow.functional import inside_ball
 from mvflow.inference import AggregateDivisor, PriorDivisor
 from mvflow.nn import seeded
+from mvflow.systems.joint_system import JointEncoderSystem
 from mvflow.training import as_input
 from mvflow_datasets import Store
 
@@ -119,6 +120,7 @@ def _predicted(model: Any, rows: Any, size: int, n: int) -> dict[str, str]:
 def scores(run: Path, rows: int, points: int) -> dict[str, dict[str, float]]:
     estimator = load(run, subset="product")
     system, radius = estimator.system_, estimator.radius
+    assert isinstance(system, JointEncoderSystem)
     store = Store.open(run / estimator.config.data.store)
     taken = store[estimator.config.data.test].take(np.arange(rows))
     x = {name: as_input(torch.as_tensor(values)) for name, values in taken.items()}
@@ -130,7 +132,8 @@ def scores(run: Path, rows: int, points: int) -> dict[str, dict[str, float]]:
 
     def density(at: Tensor) -> Tensor:
         parts = [part.expand(-1, rows, -1) for part in at.split(4096)]
-        return sum(torch.cat([e.log_prob(part) for part in parts]) for e in experts).double()
+        each = [torch.cat([e.log_prob(part) for part in parts]) for e in experts]
+        return torch.stack(each).sum(0).double()
 
     on_grid, at_z = density(grid), density(z)
     moments = system.latent_mean, system.latent_std

@@ -38,22 +38,8 @@ from mvflow.runs import RunDirectory, read_json, weights_hash
 from mvflow_cli.main import run as command
 from mvflow_datasets import find_builder
 
-ODD = (
-    None,
-    True,
-    -1,
-    0,
-    1,
-    2**31,
-    2**63,
-    10**30,
-    10**5000,
-    1e308,
-    -0.0,
-    float("nan"),
-    "",
-    "x" * 70,
-)
+ODD: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, 10**5000, 1e308, -0.0)
+ODD += (float("nan"), "", "x" * 70)
 ODD += ("../a", "a\x1b[31m", "os:system", [], {}, [[]], {"kind": "maf"}, [0, "a"], {"": {}})
 """What is put in place of a value."""
 

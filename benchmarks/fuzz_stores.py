@@ -26,7 +26,8 @@ from mvflow_datasets import SplitData, Store, write_store
 from mvflow_datasets.manifest import Manifest
 from mvflow_datasets.opened import OpenedFile
 
-ODD = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1.5, float("nan"), "", "x" * 70, "../a", [], {})
+ODD: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1.5, float("nan"))
+ODD += ("", "x" * 70, "../a", [], {})
 """What is put in place of a value of a manifest."""
 
 

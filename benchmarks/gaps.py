@@ -40,18 +40,19 @@ def parted(rows: Rows, split: int) -> tuple[Rows, Rows, Rows, Rows]:
     rng = np.random.default_rng(split)
     order = rng.permutation(len(rows[TABLES[0]]))
     first = round(TRAINING_SHARE * len(order))
-    out: tuple[dict[str, NDArray[Any]], ...] = ({}, {}, {}, {})
+    values, gaps = {}, {}
     for name in TABLES:
         x = rows[name][order]
-        gaps = rng.random(x.shape) < ABSENT
-        known = np.where(gaps, np.nan, x)[:first]
+        gaps[name] = rng.random(x.shape) < ABSENT
+        known = np.where(gaps[name], np.nan, x)[:first]
         mean, std = np.nanmean(known, 0), np.nanstd(known, 0)
-        x = ((x - mean) / np.where(std > 0, std, 1)).astype(np.float32)
-        for place, part in zip(
-            out, (x[:first], gaps[:first], x[first:], gaps[first:]), strict=True
-        ):
-            place[name] = part
-    return out
+        values[name] = ((x - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+
+    def of(arrays: Rows, part: slice) -> Rows:
+        return {name: x[part] for name, x in arrays.items()}
+
+    before, after = slice(first), slice(first, None)
+    return of(values, before), of(gaps, before), of(values, after), of(gaps, after)
 
 
 def r2(x: NDArray[Any], gaps: NDArray[Any], filled: NDArray[Any]) -> float:
@@ -97,6 +98,8 @@ def ours(
             assert np.array_equal(each.mean[~hole], x[~hole])
             assert np.array_equal(each.absent, hole)
             out["r2"][name] = r2(x, hole, each.mean)
+            assert each.low is not None
+            assert each.high is not None
             inside = (each.low <= x) & (x <= each.high)
             out[kind][name] = float(inside[hole].mean())
             out["width"][name] = float((each.high - each.low)[hole].mean())

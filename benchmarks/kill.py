@@ -30,12 +30,11 @@ from typing import Any
 
 import torch
 
-import mvflow.runs.directory as directory
 from benchmarks.common import Rows, about, add_options, markdown, parsed, save, script_parser
 from mvflow.config import config_from_dict
 from mvflow.estimators import fitting
-from mvflow.runs import RunDirectory
-from mvflow.training import loop
+from mvflow.runs import RunDirectory, directory
+from mvflow.training import loop, run_stage
 from mvflow_cli.main import run as command
 from mvflow_datasets import find_builder
 
@@ -183,9 +182,9 @@ def _compare(whole: RunDirectory, run: RunDirectory) -> None:
     ours, theirs = ([_measured(r) for r in each.history()] for each in (whole, run))
     if ours != theirs:
         raise SystemExit("the histories differ")
-    ours, theirs = (sorted(p.name for p in each.path.rglob("*")) for each in (whole, run))
-    if ours != theirs:
-        raise SystemExit(f"files differ: {ours} and {theirs}")
+    expected, left = (sorted(p.name for p in each.path.rglob("*")) for each in (whole, run))
+    if expected != left:
+        raise SystemExit(f"files differ: {expected} and {left}")
 
 
 def _content(path: Path) -> tuple[Any, bytes]:
@@ -230,7 +229,9 @@ def _quietly(words: list[str]) -> int:
 def _slow(phase: Phase, delay: float) -> None:
     """Make each write last, and note in `phase` what is being done."""
 
-    def patient(name: str, call: Callable[..., Any], what: Callable[..., Path]) -> Callable:
+    def patient(
+        name: str, call: Callable[..., Any], what: Callable[..., Path]
+    ) -> Callable[..., Any]:
         def patiently(*args: Any, **options: Any) -> Any:
             before, phase.value = phase.value, f"{name} {_plain(what(*args))}".encode()
             time.sleep(delay)
@@ -268,11 +269,16 @@ def _slow(phase: Phase, delay: float) -> None:
         run_stage(*args, **options)
         phase.value = b"finishing"
 
-    run_stage = fitting.run_stage
-    fitting.run_stage = begun
-    Path.write_bytes = patient("writing", write_bytes, lambda path, *_: path)
-    Path.write_text = patient("writing", write_text, lambda path, *_: path)
-    directory.append_line = patient("appending", append_line, lambda path, *_: path)
+    def first(path: Path, *_: Any) -> Path:
+        return path
+
+    for owner, name, slow in (
+        (fitting, "run_stage", begun),
+        (Path, "write_bytes", patient("writing", write_bytes, first)),
+        (Path, "write_text", patient("writing", write_text, first)),
+        (directory, "append_line", patient("appending", append_line, first)),
+    ):
+        setattr(owner, name, slow)
 
 
 def _plain(path: Path) -> str:

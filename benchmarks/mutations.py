@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mvflow.core.files import json_text
+
 ROOT = Path(__file__).parents[1]
 CODE = (
     *("mvflow/functional", "mvflow/inference", "mvflow/systems"),
@@ -87,7 +89,7 @@ def main() -> None:
                 flush=True,
             )
             if options.out:
-                options.out.write_text(json.dumps(results, indent=1) + "\n")
+                options.out.write_text(json_text(results) + "\n")
     print(collections.Counter(each["verdict"] for each in results.values()))
 
 
@@ -206,7 +208,7 @@ def _meaning(code: str) -> str:
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.AnnAssign | ast.arg):
-            node.annotation = None  # type: ignore[assignment]
+            node.annotation = None
         if isinstance(node, ast.FunctionDef):
             node.returns = None
     return ast.dump(tree)
@@ -325,8 +327,12 @@ def _tested(folder: str, root: Path, plugin: Callable[[], _Plugin], limit: int) 
     if child:
         _, status = os.waitpid(child, 0)
         ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        words = {signal.SIGXCPU: "timeout", signal.SIGKILL: "timeout", signal.SIGALRM: "waited"}
-        verdict = words.get(ended, "survived" if status == 0 else "killed")
+        verdicts: dict[int, str] = {
+            signal.SIGXCPU: "timeout",
+            signal.SIGKILL: "timeout",
+            signal.SIGALRM: "waited",
+        }
+        verdict = verdicts.get(ended, "survived" if status == 0 else "killed")
         return verdict, said.read_text() or f"signal {ended}" * bool(ended)
     code = 1
     try:

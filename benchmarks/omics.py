@@ -25,7 +25,7 @@ from mvflow.likelihoods.count_tables import COUNTS, count_settings
 
 DRAWS = 200
 LEVEL = 0.9
-Numbers = NDArray[np.float64]
+Numbers = NDArray[np.floating]
 
 
 class Found(NamedTuple):
@@ -64,8 +64,8 @@ def main() -> None:
     small = {"cells": 300, "seeds": [0], "assignments": ["joint.epochs=3"]}
     arguments = parsed(parser, "omics", small)
     methods: dict[str, Callable[[Cells, Split, int], Found]] = {
-        "JNF, batch as covariate": lambda *a: jnf(*a, arguments.assignments, removed=True),
-        "JNF, batch not removed": lambda *a: jnf(*a, arguments.assignments, removed=False),
+        "JNF, batch as covariate": partial(jnf, assignments=arguments.assignments, removed=True),
+        "JNF, batch not removed": partial(jnf, assignments=arguments.assignments, removed=False),
         "ridge on log(1 + counts)": ridge,
         "PCA of log(1 + counts)": principal_components,
     }

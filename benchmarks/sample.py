@@ -24,13 +24,15 @@ import argparse
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from benchmarks.common import Report, Rows, add_options, parsed, script_parser, turn_by_turn
 from mvflow.config import config_from_dict, recipe
@@ -44,6 +46,7 @@ from mvflow.posteriors.fast.levels import levels
 from mvflow.samplers import HMC, Noise
 from mvflow.samplers.hmc import init, step
 from mvflow.systems import build_system
+from mvflow.systems.jnf import JNF
 from mvflow.systems.subsets import PROTOCOLS
 
 PAPER = {k: v for k, v in PROTOCOLS["paper"]["sampler"].items() if k != "kind"}
@@ -75,6 +78,8 @@ def schedule(arguments: argparse.Namespace) -> Rows:
     """The paper's schedule, MAF with two transforms, d = 20: CPU seconds per 1,000 draws."""
     n, steps = arguments.draws, arguments.steps
     system = build_system(config_from_dict(recipe("mnist-svhn"))).eval().requires_grad_(False)
+    assert isinstance(system, JNF)
+    assert system.flows is not None
     x = {"mnist": torch.rand(1, 1, 28, 28), "svhn": torch.rand(1, 3, 32, 32)}
     paper = HMCSampler(**{**PAPER, "draws": steps})
 
@@ -88,7 +93,7 @@ def schedule(arguments: argparse.Namespace) -> Rows:
 
     timed: dict[str, Callable[[], Any]] = {"mvflow, paper": ours, "mvflow, default": default}
     if find_spec("multivae"):
-        encoders = {name: system.flows[name].encoder for name in x}
+        encoders: dict[str, Any] = {name: system.flows[name].encoder for name in x}
         theirs = _multivae(encoders, 20, {name: tuple(v.shape[1:]) for name, v in x.items()})
         repeated = {name: v.expand(1, *v.shape[1:]) for name, v in x.items()}
         timed["MultiVae"] = lambda: _their_draws(theirs, repeated, n, steps)
@@ -135,11 +140,11 @@ def inverse(arguments: argparse.Namespace) -> Rows:
         ordered, plain = [t() for t in lazy], [t.transform() for t in lazy]
         for points in arguments.points:
             y = torch.randn(points, 1, d)
-            ways = {
-                "density": lambda q=q, y=y: q.log_prob(y),
+            ways: dict[str, Callable[[], Any]] = {
+                "density": partial(q.log_prob, y),
                 "products": _products(lazy, points),
-                "ordered": lambda ts=ordered, y=y: [t.inv(y) for t in ts],
-                "plain": lambda ts=plain, y=y: [t.inv(y) for t in ts],
+                "ordered": partial(_inverses, ordered, y),
+                "plain": partial(_inverses, plain, y),
             }
             for way in ways.values():
                 way()
@@ -157,6 +162,10 @@ def inverse(arguments: argparse.Namespace) -> Rows:
                 }
             )
     return out
+
+
+def _inverses(transforms: Sequence[Transform], y: Tensor) -> list[Tensor]:
+    return [transform.inv(y) for transform in transforms]
 
 
 def _products(lazy: list[OrderedInverse], points: int) -> Callable[[], Any]:
@@ -284,7 +293,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
 
 def _experts(name: str, count: int) -> list[Any]:
     """Posteriors with the flows of a recipe, over an encoder that is one layer."""
-    config = config_from_dict(recipe(name))
+    config: Any = config_from_dict(recipe(name))
     with seeded(0, name):
         made = [
             build_posterior(config.posterior, config.latent_dim, lambda n: nn.Linear(2, n))
@@ -376,6 +385,8 @@ def _still_expert(loc: Tensor, scale: Tensor) -> Any:
 
 
 class _Constant(nn.Module):
+    outputs: Tensor
+
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()
         self.register_buffer("outputs", outputs)
@@ -389,10 +400,14 @@ def _silence(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
+def _at(outputs: Tensor, index: Tensor) -> Tensor:
+    return outputs[index[:, 0].long()]
+
+
 def _their_known_draws(pairs: list[tuple[Tensor, Tensor]], n: int) -> Tensor:
     """MultiVae's sampler, the last layers of its flows zero and its encoders constants."""
     q = {f"m{j}": torch.cat([loc, scale.log()], -1) for j, (loc, scale) in enumerate(pairs)}
-    constants = {name: lambda index, e=e: e[index[:, 0].long()] for name, e in q.items()}
+    constants = {name: partial(_at, e) for name, e in q.items()}
     rows, d = pairs[0][0].shape
     model = _multivae(constants, d, dict.fromkeys(q, (1,)), still=True)
     index = torch.arange(rows).float()[:, None]
@@ -411,7 +426,7 @@ def _their_draws(model: Any, x: dict[str, Tensor], n: int, steps: int) -> Tensor
 
 
 def _multivae(
-    encoders: dict[str, Callable[[Tensor], Tensor]],
+    encoders: Mapping[str, Callable[[Tensor], Tensor]],
     d: int,
     shapes: dict[str, tuple[int, ...]],
     *,

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import anndata
@@ -113,7 +114,7 @@ def _reported(
     step: Callable[[Path, argparse.Namespace], None],
     folder: Path,
     arguments: argparse.Namespace,
-    sender: object,
+    sender: Connection,
 ) -> None:
     step(folder, arguments)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -38,6 +38,7 @@ from benchmarks.common import (
 from mvflow.core import Observed, derive_seed
 from mvflow.estimators import Estimator, load
 from mvflow.evaluation import ModalityClassifiers
+from mvflow.systems import Encodes
 from mvflow.training import as_input
 from mvflow_datasets import Store
 
@@ -151,6 +152,11 @@ def one(
     }
 
 
+def _combined(estimator: Estimator, x: Observed) -> Any:
+    assert isinstance(estimator.system_, Encodes)
+    return estimator.system_.combine(x)
+
+
 def log_density(
     estimator: Estimator,
     amortised: Estimator,
@@ -163,7 +169,7 @@ def log_density(
         return float(amortised.posterior_log_prob(z, given, combine=True).mean()), None
     x = Observed({n: as_input(torch.as_tensor(v)) for n, v in given.items()})
     with torch.no_grad():
-        product, rival = (each.system_.combine(x) for each in (estimator, amortised))
+        product, rival = (_combined(each, x) for each in (estimator, amortised))
         own = torch.from_numpy(estimator.draw(given, 400, seed=seed, combine=True).z)
         others = rival.sample((400,))
         constant = bridge(

@@ -64,7 +64,8 @@ def measured(
     path: Path, kind: str | None, rows: int, draws: int, weights: list[float]
 ) -> Iterator[dict[str, Any]]:
     """Lines of one run and rule: joint draws by prior, then every subset by weight of guidance."""
-    plain = load(path, **({} if kind is None else {"subset": kind}))
+    kinds: dict[str, Any] = {} if kind is None else {"subset": kind}
+    plain = load(path, **kinds)
     store = Store.open(path / plain.config.data.store)
     train, test = (store[getattr(plain.config.data, split)] for split in ("train", "test"))
     cache = store.path.with_suffix(".classifiers.safetensors")

@@ -107,9 +107,12 @@ def _compared(
     arguments: argparse.Namespace,
 ) -> Rows:
     paces = {f"mvflow, {p}": Pace(p, arguments.device) for p in PRECISIONS}
-    seconds = turn_by_turn(
-        timed, arguments.turns, both_clocks, lambda: [pace() for pace in paces.values()]
-    )
+
+    def before() -> None:
+        for pace in paces.values():
+            pace()
+
+    seconds = turn_by_turn(timed, arguments.turns, both_clocks, before)
     cpu, wall = ({w: [t[i] for t in each] for w, each in seconds.items()} for i in (0, 1))
     out = []
     for way in timed:
@@ -260,10 +263,12 @@ def _of_recipe(
     peak = round(peak_memory(made.train.device) / 2**20) if is_gpu else "-"
     pace = Pace(precision, arguments.device)
     turns = 2 if is_slow else arguments.turns
-    paces = 5 if is_slow else 1
-    (seconds,) = turn_by_turn(
-        {"": epochs}, turns, both_clocks, lambda: [pace() for _ in range(paces)]
-    ).values()
+
+    def before() -> None:
+        for _ in range(5 if is_slow else 1):
+            pace()
+
+    (seconds,) = turn_by_turn({"": epochs}, turns, both_clocks, before).values()
     cpu, wall = ([t[i] for t in seconds] for i in (0, 1))
     speed = steps * batch / statistics.median(wall)
     share = least_seconds(cost, pace.rates) * steps / _taken(cpu, wall, arguments)

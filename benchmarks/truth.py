@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import about, add_options, markdown, parsed, save, script_parser
+from benchmarks.common import Rows, about, add_options, markdown, parsed, save, script_parser
 from mvflow.config import Training
 from mvflow.inference import AggregateDivisor, PriorDivisor, ProductOfExperts
 from mvflow.nn import MLP, seeded
@@ -99,7 +99,8 @@ def main() -> None:
     only = set(arguments.only or [*FAMILIES, *rivals, *mixtures, "matching"])
     train, test = sample(min(200, arguments.steps) * 256, 0), sample(arguments.rows, 1)
     truth = {s: true_posterior({n: test[n] for n in s}) for s in subsets()}
-    table, seconds = [], {}
+    table: Rows = []
+    seconds: dict[str, float] = {}
     for name, posterior in systems(train, arguments.steps, seconds, only):
         for given, known in truth.items():
             kl = divergence(known, posterior({n: test[n] for n in given}))

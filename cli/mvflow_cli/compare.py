@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -143,6 +142,7 @@ def write_comparison(found: Comparison, out: Path) -> list[str]:
     """
     from functools import partial
 
+    from mvflow.core.files import json_text
     from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown
     from mvflow.report.figures.canvas import as_png, as_svg, style
     from mvflow.report.figures.comparison import comparison_figure
@@ -156,7 +156,7 @@ def write_comparison(found: Comparison, out: Path) -> list[str]:
         ".md": as_markdown(found),
         ".tex": as_latex(found),
         ".csv": as_csv(found),
-        ".json": json_text.dumps(finite(as_json(found)), indent=2, allow_nan=False) + "\n",
+        ".json": json_text(finite(as_json(found))) + "\n",
     }
     contents = {suffix: text.encode() for suffix, text in texts.items()}
     contents |= {".png": png, ".svg": svg}

@@ -25,6 +25,7 @@ __all__ = [
     "append_line",
     "check_depth",
     "check_shape",
+    "json_text",
     "lock",
     "open_append",
     "open_regular",
@@ -236,9 +237,43 @@ def fsync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object, readably."""
-    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    """Write a JSON object as `json_text` has it, its keys sorted."""
+    text = json_text(value, sort_keys=True) + "\n"
     write_atomically(path, lambda p: p.write_text(text, "utf-8"))
+
+
+def json_text(value: Any, *, sort_keys: bool = False) -> str:
+    """JSON with a line for each row or cell: an object of plain values, or of lists of them.
+
+    Examples:
+        >>> print(json_text({"rows": [{"seed": 0, "values": [1, 2]}, {"seed": 1}]}))
+        {
+          "rows": [
+            {"seed": 0, "values": [1, 2]},
+            {"seed": 1}
+          ]
+        }
+    """
+    return _indented(json.loads(json.dumps(value, sort_keys=sort_keys)), "\n")
+
+
+def _indented(value: Any, newline: str) -> str:
+    if _is_row(value):
+        return json.dumps(value)
+    inner = f"{newline}  "
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(k)}: {_indented(v, inner)}" for k, v in value.items()]
+        return f"{{{inner}{f',{inner}'.join(parts)}{newline}}}"
+    return f"[{inner}{f',{inner}'.join(_indented(v, inner) for v in value)}{newline}]"
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it is a plain value, a list of them (if long, of numbers), or an object of these."""
+    if isinstance(value, dict):
+        return not any(isinstance(v, dict) or not _is_row(v) for v in value.values())
+    long = isinstance(value, list) and len(json.dumps(value)) > 80
+    parts = (dict, list, str) if long else (dict, list)
+    return not isinstance(value, list) or not any(isinstance(v, parts) for v in value)
 
 
 def read_json(path: Path, shape: Any = dict) -> dict[str, Any]:

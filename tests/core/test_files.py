@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from mvflow.core import DataError
 from mvflow.core.files import (
     append_line,
     check_shape,
+    json_text,
     open_regular,
     read_bytes,
     read_json,
@@ -283,3 +286,28 @@ def test_an_interruption_leaves_no_temporary_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "a", lambda path: path.write_text("whole"))
     assert not list(tmp_path.iterdir())
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+JSON = st.recursive(
+    PLAIN,
+    lambda parts: st.lists(parts, max_size=4) | st.dictionaries(st.text(), parts, max_size=4),
+)
+
+
+@given(JSON)
+def test_json_of_few_lines_means_the_same(value):
+    assert json.loads(json_text(value)) == value
+    assert list(json.loads(json_text({"b": value, "a": value}))) == ["b", "a"]
+
+
+def test_a_row_of_a_table_is_one_line():
+    table = {"measures": {f"m{i}": {"mean": 0.5, "values": [0, 1]} for i in range(30)}}
+    rows = [line for line in json_text(table).splitlines() if "mean" in line]
+    assert [json.loads(f"{{{row.rstrip(',')}}}") for row in rows] == [
+        {key: cell} for key, cell in table["measures"].items()
+    ]
+    matrix = [[i, i + 1] for i in range(3)]
+    assert [line.strip(" ,") for line in json_text(matrix).splitlines()[1:-1]] == [
+        json.dumps(row) for row in matrix
+    ]
