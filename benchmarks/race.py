@@ -2,6 +2,7 @@
 
     python -m benchmarks.race --store mnist-svhn.h5 --device cuda
     python -m benchmarks.race --store mnist-svhn.h5 --systems jnf mvtcae --rows 2000
+    python -m benchmarks.race --store mnist-svhn.h5 --systems mmvae --set joint.samples=3
     python -m benchmarks.race --quick
 
 Both train the same networks, those of the recipe mnist-svhn, from the same initial weights on the
@@ -17,7 +18,7 @@ import argparse
 import logging
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -78,16 +79,17 @@ def _raced(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """One line of the table, also where something fails in it."""
-    device, row = arguments.device, _empty_row(system, seed)
+    device, changes = arguments.device, arguments.set
+    row = _empty_row(" ".join([system, *changes]), seed)
     try:
         few = _some(train, np.arange(min(WARM_UP, len(train))))
-        _train_theirs(system, seed, few, 1, device)
-        _train_ours(system, seed, few, 1, device)
-        stage, seconds = _train_theirs(system, seed, train, arguments.epochs, device)
+        _train_theirs(system, seed, few, 1, device, changes)
+        _train_ours(system, seed, few, 1, device, changes)
+        stage, seconds = _train_theirs(system, seed, train, arguments.epochs, device, changes)
         target = held_out_elbo(stage, held_out)
         row |= {"MultiVae, s": round(seconds, 2), "MultiVae, ELBO": round(target, 2)}
         for epochs in arguments.lengths:
-            stage, ours = _train_ours(system, seed, train, epochs, device)
+            stage, ours = _train_ours(system, seed, train, epochs, device, changes)
             elbo = held_out_elbo(stage, held_out)
             row |= {"mvflow, s": round(ours, 2), "mvflow, ELBO": round(elbo, 2)}
             if elbo >= target:
@@ -126,10 +128,15 @@ def held_out_elbo(stage: Stage, rows: ArraySource) -> float:
 
 
 def _train_ours(
-    system: str, seed: int, rows: ArraySource, epochs: int, device: str
+    system: str,
+    seed: int,
+    rows: ArraySource,
+    epochs: int,
+    device: str,
+    changes: Sequence[str] = (),
 ) -> tuple[Stage, float]:
     """The stage after `epochs`, as `mvflow train` computes its steps, and the seconds of it."""
-    config = _config(system, seed, epochs)
+    config = _config(system, seed, epochs, changes)
     began = _now(device)
     stage = stage_on(rows, "joint", config, device)
     run_stage(stage, seed=seed)
@@ -137,10 +144,15 @@ def _train_ours(
 
 
 def _train_theirs(
-    system: str, seed: int, rows: ArraySource, epochs: int, device: str
+    system: str,
+    seed: int,
+    rows: ArraySource,
+    epochs: int,
+    device: str,
+    changes: Sequence[str] = (),
 ) -> tuple[Stage, float]:
     """Our stage after MultiVae has trained its networks, and the seconds of its `train`."""
-    config = _config(system, seed, epochs)
+    config = _config(system, seed, epochs, changes)
     stage = stage_on(rows, "joint", config, device)
     system_of_ours: Any = stage.model
     system_of_ours.requires_grad_(True)
@@ -164,9 +176,9 @@ def _now(device: str) -> float:
     return float(both_clocks()[0 if device == "cpu" else 1])
 
 
-def _config(system: str, seed: int, epochs: int) -> Config:
-    changes = [f"system={system}", f"seed={seed}", f"joint.epochs={epochs}"]
-    return config_from_dict(recipe("mnist-svhn", [*changes, *CHANGES.get(system, [])]))
+def _config(system: str, seed: int, epochs: int, changes: Sequence[str] = ()) -> Config:
+    own = [f"system={system}", f"seed={seed}", f"joint.epochs={epochs}"]
+    return config_from_dict(recipe("mnist-svhn", [*own, *CHANGES.get(system, []), *changes]))
 
 
 def _options(config: Any, epochs: int) -> Mapping[str, Any]:
@@ -230,6 +242,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20, help="of MultiVae's trainer")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 12, 20])
     parser.add_argument("--seeds", type=int, default=1, help="how many")
+    words = "of the recipe, on both sides: joint.samples=3"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=words)
     add_options(parser)
     sizes = {"rows": 192, "held_out": 64, "epochs": 1, "lengths": [1]}
     arguments = parsed(parser, "race", sizes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from copy import copy
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -224,6 +226,20 @@ class EncodingEstimator(TrainableEstimator):
             return samples
 
         return self._decoded(z, targets, covariates, draws, CHUNK_ROWS)
+
+    def of_own_draws(self) -> Self:
+        """An estimator that shares all weights, and takes what `simulate` draws.
+
+        The noise of images leaves [0, 1], beyond which other images of such numbers are refused.
+
+        Examples:
+            >>> rows = model.simulate(model.encode(x)[0])
+            >>> model.of_own_draws().draw(rows).z.shape
+            (1, 4, 2)
+        """
+        made = copy(self)
+        made.records_ = {name: replace(r, bytes=[]) for name, r in self.records_.items()}
+        return made
 
     def has_noise(
         self,

@@ -143,11 +143,11 @@ def check_calibration(
             raise UsageError(msg)
     against: Literal["model", "data"] = "model" if data is None else "data"
     chosen = _subsets(estimator, subsets, against)
-    z, x = (
-        _simulated(estimator, rows, seed)
-        if data is None
-        else _real(estimator, estimator.as_source(data), rows, seed)
-    )
+    if data is None:
+        z, x = _simulated(estimator, rows, seed)
+        estimator = getattr(estimator, "of_own_draws", lambda: estimator)()
+    else:
+        z, x = _real(estimator, estimator.as_source(data), rows, seed)
     tests = 2 * z.shape[1] * len(chosen)
     curves = stage_curves(getattr(estimator, "history_", ()), estimator.config)
     found: dict[str, SubsetCalibration] = {}

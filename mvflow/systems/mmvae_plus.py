@@ -36,7 +36,7 @@ __all__ = ["MMVAEPlus"]
 
 
 class Joint(BetaTraining):
-    """Bound of `samples` importance-weighted draws of each expert; beta is of log q - log p."""
+    """Bound of `samples` weighted draws of each expert, by plain gradients; beta as in MMVAE."""
 
     samples: PositiveInt = 10
 
@@ -115,10 +115,8 @@ class MMVAEPlus(ExpertSystem):
 
     def facts(self) -> Mapping[str, str]:
         """Its name and its latent space."""
-        return {
-            "system": "MMVAE+",
-            "latents": ", ".join(f"{p.name} {p.dim}" for p in self.latent.parts),
-        }
+        parts = ", ".join(f"{p.name} {p.dim}" for p in self.latent.parts)
+        return {"system": "MMVAE+", "latents": parts}
 
 
 class SharedPrivateVAE(nn.Module):

@@ -9,7 +9,7 @@ from torch.distributions import Independent, Normal
 from zuko.distributions import DiagNormal
 
 from mvflow import JNF, ArraySource, JNFShared
-from mvflow.core import UsageError
+from mvflow.core import DataError, UsageError
 from mvflow.evaluation import Calibration, check_calibration
 from mvflow.evaluation.calibration import ALPHA, BINS, LEVELS, VERDICTS
 from mvflow.inference import ProductOfExperts
@@ -219,3 +219,15 @@ def test_data_of_a_few_rows_is_refused(known, rows):
     few = ArraySource(rows.take(np.arange(5)), known.specs)
     with pytest.raises(UsageError, match="the data have 5 rows"):
         check_calibration(altered(known), few)
+
+
+def test_images_are_simulated_with_noise_that_leaves_their_range(small):
+    data = small.data(2)[0]
+    data["m0"] = np.random.default_rng(0).integers(0, 256, data["m0"].shape).astype(np.uint8)
+    model = small.estimator(JNF, 2).fit(data, seed=0)
+    drawn = model.simulate(model.encode({n: x[:9] for n, x in data.items()})[0])
+    assert drawn["m0"].min() < 0
+    with pytest.raises(DataError, match="trained on uint8"):
+        model.draw(drawn)
+    assert np.isfinite(model.of_own_draws().draw(drawn).z).all()
+    assert list(check_calibration(model, rows=20, draws=9).subsets) == ["m0", "m1", "m0+m1"]

@@ -403,6 +403,24 @@ def test_the_terms_of_the_history_are_those_of_the_posterior_of_all(kind, monkey
     assert terms["elbo"] == pytest.approx(sum(fits.values()) - terms["kl"], rel=1e-9)
 
 
+ELBO = {
+    "mmvae": {"samples": 1},
+    "mmvae-plus": {"samples": 1},
+    "mopoe": {},
+    "mvtcae": {"alpha": 0.0},
+}
+
+
+@pytest.mark.parametrize("kind", ELBO)
+def test_without_beta_and_weights_the_history_s_elbo_is_what_is_trained(kind):
+    system, x = build(kind, joint={"beta": 1.0, **ELBO[kind]}), data()
+    system.joint.weights = dict.fromkeys(NAMES, 1.0)
+    (stage,) = system.stages()
+    with torch.no_grad():
+        losses = stage.loss(Observed(x), 1.0)
+    assert float(losses.terms["elbo"]) == pytest.approx(-float(losses.total), rel=1e-12)
+
+
 @pytest.mark.bad_input
 def test_what_does_not_fit_is_refused_in_one_sentence():
     modalities = {f"m{j}": {"shape": [1]} for j in range(11)}

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import norm
 
 from mvflow import JNF
 from mvflow.core import ConfigError, Modality, Observed
@@ -60,6 +62,26 @@ def test_it_rises_with_k_from_the_elbo_to_the_evidence(linear_gaussian):
     assert (np.diff(means) > -3 * np.hypot(errors[1:], errors[:-1])).all()
     assert (means < evidence + 4 * errors).all()
     assert evidence - means[-1] < 0.1 * gap
+
+
+@pytest.mark.parametrize("beta", [0.7, 1.0])
+def test_the_loss_is_that_of_numpy_on_the_same_draws(linear_gaussian, beta):
+    known = linear_gaussian(2, 2)
+    (joint, _), x = shifted(known), known.sample(4)
+    joint.weights = {"m0": 0.5, "m1": 3.0}
+    loc, scale = known.posterior(x)
+    loc, scale = loc + SHIFT, scale * np.exp(WIDER)
+    q, rows = joint.posterior(observed(x)), observed(x)
+    with seeded(0, "bound"):
+        found = importance_weighted_losses(joint, q, rows, beta, 3).total
+    with seeded(0, "bound"):
+        z = q.rsample(torch.Size([3])).numpy()
+    log_weights = beta * (norm.logpdf(z) - norm.logpdf(z, loc, scale)).sum(-1)
+    for n, weight in joint.weights.items():
+        mean = z @ known.a[n].T + known.b[n]
+        log_weights += weight * norm.logpdf(x[n], mean, known.scale[n]).sum(-1)
+    bound = logsumexp(log_weights, 0) - np.log(3)
+    np.testing.assert_allclose(float(found), -bound.mean(), rtol=1e-9)
 
 
 def test_the_encoder_s_gradient_is_that_of_the_bound(linear_gaussian):

@@ -1,5 +1,7 @@
 """Nexus against NumPy, with linear networks but for one hidden layer of its second level."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,28 @@ def test_given_modalities_the_first_level_is_at_its_mean():
     made = system.decode(torch.from_numpy(loc), ["m1"])["m1"].mean.detach()
     expected = apply(joint.decoders["m1"], apply(joint.top_decoders["m1"], loc))
     np.testing.assert_allclose(made, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("share", "many"), [(0.0, 2), (1.0, 1)])
+def test_training_hides_that_share_from_the_second_level_alone(share, many, monkeypatch):
+    system, x = build(2, dropout=share), {n: v[:1] for n, v in data(2).items()}
+    joint, (stage,) = system.joint, system.stages()
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    z = {n: gaussian(apply(joint.encoders[n], v.numpy()))[0] for n, v in x.items()}
+    messages = {n: apply(joint.messages[n], v) for n, v in z.items()}
+    divergences = [
+        kl(*gaussian(apply(joint.top_encoder, np.mean([messages[n] for n in seen], 0))))[0]
+        for seen in combinations(x, many)
+    ]
+    drawn = []
+    for seed in range(20):
+        with seeded(seed, "dropout"), torch.no_grad():
+            terms = stage.loss(Observed(x), 1.0).terms
+        drawn.append(float(terms["kl"]))
+        for n in x:  # the first level has all
+            fit = log_normal(x[n].numpy(), apply(joint.decoders[n], z[n]), NOISE)
+            assert float(terms[n]) == pytest.approx(fit.item(), rel=1e-12)
+    assert sorted({round(v, 9) for v in drawn}) == sorted(round(v, 9) for v in divergences)
 
 
 def test_forced_perceptual_dropout_hides_any_number_but_not_all():
