@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,10 @@ class Survival(NoOpCallback):
         self._cpu_seconds += time.process_time() - self._began
         if (record.epoch + 1) % self.every == 0 or record.epoch + 1 == record.epochs:
             kept = self.kept()
-            line = {"epoch": record.epoch + 1, "CPU seconds": round(self._cpu_seconds)}
+            line: dict[str, Any] = {
+                "epoch": record.epoch + 1,
+                "CPU seconds": round(self._cpu_seconds),
+            }
             line |= {name: f"{share:.3f}" for name, share in kept.items()}
             line |= {"mean": f"{np.mean(list(kept.values())):.3f}", "loss": f"{record.loss:.1f}"}
             self.table.append(line)
