@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mvflow.config import Config
-from mvflow.core import ArraySource, Modality
+from mvflow.core import ArraySource, Modality, Source
 from mvflow.systems import build_system, stages_of
 from mvflow.training import Compile, Stage, Table, build_stage, compiled
 from mvflow.training.captured import training_step
@@ -37,7 +37,7 @@ def noise(modalities: Iterable[Modality], rows: int) -> ArraySource:
     return ArraySource(arrays, modalities)
 
 
-def stage_on(source: ArraySource, name: str, config: Config, device: str) -> Stage:
+def stage_on(source: Source, name: str, config: Config, device: str) -> Stage:
     """The stage `name`, new and ready for `run_stage`, with no rows held out."""
     system = build_system(config).to(device).eval().requires_grad_(False)
     (spec,) = (spec for spec in stages_of(system) if spec.name == name)

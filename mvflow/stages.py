@@ -86,6 +86,8 @@ class StageSpec:
         needs: names of the stages that must have been trained before.
         reads: all other settings that the weights depend on, as JSON.
         columns: outputs of frozen modules that the loss reads.
+        check: called with the training rows before any stage is trained: refuses those that this
+            one cannot learn from.
         start: called with the training rows before the first step, for initialisation by data.
         fit: closed form: (training rows, generator) -> nothing; in place of `loss`.
         finish: called with the training rows after the last step.
@@ -102,6 +104,7 @@ class StageSpec:
     needs: tuple[str, ...] = ()
     reads: Mapping[str, Any] = field(default_factory=dict)
     columns: Sequence[CachedColumn] = ()
+    check: Callable[[Rows], None] | None = None
     start: Callable[[Rows], None] | None = None
     fit: Callable[[Rows, np.random.Generator], None] | None = None
     finish: Callable[[Rows], None] | None = None

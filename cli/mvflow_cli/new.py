@@ -100,7 +100,10 @@ def new(
             {"run": str(made.path), "config": config.model_dump(mode="json"), "adopted": taken}
         )
         return
-    stages = ", ".join(_stages(config))
+    from mvflow.systems import build_system, stages_of
+    from mvflow_cli.training import stage_length
+
+    stages = ", ".join(map(stage_length, stages_of(build_system(config))))
     say(
         f"made {run}: system {config.system}, recipe {recipe}, {stages}; "
         f"train it with 'mvflow train {run}'"
@@ -108,15 +111,6 @@ def new(
     if adopt is not None:
         none = f"took nothing from {adopt}: no finished stage has the same data and settings"
         say(f"took {', '.join(taken)} from {adopt}" if taken else none)
-
-
-def _stages(config: Config) -> Iterator[str]:
-    """Each stage, and for how long it is trained."""
-    from mvflow.systems import build_system, stages_of
-
-    for spec in stages_of(build_system(config)):
-        epochs = "" if spec.settings is None else f" ({spec.settings.epochs} epochs)"
-        yield f"{spec.name}{epochs}"
 
 
 def _key(assignment: str) -> str:

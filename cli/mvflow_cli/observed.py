@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvflow_cli.opening import open_store, run_units
+from mvflow_cli.opening import open_store, recorded_index, run_units
 
 if TYPE_CHECKING:
     import numpy as np
@@ -256,13 +256,11 @@ def _read(
     specs = {m.name: m for m in config.specifications()}
     units = run_units(run, config, store)
     options = ReadOptions(missing=missing)
-    columns = _index_columns(index, files)
-    read = {
-        name: read_modality(
-            file, specs[name], units.get(name, Units()), replace(options, index=columns.get(name))
-        )
-        for name, file in files.items()
-    }
+    columns, usual = _index_columns(index, files), recorded_index(run, config, store)
+    read = {}
+    for name, file in files.items():
+        own = replace(options, index=columns.get(name), usual_index=usual.get(name))
+        read[name] = read_modality(file, specs[name], units.get(name, Units()), own)
     notes = tuple(dict.fromkeys(note for rows in read.values() for note in rows.notes))
     if options.takes_missing:
         read, names = join_rows(read)

@@ -18,6 +18,7 @@ __all__ = [
     "move_store",
     "open_store",
     "open_trained",
+    "recorded_index",
     "run_units",
     "set_up",
     "store_path",
@@ -92,6 +93,25 @@ def run_units(run: RunDirectory, config: Config, store: Path | None = None) -> d
         with open_store(run, config, store) as opened:
             units = dict(opened.units)
     return units
+
+
+def recorded_index(run: RunDirectory, config: Config, store: Path | None = None) -> dict[str, str]:
+    """Modality -> the column that named rows when the store was imported, where one was named.
+
+    Nothing where the run's own store is not there; arguments as of `run_units`.
+    """
+    from mvflow.core import DataError
+
+    if store is None and not config.data.store:
+        return {}
+    try:
+        with open_store(run, config, store) as opened:
+            reading = opened.builder.get("reading", {})
+    except DataError:
+        if store is not None:
+            raise
+        return {}
+    return {name: str(said["index"]) for name, said in reading.items() if "index" in said}
 
 
 def store_path(run: RunDirectory, config: Config, override: Path | None = None) -> Path:

@@ -200,8 +200,8 @@ IndexColumns = Annotated[
     typer.Option(
         "--index",
         metavar="[NAME=]COLUMN|none",
-        help="Column of a table that names its rows. By default a first one without a name. May "
-        "be repeated.",
+        help="Column of a table that names its rows. By default the one of 'data import', or a "
+        "first one without a name. May be repeated.",
         show_default=False,
     ),
 ]

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from mvflow.config import Config
     from mvflow.estimators import Estimator
     from mvflow.runs import Inputs, RunDirectory
+    from mvflow.stages import StageSpec
     from mvflow.training import Processes
 
-__all__ = ["TrainOptions", "log_lines", "train_command", "train_stages"]
+__all__ = ["TrainOptions", "log_lines", "stage_length", "train_command", "train_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def train_stages(
             if processes is not None:
                 processes.broadcast({"todo": todo, "store": str(store.path)})
             if todo:
+                lengths = map(stage_length, map(model.plan_.spec, todo))
+                say(f"to train: {', '.join(lengths)}", err=options.json)
                 with TrainingProgress(err=options.json) as progress, log_lines(err=options.json):
                     model.distribute(processes).fit(
                         train,
@@ -116,6 +119,17 @@ def train_stages(
         epochs = f", epochs {about['epochs']}" if about["epochs"] else ""
         say(f"{name}: trained{epochs}, {about['seconds']:.1f} s", err=options.json)
     return result
+
+
+def stage_length(spec: StageSpec) -> str:
+    """A stage, and for how long it is trained."""
+    settings = spec.settings
+    if settings is None:
+        return spec.name
+    steps = settings.steps_per_epoch
+    most = "up to " if getattr(settings, "patience", None) else ""
+    of = f" of {steps} steps" if steps else ""
+    return f"{spec.name} ({most}{settings.epochs} epochs{of})"
 
 
 def _follow(run: RunDirectory, processes: Processes) -> None:

@@ -69,7 +69,10 @@ _MODALITY = {
     "scale": float,
     "weight": (float, type(None)),
 }
-_BUILDER = {"name": str, "parameters": dict, "seed": (int, type(None)), "mvflow": str}
+_BUILDER = {
+    **{"name": str, "parameters": dict, "seed": (int, type(None)), "mvflow": str},
+    "reading": {str: dict},
+}
 _OPTIONAL = {"covariates": {str: dict}, "absent": {str: {str: int}}}
 """Keys that a manifest has only where there is something to say."""
 _SHAPE = {

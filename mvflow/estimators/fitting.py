@@ -49,6 +49,7 @@ from mvflow.training import (
     Table,
     TensorColumn,
     build_stage,
+    check_rows,
     free_memory,
     run_stage,
 )
@@ -56,6 +57,7 @@ from mvflow.training import (
 __all__ = [
     "check_fits",
     "check_scale",
+    "check_stages",
     "close_stage",
     "config_for",
     "held_out",
@@ -260,6 +262,31 @@ def held_out(plan: Plan, rows: Table, validation: Table | None) -> tuple[Table, 
     return rows.split(plan.config.data.validation, generator(plan.config.seed, "validation"))
 
 
+def check_stages(
+    specs: Iterable[StageSpec], plan: Plan, rows: Table, validation: Table | None
+) -> None:
+    """Refuse what a stage cannot be trained on, before the first one is.
+
+    Raises:
+        ConfigError: if the best weights are to be kept, but no rows are held out to tell them by.
+        DataError: if there are too few rows, or they lack what a stage learns from.
+        StageError: if a step would not fit into memory.
+    """
+    rows, validation = held_out(plan, rows, validation)
+    for spec in specs:
+        _check_kept(spec, validation)
+        check_rows(spec, rows, validation)
+
+
+def _check_kept(spec: StageSpec, validation: Table | None) -> None:
+    if validation is None and getattr(spec.settings, "keeps_best", False):
+        msg = (
+            f"stage {spec.name!r} keeps its best weights (patience, keep_best), but no rows are "
+            "held out to tell them by: set data.validation above 0, or give validation rows"
+        )
+        raise ConfigError(msg)
+
+
 def _freeze_others(spec: StageSpec, system: System) -> None:
     system.eval().requires_grad_(False)
     spec.module.requires_grad_(True)
@@ -291,12 +318,7 @@ def open_stage(
     Raises:
         ConfigError: if the best weights are to be kept, but no rows are held out to tell them by.
     """
-    if validation is None and getattr(spec.settings, "keeps_best", False):
-        msg = (
-            f"stage {spec.name!r} keeps its best weights (patience, keep_best), but no rows are "
-            "held out to tell them by: set data.validation above 0, or give validation rows"
-        )
-        raise ConfigError(msg)
+    _check_kept(spec, validation)
     _freeze_others(spec, system)
     keys = {name: record.key for name, record in trained.items()}
     cache = None if run is None else ColumnCache(run, keys, inputs.train, budget)

@@ -22,7 +22,13 @@ from mvflow.core import (
 )
 from mvflow.estimators.configured import ConfiguredEstimator
 from mvflow.estimators.devices import check_device
-from mvflow.estimators.fitting import check_fits, config_for, restore_weights, train_stage
+from mvflow.estimators.fitting import (
+    check_fits,
+    check_stages,
+    config_for,
+    restore_weights,
+    train_stage,
+)
 from mvflow.estimators.scoring import Chunk
 from mvflow.nn import torch_defaults
 from mvflow.runs import Inputs, RunDirectory
@@ -170,26 +176,27 @@ class TrainableEstimator(ConfiguredEstimator):
         rows = Table.of(train, device, budget)
         validation_rows = None if held_out is None else Table.of(held_out, device, budget)
         several = callback if isinstance(callback, Sequence) else [callback] if callback else []
+        to_train = [spec for spec in plan.stages if spec.name in wanted]
+        check_stages(to_train, plan, rows, validation_rows)
         with contextlib.ExitStack() as shown:
             bars = [shown.enter_context(Progress())] if progress and self._is_main_process else []
-            for spec in plan.stages:
-                if spec.name in wanted:
-                    record = train_stage(
-                        spec,
-                        self.system_,
-                        plan,
-                        rows,
-                        validation_rows,
-                        inputs=inputs,
-                        trained=self.records_,
-                        run=run if self._is_main_process else None,
-                        callback=Callbacks([Record(self.history_), *several, *bars])
-                        if self._is_main_process
-                        else None,
-                        processes=self._processes,
-                        compile=compile_mode,
-                    )
-                    self.records_[spec.name] = record
+            for spec in to_train:
+                record = train_stage(
+                    spec,
+                    self.system_,
+                    plan,
+                    rows,
+                    validation_rows,
+                    inputs=inputs,
+                    trained=self.records_,
+                    run=run if self._is_main_process else None,
+                    callback=Callbacks([Record(self.history_), *several, *bars])
+                    if self._is_main_process
+                    else None,
+                    processes=self._processes,
+                    compile=compile_mode,
+                )
+                self.records_[spec.name] = record
         self.system_.eval().requires_grad_(False)
         return self
 

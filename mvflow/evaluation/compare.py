@@ -19,7 +19,7 @@ from mvflow.evaluation.result import Coherence, Evaluation, Frechet, MeasureByWa
 from mvflow.evaluation.summaries import distance_rows
 from mvflow.metrics import Estimate
 
-__all__ = ["ComparedSystem", "Comparison", "EvaluatedRun", "Measure", "compare"]
+__all__ = ["ComparedSystem", "Comparison", "EvaluatedRun", "Measure", "compare", "main_numbers"]
 
 MAX_DIRECTIONS = 2
 """Directions up to which each is a column; of more, means by number of observed modalities."""
@@ -338,6 +338,13 @@ def _from_one(distances: Frechet) -> dict[str, Estimate]:
         )
         for key, values in found.items()
     }
+
+
+def main_numbers(metrics: Evaluation) -> list[tuple[Measure, Estimate]]:
+    """What a table of systems shows of one evaluation, and what it is called there."""
+    values = {k: value for k, value in _flat(metrics, True, ()).items() if value is not None}
+    system = ComparedSystem("", (), {key: [value] for key, value in values.items()})
+    return [(measure, values[measure.key]) for measure in _measures([system], metrics)]
 
 
 def _measures(systems: Sequence[ComparedSystem], metrics: Evaluation) -> list[Measure]:

@@ -233,7 +233,7 @@ def _put_together(
     joint = {name: results[name] for name in ("joint", "joint_fitted") if name in results}
     rebuilt: RebuiltPart = results["reconstruction"]
     radius = estimator.radius
-    real = of.features.real() if rows.is_apart and of.networks else {}
+    real = of.features.real() if of.networks else {}
     likelihoods = {
         name.removeprefix("likelihood "): part
         for name, part in results.items()
@@ -264,6 +264,7 @@ def _put_together(
                 rows=of.compared,
                 reference_rows=len(rows.reference),
                 manifold_rows=of.features.manifold_rows,
+                is_apart=rows.is_apart,
             )
             for network in of.networks
             if network.name in of.features.feature_counts

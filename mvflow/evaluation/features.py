@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +15,7 @@ from mvflow.evaluation.classifiers import ModalityClassifiers
 from mvflow.evaluation.likeness import GeneratedFeatures, RealFeatures, RealRows
 from mvflow.evaluation.parts import Likeness
 from mvflow.evaluation.rows import MIN_SCORED, EvaluationRows, Indices, batches
+from mvflow.metrics import limit_sizes
 
 __all__ = ["FeatureComparison", "FeatureNetwork", "Predictions", "likeness_of"]
 
@@ -124,9 +125,8 @@ class FeatureComparison:
 
     def _distinct(self, name: str) -> Indices:
         """Places of reference rows with a whole item of a modality that no earlier one shows."""
-        index, rows = self.test.columns()[name].index, self.rows.reference
-        places = np.flatnonzero(self.rows.is_full(name, rows))
-        items = rows[places] if index is None else index[rows[places]]
+        places = np.flatnonzero(self.rows.is_full(name, self.rows.reference))
+        items = self._items(name, self.rows.reference[places])
         return np.asarray(places[np.sort(np.unique(items, return_index=True)[1])])
 
     @cached_property
@@ -152,25 +152,81 @@ class FeatureComparison:
 
     def compared_with(self, target: str) -> dict[str, GeneratedFeatures]:
         """What compares rows with the real ones of a modality, by network."""
-        return {n: GeneratedFeatures(r) for n, r in self._references.get(target, {}).items()}
+        return {n: GeneratedFeatures(r) for n, r in self._real(target).items()}
 
     def real(self) -> dict[str, dict[str, Likeness]]:
-        """Likeness of as many real rows with the reference, by modality and network.
+        """Likeness of real rows with the reference, by modality and network: what noise makes.
 
-        Modalities of which too few of the chosen rows have all values are left out.
+        It is that of as many rows as are generated, where so many are apart from the reference and
+        show other items. Elsewhere it is the distance of two halves of the reference, no item in
+        both, times what the bias of so many rows is of theirs: in proportion to 1 / items, or to
+        the sum of squared shares of the rows that the items have, where these differ. Where items
+        are too few for halves, as in data that take few values, rows apart may show the same ones.
+        Modalities of which too few rows have all values are left out.
         """
-        found = {}
-        for name in self.names:
-            rows = self.rows.chosen[self.rows.is_full(name, self.rows.chosen)][: self.compared]
-            if len(rows) < max(self.compared, MIN_SCORED):
-                continue
-            compared_with, clusters = self.compared_with(name), self.clusters_of(rows)
-            column = self.test.columns()[name]
-            for place, at in batches(rows):
-                for network, values in self._features(name, column.take(at)).items():
-                    compared_with[network].update(values, clusters[place])
-            found[name] = likeness_of(compared_with)
-        return found
+        return {
+            name: found
+            for name in self.names
+            if (
+                found := self._apart(name, shared=False)
+                or self._halves(name)
+                or self._apart(name, shared=True)
+            )
+        }
+
+    def _items(self, name: str, rows: Indices) -> Indices:
+        """The item of a modality that each row shows."""
+        index = self.test.columns()[name].index
+        return rows if index is None else np.asarray(index[rows])
+
+    def _apart(self, name: str, *, shared: bool) -> dict[str, Likeness]:
+        """Of chosen rows; empty where the reference has them, or their items if not `shared`."""
+        rows = self.rows.chosen[self.rows.is_full(name, self.rows.chosen)][: self.compared]
+        if len(rows) < max(self.compared, MIN_SCORED) or not self.rows.is_apart:
+            return {}
+        items = self._items(name, self.rows.reference)
+        if not shared and np.isin(self._items(name, rows), items).any():
+            return {}
+        return likeness_of(self._compare(name, rows, self.clusters_of(rows), self._real(name)))
+
+    def _halves(self, name: str) -> dict[str, Likeness]:
+        """Of one half of the reference with the other; empty where it has few items."""
+        rows = self.rows.reference[self._distinct(name)]
+        first, second = rows[::2], rows[1::2]
+        if len(second) < MIN_SCORED or name not in self._compared_names:
+            return {}
+        real = {n: RealFeatures(keeps_blocks=False) for n in self._real(name)}
+        for _, network, values in self._features_of(name, first):
+            real[network].update(values, np.zeros(len(values), bool))
+        others = {network: of.compute() for network, of in real.items()}
+        full = self.rows.reference[self.rows.is_full(name, self.rows.reference)]
+        weights = np.unique(self._items(name, full), return_counts=True)[1] / len(full)
+        bias = (1 / self.compared + (weights**2).sum()) / (1 / len(first) + 1 / len(second))
+        return {
+            network: found.scaled(bias)
+            for network, found in likeness_of(self._compare(name, second, second, others)).items()
+            if limit_sizes(len(second), len(others[network].moments.mean))
+        }
+
+    def _real(self, name: str) -> dict[str, RealRows]:
+        """The reference in features, by network."""
+        return self._references.get(name, {})
+
+    def _compare(
+        self, name: str, rows: Indices, clusters: Indices, real: Mapping[str, RealRows]
+    ) -> dict[str, GeneratedFeatures]:
+        """Real rows in the place of generated ones."""
+        compared = {network: GeneratedFeatures(of) for network, of in real.items()}
+        for place, network, values in self._features_of(name, rows):
+            compared[network].update(values, clusters[place])
+        return compared
+
+    def _features_of(self, name: str, rows: Indices) -> Iterator[tuple[slice, str, NDArray[Any]]]:
+        """Batches of rows: where they are, network and features."""
+        column = self.test.columns()[name]
+        for place, at in batches(rows):
+            for network, values in self._features(name, column.take(at)).items():
+                yield place, network, values
 
     @property
     def feature_counts(self) -> dict[str, int]:

@@ -69,6 +69,14 @@ class Likeness(_Part):
     precision: Blocks | None = None
     recall: Blocks | None = None
 
+    def scaled(self, factor: float) -> Likeness:
+        """The distance alone, times a factor."""
+        of = self.distance
+        left_out = [factor * value for value in of.left_out]
+        return Likeness(
+            distance=Blocks(value=factor * of.value, left_out=left_out, sizes=of.sizes)
+        )
+
 
 class SubsetPart(_Part):
     """What was generated from one subset of modalities; all by target.

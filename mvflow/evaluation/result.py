@@ -139,13 +139,15 @@ class Frechet(Values):
         conditional_by_observed: number of observed modalities -> mean over its subsets.
         mean: over modalities or subsets.
         real: modality -> distance of `rows` other real rows from the reference, which is what few
-            rows alone make of it; empty where there are not enough.
+            rows alone make of it; by halves of the reference where there are no such rows, and
+            without modalities that have too few items for that.
         limit: the distance for infinitely many rows of both sets, by a line through those of
             half, three quarters and all rows; None where it was not asked for, or rows are fewer
             than four for each feature.
         precision: share of generated rows that lie among real ones (Kynkäänniemi et al. 2019).
         recall: share of real rows that lie among generated ones.
         manifold_rows: of how many rows, real and generated, precision and recall are.
+        reference_is_apart: whether no generated row is conditioned on a row of the reference.
     """
 
     features: int
@@ -161,6 +163,7 @@ class Frechet(Values):
     precision: MeasureByWay | None = None
     recall: MeasureByWay | None = None
     manifold_rows: int = 0
+    reference_is_apart: bool | None = None
 
 
 class Diversity(Values):
@@ -442,3 +445,19 @@ class Evaluation(Result):
     networks: dict[str, str] = {}
     presence: MeasuredRows | None = None
     key: str = ""
+
+    def __repr__(self) -> str:
+        """The main numbers with their standard errors, a line each; `to_dict` has all."""
+        from mvflow.evaluation.compare import main_numbers
+
+        numbers = main_numbers(self)
+        width = max((len(measure.title) for measure, _ in numbers), default=0)
+        lines = [
+            f"  {measure.title:<{width}}  {value.mean:.{measure.digits}f}"
+            f" ± {value.standard_error:.{measure.digits}f}"
+            for measure, value in numbers
+        ]
+        title = f"Evaluation of {self.rows:,} rows: {self.facts.get('system', self.split)}"
+        return "\n".join([title, *lines])
+
+    __str__ = __repr__

@@ -125,11 +125,18 @@ class ScoredNumbers:
     def _inside(self, ends: Floats) -> list[tuple[Floats, Floats]]:
         """Whether each value lies in its interval (NaN: not known), and its width, by level."""
         out = []
-        for low, high in ends:
+        for low, high in self._possible(ends):
             inside = (self.stored >= low) & (self.stored <= high)
             told = np.where(self.known, inside.astype(np.float64), np.nan)
             out.append((told, self._restored(high) - self._restored(low)))
         return out
+
+    def _possible(self, ends: Floats) -> Floats:
+        """The intervals without values that the table cannot hold."""
+        if not self.table.columns:
+            return ends
+        least, greatest = np.transpose([column.bounds for column in self.table.columns])
+        return np.clip(ends, least, greatest)
 
     def _calibrated(self, ends: Floats, scores: Floats) -> list[tuple[Floats, Floats] | None]:
         """The same of intervals that the other half of the rows has widened, or nothing."""

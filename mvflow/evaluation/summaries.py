@@ -119,6 +119,7 @@ def frechet(
     rows: int,
     reference_rows: int,
     manifold_rows: int = 0,
+    is_apart: bool | None = None,
 ) -> Frechet:
     """Distances, precision and recall in the features of one network.
 
@@ -131,6 +132,7 @@ def frechet(
         rows: in each distance but the joint ones.
         reference_rows: that they are compared with.
         manifold_rows: of precision and recall.
+        is_apart: whether no generated row is conditioned on one of these.
     """
 
     def by_way(measure: str) -> dict[str, Any] | None:
@@ -148,6 +150,7 @@ def frechet(
         reference_rows=reference_rows,
         rows=rows,
         manifold_rows=manifold_rows if "precision" in others else 0,
+        reference_is_apart=is_apart,
         **distances | {"mean": FrechetMeans(**distances["mean"])},
         **others,
     )
@@ -169,7 +172,9 @@ def distance_rows(metrics: Evaluation, settings: EvaluationSettings) -> str:
         f"{settings.prior_draws:,}, against {found.reference_rows:,} real ones"
     ]
     if metrics.presence is None:
-        said[0] += f", {'none' if found.real else 'some'} of which are conditioned on"
+        told = found.reference_is_apart
+        is_apart = bool(found.real) if told is None else told
+        said[0] += f", {'none' if is_apart else 'some'} of which are conditioned on"
     if metrics.rows < settings.rows:
         said += [
             f"{settings.rows:,} rows were asked for and there are {metrics.rows:,}, "

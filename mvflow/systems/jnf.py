@@ -223,7 +223,7 @@ class JNF(JointEncoderSystem):
             self.settings.projectors,
             loss,
             reads=reads,
-            start=partial(
+            check=partial(
                 check_pairs,
                 [m.name for m in self.modalities],
                 objective,

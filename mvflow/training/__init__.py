@@ -23,7 +23,7 @@ from mvflow.training.stage import (
     Stage,
     StepRecord,
 )
-from mvflow.training.stages import build_stage
+from mvflow.training.stages import build_stage, check_rows
 from mvflow.training.table import MappedColumn, Table, TensorColumn, as_input
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "TensorColumn",
     "as_input",
     "build_stage",
+    "check_rows",
     "check_compile",
     "check_devices",
     "compiled",

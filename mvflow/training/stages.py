@@ -16,7 +16,25 @@ from mvflow.training.caching import ColumnCache, with_cached_columns
 from mvflow.training.stage import Stage
 from mvflow.training.table import Table
 
-__all__ = ["build_stage"]
+__all__ = ["build_stage", "check_rows"]
+
+
+def check_rows(spec: StageSpec, rows: Table, validation: Table | None = None) -> None:
+    """Refuse rows that a stage cannot be trained on.
+
+    Raises:
+        DataError: if there are too few, or they lack what the stage learns from.
+        StageError: if a step would not fit into memory.
+    """
+    for what, table in (("training", rows), ("validation", validation)):
+        if table is not None and len(table) < spec.min_rows:
+            msg = (
+                f"{len(table)} {what} rows are too few for stage {spec.name!r}: at least "
+                f"{spec.min_rows} are needed"
+            )
+            raise DataError(msg)
+    if spec.check is not None:
+        spec.check(rows)
 
 
 def build_stage(
@@ -38,14 +56,8 @@ def build_stage(
     Raises:
         DataError: if there are too few rows, or the cache cannot be written.
     """
+    check_rows(spec, rows, validation)
     tables = [rows] if validation is None else [rows, validation]
-    for what, table in zip(("training", "validation"), tables, strict=False):
-        if len(table) < spec.min_rows:
-            msg = (
-                f"{len(table)} {what} rows are too few for stage {spec.name!r}: at least "
-                f"{spec.min_rows} are needed"
-            )
-            raise DataError(msg)
     seen: Sequence[Table] = with_cached_columns(spec.columns, tables, cache)
     for part in spec.module.modules():
         if isinstance(part, Decoders):

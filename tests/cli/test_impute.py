@@ -254,3 +254,36 @@ def test_gaps_that_cannot_be_filled_are_one_sentence(refused, run, gaps, tables)
     error = refused("impute", gaps, *whole, "--targets", "body", "--out", out, code=2)
     assert "modality 'body' is given and has no gap" in error
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_column_that_named_the_rows_of_the_store_names_them_again(
+    mvflow, tables, tmp_path, kind
+):
+    """Where a file has it, and nothing else is said."""
+    from mvflow.runs import RunDirectory
+    from mvflow_cli.observed import read_observed
+
+    def written(name, source, **columns):
+        frame = pd.read_csv(tables / f"{source}.csv", index_col=0).rename_axis("person")
+        path = tmp_path / f"{name}.{kind}"
+        frame = frame.reset_index().rename(columns=columns)
+        frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path, index=False)
+        return path, frame
+
+    store, run = tmp_path / "own.h5", tmp_path / "run"
+    pairs = [f"--modality={n}={written(n, n)[0]}" for n in ("blood", "body")]
+    assert mvflow("data", "import", store, *pairs, "--index", "person").code == 0
+    assert mvflow("new", run, "--store", store, "--recipe", "auto", "--quick").code == 0
+    opened = RunDirectory.open(run)
+    new, frame = written("new", "new-blood")
+    seen = read_observed(opened, opened.config(), [f"blood={new}"], None, None)
+    assert seen.row_names == tuple(frame.person)
+    values = frame[["iron", "salt", "fat"]].to_numpy()
+    np.testing.assert_allclose(seen.originals["blood"], values, rtol=1e-6)
+    numbered = read_observed(
+        opened, opened.config(), [f"blood={new}"], None, None, index=["none"], missing="values"
+    )
+    assert numbered.row_names is None
+    other, _ = written("other", "new-blood", person="someone")
+    assert read_observed(opened, opened.config(), [f"blood={other}"], None, None).row_names is None

@@ -233,7 +233,9 @@ def test_sections_that_nothing_reads_are_said_where_they_were_set(mvflow, store,
     assert found.code == 0, found
     (line,) = [line for line in found.err.splitlines() if "has no effect" in line]
     assert line.startswith("mvflow: warning: posterior has no effect: subset.kind = 'amortised'")
-    assert "amortised (14 epochs); train it with" in found.out  # those of flows, which acted
+    assert (
+        "amortised (14 epochs of 150 steps); train it" in found.out
+    )  # those of flows, which acted
     found = mvflow("train", tmp_path / "a", "--stage", "joint", "--set", "flows.epochs=9",
                    "--set", "joint.epochs=0", "--set", "projectors.epochs=2")  # fmt: skip
     said = [line for line in found.err.splitlines() if "has no effect" in line]

@@ -185,6 +185,10 @@ def test_settings_are_changed_said_and_written_down(mvflow, refused, copied):
     assert "config.toml: posterior.kind = 'nsf' (was 'maf')" in said
     assert "joint: done already" in said
     assert any(line.startswith("flows: stale") for line in said)
+    epochs = RunDirectory.open(copied).config().flows.epochs
+    announced = next(i for i, line in enumerate(said) if line.startswith("to train: "))
+    assert said[announced].startswith(f"to train: flows ({epochs} epochs")
+    assert not any("flows epoch" in line for line in said[:announced])
     config = RunDirectory.open(copied).config()
     assert (config.flows.learning_rate, type(config.posterior).__name__) == (0.002, "NSF")
     before = (copied / "config.toml").read_bytes()

@@ -48,6 +48,13 @@ def small():
     return SimpleNamespace(modalities=MODALITIES, split_data=split_data, save=save)
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of our own, in which we are."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder that the examples of a property may share."""

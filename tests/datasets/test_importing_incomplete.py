@@ -41,13 +41,6 @@ def test_the_outer_join_is_that_of_pandas_and_holds_the_inner_one(sets):
 # Files
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A folder of our own, in which we are."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def table(rows, columns, name, seed=0, share=0.0):
     rng = np.random.default_rng(seed)
     x = rng.normal(5, 2, (len(rows), columns))

@@ -541,3 +541,13 @@ def test_verdicts_are_said_once_for_runs_that_share_them():
     notes = compare([first, second._replace(verdict="Look closer.")]).notes
     assert f"{first.name}: Good" in notes
     assert f"{second.name}: Look closer" in notes
+
+
+def test_an_evaluation_is_shown_as_the_numbers_of_the_table():
+    title, *lines = repr(run("jnf", 0, (0.5, 0.8, 0.4, 3.0)).metrics).splitlines()
+    assert title == "Evaluation of 1,000 rows: JNF"
+    shown = {line.strip().rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1] for line in lines}
+    assert shown["coherence, joint"] == "0.500 ± 0.010"
+    assert shown["coherence, mnist → svhn"] == "0.800 ± 0.010"
+    assert shown["MFD, joint"] == "4.00 ± 0.01"
+    assert shown["log p(X), nats"] == "-100.0 ± 0.0"

@@ -114,7 +114,7 @@ def put_together(of):
     if of.classifiers is not None:
         labels = of.test.labels[of.rows.chosen]
         found["coherence"] = coherence(parts, joint, rebuilt.kept, labels, of.clusters)
-    real = of.features.real() if of.rows.is_apart else {}
+    real = of.features.real()
     sizes = {"rows": of.compared, "reference_rows": len(of.rows.reference)}
     sizes["manifold_rows"] = of.features.manifold_rows
     found["frechet"] = {

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from mvflow.core import registry
+from mvflow.config import Classifiers
+from mvflow.core import ArraySource, registry
 from mvflow.estimators import estimator_class
-from mvflow.evaluation import check_calibration, evaluate
+from mvflow.evaluation import ModalityClassifiers, check_calibration, evaluate
+from mvflow.tuning import best_prior, score_priors
 
 
 @pytest.fixture(scope="module", params=registry("systems").names())
@@ -40,3 +42,41 @@ def test_inference_gaps_and_likelihoods_have_errors(model, small):
     prior = np.stack([model.prior_log_prob(part, "standard") for part in z])
     expected = (made + prior - bound.log_prob).mean(0)
     np.testing.assert_allclose(bound.values, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def judged(small):
+    """Labelled rows, and classifiers of them."""
+    x, labels = small.data(3, rows=60, seed=5)
+    specs = small.estimator(estimator_class("jnf"), 3).modalities
+    rows = ArraySource(x, specs, labels=labels)
+    return rows, ModalityClassifiers.train(rows, rows, Classifiers(kind="mlp", epochs=20))
+
+
+@pytest.mark.slow
+def test_targets_agree_as_often_as_counted_and_precision_is_a_share(model, judged):
+    rows, classifiers = judged
+    enough = model.config.evaluation.model_copy(update={"product_rows": 30})
+    found = evaluate(model.with_settings(evaluation=enough.model_dump()), rows, classifiers)
+    many = found.coherence.one_to_many
+    assert many.together.keys() == many.apart.keys() == {"m0", "m1", "m2"}
+    for name in many.together:
+        for share in (many.together[name], many.apart[name]):
+            assert 0 <= share.mean * many.rows == pytest.approx(round(share.mean * many.rows))
+    (space,) = found.frechet.values()
+    assert space.manifold_rows == 30
+    for measure in (space.precision, space.recall):
+        shares = [*measure.joint.values(), *measure.conditional.values()]
+        assert len(shares) == 3 + 9  # of the prior, and of each modality given each subset
+        assert all(0 <= 30 * v.mean == pytest.approx(round(30 * v.mean)) for v in shares)
+
+
+@pytest.mark.slow
+def test_the_best_prior_of_every_system_is_that_with_the_highest_held_out_density(model, small):
+    x, _ = small.data(3, rows=80, seed=6)
+    kinds = registry("priors").names()
+    scores = score_priors(model, model.as_source(x), kinds)
+    densities = {s.kind: s.log_density.mean for s in scores}
+    assert list(densities) == kinds
+    assert np.isfinite(list(densities.values())).all()
+    assert best_prior(scores) == max(densities, key=densities.get)

@@ -81,7 +81,7 @@ def test_the_memory_of_a_draw_is_what_a_step_keeps_and_as_much_again(name):
     rows = Table.of(ArraySource(data(), system.modalities))
     before = torch.get_rng_state()
     with pytest.raises(StageError, match="draws") as refused:
-        stage.start(rows)
+        stage.check(rows)
     assert torch.equal(before, torch.get_rng_state())
     assert system.joint.decoders.training
     said = int(re.search(r"about ([\d,]+) MiB", str(refused.value)).group(1).replace(",", ""))

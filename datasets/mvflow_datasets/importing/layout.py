@@ -124,7 +124,8 @@ def guess_layout(path: Path, options: ReadOptions) -> TableLayout:
         guesses.append(f"{path}: line {records[0][0]} {said} (--header)")
     row_names = _row_names(path, names, options)
     if row_names is not None and options.index is None:
-        guesses.append(f"{path}: its first column names the rows (--index)")
+        which = f"column {row_names!r}" if row_names == options.usual_index else "its first column"
+        guesses.append(f"{path}: {which} names the rows (--index)")
     has_commas = separator != "," and _has_decimal_commas([cells for _, cells in rows])
     if has_commas:
         guesses.append(f"{path}: numbers have decimal commas")
@@ -224,13 +225,14 @@ def _is_rising(cells: Sequence[str]) -> bool:
 
 
 def _row_names(path: Path, names: Sequence[str], options: ReadOptions) -> str | None:
-    if options.index is None:
+    index = options.index_of(names)
+    if index is None:
         return names[0] if re.fullmatch(r"|Unnamed: 0", names[0]) else None
-    if options.index == "none":
+    if index == "none":
         return None
-    if options.index not in names:
-        raise UsageError(f"--index: {path}: {unknown_name('column', options.index, names)}")
-    return options.index
+    if index not in names:
+        raise UsageError(f"--index: {path}: {unknown_name('column', index, names)}")
+    return index
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -76,6 +76,8 @@ class ReadOptions:
         header: line of the column names in a text table, from 1; 0 if there is none.
         separator: of the cells of a text table.
         index: column that names the rows; `none` if no column does.
+        usual_index: column that names the rows where there is one of this name and `index` does
+            not say otherwise.
         na_tokens: texts that stand for missing values, in place of `MISSING`; an empty cell is
             missing anyway.
         missing: what a missing value (an empty cell, NaN, an empty image file) means: `refuse`
@@ -87,12 +89,25 @@ class ReadOptions:
     index: str | None = None
     na_tokens: tuple[str, ...] | None = None
     missing: str | None = None
+    usual_index: str | None = None
 
     def __post_init__(self) -> None:
         if self.missing not in {None, *MEANINGS}:
             raise UsageError(
                 unknown_name("meaning of missing values", str(self.missing), MEANINGS)
             )
+
+    def index_of(self, columns: Collection[str]) -> str | None:
+        """The column of a table that is said to name its rows, if any is.
+
+        Examples:
+            >>> options = ReadOptions(usual_index="id")
+            >>> options.index_of(["age", "id"]), options.index_of(["age"])
+            ('id', None)
+        """
+        if self.index is None and self.usual_index in {*columns, "none"}:
+            return self.usual_index
+        return self.index
 
     @property
     def takes_missing(self) -> bool:

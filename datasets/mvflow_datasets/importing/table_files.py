@@ -141,11 +141,12 @@ class _ParquetTable:
         if isinstance(frame.index, pd.MultiIndex):
             frame = frame.reset_index()
         frame.columns = frame.columns.map(str)
-        if options.index not in {None, "none"}:
-            if options.index not in frame.columns:
-                what = unknown_name("column", str(options.index), frame.columns)
+        index = options.index_of(frame.columns)
+        if index is not None and index != "none":
+            if index not in frame.columns:
+                what = unknown_name("column", index, frame.columns)
                 raise UsageError(f"--index: {path}: {what}")
-            frame = frame.set_index(options.index)
+            frame = frame.set_index(index)
         is_counted = isinstance(frame.index, pd.RangeIndex) or options.index == "none"
         self._index = None if is_counted else frame.index
         self.names = tuple(frame.columns)

@@ -21,6 +21,7 @@ from mvflow.stages import Losses, Rows, StageSpec
 from mvflow.systems.base import LearnedPrior
 from mvflow.systems.masking import presence
 from mvflow.systems.pairs import present_rows
+from mvflow.systems.sampling import bytes_of_draw, check_draws
 from mvflow.systems.subsets.base import Experts, SubsetRule
 
 __all__ = ["Matching", "random_subsets_by_size"]
@@ -164,16 +165,26 @@ class Matching(SubsetRule, Training):
 
         spec = system.posterior_stage(STAGE, module, self, {}, loss, keep_data=keep_data)
 
-        def start(rows: Rows) -> None:
+        def check(rows: Rows) -> None:
             if self.learn_from == "complete":
                 masks = present_rows([m.name for m in system.modalities], rows)
                 if masks and not torch.stack([*masks.values()]).all(0).any():
                     msg = "no row has all modalities: set subset.learn_from='all'"
                     raise DataError(msg)
-            assert spec.start is not None
-            spec.start(rows)
+            if self.draws > 1:
+                one = bytes_of_draw(partial(_step, module, count))
+                check_draws("subset.draws", self.draws, self, rows, one, module)
 
-        return [replace(spec, start=start, finish=finish)]
+        return [replace(spec, check=check, finish=finish)]
+
+
+def _step(module: MatchingPosterior, modalities: int, draws: int) -> Tensor:
+    """What a step computes of each draw of a row."""
+    views = 2 - (module.encoders is None) - (module.data_encoders is None)
+    embedded = module.shift.new_zeros(draws, views, modalities, module.embedding)
+    seen = embedded.new_ones(draws, modalities, dtype=torch.bool)
+    z = module.shift.expand(draws, -1)
+    return module.loss((z[:, 0], z, z), module.merged(embedded, seen))
 
 
 def random_subsets_by_size(
