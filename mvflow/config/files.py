@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from mvflow.config.schema import FORMAT, Config
 from mvflow.core import ConfigError, DataError, UsageError, registry, unknown_name
 from mvflow.core.files import check_depth, read_bytes
-from mvflow.core.parts import Kind, create, problem
+from mvflow.core.parts import Kind, create, kind_of, problem
 
 __all__ = [
     "assign",
@@ -94,13 +94,13 @@ def resolved(raw: Mapping[str, Any], assignments: Iterable[str] = ()) -> dict[st
     raw, assignments = dict(raw), list(assignments)
     cases = raw.pop("by", {})
     for key in sorted(cases, key=lambda key: key != "system"):
-        kind = _kind(assign(raw, assignments).get(key))
+        kind = kind_of(assign(raw, assignments).get(key))
         if kind not in (None, "none"):
             raw = merged(raw, cases[key].get("*", {}))
             raw = merged(raw, cases[key].get(kind, {}))
     every = raw.pop("every_modality", {})
     raw["modalities"] = {n: merged(every, own) for n, own in raw["modalities"].items()}
-    schema = settings_of(_kind(assign(raw, assignments).get("system")))
+    schema = settings_of(kind_of(assign(raw, assignments).get("system")))
     return assign(_known_sections(raw, schema), assignments)
 
 
@@ -280,13 +280,9 @@ def _group_at(raw: Mapping[str, Any], path: list[str]) -> str | None:
             node: Any = raw
             for key in path[: depth + 1]:
                 node = node.get(key, {}) if isinstance(node, Mapping) else {}
-            name = _kind(node)
+            name = kind_of(node)
             models = [registry(kinds[0].group).load(name)] if isinstance(name, str) else []
     return None
-
-
-def _kind(value: Any) -> Any:
-    return value.get("kind") if isinstance(value, Mapping) else value
 
 
 def _known_sections(raw: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:

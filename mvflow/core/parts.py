@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from mvflow.core.errors import ConfigError, MvflowError, UsageError
 from mvflow.core.registry import registry
 
-__all__ = ["GIVEN", "Kind", "Later", "Part", "Section", "create", "dump", "problem"]
+__all__ = ["GIVEN", "Kind", "Later", "Part", "Section", "create", "dump", "kind_of", "problem"]
 
 GIVEN = "given"
 """Kind that stands in TOML for an object that was passed in Python and has no other name."""
@@ -139,7 +139,7 @@ class Kind:
         )
 
     def _validate(self, value: Any) -> Any:
-        if self.optional and (value is None or _kind_of(value) == "none"):
+        if self.optional and (value is None or kind_of(value) == "none"):
             extra = sorted(set(value) - {"kind"}) if isinstance(value, Mapping) else []
             if extra:
                 sentence = f"kind 'none' has no setting {extra[0]!r}"
@@ -277,7 +277,8 @@ def _has(group: str, name: str, key: str) -> bool:
     return key in getattr(cls, "model_fields", {})
 
 
-def _kind_of(value: Any) -> Any:
+def kind_of(value: Any) -> Any:
+    """The kind that a value of a configuration names, as a string or in a section."""
     return value.get("kind") if isinstance(value, Mapping) else value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from mvflow.evaluation.calibration_result import Calibration
@@ -294,9 +294,9 @@ def _predictions(predictions: Mapping[str, Prediction]) -> list[Check]:
     measured = [p.model.intervals for p in predictions.values()]
     known = [levels[0.9] for levels in measured if 0.9 in levels]
     if known:
-        raw = _mean([i.coverage.mean for i in known])
+        raw = fmean([i.coverage.mean for i in known])
         widened = [i.calibrated_coverage.mean for i in known if i.calibrated_coverage is not None]
-        checks.append(intervals(_mean(widened), raw) if widened else intervals(raw))
+        checks.append(intervals(fmean(widened), raw) if widened else intervals(raw))
     return checks
 
 
@@ -338,10 +338,6 @@ def evaluation_checks(evaluation: Evaluation, config: Config) -> list[Check]:
 def _listed(names: Sequence[str]) -> str:
     shown = [name.replace("->", " → ").replace("+", " + ") for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _capital(text: str) -> str:

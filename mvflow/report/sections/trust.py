@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mvflow.evaluation.checks import Check
@@ -69,7 +70,7 @@ def _diagnosis(context: Context, entry: Entry, diagnosis: Calibration) -> dict[s
     subsets = dict(sorted(worst, key=lambda item: (len(item[1].given), item[0])))
     kinds = "; ".join(f"given {name}: {s.kind}" for name, s in subsets.items())
     held = "; ".join(
-        f"given {name}: {100 * _mean(s.coverage['0.8']):.0f} %" for name, s in subsets.items()
+        f"given {name}: {100 * fmean(s.coverage['0.8']):.0f} %" for name, s in subsets.items()
     )
     ranks = context.figures.show(
         rank_histograms(subsets),
@@ -100,7 +101,7 @@ def _subset_table(diagnosis: Calibration, subsets: dict[str, SubsetCalibration])
     claimed = " · ".join(f"{100 * float(c):g}" for c in levels)
     rows: list[list[Cell | str]] = []
     for name, subset in subsets.items():
-        held = " · ".join(f"{100 * _mean(subset.coverage[c]):.0f}" for c in levels)
+        held = " · ".join(f"{100 * fmean(subset.coverage[c]):.0f}" for c in levels)
         is_sound = subset.sampler.verdict == "good"
         advice = "" if is_sound else f"Sampler, {subset.sampler.verdict}: {subset.sampler.advice}"
         p = "< 0.001" if subset.p_value < 0.001 else f"= {subset.p_value:.3f}"
@@ -119,7 +120,3 @@ def _subset_table(diagnosis: Calibration, subsets: dict[str, SubsetCalibration])
     )
     header = ["given", f"{claimed} % intervals hold", "test", "verdict", "what to do"]
     return Table(caption, header, rows, "words")
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
