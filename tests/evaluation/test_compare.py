@@ -316,6 +316,14 @@ def test_columns_are_numbers_of_observed_modalities_of_more():
     assert "50 where several modalities are observed" in comparison.notes[0]
 
 
+def test_distances_from_one_modality_leave_out_those_from_several():
+    raw = evaluation(0.5, 0.5, 0.5, 3.0, ("a", "b", "c"), ("inception-v3",))
+    raw["frechet"]["inception-v3"]["conditional"]["b+c->a"] = distance(99.0)
+    config = config_from_dict(recipe("mnist-svhn"))
+    [system] = compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")]).systems
+    assert system.mean("frechet/inception-v3/one->a") == pytest.approx(3.0)
+
+
 def test_markdown(runs):
     text = as_markdown(compare(runs))
     head, rule, first, second, third, _, caption, _, *notes = text.splitlines()

@@ -158,3 +158,12 @@ def test_a_setting_that_some_systems_have_changes_these_alone():
         assert ("flows.epochs=3" in words) == (run.system == "JNF")
         assert ("joint.warmup=0.1" in words) == (run.system == "JMVAE")
     assert "flws.epochs=3" in variants(runs, ["flws.epochs=3"])[runs[0].name]
+
+
+def test_beta_is_chosen_by_what_appendix_e_names():
+    chosen = {name: reproduction(name).select for name in ("table1", "table2")}
+    assert chosen == {"table1": ("joint", "conditional"), "table2": ("conditional",)}
+
+
+def test_the_deviation_of_mmvae_is_that_of_table_d5():
+    assert published("mhd").chosen["MMVAE"]["coherence/joint"] == (0.63, 0.01)
