@@ -1,13 +1,18 @@
 """Inference gaps: bounds, divergences and the likelihood fit together."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 
 from mvflow import JNF, JNFShared
+from mvflow.config import EvaluationSettings
 from mvflow.core import ArraySource, Column, UsageError
 from mvflow.evaluation import evaluate
+from mvflow.evaluation.gaps import _partners
+from mvflow.evaluation.rows import EvaluationRows
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,26 @@ def test_the_excess_over_the_average_posterior_is_that_of_the_linear_gaussian(
     assert bounds.at_least.mean - 4 * bounds.at_least.standard_error <= expected + 1e-6
     assert bounds.at_most.mean + 4 * bounds.at_most.standard_error >= expected
     assert bounds.at_most.mean - bounds.at_least.mean < 0.2
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_partners_are_other_rows_that_an_item_could_have_come_with(labelled):
+    """Those of its class, whichever item they show; without classes those with the same item."""
+    rng = np.random.default_rng(0)
+    items = np.repeat(np.arange(30), 4)
+    labels = items % 3 if labelled else None
+    source = ArraySource({"a": rng.normal(size=(30, 2))}, pairs={"a": items}, labels=labels)
+    settings = EvaluationSettings(rows=len(items))
+    of = SimpleNamespace(
+        test=source, names=["a"], seed=0, rows=EvaluationRows.of(len(items), settings, 0)
+    )
+    rows, partners = _partners(of, "a")
+    groups = items % 3 if labelled else items
+    assert set(rows) <= set(range(len(items)))
+    assert partners.shape == (len(rows), 32 if labelled else 3)
+    assert (groups[partners] == groups[rows][:, None]).all()
+    assert (partners != rows[:, None]).all()
+    assert all(len(set(each)) == len(each) for each in partners)
 
 
 @pytest.mark.bad_input
