@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mvflow_cli.opening import set_up
 from mvflow_cli.output import say
+from mvflow_cli.subprocesses import MVFLOW
 
 if TYPE_CHECKING:
     from mvflow.training import Processes
@@ -109,7 +110,7 @@ def _started(count: int) -> Sequence[subprocess.Popen[bytes]]:
     _STORES.append(store)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "NODE_RANK": "0"}
     os.environ.update(place, LOCAL_RANK="0", TORCHELASTIC_USE_AGENT_STORE="True")
-    command = [sys.executable, "-m", "mvflow_cli.main", *sys.argv[1:]]
+    command = [*MVFLOW, *sys.argv[1:]]
     return [
         subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)})
         for rank in range(1, count)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from rich.table import Column, Table
 
 from mvflow_cli.output import say
 from mvflow_cli.progress import LINE_INTERVAL
+from mvflow_cli.subprocesses import MVFLOW
 
 __all__ = ["Job", "run_jobs"]
 
@@ -98,7 +98,7 @@ class Job:
         command = [*plugins, self.todo[0], str(self.path), *options, "--json"]
         self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mvflow_cli.main", *command],
+            [*MVFLOW, *command],
             stdout=self._out,
             stderr=subprocess.PIPE,  # a pipe, so that it ends with this process, however that ends
             text=True,
