@@ -24,6 +24,7 @@ def test_samples_come_from_the_mixture_from_then_on(mvflow, copied, tmp_path):
         "config.toml: prior.kind = 'mixture' (was 'standard')",
         "config.toml: prior.components = 3",
         "config.toml: prior.rows = 10000",
+        "to train: prior",
     }
     assert last.startswith("prior: trained, ")
     assert RunDirectory.open(copied).status("prior", load(copied).plan_) == "done"
