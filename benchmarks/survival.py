@@ -30,7 +30,6 @@ from benchmarks.common import (
     save,
     script_parser,
     show_last,
-    synchronise,
 )
 from benchmarks.noise import stage_on
 from mvflow.config import Config, config_from_dict, recipe
@@ -136,7 +135,6 @@ class Survival(NoOpCallback):
                     images = of.mean.float().cpu().numpy()
                     classes[name].append(self.classifiers.predict(name, images))
         self.system.train(training)
-        synchronise(self.system.device)
         return {n: float((np.concatenate(v) == self.labels).mean()) for n, v in classes.items()}
 
 
