@@ -39,7 +39,12 @@ RECIPES = ("mnist-svhn", "polymnist", "mhd", "translated-polymnist", "pendigits-
 WAYS = {"eager": "no", "recorded": "graph", "compiled": "torch"}
 GRACE = 20.0
 """Seconds that a process has to write a checkpoint before it is killed."""
-GPU_TESTS = ("tests/training/test_captured.py", "tests/stacking/test_stack.py")
+GPU_TESTS = (
+    "tests/training/test_captured.py",
+    "tests/stacking/test_stack.py",
+    "tests/nn/test_cuda_graphs.py",
+    "tests/inference/test_chains.py",
+)
 TABLES = {"mnist-svhn": "table1", "mhd": "table2", "pendigits-speech": "table2"}
 """Data set -> the paper's table of it."""
 

@@ -13,7 +13,7 @@ from mvflow.functional import effective_sample_size
 from mvflow.inference.diagnostics import chain_diagnostics
 from mvflow.inference.product import into_ball
 from mvflow.inference.target import Draws, Target
-from mvflow.nn import passed_generator
+from mvflow.nn import captured, passed_generator
 from mvflow.samplers import SamplingAlgorithm, run
 
 __all__ = ["IndependentChains", "MarkovChains", "TorchRandom", "resample", "spread"]
@@ -80,7 +80,7 @@ class MarkovChains:
             chain = run(
                 self.algorithm,
                 start,
-                target.value_and_grad,
+                captured(target.value_and_grad, start),
                 TorchRandom(start, generator),
                 warmup=self.warmup,
                 draws=max(self.draws, -(-n // self.chains)),
@@ -134,7 +134,7 @@ class IndependentChains:
             chain = run(
                 self.algorithm,
                 start,
-                target.value_and_grad,
+                captured(target.value_and_grad, start),
                 TorchRandom(start, generator),
                 warmup=self.warmup,
                 draws=self.steps // thin,

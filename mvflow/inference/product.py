@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from mvflow.functional import (
     standard_normal_log_prob,
 )
 from mvflow.inference.finite import finite_draws, refuse
+from mvflow.nn import concurrently
 
 __all__ = ["AggregateDivisor", "Divisor", "PriorDivisor", "ProductOfExperts", "into_ball"]
 
@@ -144,8 +146,11 @@ class ProductOfExperts:
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log_prob` and the gradient of the density that holds inside the ball."""
         z = z.detach()
-        values, grads = zip(*(_value_and_grad(expert, z) for expert in self.experts), strict=True)
-        shared, shared_grad = self.divisor.value_and_grad(z)
+        calls = [partial(_value_and_grad, expert, z) for expert in self.experts]
+        *found, (shared, shared_grad) = concurrently(
+            [*calls, partial(self.divisor.value_and_grad, z)]
+        )
+        values, grads = zip(*found, strict=True)
         value = poe_log_density(torch.stack(values), shared)
         grad = torch.stack(grads).sum(0) - (len(grads) - 1) * shared_grad
         return inside_ball(value, z, self.radius), grad

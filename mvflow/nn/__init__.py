@@ -12,6 +12,12 @@ from mvflow.nn.covariates import (
     join_covariates,
     total_width,
 )
+from mvflow.nn.cuda_graphs import (
+    CapturedFunction,
+    capture_stream,
+    captured,
+    concurrently,
+)
 from mvflow.nn.defaults import torch_defaults
 from mvflow.nn.gaps import GapsEncoder, GapsNetwork, accepting_gaps
 from mvflow.nn.gather import all_gather, sharded
@@ -26,6 +32,7 @@ from mvflow.nn.resnet import ResidualBlock, ResidualDecoder, ResidualEncoder, Re
 __all__ = [
     "MLP",
     "BatchNorm",
+    "CapturedFunction",
     "ConditionalNetwork",
     "ConvDecoder",
     "ConvEncoder",
@@ -52,7 +59,10 @@ __all__ = [
     "accepting_gaps",
     "all_gather",
     "build_classifier",
+    "capture_stream",
+    "captured",
     "checked_allocation",
+    "concurrently",
     "encode_rows",
     "flat",
     "flat_features",

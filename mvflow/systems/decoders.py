@@ -16,6 +16,7 @@ from mvflow.likelihoods import LikelihoodModule
 from mvflow.nn import (
     MeasuredInputs,
     ModalityDict,
+    concurrently,
     encode_rows,
     join_covariates,
     total_width,
@@ -105,15 +106,14 @@ class Decoders(ModalityDict):
             observed: of these rows.
         """
         present = observed.present or {}
-        return {
-            name: self.likelihood(name).log_prob(
-                self._raw(name, z, observed.covariates),
-                x,
-                present.get(name),
-                self._size(name, observed.covariates),
-            )
-            for name, x in sorted(observed.x.items())
-        }
+
+        def of(name: str) -> Tensor:
+            raw = self._raw(name, z, observed.covariates)
+            size = self._size(name, observed.covariates)
+            return self.likelihood(name).log_prob(raw, observed.x[name], present.get(name), size)
+
+        names = sorted(observed.x)
+        return dict(zip(names, concurrently([partial(of, name) for name in names]), strict=True))
 
     def mean(self, name: str, distribution: Distribution) -> Tensor:
         """What is generated without noise from `decode`'s distribution of a modality."""
@@ -146,9 +146,11 @@ class Encoders(ModalityDict):
             Features (modalities, rows, width), bool (modalities, rows).
         """
         names = sorted(observed.x)
-        features = torch.stack(
-            [encode_rows(self[n], observed.encodable(n), observed.covariates) for n in names]
-        )
+        calls = [
+            partial(encode_rows, self[n], observed.encodable(n), observed.covariates)
+            for n in names
+        ]
+        features = torch.stack(concurrently(calls))
         everywhere = torch.ones_like(features[0, :, 0], dtype=torch.bool)
         masks = [everywhere if (m := observed.is_present(n)) is None else m for n in names]
         return upcast_to_float32(features), torch.stack(masks)

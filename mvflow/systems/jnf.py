@@ -26,6 +26,7 @@ from mvflow.nn import (
     ModalityDict,
     Standardise,
     all_gather,
+    concurrently,
     seeded,
     total_width,
 )
@@ -207,7 +208,8 @@ class JNF(JointEncoderSystem):
             if self.projectors.training:
                 observed = augmented(observed, self.augmentations)
             names = sorted(observed.x)
-            projections = {n: all_gather(self.projectors[n](observed.encodable(n))) for n in names}
+            calls = [partial(self.projectors[n], observed.encodable(n)) for n in names]
+            projections = dict(zip(names, map(all_gather, concurrently(calls)), strict=True))
             masks = {
                 n: all_gather(m.float()) > 0
                 for n in names
@@ -243,14 +245,13 @@ class JNF(JointEncoderSystem):
         assert flows is not None
 
         def loss(z: Tensor, observed: Observed) -> Losses:
-            terms = {
-                n: zero_unless(
-                    observed.is_present(n),
-                    q(observed.encodable(n), observed.covariates).log_prob(z),
-                ).mean()
-                for n, q in flows.items()
-                if n in observed.x
-            }
+            def of(n: str, q: nn.Module) -> Tensor:
+                density = q(observed.encodable(n), observed.covariates).log_prob(z)
+                return zero_unless(observed.is_present(n), density).mean()
+
+            posteriors = {n: q for n, q in flows.items() if n in observed.x}
+            found = concurrently([partial(of, n, q) for n, q in posteriors.items()])
+            terms = dict(zip(posteriors, found, strict=True))
             return Losses(-torch.stack(list(terms.values())).sum(), terms)
 
         reads = {"posterior": dump(self.settings.posterior, "posteriors")}

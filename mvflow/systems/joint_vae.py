@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from zuko.distributions import DiagNormal
 
 from mvflow.core import Modality, Observed, rescale_weights
 from mvflow.functional import normal_kl_standard, squared_correlations
-from mvflow.nn import ModalityDict, encode_rows, join_covariates, upcast_to_float32
+from mvflow.nn import ModalityDict, concurrently, encode_rows, join_covariates, upcast_to_float32
 from mvflow.stages import Losses
 from mvflow.systems.decoders import Decoders
 from mvflow.systems.masking import presence
@@ -67,14 +68,17 @@ class JointVAE(nn.Module):
         covariates = observed.covariates
         if not self.is_masked:
             x = observed.x
-            heads = [encode_rows(head, x[name], covariates) for name, head in self.heads.items()]
+            heads = concurrently(
+                [partial(encode_rows, head, x[n], covariates) for n, head in self.heads.items()]
+            )
             features = self.merge(torch.cat(heads, -1))
         else:
             present = presence(observed, list(self.heads)).T
-            known = {
-                name: encode_rows(self.heads[name], observed.encodable(name), covariates)
-                for name in observed.x
-            }
+            calls = [
+                partial(encode_rows, self.heads[n], observed.encodable(n), covariates)
+                for n in observed.x
+            ]
+            known = dict(zip(observed.x, concurrently(calls), strict=True))
             nothing = torch.zeros_like(next(iter(known.values())))
             heads = [known.get(name, nothing) for name in self.heads]
             features = self.merge(torch.cat(heads, -1), present)

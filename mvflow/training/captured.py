@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mvflow.core import UsageError, unknown_name
+from mvflow.nn import capture_stream
 from mvflow.training.step import Batch, Step, generator_states, set_generator_states
 
 __all__ = ["CapturedStep", "Compile", "TrainingStep", "check_compile", "training_step"]
@@ -23,8 +23,7 @@ Compile = Literal["auto", "graph", "torch", "no"]
 
 TrainingStep = Callable[[Batch, float], None]  # trains on a batch at a progress in [0, 1]
 
-WARM_UP = 3  # steps on a side stream before the capture, in which libraries initialise
-_side_stream = cache(torch.cuda.Stream)  # one for all stages: cuBLAS keeps a workspace for each
+WARM_UP = 3  # steps before the capture, in which libraries initialise
 
 
 def check_compile(name: str) -> Compile:
@@ -42,7 +41,7 @@ def check_compile(name: str) -> Compile:
 def training_step(step: Step, compile: Compile) -> TrainingStep:
     """The step as a CUDA graph; the step itself where it is not to be, or cannot be, captured."""
     name, device = step.stage.name, step.stage.train.device.type
-    if compile in ("torch", "no") or (compile == "auto" and device != "cuda"):
+    if compile == "no" or (compile in ("auto", "torch") and device != "cuda"):
         return step
     reason = f"there are no CUDA graphs on {device!r}"
     if device == "cuda":
@@ -69,15 +68,12 @@ class CapturedStep:
         self.batch: Any = train.gather(rows) if train.is_streamed else rows
         self.progress = torch.zeros((), dtype=torch.float64, device=train.device)
         self.graph, host = torch.cuda.CUDAGraph(), torch.get_rng_state()
-        current, stream = torch.cuda.current_stream(train.device), _side_stream(train.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):  # `graph` alone would not leave it if the capture fails
+        with capture_stream(train.device) as stream:
             for _ in range(WARM_UP):
                 step.compute(self.batch, self.progress)
             step.optimizer.param_groups[0]["capturable"] = True
             with torch.cuda.graph(self.graph, stream=stream):
                 step.compute(self.batch, self.progress)
-        current.wait_stream(stream)
         if not torch.equal(host, torch.get_rng_state()):
             msg = "its loss draws random numbers on the CPU, which a graph would not draw anew"
             raise RuntimeError(msg)
@@ -104,13 +100,9 @@ def _undone(step: Step) -> Iterator[None]:
         yield from (value for state in optimizer.state.values() for value in state.values())
 
     kept = {id(t): t.detach().clone() for t in changing()}
-    states, generator = generator_states(device), torch.cuda.default_generators[device.index or 0]
-    spare = generator.clone_state()
+    states = generator_states(device)
     try:
         yield
-    except Exception:
-        generator.graphsafe_set_state(spare)  # a failed capture leaves the other one unusable
-        raise
     finally:
         set_generator_states(states, device)
         optimizer.param_groups[0]["capturable"] = False  # only the capture asks for it

@@ -2,10 +2,12 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from zuko.distributions import DiagNormal
 
 from mvflow.core import REGISTRIES, UsageError
@@ -24,6 +26,7 @@ from mvflow.inference import (
 )
 from mvflow.inference.chains import SNAPSHOTS, _thinning, resample, spread
 from mvflow.nn import seeded
+from mvflow.posteriors import MAF, build_posterior
 from mvflow.samplers import HMC, run
 from mvflow.systems.subsets import PROTOCOLS
 
@@ -232,3 +235,21 @@ def test_a_row_without_any_weight_starts_at_the_nearest_candidate_and_has_no_eff
     assert {*start[:, 0, 0].tolist()} == {3.0, 1.0}
     assert {*start[:, 1, 0].tolist()} == {-2.0}
     assert ess.tolist() == [2.0, 0.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
+@pytest.mark.parametrize("independent", [False, True])
+def test_draws_on_a_gpu_are_those_of_steps_that_are_not_captured(independent, monkeypatch):
+    """Experts that are branches of one CUDA graph have the same densities and gradients."""
+    with seeded(0, "experts"):
+        flows = [build_posterior(MAF(hidden=(8,)), 3, partial(nn.Linear, 2)) for _ in range(2)]
+    x = torch.randn(4, 2, device="cuda")
+    product = ProductOfExperts([flow.cuda().eval()(x) for flow in flows], radius=6.0)
+    sampler = HMCSampler(warmup=20, draws=20, independent=independent)
+    found = []
+    for _ in range(2):
+        with seeded(0, "draws", device="cuda"):
+            found.append(sampler.sample(product, 5).z)
+        monkeypatch.setattr("mvflow.inference.chains.captured", lambda function, _: function)
+    assert torch.equal(*found)
