@@ -55,6 +55,7 @@ def reproduce(
     system: Annotated[
         list[str] | None,
         typer.Option(
+            "--system",  # typer 0.27 takes a metavar that is the name in capitals for the name
             metavar="SYSTEM",
             help="A system as the paper calls it, such as 'JNF-Shared (CL)'; may be repeated. "
             "By default all.",

@@ -126,7 +126,7 @@ def bytes_of_draw(compute: Callable[[int], Any]) -> float:
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # an output that its own node kept would never be freed
 
         with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
             results = compute(draws)

@@ -34,7 +34,7 @@ def compiled(stage: Stage, backend: str | Callable[..., Any] = "inductor") -> St
         nonlocal is_broken
         if not is_broken and torch.is_grad_enabled():
             # As a tensor: a number would be compiled for each of its values.
-            at: Any = torch.tensor(progress, dtype=torch.float64, device=stage.train.device)
+            at: Any = torch.as_tensor(progress, dtype=torch.float64, device=stage.train.device)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # torch's, about its own tracing

@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 import typer
+from typer.models import OptionInfo
 
 from mvflow_cli.main import app
 
@@ -42,6 +44,16 @@ def test_help_has_an_example_and_all_that_was_written(mvflow, monkeypatch, path)
         default = getattr(parameter, "default", None)
         if parameter.show_default and isinstance(default, str | int) and default is not False:
             assert f"[default: {default}" in shown
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_no_option_is_named_by_its_metavar(path):
+    """typer 0.27 takes a metavar that is the name in capitals for the name: --SYSTEM."""
+    hints = typing.get_type_hints(COMMANDS[path].callback or print, include_extras=True)
+    for name, hint in hints.items():
+        for option in getattr(hint, "__metadata__", ()):
+            if isinstance(option, OptionInfo) and option.metavar == name.upper():
+                assert str(option.default).startswith("--"), name  # where typer finds names
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")

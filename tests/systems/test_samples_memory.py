@@ -1,6 +1,7 @@
 """Bounds of several draws: what a step would take is known before it is tried."""
 
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def kept(name, samples):
 
     def keep(tensor):
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()
 
     (stage,) = [s for s in system.stages() if s.name == "joint"]
     x = {n: torch.from_numpy(v) for n, v in data().items()}
@@ -53,6 +54,21 @@ def kept(name, samples):
         losses = stage.loss(Observed(x), 1.0)
     assert losses
     return sum(storages.values())
+
+
+def test_measuring_a_draw_leaves_nothing_alive():
+    """A graph that lives on keeps its memory, and no step with its weights can be captured."""
+    network, made = torch.nn.Linear(3, 3), []
+
+    def compute(draws):
+        out = torch.sigmoid(network(torch.ones(draws, 3)))  # which its own node keeps
+        made.append(weakref.ref(out))
+        return out
+
+    # Input and output of 3 numbers each, and as much again for gradients.
+    assert sampling.bytes_of_draw(compute) == 2 * (3 + 3) * 4
+    assert len(made) == 2
+    assert all(out() is None for out in made)
 
 
 @pytest.mark.bad_input
