@@ -21,20 +21,26 @@ from rich.table import Column, Table
 
 from mvflow_cli.output import say
 from mvflow_cli.progress import LINE_INTERVAL
-from mvflow_cli.subprocesses import MVFLOW
+from mvflow_cli.subprocesses import LOCKED, MVFLOW
 
 __all__ = ["Job", "run_jobs"]
 
 POLL_INTERVAL = 0.2
 """Seconds between two looks at the processes."""
 
+START_INTERVAL = 2.0
+"""Seconds between two tries to start runs, where no process of this command has ended."""
+
+AWAITED = "waiting for another process, which is at work there"
+"""State of a run that another command trains or evaluates."""
+
 
 class Job:
     """Training of one run by `mvflow train`, then if asked for `mvflow evaluate`.
 
     Attributes:
-        state: "waiting", "training", "trained", "evaluating", "evaluated", "done before" or
-            "failed".
+        state: "waiting", "training", "trained", "evaluating", "evaluated", "done before",
+            "failed" or `AWAITED`.
         error: why it failed.
         stages: what `mvflow train --json` reports of each stage.
         evaluation: what `mvflow evaluate --json` reports.
@@ -87,6 +93,12 @@ class Job:
         """The last line of the run's history."""
         return next(reversed(self.run.history()), None)
 
+    def is_elsewhere(self) -> bool:
+        """Whether another process does what is to do next."""
+        from mvflow.runs import is_locked
+
+        return is_locked(self.path if self.todo[0] == "train" else self.path / "metrics")
+
     # The process
 
     def start(self, options: Sequence[str]) -> None:
@@ -124,7 +136,9 @@ class Job:
         with self._out as out:
             out.seek(0)
             text = out.read()
-        if code:
+        if code == LOCKED:
+            self.state = AWAITED
+        elif code:
             said = [line for line in self._lines if line.startswith("mvflow: ")]
             self.fail(said[-1][8:].strip() if said else f"its process ended with code {code}")
         elif self.todo.pop(0) == "train":
@@ -162,6 +176,8 @@ def run_jobs(
 ) -> None:
     """Train all runs, `count` at once; a stage that several have in common is trained once.
 
+    What another process is training or evaluating is waited for, while there is other work.
+
     Args:
         jobs: the runs; their results are kept there.
         count: how many processes may run.
@@ -176,15 +192,17 @@ def run_jobs(
     running: list[Job] = []
     with _progress(jobs, err=err) as show:
         try:
+            tried = -START_INTERVAL
             while running or any(job.todo for job in jobs):
-                running = [job for job in running if job.is_running()]
-                for job in jobs:
-                    if job.todo and job not in running and len(running) < count:
-                        _prepare(job, jobs)
-                        if job.todo and _is_free(job, running, jobs):
-                            more = ["--keep", *measure] if job.todo[0] == "evaluate" else []
-                            job.start([*options, *more])
-                            running.append(job)
+                still = [job for job in running if job.is_running()]
+                has_ended = len(still) < len(running)
+                running = still
+                if has_ended or time.monotonic() - tried >= START_INTERVAL:
+                    for job in _startable(jobs, running, count):
+                        more = ["--keep", *measure] if job.todo[0] == "evaluate" else []
+                        job.start([*options, *more])
+                        running.append(job)
+                    tried = time.monotonic()
                 show()
                 time.sleep(POLL_INTERVAL)
         except BaseException:
@@ -195,14 +213,31 @@ def run_jobs(
             raise
 
 
+def _startable(jobs: Sequence[Job], running: Sequence[Job], count: int) -> Iterator[Job]:
+    """Runs to start now; each is in `running` before the next is looked for."""
+    if len(running) >= count:
+        return
+    elsewhere = [j for j in jobs if j.todo and j not in running and j.is_elsewhere()]
+    for job in jobs:
+        if job.todo and job not in running and len(running) < count:
+            if job in elsewhere:
+                job.state = AWAITED
+                continue
+            _prepare(job, jobs)
+            if job.todo and _is_free(job, [*running, *elsewhere], jobs):
+                yield job
+
+
 def _prepare(job: Job, jobs: Sequence[Job]) -> None:
     """Take over what other runs have trained; fail if one of them has failed at it."""
-    from mvflow.core import MvflowError
+    from mvflow.core import LockedError, MvflowError
 
     if job.todo[0] != "train":
         return
     try:
         job.adopt(jobs)
+    except LockedError:
+        return  # the process that has just come is met again by the run's own
     except MvflowError as error:
         job.fail(str(error))
         return
@@ -215,14 +250,14 @@ def _prepare(job: Job, jobs: Sequence[Job]) -> None:
                 return
 
 
-def _is_free(job: Job, running: Sequence[Job], jobs: Sequence[Job]) -> bool:
-    """Whether no other run is making what this one could take over."""
+def _is_free(job: Job, busy: Sequence[Job], jobs: Sequence[Job]) -> bool:
+    """Whether no other run, `busy` here or elsewhere, is making what this one could take over."""
     if job.todo[0] == "train":
-        making = {key for other in running for key in other.missing().values()}
+        making = {key for other in busy for key in other.missing().values()}
         return making.isdisjoint(job.missing().values())
     # The first evaluation trains the classifiers that the others use too.
     is_first = not any(other.evaluation for other in jobs)
-    return not (is_first and any(other.state == "evaluating" for other in running))
+    return not (is_first and any(other.state == "evaluating" for other in busy))
 
 
 @contextmanager

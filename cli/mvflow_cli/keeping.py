@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ class KeptParts:
     def __init__(self, run: Path, state: Mapping[str, Any]) -> None:
         self._all = run / "metrics" / "parts"
         self._folder = self._all / state_hash(state)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from evaluating the run meanwhile.
+
+        Raises:
+            LockedError: if another process does.
+        """
+        from mvflow.core.files import writing
+        from mvflow.runs import locked
+
+        with writing(self._all.parent):
+            self._all.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._all.parent, "evaluating"):
+            yield
 
     def get(self, name: str) -> str | None:
         """JSON of a part, None if there is none."""

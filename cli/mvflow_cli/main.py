@@ -32,6 +32,7 @@ from mvflow_cli.report import report
 from mvflow_cli.reproduce import reproduce
 from mvflow_cli.sample import sample
 from mvflow_cli.stage_commands import CommandGroup
+from mvflow_cli.subprocesses import LOCKED
 from mvflow_cli.sweep import sweep
 from mvflow_cli.train import train
 from mvflow_cli.train_classifiers import train_classifiers
@@ -111,7 +112,10 @@ def _global(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong use.
+    """Run one command and return its exit code.
+
+    It is 0 where it is done, 1 where it failed, 2 after wrong use, 75 where another process is at
+    work in the same run: the same command may be tried again.
 
     Args:
         arguments: of the command line, without the program's name.
@@ -153,10 +157,12 @@ def _show_warning(
 
 def _sentence(error: Exception, *, is_debugged: bool) -> tuple[str, int]:
     """What is said of an error, and the exit code."""
-    from mvflow.core.errors import MvflowError, UsageError  # here, for the sake of --help
+    # here, for the sake of --help
+    from mvflow.core.errors import LockedError, MvflowError, UsageError
 
     if isinstance(error, MvflowError):
-        return str(error), 2 if isinstance(error, UsageError) else 1
+        code = LOCKED if isinstance(error, LockedError) else 1
+        return str(error), 2 if isinstance(error, UsageError) else code
     if isinstance(error, OSError):
         reason, name = (error.strerror or str(error)).lower(), error.filename
         return f"cannot use {name}: {reason}" if name else f"cannot go on: {reason}", 1

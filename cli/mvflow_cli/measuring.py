@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,7 +79,7 @@ def measure(
     kept beside the store; they are trained if there are none yet. Intervals of tables are
     calibrated on the same rows and kept beside. Several processes divide the rows to draw, decode
     and score; the one that is_main trains and writes. One process alone keeps what is finished,
-    so that it can be interrupted and goes on.
+    so that it can be interrupted and goes on, and no second one evaluates the run meanwhile.
 
     Args:
         run: the run.
@@ -95,6 +96,9 @@ def measure(
         tell: called with a sentence where something takes long before the plan is known.
         on_plan: called before it starts with what it will do, and about how long that takes.
         progress: called before each part; see `mvflow.evaluate`.
+
+    Raises:
+        LockedError: if another process evaluates the run.
     """
     from mvflow.core import fingerprint
     from mvflow.evaluation import Evaluation, ModalityAutoencoders, evaluate
@@ -130,30 +134,31 @@ def measure(
     if tell is not None and is_main:
         for judge in others:
             tell(_inception_sentence(judge, test, model))
-    evaluation = evaluate(
-        model.distribute(processes),
-        test,
-        classifiers,
-        networks,
-        seed=seed,
-        train=store[model.config.data.train],
-        units=read_units(store.path),
-        parts=parts,
-        on_plan=on_plan if processes is None else None,
-        progress=progress if is_main else None,
-        on_intervals=(lambda wide: write_intervals(run, wide, state["stages"]))
-        if is_main and is_own
-        else None,
-    )
-    more: dict[str, Any] = {"split": test.name, "data": store.name, "note": store.note, **state}
-    more["key"] = key
-    if evaluation.method is not None:
-        more["method"] = evaluation.method.model_copy(update={"protocol": protocol})
-    result = evaluation.model_copy(update=more)
-    if is_main:
-        write_json(path, result.to_dict())
-    if parts is not None:
-        parts.clear()
+    with nullcontext() if parts is None else parts.lock():
+        evaluation = evaluate(
+            model.distribute(processes),
+            test,
+            classifiers,
+            networks,
+            seed=seed,
+            train=store[model.config.data.train],
+            units=read_units(store.path),
+            parts=parts,
+            on_plan=on_plan if processes is None else None,
+            progress=progress if is_main else None,
+            on_intervals=(lambda wide: write_intervals(run, wide, state["stages"]))
+            if is_main and is_own
+            else None,
+        )
+        more: dict[str, Any] = {"split": test.name, "data": store.name, "note": store.note}
+        more |= {**state, "key": key}
+        if evaluation.method is not None:
+            more["method"] = evaluation.method.model_copy(update={"protocol": protocol})
+        result = evaluation.model_copy(update=more)
+        if is_main:
+            write_json(path, result.to_dict())
+        if parts is not None:
+            parts.clear()
     return result
 
 
@@ -206,21 +211,22 @@ def load_networks(
 
     Where the store's folder cannot be written, those that lie there are copied into the run.
     """
-    from mvflow.runs import write_atomically
+    from mvflow.runs import waiting_lock, write_atomically
 
     cache = network_path(store.path, kind, run.path)
     shared = store.path.parent / cache.name
     if shared.is_file() and not cache.is_file():
         write_atomically(cache, partial(shutil.copyfile, shared))
     train, test = (store[split] for split in _splits(model))
-    return kind.train(
-        train,
-        test,
-        model.config.classifiers,
-        cache=cache,
-        device=device,
-        callback=callback,
-    )
+    with nullcontext() if cache.is_file() else waiting_lock(cache):
+        return kind.train(
+            train,
+            test,
+            model.config.classifiers,
+            cache=cache,
+            device=device,
+            callback=callback,
+        )
 
 
 def _splits(model: Estimator) -> tuple[str, str]:

@@ -129,7 +129,7 @@ def _stack(jobs: Sequence[Job], device: str, *, err: bool) -> None:
     Raises:
         UsageError: if there are several processes, or data sets.
     """
-    from mvflow.core import UsageError
+    from mvflow.core import LockedError, UsageError
     from mvflow.stacking import train_stacked
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -144,8 +144,9 @@ def _stack(jobs: Sequence[Job], device: str, *, err: bool) -> None:
         failed = train_stacked([job.path for job in jobs], rows, device=device)
     for job, missing in zip(jobs, before, strict=True):
         job.stacked = set(missing) - set(job.missing())
-        if job.path in failed:
-            job.fail(failed[job.path])
+        error = failed.get(job.path)
+        if error is not None and not isinstance(error, LockedError):  # that is waited for
+            job.fail(str(error))
 
 
 def _result(job: Job) -> dict[str, Any]:

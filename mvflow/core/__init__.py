@@ -14,6 +14,7 @@ from mvflow.core.door import (
 from mvflow.core.errors import (
     ConfigError,
     DataError,
+    LockedError,
     LostError,
     MvflowError,
     NotFittedError,
@@ -86,6 +87,7 @@ __all__ = [
     "Knots",
     "LatentPart",
     "LatentSpace",
+    "LockedError",
     "LostError",
     "Modality",
     "MvflowError",

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 __all__ = [
     "ConfigError",
     "DataError",
+    "LockedError",
     "LostError",
     "MvflowError",
     "NotFittedError",
@@ -38,6 +39,10 @@ class DataError(MvflowError, ValueError):
 
 class StageError(MvflowError, RuntimeError):
     """A training stage cannot start or go on: its inputs are missing, stale or locked."""
+
+
+class LockedError(StageError):
+    """Another process writes where this one is to write: wait for it, and try again."""
 
 
 class LostError(StageError):

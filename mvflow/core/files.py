@@ -211,8 +211,12 @@ def open_append(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, flags | _flag("O_BINARY"), 0o666), "ab", buffering=0)
 
 
-def lock(file: IO[bytes]) -> None:
+def lock(file: IO[bytes], *, wait: bool = False) -> None:
     """Keep other processes from a file until it is closed; without such locks, do nothing.
+
+    Args:
+        file: an open file.
+        wait: until no other process has it.
 
     Raises:
         BlockingIOError: if another process has it.
@@ -221,7 +225,7 @@ def lock(file: IO[bytes]) -> None:
         import fcntl
     except ImportError:
         return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def fsync(path: Path) -> None:

@@ -428,7 +428,7 @@ class RunDirectory:
 
         Raises:
             DataError: if the directory cannot be written.
-            StageError: if another process is training here.
+            LockedError: if another process is training here.
         """
         with locked(self.path) as is_new:
             if is_new:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 def train_stacked(
     runs: Iterable[str | Path], source: Source, *, device: str = "cpu", compile: str = "auto"
-) -> dict[Path, str]:
+) -> dict[Path, MvflowError]:
     """Train all stages of all runs that are not done; runs that are alike share one program.
 
     Alike are runs that differ in their seeds, or in how earlier stages were optimised. A stage
@@ -41,15 +41,19 @@ def train_stacked(
         compile: as in `Estimator.fit`.
 
     Returns:
-        Directory of each run that failed, and why.
+        Directory of each run that failed, and why; if another process trains it, a
+        `LockedError`.
     """
     compile_mode, inputs = check_compile(compile), Inputs(fingerprint(source))
     each = [_Run(RunDirectory.open(path), inputs) for path in runs]
-    failed: dict[str, str] = {}  # key of a stage -> why
+    failed: dict[str, MvflowError] = {}  # key of a stage -> why
     while True:
         waiting: dict[str, dict[str, _Run]] = {}  # kind of a stage -> its key -> one that has it
         for one in each:
-            one.adopt_from(each)
+            try:
+                one.adopt_from(each)
+            except MvflowError as error:
+                one.error = error
             name, key = next(iter(one.missing().items()), ("", ""))
             one.error = one.error or failed.get(key)
             if name and not one.error:
@@ -70,7 +74,7 @@ class _Run:
         self.system = build_system(self.config)
         self.plan = Plan(self.config, stages_of(self.system))
         self.keys = self.plan.keys(inputs)
-        self.error: str | None = None
+        self.error: MvflowError | None = None
 
     def missing(self) -> dict[str, str]:
         """Keys of the stages that are not done, in order."""
@@ -83,12 +87,13 @@ class _Run:
 
     def adopt_from(self, others: Sequence[_Run]) -> None:
         """Copy finished stages from runs in which they are the same."""
-        missing = self.missing()
-        for other in others:
-            if other is not self and not missing.items().isdisjoint(other.keys.items()):
-                with self.run.lock():
+        if not (missing := self.missing()):
+            return
+        with self.run.lock():
+            for other in others:
+                if other is not self and not missing.items().isdisjoint(other.keys.items()):
                     self.run.adopt(other.run, self.plan, self.inputs)
-                missing = self.missing()
+                    missing = self.missing()
 
     def append(self, record: EpochRecord) -> None:
         """Keep a line of the history."""
@@ -129,7 +134,7 @@ def _train(group: Sequence[_Run], source: Source, device: str, compile: Compile)
                 source, stages=[name], run=one.run, device=device, compile=compile
             )
         except MvflowError as error:
-            one.error = str(error)
+            one.error = error
 
 
 def _stack(
@@ -159,7 +164,7 @@ def _stack(
         seconds = time.perf_counter() - began
         for one, records, spec, rows, variant in opened:
             if variant.error is not None:
-                one.error = str(variant.error)
+                one.error = variant.error
                 continue
             close_stage(
                 *(spec, one.plan, rows),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mvflow.runs import RunDirectory, read_tensors
+from mvflow_cli.subprocesses import LOCKED
 
 DRIVER = (
     "import mvflow.estimators.fitting as fitting; fitting.CHECKPOINT_SECONDS = 0.0; "
@@ -43,7 +44,7 @@ def test_a_signal_keeps_the_last_epoch(mvflow, refused, make, started, number):
     path = make("run", settings=["joint.epochs=1000000"])
     process = started("train", path, program=("-c", DRIVER))
     wait_for(process, "joint epoch 2/")
-    assert "another process is training" in refused("train", path, code=1)
+    assert "another process is training" in refused("train", path, code=LOCKED)
     process.send_signal(number)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1

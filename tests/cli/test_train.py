@@ -10,6 +10,7 @@ import pytest
 from mvflow.core import fingerprint
 from mvflow.estimators import load
 from mvflow.runs import Inputs, RunDirectory, read_tensors
+from mvflow_cli.subprocesses import LOCKED
 from mvflow_datasets import Store, find_builder
 
 READERS = {"sample": ("--given", "square"), "evaluate": (), "report": ()}
@@ -129,7 +130,7 @@ def move(run, store, to):
 def test_a_second_process_is_refused(refused, copied):
     with (copied / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as another process holds it
-        assert "another process is training" in refused("train", copied, code=1)
+        assert "another process is training" in refused("train", copied, code=LOCKED)
 
 
 @pytest.mark.parametrize("fault", ["too few rows", "not finite"])

@@ -1,5 +1,6 @@
 """Runs trained as stacks: the same files as an ordinary training, each stage trained once."""
 
+import fcntl
 import json
 import logging
 from collections import Counter
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvflow import JNF, MVAE, JNFShared, load
-from mvflow.core import NumericsError, as_source, fingerprint
+from mvflow.core import LockedError, NumericsError, as_source, fingerprint
 from mvflow.runs import Inputs, RunDirectory
 from mvflow.stacking import runs as stacking
 from mvflow.stacking import train_stacked
@@ -141,7 +142,7 @@ def test_a_failed_run_fails_those_that_share_its_stage(sweep, monkeypatch):
         c=("jnf", {"seed": 1, "flows": {"epochs": 1, "batch_size": 32}}),
     )
     failed = train_stacked([run.path for run in runs.values()], source)
-    assert failed == {
+    assert {path: str(error) for path, error in failed.items()} == {
         runs["b"].path: "the loss is not finite",
         runs["c"].path: "the loss is not finite",
     }
@@ -170,3 +171,14 @@ def test_what_was_begun_alone_goes_on_alone(sweep, caplog):
     assert train_stacked([run.path for run in runs.values()], source) == {}
     assert "joint: 2 runs as one program" in caplog.messages
     assert [r["epoch"] for r in runs["s1"].history()] == [0, 1, 2]
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(sweep):
+    runs, source = sweep(a=("jnf", {"seed": 0}), b=("jnf", {"seed": 1}), c=("jnf", {"seed": 2}))
+    with (runs["a"].path / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        failed = train_stacked([run.path for run in runs.values()], source)
+    assert list(failed) == [runs["a"].path]
+    assert isinstance(failed[runs["a"].path], LockedError)
+    assert not runs["a"].records()
+    assert set(runs["b"].records()) == set(runs["c"].records()) == {"joint", "flows"}
