@@ -54,8 +54,8 @@ class Job:
 
         self.name, self.path, self.run = name, path, RunDirectory.open(path)
         self.config = self.run.config()
-        store = store_path(self.run, self.config)
-        self.inputs = Inputs(_fingerprint(store, self.config.data.train))
+        self.store = store_path(self.run, self.config)
+        self.inputs = Inputs(_fingerprint(self.store, self.config.data.train))
         self.plan = Plan(self.config, stages_of(build_system(self.config)))
         self.keys = self.plan.keys(self.inputs)
         self.todo = ["train", "evaluate"] if evaluate else ["train"]
@@ -113,6 +113,13 @@ class Job:
         from mvflow.runs import is_locked
 
         return is_locked(self.path if self.todo[0] == "train" else self.path / "metrics")
+
+    def has_judges(self) -> bool:
+        """Whether networks that measure are kept: autoencoders, the last to be trained."""
+        from mvflow.evaluation import ModalityAutoencoders
+        from mvflow_cli.measuring import network_path
+
+        return network_path(self.store, ModalityAutoencoders, self.path).is_file()
 
     # The process
 
@@ -270,8 +277,8 @@ def _is_free(job: Job, busy: Sequence[Job], jobs: Sequence[Job]) -> bool:
     if job.todo[0] == "train":
         making = {key for other in busy for key in other.missing_if_intact().values()}
         return making.isdisjoint(job.missing().values())
-    # The first evaluation trains the classifiers that the others use too.
-    is_first = not any(other.evaluation for other in jobs)
+    # The first evaluation trains the networks that measure, which all others use too.
+    is_first = not any(other.evaluation for other in jobs) and not job.has_judges()
     return not (is_first and any(other.state == "evaluating" for other in busy))
 
 

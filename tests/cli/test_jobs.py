@@ -117,6 +117,14 @@ def test_an_evaluation_that_another_process_makes_is_waited_for(runs):
     assert [job.state for job in todo] == ["evaluated"] * 2
 
 
+def test_only_the_evaluation_that_trains_what_measures_is_waited_for(runs, tmp_path):
+    first, second = todo = runs("seed=0", "seed=1", evaluate=True)
+    first.state, second.todo, second.store = "evaluating", ["evaluate"], tmp_path / "store.h5"
+    assert not module._is_free(second, [first], todo)
+    (tmp_path / "store.autoencoders.safetensors").touch()
+    assert module._is_free(second, [first], todo)
+
+
 def test_a_second_process_that_evaluates_a_run_is_told_to_try_again(mvflow, refused, copied):
     lock = Elsewhere(copied / "metrics")
     line = refused("evaluate", copied, code=LOCKED)
