@@ -128,9 +128,9 @@ def _tables(found: Comparison, width: int) -> Iterator[Table]:
         some, table = columns[start : start + most], Table()
         table.add_column("measure", no_wrap=True)
         for column in some:
-            table.add_column(column[0], justify="right")
+            table.add_column(Text(column[0]), justify="right")
         for i, heading in enumerate(names[1:], 1):
-            table.add_row(heading, *(Text.from_markup(column[i]) for column in some))
+            table.add_row(Text(heading), *(Text.from_markup(column[i]) for column in some))
         yield table
 
 

@@ -76,17 +76,19 @@ class ComparedSystem:
     caveats: tuple[str, ...] = ()
 
     def known(self, key: str) -> list[float]:
-        """Values of a measure that are there."""
+        """Values of a measure that are there; what is not finite is not left out."""
         return [v.mean for v in self.values.get(key, []) if v is not None]
 
     def mean(self, key: str) -> float | None:
-        """Mean over seeds."""
-        return float(np.mean(self.known(key))) if self.known(key) else None
+        """Mean over seeds; None where there is none, or one of them is not finite."""
+        mean = float(np.mean(self.known(key) or np.nan))
+        return mean if np.isfinite(mean) else None
 
     def deviation(self, key: str) -> float | None:
         """Standard deviation over seeds (divided by one less than their number); None of one."""
         known = self.known(key)
-        return float(np.std(known, ddof=1)) if len(known) > 1 else None
+        has_none = len(known) < 2 or self.mean(key) is None
+        return None if has_none else float(np.std(known, ddof=1))
 
     def error(self, key: str) -> float:
         """Standard error of the mean: what test rows or, of several runs, seeds leave open."""

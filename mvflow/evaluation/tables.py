@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,8 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "→": r"$\rightarrow$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$",
-    "–": "--", "≥": r"$\geq$", "∞": r"$\infty$", "²": r"$^2$",
+    "–": "--", "\N{MINUS SIGN}": "$-$", "≥": r"$\geq$", "∞": r"$\infty$", "²": r"$^2$",
+    "[": "{[}", "*": "{*}",  # both are read as arguments of a line's end before them
     "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 Mark = Callable[[str, str], str]
@@ -40,7 +42,7 @@ def cells(comparison: Comparison, system: ComparedSystem, mark: Mark) -> list[st
     for measure in comparison.measures:
         spread = system.deviation(measure.key)
         if spread is None and len(system.seeds) == 1:
-            spread = system.error(measure.key) or None
+            spread = _error(system, measure.key)
         shown = _number(system.mean(measure.key), spread, measure.digits)
         found.append(mark(shown, comparison.mark(measure, system)))
         if _has_paper(comparison, measure):
@@ -55,10 +57,13 @@ def as_markdown(comparison: Comparison) -> str:
         marks = {"best": f"**{number}**", "second": f"<u>{number}</u>", "tied": f"*{number}*"}
         return marks.get(place, number)
 
-    rows = [headings(comparison), *(cells(comparison, s, mark) for s in comparison.systems)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    rows = [[_markdown(title) for title in headings(comparison)]]
+    for system in comparison.systems:
+        label, *numbers = cells(comparison, system, mark)
+        rows.append([_markdown(label), *numbers])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
-    notes = "".join(f"- {note}\n" for note in comparison.notes)
+    notes = "".join(f"- {_markdown(note)}\n" for note in comparison.notes)
     return "\n".join(lines) + f"\n\n{_caption(comparison)}\n" + (f"\n{notes}" if notes else "")
 
 
@@ -66,7 +71,7 @@ def as_latex(comparison: Comparison) -> str:
     """A LaTeX table that needs the package booktabs; marks as in `as_markdown`."""
 
     def mark(number: str, place: str) -> str:
-        shown = _latex(number)
+        shown = _signs(number)
         marks = {"best": rf"\textbf{{{shown}}}", "second": rf"\underline{{{shown}}}"}
         marks["tied"] = rf"\textit{{{shown}}}"
         return marks.get(place, shown)
@@ -78,7 +83,7 @@ def as_latex(comparison: Comparison) -> str:
     body = []
     for system in comparison.systems:
         first, seeds, *rest = cells(comparison, system, mark)
-        numbers = [cell.replace("±", LATEX["±"]).replace("–", "--") for cell in rest]
+        numbers = [_signs(cell) for cell in rest]
         body.append(line([_latex(first), seeds, *numbers]))
     columns = "l" * 2 + "c" * (len(headings(comparison)) - 2)
     return "\n".join(
@@ -98,17 +103,25 @@ def as_latex(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line for each system and measure, all measures, every seed's value at the end."""
+    """One line for each system and measure, all measures, with every seed's value.
+
+    Each note of the table is a line of its own at the end, without a model.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    fields = ["mean", "standard_deviation", "worst", "paper_mean", "paper_standard_deviation"]
-    writer.writerow(["model", "measure", "seeds", *fields, "values", "caveats"])
-    for label, found in as_json(comparison)["systems"].items():
+    fields = ["mean", "standard_deviation", "standard_error", "mark", "worst"]
+    fields += ["paper_mean", "paper_standard_deviation"]
+    lists = ["values", "standard_errors"]
+    writer.writerow(["model", "measure", "seeds", *fields, *lists, "caveats"])
+    every = as_json(comparison)
+    for label, found in every["systems"].items():
         for key, about in found["measures"].items():
-            values = " ".join("" if v is None else repr(v) for v in about["values"])
             row = ["" if about[field] is None else about[field] for field in fields]
+            row += [" ".join("-" if v is None else repr(v) for v in about[name]) for name in lists]
             said = "; ".join(found["caveats"])
-            writer.writerow([label, key, len(found["seeds"]), *row, values, said])
+            writer.writerow([label, key, len(found["seeds"]), *row, said])
+    for note in every["notes"]:
+        writer.writerow(["", "note", 0, *[""] * len([*fields, *lists]), note])
     return out.getvalue()
 
 
@@ -122,7 +135,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "systems": {
             system.label: {
                 "seeds": list(system.seeds),
-                "measures": {key: _about(system, key) for key in _keys(system)},
+                "measures": {key: _about(comparison, system, key) for key in _keys(system)},
                 "caveats": list(system.caveats),
             }
             for system in comparison.systems
@@ -132,17 +145,20 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _about(system: ComparedSystem, key: str) -> dict[str, Any]:
+def _about(comparison: Comparison, system: ComparedSystem, key: str) -> dict[str, Any]:
     printed, known = system.paper.get(key), system.known(key)
     low = ("frechet", "reconstruction", "gap", "information", "divergence", "excess")
     is_low = key.startswith(low)
     has_worst = known and not key.startswith("diversity")  # neither end of it is the better one
+    marks = [comparison.mark(m, system) for m in comparison.measures if m.key == key]
     return {
         "mean": system.mean(key),
         "standard_deviation": system.deviation(key),
-        "worst": (max(known) if is_low else min(known)) if has_worst else None,
-        "values": [v and v.mean for v in system.values.get(key, [])],
-        "standard_errors": [v and v.standard_error for v in system.values.get(key, [])],
+        "standard_error": _error(system, key),
+        "mark": marks[0] if marks else "",
+        "worst": _finite(max(known) if is_low else min(known)) if has_worst else None,
+        "values": [v and _finite(v.mean) for v in system.values.get(key, [])],
+        "standard_errors": [v and _finite(v.standard_error) for v in system.values.get(key, [])],
         "paper_mean": printed.mean if printed else None,
         "paper_standard_deviation": printed.deviation if printed else None,
     }
@@ -163,16 +179,25 @@ def _number(mean: float | None, deviation: float | None, digits: int) -> str:
     return shown if deviation is None else f"{shown} ± {deviation:.{digits}f}"
 
 
+def _error(system: ComparedSystem, key: str) -> float | None:
+    """Standard error of a mean; None where there is no mean, or nothing is known of its error."""
+    return None if system.mean(key) is None else _finite(system.error(key)) or None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _printed(figure: Figure | None) -> str:
-    """As the paper prints it: two decimals, more below a hundredth, none where it has none."""
+    """As the paper prints it: two decimals, more where it has more, none where it has none."""
     if figure is None:
         return NONE
     shown = [
-        str(v) if isinstance(v, int) or 0 < v < 0.01 else f"{v:.2f}"
+        str(v) if isinstance(v, int) or round(v, 2) != v else f"{v:.2f}"
         for v in figure
         if v is not None
     ]
-    return " ± ".join(shown)
+    return " ± ".join(shown).replace("-", "\N{MINUS SIGN}")
 
 
 def _caption(comparison: Comparison) -> str:
@@ -191,4 +216,14 @@ def _caption(comparison: Comparison) -> str:
 
 def _latex(text: str) -> str:
     """Text with what LaTeX reads as commands written out."""
-    return "".join(LATEX.get(c, c) for c in text.replace("\N{MINUS SIGN}", "--"))
+    return "".join(LATEX.get(c, c) for c in text)
+
+
+def _signs(number: str) -> str:
+    """A marked number with the signs that LaTeX's fonts lack written out."""
+    return "".join(LATEX[c] if c in "±–\N{MINUS SIGN}" else c for c in number)
+
+
+def _markdown(text: str) -> str:
+    """Text with what Markdown reads as marks written out."""
+    return "".join(f"\\{c}" if c in "\\|*<`" else c for c in text)
