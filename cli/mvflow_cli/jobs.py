@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -75,12 +75,23 @@ class Job:
             if self.run.status(stage, self.plan, self.inputs) != "done"
         }
 
+    def missing_if_intact(self) -> dict[str, str]:
+        """`missing`, but nothing where the run is damaged, which is said when its turn comes."""
+        from mvflow.core import DataError
+
+        try:
+            return self.missing()
+        except DataError:
+            return {}
+
     def adopt(self, others: Sequence[Job]) -> None:
-        """Copy finished stages from other runs in which they are the same."""
+        """Copy finished stages from other runs in which they are the same and intact."""
+        from mvflow.core import DataError
+
         missing = self.missing()
         for other in others:
             if other is not self and not missing.items().isdisjoint(other.keys.items()):
-                with self.run.lock():
+                with self.run.lock(), suppress(DataError):
                     self._adopted += self.run.adopt(other.run, self.plan, self.inputs)
                 missing = self.missing()
 
@@ -90,8 +101,12 @@ class Job:
         return "trained" if is_trained else "shared" if stage in self._adopted else "done"
 
     def epoch(self) -> dict[str, Any] | None:
-        """The last line of the run's history."""
-        return next(reversed(self.run.history()), None)
+        """The last line of the run's history; None if there is none that can be read."""
+        from mvflow.core import DataError
+
+        with suppress(DataError):  # the run's own process says so
+            return next(reversed(self.run.history()), None)
+        return None
 
     def is_elsewhere(self) -> bool:
         """Whether another process does what is to do next."""
@@ -251,7 +266,7 @@ def _prepare(job: Job, jobs: Sequence[Job]) -> None:
     missing = job.missing()
     for other in jobs:
         if other.error and other is not job:
-            stage, key = next(iter(other.missing().items()), ("", ""))
+            stage, key = next(iter(other.missing_if_intact().items()), ("", ""))
             if missing.get(stage) == key:
                 job.fail(f"shares stage {stage!r} with {other.name}, which has failed")
                 return
@@ -260,7 +275,7 @@ def _prepare(job: Job, jobs: Sequence[Job]) -> None:
 def _is_free(job: Job, busy: Sequence[Job], jobs: Sequence[Job]) -> bool:
     """Whether no other run, `busy` here or elsewhere, is making what this one could take over."""
     if job.todo[0] == "train":
-        making = {key for other in busy for key in other.missing().values()}
+        making = {key for other in busy for key in other.missing_if_intact().values()}
         return making.isdisjoint(job.missing().values())
     # The first evaluation trains the networks that measure, which all others use too.
     is_first = not any(other.evaluation for other in jobs) and not job.has_judges()

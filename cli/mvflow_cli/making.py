@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,20 @@ def make_runs(
 
     Raises:
         UsageError: if a directory holds a run with another configuration.
+        DataError: if one was trained on other rows, or cannot be written.
         MvflowError: if `judges` cannot judge them.
     """
     from mvflow.core import UsageError
+    from mvflow.core.files import writing
     from mvflow_cli.main import run
 
     if (file := next((p for p in (out, *out.parents) if p.is_file()), None)) is not None:
         msg = f"cannot make runs in {out}: {file} is a file; choose another --out"
         raise UsageError(msg)
     parent = next(folder for folder in out.absolute().parents if folder.exists())
-    with tempfile.TemporaryDirectory(prefix=".sweep-", dir=parent) as scratch:
+    with ExitStack() as stack:
+        with writing(out):
+            scratch = stack.enter_context(_scratch(parent))
         said: set[str] = set()
         for name, assignments in variants.items():
             words = [f"--set={text}" for text in assignments]
@@ -57,19 +63,31 @@ def make_runs(
         made = {Path(scratch, name): out / name for name in variants}
         (judges or JudgeFiles()).check(made)
         missing = {new: path for new, path in made.items() if not _is_there(path, new)}
-        out.mkdir(parents=True, exist_ok=True)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
         for new, path in missing.items():
-            try:
-                new.rename(path)
-            except OSError:  # another command has made it meanwhile
-                if not _is_there(path, new):
-                    raise
+            with writing(path):
+                try:
+                    new.rename(path)
+                except OSError:  # another command has made it meanwhile
+                    if not _is_there(path, new):
+                        raise
+
+
+def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=".sweep-", dir=folder)
 
 
 def _is_there(path: Path, new: Path) -> bool:
-    """Whether a directory holds a run with the same configuration as a new one."""
+    """Whether a directory holds a run with the same configuration as a new one.
+
+    Raises:
+        UsageError: if its configuration is another.
+        DataError: if it was trained on other rows.
+    """
     from mvflow.core import UsageError
     from mvflow.runs import RunDirectory
+    from mvflow_cli.opening import open_store
 
     if (path / "config.toml").is_file():
         ours, theirs = (
@@ -84,8 +102,9 @@ def _is_there(path: Path, new: Path) -> bool:
                     f"not {ours.get(key)}): choose another --out, or remove it first"
                 )
                 raise UsageError(msg)
-        return True
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        with open_store(run := RunDirectory.open(path), run.config()):
+            return True
+    if os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         msg = f"{path} is there and is not a run directory: choose another --out"
         raise UsageError(msg)
     return False

@@ -136,6 +136,19 @@ def test_a_second_process_that_evaluates_a_run_is_told_to_try_again(mvflow, refu
     lock.release()
 
 
+@pytest.mark.bad_input
+def test_a_run_whose_history_is_damaged_meanwhile_fails_alone(runs, monkeypatch, capsys):
+    monkeypatch.setattr(module, "LINE_INTERVAL", -1.0)
+    todo = runs("seed=0", "seed=1")
+    fails = "print('mvflow: it is damaged', file=sys.stderr); sys.exit(1)"
+    script = f"{TAKE}\nif path.name == 'run-seed=0': {fails}"
+    monkeypatch.setattr(module, "MVFLOW", (sys.executable, "-S", "-E", "-c", script))
+    runs.before = lambda job: (todo[0].path / "history.jsonl").write_text('{"stage": 3}\n')
+    run_jobs(todo, 1, "cpu", 1)
+    assert [job.error for job in todo] == ["it is damaged", None]
+    assert "run-seed=0: first epoch" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_reproductions_at_once_make_the_same_table_and_each_stage_once(
     started, store, tmp_path

@@ -1,8 +1,11 @@
 """`mvflow sweep`: real processes, one for each run."""
 
+import errno
 import json
+import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -220,6 +223,44 @@ def test_the_same_store_at_another_place_is_the_same(mvflow, refused, store, tmp
     place.unlink()
     with pytest.raises(UsageError, match=r"its store is not.*mvflow train .* --store .*b.h5"):
         make_runs(store=copy, **words)
+
+
+@pytest.mark.bad_input
+def test_a_store_that_was_replaced_is_refused_before_new_runs_are_made(
+    refused, store, trained, tmp_path
+):
+    """By one of the same name: a run there was trained on the rows of the first."""
+    place = find_builder("toy").build(tmp_path / "a.h5", rows=300, test_rows=100)
+    out, words = tmp_path / "runs", {"variants": {"seed=0": ["seed=0"]}, "recipe": "toy"}
+    make_runs(store=place, out=out, **words)
+    for file in ("manifest.json", "joint.safetensors", "flows.safetensors"):
+        shutil.copyfile(trained / file, out / "seed=0" / file)
+    line = refused(
+        *("sweep", place, "--recipe", "toy", "--seeds", "0,1", "--out", out),
+        code=1,
+    )
+    assert f"{out / 'seed=0'} was trained on other rows than split 'train' of {place}" in line
+    assert [path.name for path in out.iterdir()] == ["seed=0"]
+
+
+@pytest.mark.bad_input
+def test_a_folder_that_cannot_be_written_and_a_dangling_link_are_named(
+    refused, store, tmp_path, monkeypatch
+):
+    words = ("sweep", store, "--recipe", "toy", "--seeds", "0", "--out", tmp_path / "a")
+    with monkeypatch.context() as patch:
+
+        def refuse(*_, **__):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), "a hidden name")
+
+        patch.setattr(tempfile, "mkdtemp", refuse)
+        line = refused(*words, code=1)
+    assert line == f"mvflow: cannot write {tmp_path / 'a'}: read-only file system"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "seed=0").symlink_to("nowhere")
+    assert "seed=0 is there and is not a run directory: choose another --out" in refused(
+        *words, code=2
+    )
 
 
 def test_runs_that_another_command_makes_meanwhile_are_taken(store, tmp_path, monkeypatch):
