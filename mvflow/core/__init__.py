@@ -22,7 +22,10 @@ from mvflow.core.errors import (
     StageError,
     UnreliableDrawsWarning,
     UsageError,
+    bare_name,
     listed,
+    nearest_name,
+    separated,
     unknown_name,
 )
 from mvflow.core.latent import LatentPart, LatentSpace
@@ -132,6 +135,9 @@ __all__ = [
     "generator",
     "intensities",
     "listed",
+    "bare_name",
+    "nearest_name",
+    "separated",
     "namespace",
     "nan_absent",
     "pack_column",
