@@ -455,6 +455,19 @@ def test_a_fid_says_of_how_many_images_it_is_and_how_many_are_repeats():
     assert "900 mnist, 40 svhn" in note
 
 
+def test_what_is_not_as_in_the_recipe_is_said_where_the_paper_has_no_figures():
+    names = ("circle", "square")
+    raw = evaluation(0.5, 0.5, 0.5, 1.0, names) | {"facts": FACTS["jnf"], "data": "toy"}
+
+    def notes(*settings):
+        config = config_from_dict(recipe("toy", ["system=jnf", *settings]))
+        return compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")]).notes
+
+    said = "settings that are not the recipe's, which are in brackets: flows.epochs 2 (10), joint.epochs 3 (20)"
+    assert said in notes("joint.epochs=3", "flows.epochs=2")
+    assert not any("recipe's" in note for note in notes())
+
+
 def test_distances_of_rows_with_gaps_say_how_many_have_features():
     def told(full):
         raw = evaluation(*NUMBERS) | {"facts": FACTS["jnf"]}
