@@ -560,7 +560,8 @@ def test_predictions_and_gaps_are_columns_and_baselines_a_note(runs):
 def test_doubtful_likelihoods_and_chains_are_noted(runs):
     check = {"ess_median": 1.0, "ess_worst": 1.0, "khat_worst": 2.0, "rows_khat_above_0_7": 0.9}
     check |= {"verdict": "do not trust", "advice": "draw more"}
-    one = run("jnf", 0, (0.5, 0.8, 0.4, 3.0), likelihood_checks={"joint": check})
+    checks = {"joint": check | {"verdict": "good"}, "mnist->svhn": check}
+    one = run("jnf", 0, (0.5, 0.8, 0.4, 3.0), likelihood_checks=checks)
     raw = one.metrics.to_dict()
     raw["coherence"]["unsound"] = ["mnist+svhn"]
     other = run("jnf", 1, (0.5, 0.8, 0.4, 3.0), coherence=raw["coherence"])

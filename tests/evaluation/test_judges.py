@@ -11,6 +11,7 @@ from mvflow.core import ArraySource, DataError, Modality, UsageError
 from mvflow.evaluation import (
     ModalityAutoencoders,
     ModalityClassifiers,
+    judges,
     read_autoencoders,
     read_classifiers,
 )
@@ -285,3 +286,45 @@ def test_files_that_fit_no_modality_are_refused(tmp_path):
         read_classifiers([tmp_path / "image-net.pth"], single)
     with pytest.raises(DataError, match="there is no file"):
         read_classifiers([tmp_path / "image-none.pth"], single)
+
+
+@pytest.mark.parametrize(("accuracy", "is_above"), [(0.746, False), (0.748, True), (0.3, False)])
+def test_a_classifier_must_beat_the_commonest_class_by_three_standard_errors(
+    accuracy, is_above, monkeypatch
+):
+    """Of 100 rows 60 have one class: chance is .6, its standard error .049."""
+    labels = np.r_[np.zeros(60, int), np.ones(30, int), np.full(10, 2)]
+    source = ArraySource({"a": np.zeros((100, 2), np.float32)}, labels=labels)
+    made = ModalityClassifiers(torch.nn.ModuleDict(), {"a": accuracy}, 3)
+    monkeypatch.setattr(judges, "_read", lambda *_: made)
+    monkeypatch.setattr(ModalityClassifiers, "scored", lambda self, test, device: self)
+    if is_above:
+        assert read_classifiers(["file"], source).accuracy == {"a": accuracy}
+        return
+    with pytest.raises(DataError, match=f"finds {accuracy:.3f} .* where chance finds 0.600"):
+        read_classifiers(["file"], source)
+
+
+def test_names_of_modalities_in_files_have_any_case_and_folders_any_sign(tmp_path):
+    file = saved(tmp_path / "kind=clf" / "x_image.pth", "autoencoder", (1, 28, 28))
+    specs = [Modality("Image", (1, 28, 28))]
+    source = ArraySource({"Image": np.zeros((2, 1, 28, 28), np.float32)}, specs)
+    for given in (file, file.parent, f"Image={file}"):
+        assert read_autoencoders([given], source).about.startswith("Image: Nexus'")
+
+
+@pytest.mark.bad_input
+def test_a_file_that_could_be_for_two_or_has_more_tensors_is_refused(tmp_path):
+    shape = (1, 28, 28)
+    specs = [Modality(name, shape) for name in ("a", "b")]
+    rows = {m.name: np.zeros((2, *shape), np.float32) for m in specs}
+    file = saved(tmp_path / "x.pth", "autoencoder", shape)
+    with pytest.raises(UsageError, match=r"but the rows are a \(1, 28, 28\), b .*: say for which"):
+        read_autoencoders([file], ArraySource(rows, specs))
+    more = tmp_path / "more.pth"
+    tensors = torch.load(file, weights_only=True)
+    torch.save(tensors | {"head.weight": torch.zeros(2, 2)}, more)
+    single = ArraySource({"a": rows["a"]}, specs[:1])
+    assert read_autoencoders([file], single)
+    with pytest.raises(DataError, match="holds no autoencoder that is known"):
+        read_autoencoders([more], single)

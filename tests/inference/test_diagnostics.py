@@ -124,10 +124,10 @@ def test_the_summary_of_resampled_draws_counts_heavy_tails_and_lone_candidates()
     got = weighted(torch.zeros(100, 4), contacts=torch.zeros(4))
     assert got.summary()["rows_khat_above_0.7"] == got.summary()["rows_dominated"] == 0
     got = got._replace(
-        khat=np.array([0.2, 0.7, 0.3, np.inf]), largest_weight=np.array([0.1, 0.5, 0.6, 0.2])
+        khat=np.array([0.2, 0.7, 0.71, np.inf]), largest_weight=np.array([0.1, 0.5, 0.6, 0.2])
     )
     summary = got.summary()
-    assert (summary["rows_khat_above_0.7"], summary["khat_worst"]) == (0.25, 1e3)
+    assert (summary["rows_khat_above_0.7"], summary["khat_worst"]) == (0.5, 1e3)
     assert summary["rows_dominated"] == 1
     assert summary["ess_worst"] == summary["ess_median"] == pytest.approx(100)
     heavy = got._replace(khat=np.array([0.2, 0.3, 0.7, 0.8]))

@@ -5,16 +5,18 @@ import pytest
 from matplotlib.textpath import TextPath
 
 from mvflow import ArraySource, Modality
-from mvflow.core import UsageError
+from mvflow.core import UNLABELLED, UsageError
 from mvflow.evaluation.compare import ComparedSystem, Comparison
 from mvflow.evaluation.reproductions import reproduction
 from mvflow.metrics import Estimate
+from mvflow.report.context import Context
+from mvflow.report.figure_store import FigureStore
 from mvflow.report.figures.canvas import DARK, as_svg, new_figure, style
 from mvflow.report.figures.charts import loss_limits
 from mvflow.report.figures.comparison import comparison_figure
 from mvflow.report.figures.grids import Strip, row_grid
 from mvflow.report.figures.latent import LatentScatter, density_levels
-from mvflow.report.figures.sheet import FONT_SIZE, TILE, Sheet, plot_spec
+from mvflow.report.figures.sheet import FONT_SIZE, TILE, Sheet, known_values, plot_spec
 from mvflow.report.sections.samples import choose_rows
 
 
@@ -65,6 +67,41 @@ def test_no_letter_of_a_label_is_cut():
     ink = TextPath((0, 0), "JMVAE", size=FONT_SIZE).get_extents().x0 * 200 / 72  # sheet's pixels
     assert ink < 0
     assert label.get_position()[0] + ink > 0
+
+
+def test_absent_pixels_are_left_out_of_a_picture_and_of_its_scale():
+    values = np.full((1, 4, 4), 5.0, np.float32)
+    values[0, 0, 0], mask = 3.0, np.ones((1, 4, 4), bool)
+    values[0, 3, 3], mask[0, 3, 3] = 0.0, False  # as a store holds it
+    known = known_values({"a": values, "present/a": mask}, "a")
+    spec = plot_spec(Modality("a", (4, 4)), known)
+    assert (spec.low, spec.high) == (3.0, 5.0)
+    sheet = Sheet(TILE, TILE)
+    sheet.place(spec, known[0], 0, 0)
+    corners = sheet.pixels[[2, 2, -3, -3], [2, -3, 2, -3]]
+    assert corners[:, 3].tolist() == [255, 255, 255, 0]
+    assert corners[:3, 0].tolist() == [0, 255, 255]
+
+
+def test_absent_values_are_gaps_of_a_curve_and_no_bars():
+    known = known_values(
+        {"a": np.zeros((1, 3)), "present/a": np.array([[True, False, True]])}, "a"
+    )
+    sheet = Sheet(300, TILE)
+    sheet.place(plot_spec(Modality("a", (3,)), known), known[0], 0, 0)
+    assert np.isnan(sheet.lines[0][:, 1]).tolist() == [False, True, False]
+    kinds = known_values({"k": np.array([0]), "present/k": np.array([False])}, "k")
+    sheet.place(plot_spec(Modality("k", (2,), "categorical"), kinds), kinds[0], 0, 0)
+    assert all(np.isnan(bar[1, 1]) for bar in sheet.bars)
+
+
+def test_draws_of_rows_of_unknown_class_are_not_wrong(two):
+    entries, classifiers = two
+    context = Context(tuple(entries), FigureStore(), 0, classifiers)
+    draws = entries[0].test.take(np.arange(4))["circle"][None]
+    told = classifiers.predict("circle", draws[0])
+    wrong = context.wrong("circle", draws, np.array([told[0], 1 - told[1], UNLABELLED, told[3]]))
+    assert wrong.tolist() == [[False, True, False, False]]
 
 
 @pytest.fixture
