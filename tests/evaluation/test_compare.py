@@ -463,8 +463,10 @@ def test_what_is_not_as_in_the_recipe_is_said_where_the_paper_has_no_figures():
         config = config_from_dict(recipe("toy", ["system=jnf", *settings]))
         return compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")]).notes
 
-    said = "settings that are not the recipe's, which are in brackets: flows.epochs 2 (10), joint.epochs 3 (20)"
-    assert said in notes("joint.epochs=3", "flows.epochs=2")
+    begins = "settings that are not the recipe's, which are in brackets: "
+    assert f"{begins}flows.epochs 2 (10), joint.epochs 3 (20)" in notes(
+        "joint.epochs=3", "flows.epochs=2"
+    )
     assert not any("recipe's" in note for note in notes())
 
 
