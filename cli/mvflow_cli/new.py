@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -294,7 +295,11 @@ def create(
         warn_idle(config, [k for k, value in sections.items() if not isinstance(value, Training)])
         if other is None:
             return run, []
-        return run, run.adopt(other, plan, Inputs(fingerprint(train)))
+        try:
+            return run, run.adopt(other, plan, Inputs(fingerprint(train)))
+        except BaseException:  # so that the same command can be given again
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 def check_rows(plan: Plan, rows: int) -> None:

@@ -100,6 +100,13 @@ def test_wrong_use_is_refused_and_leaves_nothing(refused, store, tmp_path, words
     assert not (tmp_path / "a").exists()
 
 
+def test_a_damaged_run_to_take_stages_from_leaves_nothing(refused, store, copied, tmp_path):
+    (copied / "manifest.json").write_bytes(b"damaged")
+    words = ("--recipe", "toy", "--store", store, "--from", copied)
+    assert "manifest.json" in refused("new", tmp_path / "a", *words, code=1)
+    assert not (tmp_path / "a").exists()
+
+
 def test_an_existing_run_is_left_alone(refused, trained, store):
     before = (trained / "config.toml").read_bytes()
     line = refused("new", trained, "--recipe", "toy", "--store", store, code=2)
