@@ -144,6 +144,47 @@ def test_every_point_has_its_error_and_the_mean_over_autoencoders_its_name(compa
     assert all(len(line.get_xdata()) == 2 for line in joint.lines)  # a dot for each seed
 
 
+@pytest.fixture(params=["two", "many", "no distances"])
+def unlabelled(request):
+    """Two systems of rows without classes, with what `compare` knows of them."""
+    sizes = range(1, 2 if request.param == "two" else 12)
+    keys = {f"prediction/r2/{n}": 0.05 * n for n in sizes} | {"log_likelihood/joint": -20.0}
+    if request.param == "two":
+        keys |= {f"frechet/autoencoder/{d}": 7.0 for d in ("joint", "a->b", "b->a", "observed/1")}
+    if request.param == "many":
+        keys |= {f"frechet/autoencoder/observed/{n}": 20.0 - n for n in sizes}
+        keys |= {"frechet/autoencoder/joint": 7.0}
+    return [
+        ComparedSystem(name, (0,), {k: [Estimate(f * v, 0.01)] for k, v in keys.items()})
+        for name, f in (("MVAE", 1.0), ("a system with a long name", 0.5))
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_classes_a_comparison_shows_all_that_was_measured(unlabelled):
+    known = unlabelled[0].values
+    with style():
+        figure = comparison_figure(Comparison(tuple(unlabelled), (), "", ()))
+        figure.draw_without_rendering()
+        panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+        heads = [axes._left_title.get_window_extent() for axes in figure.axes]
+    shown = {title.split(",")[0]: axes for title, axes in panels.items()}
+    r2 = shown.pop("R² of tables").lines[0]
+    want = [known[f"prediction/r2/{n}"][0].mean for n in range(1, len(r2.get_ydata()) + 1)]
+    assert r2.get_ydata().tolist() == want
+    assert len(want) == sum(key.startswith("prediction") for key in known)
+    assert shown.pop("Log-likelihood").lines[0].get_ydata().tolist() == [-20.0]
+    if "frechet/autoencoder/joint" in known:
+        assert shown.pop("Draws from the prior").lines[0].get_ydata().tolist() == [7.0]
+        several = [20.0 - n for n in range(1, 12)]
+        distances = shown.pop("Conditional distance").lines[0].get_ydata().tolist()
+        assert distances == (several if "prediction/r2/2" in known else [7.0, 7.0])
+    assert not shown  # no empty panel
+    assert all(a.x1 < b.x0 for a, b in zip(heads, heads[1:], strict=False))
+    assert heads[-1].x1 <= figure.bbox.x1
+    assert all(axes.bbox.width > 200 for axes in figure.axes)
+
+
 def test_limits_hold_nearly_all_rows_on_one_scale():
     z = np.random.default_rng(0).normal(size=(1000, 2)) * [3, 1] + [5, 0]
     (left, right), (bottom, top) = LatentScatter(z, None, {}).limits()
