@@ -202,7 +202,7 @@ def configure(
     Raises:
         ConfigError: if a name, a key or a value is wrong, or the choices contradict each other.
     """
-    from mvflow.config import config_from_dict, settings_of
+    from mvflow.config import config_from_dict, no_part, settings_of
     from mvflow.core import ConfigError
     from mvflow.estimators import config_for
     from mvflow.systems import build_system, stages_of
@@ -220,8 +220,7 @@ def configure(
         raw["covariates"] = {**known, **raw.get("covariates", {})}
     for key in chosen:
         if key not in settings_of(raw["system"]).model_fields:
-            msg = f"system {raw['system']!r} has no {key}: leave --{key} out"
-            raise ConfigError(msg)
+            raise ConfigError(no_part(raw["system"], key))
     config = config_from_dict(raw, where="--set")
     if store.is_file():
         with Store.open(store) as opened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
@@ -126,8 +125,8 @@ def train_stages(
                     )
     result = _result(run, wanted, todo)
     for name in todo:
-        about = result["stages"][name]
-        epochs = f", epochs {about['epochs']}" if about["epochs"] else ""
+        about, settings = result["stages"][name], model.plan_.spec(name).settings
+        epochs = f", epochs {about['epochs']}" if about["epochs"] or settings is not None else ""
         say(f"{name}: trained{epochs}, {about['seconds']:.1f} s", err=options.json)
     return result
 
@@ -232,16 +231,19 @@ def _wanted(
     run: RunDirectory, model: Estimator, stages: Sequence[str] | None, options: TrainOptions
 ) -> tuple[str, ...]:
     """The stages asked for, in order; those that they need must be done."""
-    from mvflow.core import UsageError
+    from mvflow.config import systems_with
+    from mvflow.core import UsageError, nearest_name
 
     names = model.stage_names
     if stages is None:
         return names
     for stage in stages:
         if stage not in names:
-            close = difflib.get_close_matches(stage.lower(), names, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            has = f"system {model.config.system!r} has {', '.join(names)}"
+            close = nearest_name(stage, names)
+            hint = f"did you mean {close!r}? " if close else ""
+            having = [s for s in systems_with(stage) if s != model.config.system]
+            others = f"; {stage!r} is of {', '.join(having)}" if having else ""
+            has = f"system {model.config.system!r} has {', '.join(names)}{others}"
             msg = f"{run.path} has no stage {stage!r}: {hint}{has}"
             raise UsageError(msg)
         before = [n for n in model.plan_.spec(stage).needs if n not in stages]

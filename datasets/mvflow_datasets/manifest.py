@@ -322,7 +322,7 @@ def _header(file: OpenedFile) -> tuple[int, int, str]:
         else:
             msg = (
                 f"{file.path} is not an mvflow store, or its beginning is damaged: "
-                "build it with 'mvflow data build', or copy it again"
+                "build it with 'mvflow data build' or 'mvflow data import', or copy it again"
             )
         raise DataError(msg)
     version = int(match[1])

@@ -112,7 +112,10 @@ class Store:
         try:
             return cls(OpenedFile(path))
         except MissingFileError as error:
-            msg = f"there is no store at {path}: build one with 'mvflow data build'"
+            msg = (
+                f"there is no store at {path}: make one of your own data with 'mvflow data "
+                "import', or of a known data set with 'mvflow data build'"
+            )
             raise DataError(msg) from error
 
     @property

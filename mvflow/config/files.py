@@ -19,12 +19,14 @@ from mvflow.core.parts import Kind, create, kind_of, problem
 __all__ = [
     "assign",
     "config_from_dict",
+    "no_part",
     "parse_toml",
     "read_toml",
     "recipe",
     "recipe_names",
     "resolved",
     "settings_of",
+    "systems_with",
     "to_toml",
     "with_part",
 ]
@@ -364,6 +366,16 @@ def _belongs(key: str, schema: type[Config]) -> str:
     return ""
 
 
+def systems_with(key: str) -> list[str]:
+    """Systems whose settings have a section or a part.
+
+    Examples:
+        >>> "jnf" in systems_with("flows"), "mopoe" in systems_with("flows")
+        (True, False)
+    """
+    return _systems_with([], key)
+
+
 def _systems_with(path: list[str], key: str) -> list[str]:
     """Systems whose settings have a key in the section at `path`."""
     having = []
@@ -403,6 +415,18 @@ def _fields_at(schema: type[BaseModel], path: list[str]) -> list[str]:
     )
 
 
+def no_part(system: str, field: str) -> str:
+    """Sentence for a part that a system does not have: which systems have it.
+
+    Examples:
+        >>> no_part("mopoe", "flows").partition(", or ")[2]
+        'choose a system that has one (jnf, jnf-shared)'
+    """
+    having = systems_with(field)
+    others = f", or choose a system that has one ({', '.join(having)})" if having else ""
+    return f"system {system!r} has no {field}: leave --{field} out{others}"
+
+
 def with_part(config: Config, field: str, kind: Any) -> Config:
     """The configuration with another kind of a part, which keeps the settings that both have.
 
@@ -424,10 +448,7 @@ def with_part(config: Config, field: str, kind: Any) -> Config:
     )
     group = next((m.group for m in metadata if isinstance(m, Kind)), None)
     if group is None:
-        having = ", ".join(_systems_with([], field))
-        others = f", or choose a system that has one ({having})" if having else ""
-        msg = f"system {config.system!r} has no {field}: leave --{field} out{others}"
-        raise ConfigError(msg)
+        raise ConfigError(no_part(config.system, field))
     if not isinstance(kind, str):
         return config_from_dict({**config.model_dump(), field: kind})
     registry(group).load(kind)

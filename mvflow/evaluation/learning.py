@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mvflow.config import Config
 
-__all__ = ["StageCurve", "stage_curves", "training_advice"]
+__all__ = ["StageCurve", "stage_curves", "stage_settings", "training_advice"]
 
 Trend = Literal["overfits", "diverges", "falls", "settled", "unknown"]
 
@@ -31,6 +31,7 @@ class StageCurve(NamedTuple):
         held_out: of the held-out rows; empty if there were none.
         keeps_best: whether the model has the weights of the best epoch, not of the last.
         section: of the configuration, with the stage's settings; by default of the same name.
+        has_family: whether a family of posteriors can be chosen.
 
     Examples:
         >>> curve = StageCurve("joint", [9, 5, 3, 2, 1], [9, 6, 5, 6, 8], keeps_best=False)
@@ -43,6 +44,7 @@ class StageCurve(NamedTuple):
     held_out: Sequence[float]
     keeps_best: bool
     section: str = ""
+    has_family: bool = True
 
     @property
     def epochs(self) -> int:
@@ -136,15 +138,16 @@ def stage_curves(history: Iterable[Mapping[str, Any]], config: Config) -> list[S
     curves = []
     for stage, records in by_stage.items():
         held_out = [(r.get("validation") or {}).get("loss") for r in records]
-        section, settings = _settings(config, stage)
+        section, settings = stage_settings(config, stage)
         keeps_best = getattr(settings, "keeps_best", False)
         known = [] if None in held_out else [float(v) for v in held_out if v is not None]
         train = [float(r["loss"]) for r in records]
-        curves.append(StageCurve(stage, train, known, keeps_best and bool(known), section))
+        is_best, has_family = keeps_best and bool(known), hasattr(config, "posterior")
+        curves.append(StageCurve(stage, train, known, is_best, section, has_family))
     return curves
 
 
-def _settings(config: Config, stage: str) -> tuple[str, Any]:
+def stage_settings(config: Config, stage: str) -> tuple[str, Any]:
     """Section with the settings of a stage: that of its name, or the part of that kind."""
     if hasattr(config, stage):
         return stage, getattr(config, stage)
@@ -165,6 +168,8 @@ def training_advice(curves: Iterable[StageCurve], stages: Collection[str] | None
         'the joint stage overfitted after epoch 3 of 5: fewer latents, more dropout'
     """
     chosen = [c for c in curves if stages is None or c.stage in stages]
+    if not chosen:
+        return "train for more epochs: no losses are kept"
     order = list(ADVICE)
     known = [c for c in chosen if c.trend in ADVICE]
     if not known:
@@ -173,6 +178,8 @@ def training_advice(curves: Iterable[StageCurve], stages: Collection[str] | None
     at, words = f"epoch {worst.best_epoch} of {worst.epochs}", ADVICE[worst.trend]
     if worst.is_rescued:
         words = "the {stage} stage overfitted after {at}, whose weights were kept: more dropout"
+    if worst.trend == "settled" and worst.has_family:
+        words += ", or a richer posterior family"
     return words.format(stage=worst.stage, section=worst.section or worst.stage, at=at)
 
 
@@ -180,5 +187,5 @@ ADVICE: dict[Trend, str] = {
     "diverges": "the {stage} stage got worse after {at}: a smaller {section}.learning_rate",
     "overfits": "the {stage} stage overfitted after {at}: fewer latents, more dropout",
     "falls": "the {stage} stage still learned at its end: raise {section}.epochs",
-    "settled": "training had settled: wider networks, or a richer posterior family",
+    "settled": "training had settled: wider networks",
 }

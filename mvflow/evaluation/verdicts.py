@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from statistics import NormalDist, fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mvflow.evaluation.calibration_result import Calibration
 from mvflow.evaluation.checks import (
@@ -22,7 +22,7 @@ from mvflow.evaluation.checks import (
     grade_low,
     worst,
 )
-from mvflow.evaluation.learning import RISE, StageCurve, training_advice
+from mvflow.evaluation.learning import RISE, StageCurve, stage_settings, training_advice
 from mvflow.evaluation.predictions import Prediction
 from mvflow.evaluation.result import Coherence, Evaluation
 from mvflow.evaluation.sampler_checks import kept_steps, redrawn, sampler_checks
@@ -43,6 +43,7 @@ __all__ = [
     "overfitting",
     "sample_size",
     "subset_checks",
+    "untrained",
 ]
 
 
@@ -77,6 +78,9 @@ def overfitting(curves: Sequence[StageCurve]) -> Check:
     """
     name = "Overfitting"
     known = [c for c in curves if len(c.held_out)]
+    if not curves:
+        words = "Train for some epochs to see whether it overfits."
+        return Check(name, "no losses are kept", "not checked", words)
     if not known:
         words = "Hold rows out of the training (data.validation) to see whether it overfits."
         return Check(name, "no rows were held out", "not checked", words)
@@ -186,9 +190,11 @@ def baselines(shortfalls: Mapping[str, float], beaten: Collection[str]) -> Check
     if beaten:
         value = f"a baseline predicts better in {len(beaten)} of {len(shortfalls)} directions, "
         value += f"by {sum(shortfalls[d] for d in beaten) / len(beaten):.2f} on average"
-    text = (
-        "Ridge regression or nearest neighbours predict better: the matrix of scores says where."
-    )
+    text = "The best baseline is ahead on average, but nowhere beyond noise: test on more rows."
+    if beaten:
+        most = sorted(beaten, key=lambda key: -shortfalls[key])
+        text = "Ridge regression or nearest neighbours predict better, most "
+        text += f"{_listed(most)}: their scores stand beside the model's."
     advice: dict[Level, str] = {"look closer": text, "do not trust": text}
     share = len(beaten) / max(len(shortfalls), 1)
     levels = grade_low(mean, 0.01, 0.05), grade_low(share, 0.25, 0.75)
@@ -211,6 +217,33 @@ def intervals(held: float, raw: float | None = None) -> Check:
     words = "Take intervals as too narrow: see the coverage by level."
     advice: dict[Level, str] = {"look closer": words, "do not trust": words}
     return check_of("Intervals", value, advice, grade_high(round(held, 9), 0.87, 0.8))
+
+
+def untrained(config: Config, stages: Collection[str]) -> list[Check]:
+    """That stages have the weights they began with; nothing where all were trained.
+
+    Args:
+        config: of the model.
+        stages: that it has.
+
+    Examples:
+        >>> from mvflow.config import config_from_dict
+        >>> raw = {"system": "jnf", "latent_dim": 2, "modalities": {"a": {"shape": [3]}}}
+        >>> config = config_from_dict({**raw, "joint": {"epochs": 0}})
+        >>> [check.value for check in untrained(config, ["joint", "flows"])]
+        ['joint was trained for 0 epochs']
+    """
+    sections = {stage: stage_settings(config, stage) for stage in stages}
+    none = {s: of for s, (of, settings) in sections.items() if _epochs(settings) == 0}
+    if not none:
+        return []
+    value = f"{' and '.join(sorted(none))} {'was' if len(none) == 1 else 'were'} "
+    words = f"Raise {' and '.join(f'{of}.epochs' for of in sorted(none.values()))}, and train."
+    return [Check("Training", f"{value}trained for 0 epochs", "do not trust", words)]
+
+
+def _epochs(settings: Any) -> int | None:
+    return getattr(settings, "epochs", None)
 
 
 class Judgement(NamedTuple):
@@ -264,6 +297,7 @@ def judge(
     """
     checks = [calibration(diagnosis, curves), overfitting(curves)]
     if evaluation is not None:
+        checks[:0] = untrained(config, evaluation.stages)
         checks.append(sample_size(evaluation.rows))
         checks += _coherence(evaluation.coherence)
         checks += _predictions(evaluation.predictions)

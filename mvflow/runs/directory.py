@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,7 +47,35 @@ __all__ = ["RunDirectory"]
 
 Status = Literal["done", "stale", "unfinished", "missing", "replaced"]
 
+STORES = (b"mvflow-store ", b"\x89HDF\r\n\x1a\n")
+"""What the file of a store begins with, now and in older formats."""
+
 logger = logging.getLogger(__name__)
+
+
+def _no_run(path: Path) -> str:
+    """Sentence for what is no run directory: what it is instead, and what to do."""
+    word = shlex.quote(str(path))
+    if path.is_file():
+        if (path.parent / "config.toml").is_file():
+            return f"{path} is a file of run {path.parent}: name the run"
+        with reading(path), path.open("rb") as file:
+            is_store = file.read(16).startswith(STORES)
+        if is_store:
+            new = f"make a run of it with 'mvflow new RUN --store {word}'"
+            return f"{path} is a store, not a run directory: {new}, and name RUN here"
+        return f"{path} is not a run directory: it is a file"
+    if not path.exists():
+        new = f"make one with 'mvflow new {word} --recipe NAME --store STORE.h5'"
+        return f"{path} does not exist: {new}"
+    with reading(path):
+        runs = sorted(str(file.parent) for file in path.glob("*/config.toml"))
+    if runs:
+        few = f"run {runs[0]}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(runs[:3])}"
+        more = ", ..." if len(runs) > 3 else ""
+        return f"{path} is not a run directory, but holds {few}{more}; name one of them"
+    new = f"make one with 'mvflow new {word} --recipe NAME --store STORE.h5'"
+    return f"{path} is not a run directory: {new}"
 
 
 def _remove(path: Path) -> None:
@@ -104,11 +133,7 @@ class RunDirectory:
         with reading(file), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             file.stat()  # a loop of links, or a folder that cannot be read, is an error of its own
         if not file.is_file():
-            what = "is not a run directory" if run.path.exists() else "does not exist"
-            msg = (
-                f"{path} {what}: make one with 'mvflow new {path} --recipe NAME --store STORE.h5'"
-            )
-            raise UsageError(msg)
+            raise UsageError(_no_run(run.path))
         return run
 
     def config(self, objects: Mapping[str, Any] | None = None) -> Config:

@@ -79,6 +79,8 @@ def test_takes_what_is_the_same_from_another_run(mvflow, store, trained, make, t
         (("--set", "system=MMVAEPlus"), "did you mean 'mmvae-plus'?"),
         (("--system", "JNF-Shared"), "did you mean 'jnf-shared'?"),
         (("--system", "jnf-shared (cl)"), "--system jnf-shared --projector contrastive"),
+        (("--system", "mopoe", "--subset", "product"), "system that has one (jmvae, jnf"),
+        (("--system", "mopoe", "--posterior", "nsf"), "choose a system that has one (jnf, jnf-s"),
         (("--projector", "CL"), "that of the paper is --projector contrastive"),
         (("--set", "flow.epochs=2"), "unknown key 'flow': did you mean 'flows'? Or: "),
         (("--system", "jnf-share"), "did you mean 'jnf-shared'?"),

@@ -77,6 +77,33 @@ def test_not_a_run(refused, tmp_path, command):
     assert "is not a run directory" in refused(command, tmp_path, code=2)
 
 
+@pytest.mark.parametrize("command", ["train", "train-flows", *READERS])
+def test_what_is_given_in_place_of_a_run_is_named(refused, store, trained, tmp_path, command):
+    assert f"'mvflow new RUN --store {store}'" in refused(command, store, code=2)
+    file = trained / "joint.safetensors"
+    assert f"is a file of run {trained}: name the run" in refused(command, file, code=2)
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").touch()
+    few = f"{tmp_path}/a, {tmp_path}/b, {tmp_path}/c, ...; name one of them"
+    assert f"holds 4 runs: {few}" in refused(command, tmp_path, code=2)
+
+
+def test_no_epochs_are_said(mvflow, make):
+    path = make("a", settings=["flows.epochs=0"])
+    assert "flows: trained, epochs 0, " in mvflow("train", path).out
+    found = mvflow("evaluate", path)
+    assert "verdict: Do not trust yet. Training: flows was trained for 0 epochs" in found.out
+    assert "- Raise flows.epochs, and train." in found.out
+
+
+def test_what_only_other_systems_have_is_said_of_which(refused, make):
+    path = make("a", "--system", "mopoe")
+    assert "; 'flows' is of jnf, jnf-shared" in refused("train-flows", path, code=2)
+    line = refused("evaluate", path, "--subset", "product", code=2)
+    assert "choose a system that has one (jmvae, jnf" in line
+
+
 def test_damaged_files_of_a_run(refused, copied):
     weights = copied / "joint.safetensors"
     data = weights.read_bytes()

@@ -499,7 +499,8 @@ def test_the_shape_of_flat_images_is_kept_beside_the_data(here):
         with Store.open(path) as store:
             stores[bool(shapes)] = store.fingerprint, store.info()
             test = store["test"]
-            model = SimpleNamespace(modalities=store.modalities)
+            config = SimpleNamespace(covariates={})
+            model = SimpleNamespace(modalities=store.modalities, config=config)
             entry = Entry("flat", model, test, [], {}, {}, None)
             spec = Context((entry,), None, 0, None).spec(entry, "pix")
             assert (spec.kind, spec.shape) == (("image", (2, 3)) if shapes else ("curve", (6,)))

@@ -29,7 +29,10 @@ def refusal(path):
 
 
 def test_a_missing_file(tmp_path):
-    assert refusal(tmp_path / "no.h5").endswith("build one with 'mvflow data build'")
+    sentence = refusal(tmp_path / "no.h5")
+    assert sentence.startswith(f"there is no store at {tmp_path / 'no.h5'}: ")
+    assert "'mvflow data import'" in sentence
+    assert "'mvflow data build'" in sentence
 
 
 def test_a_folder(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mvflow import JNF, Modality
 from mvflow.config import config_from_dict
+from mvflow.estimators import estimator_class
 from mvflow.evaluation.checks import LEVELS, Check, worst
 from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
 from mvflow.evaluation.result import SamplerSummary
@@ -326,6 +327,28 @@ def test_the_headline_names_what_decides():
 def test_baselines_that_win_somewhere_are_ahead_there():
     found = baselines({"a->b": -5.0, "b->a": 0.2, "a->c": 0.1}, ["b->a", "a->c"])
     assert found.value == "a baseline predicts better in 2 of 3 directions, by 0.15 on average"
+
+
+def test_baselines_that_are_level_are_not_said_to_predict_better():
+    level = baselines({"a->b": 0.02, "b->a": 0.03}, [])
+    assert level.verdict == CLOSER
+    assert "beyond noise" in level.advice
+    ahead = baselines({"a->b": 0.02, "b->a": 0.2}, ["a->b", "b->a"])
+    assert ahead.advice.startswith("Ridge regression or nearest neighbours predict better, most b")
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [("jnf", True), ("mopoe", False)])
+def test_advice_is_what_the_system_can_follow(kind, is_told):
+    model = estimator_class(kind)([Modality("a", (2,)), Modality("b", (3,))], 2)
+    history = [
+        {"stage": "joint", "epoch": i, "loss": 1.0, "validation": {"loss": 1.0}} for i in range(9)
+    ]
+    (joint,) = stage_curves(history, model.config)
+    assert joint.trend == "settled"
+    assert ("posterior family" in training_advice([joint])) == is_told
+    for stages in (None, ["joint"]):  # of a stage of 0 epochs there is nothing
+        assert "data.validation" not in training_advice([], stages)
+    assert "data.validation" not in overfitting([]).advice
 
 
 def test_the_order_of_facts_does_not_matter():
