@@ -77,7 +77,8 @@ def evaluated(path: Path, protocol: str | None = None) -> EvaluatedRun:
     from mvflow.evaluation.compare import EvaluatedRun
     from mvflow.evaluation.learning import stage_curves
     from mvflow.evaluation.verdicts import judge
-    from mvflow.runs import RunDirectory, read_json
+    from mvflow.runs import Plan, RunDirectory, read_json
+    from mvflow.systems import build_system, stages_of
     from mvflow.systems.subsets import with_protocol
 
     run = RunDirectory.open(path)
@@ -95,6 +96,17 @@ def evaluated(path: Path, protocol: str | None = None) -> EvaluatedRun:
     if any(keys.get(name) != key for name, key in metrics.stages.items()):
         msg = f"{path} was trained anew since its evaluation: run '{again}' first"
         raise StageError(msg)
+    plan = Plan(own, stages_of(build_system(own)))
+    for name in plan.names:
+        if (record := entries.get(name)) is None or name not in metrics.stages:
+            continue
+        needs = {n: keys.get(n, "") for n in plan.spec(name).needs}
+        if record.key != plan.key(name, record.inputs, needs):
+            msg = (
+                f"{path}/config.toml was changed since stage {name!r} was trained: "
+                f"run 'mvflow train {path}', then '{again}' first"
+            )
+            raise StageError(msg)
     if differ := changed(metrics, settings_state(config)):
         msg = (
             f"{path}/config.toml was changed since its evaluation ({', '.join(differ)}): "

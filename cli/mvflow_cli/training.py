@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mvflow_cli.distributed import ClusterOptions, process_group
-from mvflow_cli.opening import move_store, open_store
+from mvflow_cli.opening import open_store
 from mvflow_cli.output import LogLines, say, show_json, warn_idle
 from mvflow_cli.progress import TrainingProgress
 from mvflow_cli.stage_commands import provider
@@ -43,6 +43,13 @@ class TrainOptions:
     precision: str | None = None
     compile: str = "auto"
     machines: ClusterOptions = ClusterOptions()
+
+    def changes(self) -> str:
+        """Those that change settings, as words of a command line."""
+        named = (("--subset", self.subset), ("--precision", self.precision))
+        words = [word for name, value in named if value is not None for word in (name, value)]
+        words += [word for text in self.settings for word in ("--set", text)]
+        return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def train_command(path: Path, stages: Sequence[str] | None, options: TrainOptions) -> None:
@@ -76,9 +83,10 @@ def train_stages(
         and last record.
     """
     from mvflow.core import fingerprint
-    from mvflow.estimators import estimator_class, load
+    from mvflow.estimators import estimator_class
     from mvflow.runs import Inputs, RunDirectory
     from mvflow.training import check_compile
+    from mvflow_cli.changed_run import ChangedRun
 
     check_compile(options.compile)
     run = RunDirectory.open(path)
@@ -89,26 +97,29 @@ def train_stages(
     with run.lock():
         config = _configured(run, stages, options)
         with open_store(run, config, options.store) as store:
-            if options.store is not None:
-                move_store(run, config, store.path)
             train = store[config.data.train]
-            if options.again:  # before weights are read: a file may be another's
-                untrained = estimator_class(config.system).from_config(config)
-                for name in _wanted(run, untrained, stages):
-                    run.forget(name)
-            model = load(path)
-            wanted = _wanted(run, model, stages)
-            todo = _todo(run, model, wanted, Inputs(fingerprint(train)), err=options.json)
+            if options.store is not None:
+                data = config.data.model_copy(update={"store": str(store.path)})
+                config = config.model_copy(update={"data": data})
+            untrained = estimator_class(config.system).from_config(config)
+            wanted = _wanted(run, untrained, stages, options)
+            again = wanted if options.again else ()
+            changed = ChangedRun(run.path, config, again, options.json)
+            model = untrained.restore(changed)
+            todo = _todo(changed, model, wanted, Inputs(fingerprint(train)), err=options.json)
             if processes is not None:
-                processes.broadcast({"todo": todo, "store": str(store.path)})
-            if todo:
+                raw = config.to_dict()
+                processes.broadcast({"todo": todo, "config": raw, "again": again})
+            if not todo:
+                changed.begin()
+            else:
                 lengths = map(stage_length, map(model.plan_.spec, todo))
                 say(f"to train: {', '.join(lengths)}", err=options.json)
                 with TrainingProgress(err=options.json) as progress, log_lines(err=options.json):
                     model.distribute(processes).fit(
                         train,
                         stages=todo,
-                        run=run,
+                        run=changed,
                         device=device,
                         callback=progress,
                         compile=options.compile,
@@ -134,22 +145,26 @@ def stage_length(spec: StageSpec) -> str:
 
 def _follow(run: RunDirectory, processes: Processes) -> None:
     """Train what the main process has found to do."""
-    from mvflow.estimators import load
+    from mvflow.config import config_from_dict
+    from mvflow.estimators import estimator_class
+    from mvflow_cli.changed_run import ChangedRun
 
     plan: dict[str, Any] = processes.broadcast({})
-    config = run.config()
     if plan["todo"]:
-        with open_store(run, config, Path(plan["store"])) as store:
-            load(run.path).distribute(processes).fit(
+        config = config_from_dict(plan["config"])
+        changed = ChangedRun(run.path, config, plan["again"])
+        model = estimator_class(config.system).from_config(config).restore(changed)
+        with open_store(run, config) as store:
+            model.distribute(processes).fit(
                 store[config.data.train], stages=plan["todo"], device=str(processes.device)
             )
 
 
 def _configured(run: RunDirectory, stages: Sequence[str] | None, options: TrainOptions) -> Config:
-    """The run's configuration; what the options change is written into it, and said."""
+    """The run's configuration with what the options change; nothing is written."""
     from mvflow.config import assign, config_from_dict, with_part
 
-    config = changed = run.config()
+    changed = run.config()
     if options.subset is not None:
         changed = with_part(changed, "subset", options.subset)
     for stage in stages or ():
@@ -158,13 +173,6 @@ def _configured(run: RunDirectory, stages: Sequence[str] | None, options: TrainO
         changed = config_from_dict(assign(changed.to_dict(), options.settings), where="--set")
     if options.precision is not None:
         changed = _with_precision(changed, stages, options.precision)
-    if changed != config:
-        run.write_config(changed)
-        before, after = (_flat(c.to_dict()) for c in (config, changed))
-        for key in sorted(after):
-            if after[key] != before.get(key):
-                was = f" (was {before[key]!r})" if key in before else ""
-                say(f"config.toml: {key} = {after[key]!r}{was}", err=options.json)
     warn_idle(changed, [a.partition("=")[0].strip() for a in options.settings or []])
     return changed
 
@@ -206,14 +214,6 @@ def _with_precision(config: Config, stages: Sequence[str] | None, precision: str
     return config_from_dict(raw)
 
 
-def _flat(raw: dict[str, Any], before: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in raw.items():
-        name = f"{before}{key}"
-        out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return out
-
-
 @contextmanager
 def log_lines(of: str = "mvflow.training", *, err: bool) -> Iterator[None]:
     """Show what the library logs of training."""
@@ -228,7 +228,10 @@ def log_lines(of: str = "mvflow.training", *, err: bool) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _wanted(run: RunDirectory, model: Estimator, stages: Sequence[str] | None) -> tuple[str, ...]:
+def _wanted(
+    run: RunDirectory, model: Estimator, stages: Sequence[str] | None, options: TrainOptions
+) -> tuple[str, ...]:
+    """The stages asked for, in order; those that they need must be done."""
     from mvflow.core import UsageError
 
     names = model.stage_names
@@ -242,7 +245,7 @@ def _wanted(run: RunDirectory, model: Estimator, stages: Sequence[str] | None) -
             msg = f"{run.path} has no stage {stage!r}: {hint}{has}"
             raise UsageError(msg)
         before = [n for n in model.plan_.spec(stage).needs if n not in stages]
-        run.require(before, model.plan_)
+        run.require(before, model.plan_, options.changes())
     return tuple(name for name in names if name in stages)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "check_mask",
     "entry_shares",
     "fill_absent",
+    "nan_absent",
     "pack_column",
     "present_columns",
     "row_presence",
@@ -131,6 +132,23 @@ def fill_absent(name: str, x: NDArray[Any], mask: Mask, rows: int | None = None)
         return x
     spread = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
     return np.where(spread, x, x.dtype.type())
+
+
+def nan_absent(x: NDArray[Any], mask: Mask | None) -> NDArray[Any]:
+    """Values with NaN in place of those that are absent; unchanged where none is.
+
+    Args:
+        x: (rows, *shape).
+        mask: bool (rows,) or (rows, *shape); None: all are present.
+
+    Examples:
+        >>> nan_absent(np.array([[1.0, 2.0]]), np.array([[True, False]])).tolist()
+        [[1.0, nan]]
+    """
+    if mask is None or mask.all():
+        return x
+    spread = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
+    return np.where(spread, x, np.float32(np.nan))
 
 
 # Columns

@@ -420,7 +420,8 @@ def _checked(given: Any, modality: Modality) -> NDArray[Any]:
         value = x[bad][~np.isfinite(values[bad])].flat[0]
         msg = (
             f"modality {modality.name!r}, row {bad} contains {value}: "
-            "expected finite float32 numbers; mask what is absent, or remove such rows first"
+            "expected finite float32 numbers; mark what is absent, by numpy.ma.masked_invalid or "
+            f"present={{{modality.name!r}: mask}}, or remove such rows first"
         )
         raise DataError(msg)
     wrong = _first_bad_row(values, lambda chunk: ~likelihood.is_valid(chunk, modality.shape))

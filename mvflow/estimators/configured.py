@@ -37,6 +37,12 @@ class ConfiguredEstimator:
         **settings: Any,
     ) -> None:
         specs = list(modalities)
+        if stray := [m for m in specs if not isinstance(m, Modality)]:
+            msg = (
+                f"modalities holds {stray[0]!r}: expected a list of mvflow.Modality, "
+                'as in [Modality("rna", (2000,)), Modality("protein", (30,))]'
+            )
+            raise UsageError(msg)
         self._params = {"modalities": modalities, "latent_dim": latent_dim, "networks": networks}
         self._params |= settings
         names = [m.name for m in specs]

@@ -178,6 +178,8 @@ class TrainableEstimator(ConfiguredEstimator):
         several = callback if isinstance(callback, Sequence) else [callback] if callback else []
         to_train = [spec for spec in plan.stages if spec.name in wanted]
         check_stages(to_train, plan, rows, validation_rows)
+        if run is not None and self._is_main_process:
+            run.begin()
         with contextlib.ExitStack() as shown:
             bars = [shown.enter_context(Progress())] if progress and self._is_main_process else []
             for spec in to_train:

@@ -29,6 +29,8 @@ APART = (
 
 DEPARTURES = "settings that are not the paper's, which are in brackets: "
 """Begins the caveat of each setting that is not the paper's."""
+CHANGES = "settings that are not the recipe's, which are in brackets: "
+"""The same of the run's own recipe, where the paper has no figures."""
 MAX_SHOWN = 20
 """Characters of a value that is shown."""
 
@@ -76,12 +78,17 @@ def method_words(method: Method) -> str:
 
 def paper_config(config: Config, report: Published) -> Config | None:
     """The paper's own settings of a run's system; None if the recipe cannot make it."""
+    return _by_recipe(config, report.recipe)
+
+
+def _by_recipe(config: Config, name: str) -> Config | None:
+    """Settings of a recipe for a run's system, projector and posterior; None if it has none."""
     parts = [f"system={config.system}"]
-    for name in ("projector", "posterior"):
-        kind = getattr(getattr(config, name, None), "kind", None)
-        parts += [f"{name}={kind}"] if kind is not None else []
+    for part in ("projector", "posterior"):
+        kind = getattr(getattr(config, part, None), "kind", None)
+        parts += [f"{part}={kind}"] if kind is not None else []
     try:
-        return config_from_dict(recipe(report.recipe, parts))
+        return config_from_dict(recipe(name, parts))
     except (ConfigError, UsageError):
         return None
 
@@ -168,13 +175,16 @@ def caveats(config: Config, metrics: Evaluation, report: Published | None = None
                 f"by the scale of the likelihoods, beta {beta:g} acts as {factor * beta:g} does "
                 "in the paper"
             )
+    if paper is None and (own := _by_recipe(config, config.recipe)) is not None:
+        yield from (f"{CHANGES}{setting}" for setting in departures(config, own))
     yield method_words(metrics.method or method_of(config))
 
 
 def merge_caveats(of_systems: Mapping[str, Sequence[str]]) -> list[str]:
     """Caveats of several systems, each once with the systems that it is of.
 
-    Settings that are not the paper's are in one line where they are of the same systems.
+    Settings that are not the paper's, or the recipe's, are in one line where they are of the same
+    systems.
 
     Examples:
         >>> merge_caveats({"JNF": ["small", "slow"], "MVAE": ["small"]})
@@ -187,8 +197,8 @@ def merge_caveats(of_systems: Mapping[str, Sequence[str]]) -> list[str]:
     lines: dict[str, str] = {}
     for caveat, names in names_of.items():
         who = _who(names, list(of_systems))
-        setting = caveat.removeprefix(DEPARTURES)
-        key = who + (DEPARTURES if setting != caveat else caveat)
+        begins = next((words for words in (DEPARTURES, CHANGES) if caveat.startswith(words)), "")
+        setting, key = caveat.removeprefix(begins), who + (begins or caveat)
         lines[key] = f"{lines[key]}, {setting}" if key in lines else f"{who}{caveat}"
     return [*lines.values()]
 

@@ -241,6 +241,7 @@ def _distances_compare(runs: Sequence[EvaluatedRun]) -> bool:
             run.config.evaluation.prior_draws,
             found.rows,
             found.reference_rows,
+            tuple(sorted(found.reference_full.items())),
             found.manifold_rows,
         )
         for run in runs

@@ -263,6 +263,7 @@ def _put_together(
                 real,
                 rows=of.compared,
                 reference_rows=len(rows.reference),
+                reference_full=of.features.reference_full,
                 manifold_rows=of.features.manifold_rows,
                 is_apart=rows.is_apart,
             )

@@ -107,10 +107,16 @@ class FeatureComparison:
     @cached_property
     def _compared_names(self) -> set[str]:
         """Modalities of which some real rows have all values, to compare features with."""
+        full = self.reference_full
+        return {name for name in self.names if full.get(name, MIN_SCORED) >= MIN_SCORED}
+
+    @cached_property
+    def reference_full(self) -> dict[str, int]:
+        """Modality -> real rows to compare with that have all its values, where not all have."""
         if self.rows.present is None:
-            return set(self.names)
-        full = {name: self.rows.is_full(name, self.rows.reference).sum() for name in self.names}
-        return {name for name, count in full.items() if count >= MIN_SCORED}
+            return {}
+        full = {n: int(self.rows.is_full(n, self.rows.reference).sum()) for n in self.names}
+        return {n: count for n, count in full.items() if count < len(self.rows.reference)}
 
     def _features(self, name: str, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Features of rows, if there are any."""

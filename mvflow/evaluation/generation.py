@@ -22,6 +22,7 @@ from mvflow.core import (
     derive_seed,
     generator,
     intensities,
+    nan_absent,
     without_full_masks,
 )
 from mvflow.estimators import Estimator
@@ -451,11 +452,7 @@ class Generation:
 
     def _known_values(self, name: str, x: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Rows of a table as decoders make them, NaN where a value is missing."""
-        values, mask = self._values(name, x[name]), x.get(PRESENT + name)
-        if mask is None or mask.all():
-            return values
-        spread = mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
-        return np.where(spread, values, np.float32(np.nan))
+        return nan_absent(self._values(name, x[name]), x.get(PRESENT + name))
 
 
 def _joined(parts: Sequence[Diagnostics]) -> Diagnostics:

@@ -132,6 +132,8 @@ class Frechet(Values):
     Args:
         features: number of features.
         reference_rows: number of real rows that generated ones are compared with.
+        reference_full: modality -> how many of these have all of its values, and so have features;
+            without those that all rows have.
         rows: number of generated rows in each distance but the joint ones.
         joint: modality -> distance of draws from the model's prior.
         joint_fitted: the same of draws from the fitted prior; None if there is none.
@@ -152,6 +154,7 @@ class Frechet(Values):
 
     features: int
     reference_rows: int
+    reference_full: dict[str, int] = {}
     rows: int
     joint: dict[str, Distance]
     joint_fitted: dict[str, Distance] | None = None

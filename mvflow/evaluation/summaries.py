@@ -118,6 +118,7 @@ def frechet(
     *,
     rows: int,
     reference_rows: int,
+    reference_full: Mapping[str, int] | None = None,
     manifold_rows: int = 0,
     is_apart: bool | None = None,
 ) -> Frechet:
@@ -131,6 +132,7 @@ def frechet(
         real: modality -> network -> likeness of real rows; empty where there are not enough.
         rows: in each distance but the joint ones.
         reference_rows: that they are compared with.
+        reference_full: modality -> how many of these have all of its values, where not all have.
         manifold_rows: of precision and recall.
         is_apart: whether no generated row is conditioned on one of these.
     """
@@ -148,6 +150,7 @@ def frechet(
     return Frechet(
         features=features,
         reference_rows=reference_rows,
+        reference_full=dict(reference_full or {}),
         rows=rows,
         manifold_rows=manifold_rows if "precision" in others else 0,
         reference_is_apart=is_apart,
@@ -171,6 +174,9 @@ def distance_rows(metrics: Evaluation, settings: EvaluationSettings) -> str:
         f"Fréchet distances ({names}): {found.rows:,} generated rows, joint ones "
         f"{settings.prior_draws:,}, against {found.reference_rows:,} real ones"
     ]
+    if found.reference_full:
+        full = [f"{count:,} {name}" for name, count in sorted(found.reference_full.items())]
+        said[0] += f", of which only those with all values have features ({', '.join(full)})"
     if metrics.presence is None:
         told = found.reference_is_apart
         is_apart = bool(found.real) if told is None else told

@@ -120,6 +120,9 @@ class RunDirectory:
         text = to_toml(config)
         write_atomically(self.path / "config.toml", lambda p: p.write_text(text, "utf-8"))
 
+    def begin(self) -> None:
+        """Called before the first stage is trained, once nothing refuses to; does nothing."""
+
     # Stages
 
     def write_units(self, units: Mapping[str, Units]) -> None:

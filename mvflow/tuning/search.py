@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 
 from mvflow.config import Config, assign, config_from_dict
 from mvflow.core import (
+    PRESENT,
     Modality,
     Source,
     covariate_columns,
@@ -28,6 +29,7 @@ from mvflow.core.files import check_shape, read_json, write_json
 from mvflow.core.selected import SelectedRows, TakenRows
 from mvflow.estimators import Estimator, estimator_class
 from mvflow.metrics import Estimate, mean_and_error
+from mvflow.nn import GapsNetwork
 
 __all__ = ["Trial", "alternatives", "imputation_scores", "tune"]
 
@@ -109,12 +111,16 @@ def alternatives(config: Config) -> list[list[list[str]]]:
         >>> alternatives(config_from_dict(raw))  # one modality: nothing to impute it from
         []
     """
-    parts = [
-        f"modalities.{name}.{part}"
+    networks = {
+        f"modalities.{name}.{part}": getattr(m, part)
         for name, m in config.modalities.items()
         for part in ("encoder", "decoder")
-        if hasattr(getattr(m, part), "dropout")
-    ]
+    }
+    inner = {  # of encoders of rows with gaps, the network within
+        f"{at}.network" if isinstance(n, GapsNetwork) else at: getattr(n, "network", n)
+        for at, n in networks.items()
+    }
+    parts = [at for at, network in inner.items() if hasattr(network, "dropout")]
     if len(parts) < 2 * len(config.modalities) or len(config.modalities) < 2:
         return []
     columns = sum(m.size for m in config.specifications())
@@ -169,7 +175,7 @@ def tune(
     if not len(complete):
         return config, []
     scored = complete[: max(2, min(SCORED_ROWS, len(complete) // 5))]
-    held = source.take(np.sort(scored))
+    held = _with_all_modalities(source.take(np.sort(scored)), [m.name for m in source.modalities])
     rows = TakenRows([SelectedRows(source, np.sort(order[~np.isin(order, scored)][:ROWS]))])
     search = _Search(
         config, rows, held, _Memory.of(path, config, source), seconds, callback, clock
@@ -278,27 +284,41 @@ def imputation_scores(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> NDA
 
     The mean over rows is that R², where no column counts for less than -1. Counts enter as
     log(1 + x), as they do wherever models are compared. Of classes, 1 - the share of wrong ones /
-    that of the most frequent class takes the place of R².
+    that of the most frequent class takes the place of R². Absent values, where `present/NAME` is
+    false, are neither given nor scored: a row counts by the columns that it has.
     """
     specs = {m.name: m for m in model.modalities}
-    covariates = covariate_columns(rows)
+    others = covariate_columns(rows)
+    masks = {n: rows[PRESENT + n] for n in specs if PRESENT + n in rows}
     scores = []
     for name, modality in specs.items():
-        given = {n: rows[n] for n in specs if n != name} | covariates
+        given = {n: rows[n] for n in specs if n != name} | others
+        given |= {PRESENT + n: mask for n, mask in masks.items() if n != name}
         drawn = model.generate(given, DRAWS, targets=[name], noise=False)[name]
         x = np.asarray(intensities(rows[name]), np.float64).reshape(len(rows[name]), -1)
         mean = drawn.mean(0, dtype=np.float64).reshape(x.shape)
         if "library" in type(modality.likelihood_part).model_fields:
             x, mean = np.log1p(x), np.log1p(mean)
-        error, spread = (x - mean) ** 2, x.var(0)
+        has = np.broadcast_to(masks[name].reshape(len(x), -1) if name in masks else True, x.shape)
+        error, spread = (x - mean) ** 2, x.var(0, where=has)
         for i in np.flatnonzero(_are_classes(modality)):
             votes = drawn.reshape(len(drawn), *x.shape)[:, :, i]
             error[:, i] = _are_wrong(votes, x[:, i])
-            spread[i] = _are_wrong(x[:, i][:, None], x[:, i]).mean()
+            spread[i] = _are_wrong(x[has[:, i], i][:, None], x[has[:, i], i]).mean()
         varies = spread > 0
-        parts = 1 - error[:, varies] / spread[varies]
-        scores.append(np.where(parts.mean(0) > -1, parts, -1).mean(1))
-    return np.mean(scores, 0, dtype=np.float64)
+        parts = np.ma.masked_array(1 - error[:, varies] / spread[varies], ~has[:, varies])
+        scores.append(np.ma.where(parts.mean(0) > -1, parts, -1).mean(1))
+    by_row = np.ma.stack(scores).mean(0)
+    return np.asarray(by_row.filled(by_row.mean()), np.float64)
+
+
+def _with_all_modalities(
+    rows: Mapping[str, NDArray[Any]], names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """The rows that have a value of each modality."""
+    masks = [np.asarray(rows[PRESENT + n]) for n in names if PRESENT + n in rows]
+    has = [mask.reshape(len(mask), -1).any(1) for mask in masks]
+    return {k: x[np.logical_and.reduce(has)] if has else x for k, x in rows.items()}
 
 
 def _are_classes(modality: Modality) -> NDArray[np.bool_]:

@@ -43,6 +43,17 @@ def test_a_run_whose_settings_changed_since_its_evaluation_is_refused(refused, e
     assert "config.toml was changed since its evaluation (subset.divisor)" in line
 
 
+@pytest.mark.parametrize("edit", [("beta = 1.0", "beta = 5.0"), ("seed = 0", "seed = 1")])
+def test_a_run_whose_settings_changed_since_its_training_is_refused(refused, evaluated, edit):
+    """Its numbers are of the old settings; `sample` and `evaluate` refuse it, too."""
+    config = evaluated / "config.toml"
+    config.write_text(config.read_text().replace(*edit, 1))
+    line = refused("compare", evaluated, code=1)
+    assert f"{config} was changed since stage 'joint' was trained" in line
+    assert f"run 'mvflow train {evaluated}', then 'mvflow evaluate {evaluated}' first" in line
+    refused("sample", evaluated, code=1)
+
+
 def test_parts_of_an_evaluation_by_another_rule_are_not_taken_over(copied):
     """Both rules have the same stages: only the settings tell them apart."""
     run, model = RunDirectory.open(copied), load(copied)
@@ -52,13 +63,24 @@ def test_parts_of_an_evaluation_by_another_rule_are_not_taken_over(copied):
     assert first["settings"] != second["settings"]
 
 
+def said_to_be_trained_with(path, old, new):
+    """A run with another setting, whose keys are as if its stages were trained with that."""
+    config, metrics = path / "config.toml", path / "metrics" / "evaluation.json"
+    config.write_text(config.read_text().replace(old, new, 1))
+    plan, manifest = load(path).plan_, read_json(path / "manifest.json")
+    keys = plan.keys(next(iter(RunDirectory.open(path).records().values())).inputs)
+    for name, record in manifest["stages"].items():
+        record["key"] = keys[name]
+    write_json(path / "manifest.json", manifest)
+    write_json(metrics, {**read_json(metrics), "stages": {n: keys[n] for n in manifest["stages"]}})
+    return path
+
+
 @pytest.fixture
 def other_seed(evaluated, tmp_path):
     """The same weights and measures, said to be of another seed."""
     path = shutil.copytree(evaluated, tmp_path / "other")
-    config = path / "config.toml"
-    config.write_text(config.read_text().replace("seed = 0", "seed = 1", 1))
-    return path
+    return said_to_be_trained_with(path, "seed = 0", "seed = 1")
 
 
 def test_tables_and_plots(mvflow, evaluated, other_seed, tmp_path):
@@ -83,9 +105,7 @@ def test_a_narrow_terminal_shows_all_numbers(mvflow, evaluated, tmp_path, monkey
     paths = [evaluated]
     for beta in ("2.0", "3.0", "4.0"):
         path = shutil.copytree(evaluated, tmp_path / beta)
-        config = path / "config.toml"
-        config.write_text(config.read_text().replace("beta = 1.0", f"beta = {beta}"))
-        paths.append(path)
+        paths.append(said_to_be_trained_with(path, "beta = 1.0", f"beta = {beta}"))
     monkeypatch.setenv("COLUMNS", "80")
     out = mvflow("compare", *paths).out
     assert "…" not in out

@@ -74,6 +74,13 @@ def test_takes_what_is_the_same_from_another_run(mvflow, store, trained, make, t
     [
         (("--recipe", "toi"), "unknown recipe 'toi': did you mean 'toy'?"),
         (("--model", "jnf-share"), "did you mean 'jnf-shared'?"),
+        (("--system", "MMVAE+"), "that of the paper is --system mmvae-plus"),
+        (("--system", "mopeo"), "did you mean 'mopoe'?"),
+        (("--set", "system=MMVAEPlus"), "did you mean 'mmvae-plus'?"),
+        (("--system", "JNF-Shared"), "did you mean 'jnf-shared'?"),
+        (("--system", "jnf-shared (cl)"), "--system jnf-shared --projector contrastive"),
+        (("--projector", "CL"), "that of the paper is --projector contrastive"),
+        (("--set", "flow.epochs=2"), "unknown key 'flow': did you mean 'flows'? Or: "),
         (("--system", "jnf-share"), "did you mean 'jnf-shared'?"),
         (("--subset", "amortized"), "did you mean 'amortised'?"),
         (("--prior", "mixtur"), "did you mean 'mixture'?"),
@@ -97,6 +104,13 @@ def test_takes_what_is_the_same_from_another_run(mvflow, store, trained, make, t
 def test_wrong_use_is_refused_and_leaves_nothing(refused, store, tmp_path, words, hint):
     line = refused("new", tmp_path / "a", "--recipe", "toy", "--store", store, *words, code=2)
     assert hint in line
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_damaged_run_to_take_stages_from_leaves_nothing(refused, store, copied, tmp_path):
+    (copied / "manifest.json").write_bytes(b"damaged")
+    words = ("--recipe", "toy", "--store", store, "--from", copied)
+    assert "manifest.json" in refused("new", tmp_path / "a", *words, code=1)
     assert not (tmp_path / "a").exists()
 
 

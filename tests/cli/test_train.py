@@ -198,6 +198,30 @@ def test_settings_are_changed_said_and_written_down(mvflow, refused, copied):
     assert (copied / "config.toml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "reason", "code"),
+    [
+        (("--set", "joint.beta=9", "--stage", "flows"), "--stage joint --set joint.beta=9'", 1),
+        (("--set", "joint.beta=9", "--stage", "flow"), "has no stage 'flow'", 2),
+        (("--set", "joint.patience=2", "--set", "data.validation=0"), "no rows are held out", 2),
+        (
+            ("--again", "--set", "data.validation=0", "--set", "joint.keep_best=true"),
+            "held out",
+            2,
+        ),
+        (("--again", "--set", "joint.samples=1000000000"), "MiB are free", 1),
+    ],
+)
+def test_a_refused_command_leaves_the_run_as_it_was(mvflow, copied, words, reason, code):
+    before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+    found = mvflow("train", copied, *words)
+    assert found.code == code, found
+    assert reason in found.err
+    assert "config.toml: " not in found.out
+    assert {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()} == before
+    assert mvflow("train", copied).out.count("done already") == 2
+
+
 def test_both_rules_in_one_run(mvflow, refused, copied):
     assert "amortised" in refused("train", copied, "--subset", "amortized", code=2)
     line = refused("sample", copied, "--given", "square", "--subset", "amortised", code=1)

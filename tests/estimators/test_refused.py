@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvflow import JNF, JNFShared
-from mvflow.core import ConfigError, DataError, StageError
+from mvflow.core import ConfigError, DataError, StageError, UsageError
 from mvflow.systems import sampling
 
 NETWORK = {"summary_hidden": [8], "embedding": 4, "width": 8, "epochs": 1}
@@ -34,6 +34,15 @@ def test_nothing_is_trained_for_nothing(small, kind, settings, present, error, w
         model.fit(rows, present=present)
     assert not model.history_
     assert not model.records_
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("modalities", [{"rna": (4,)}, ["rna"], [("rna", 4)]])
+def test_what_is_no_modality_is_refused_with_what_is(modalities):
+    with pytest.raises(
+        UsageError, match=r"expected a list of mvflow\.Modality, as in \[Modality\("
+    ):
+        JNF(modalities, 2)
 
 
 @pytest.mark.bad_input

@@ -241,6 +241,9 @@ def test_rows_that_lack_something_are_measured_as_far_as_they_go(judged, kind):
     assert seen.complete == complete.sum()
     assert seen.full["a"] == present["a"].reshape(600, -1).all(1).sum()
     assert found.rows == min(300, complete.sum())
+    full = found.frechet["classifier"].reference_full
+    assert set(full) == {name for name, mask in present.items() if not mask.all()}
+    assert 0 < full["a"] <= seen.full["a"]
     assert found.rows_by_observed == {1: 300}
     for prediction in found.predictions.values():
         r2 = prediction.model.r2

@@ -332,7 +332,8 @@ def test_markdown(runs):
     assert "| *0.800 ± 0.010* |" in second
     assert "| **1.00 ± 0.00** |" not in second
     assert "−100.0" in third
-    assert caption.startswith("Mean ± standard deviation over seeds; best in bold")
+    errors = "Mean ± standard deviation over seeds, of one seed ± standard error of the test rows"
+    assert caption.startswith(f"{errors}; best in bold")
     assert all(note.startswith("- ") for note in notes)
     assert "- accuracy of the classifiers on real test rows: mnist 0.990, svhn 0.850" in notes
 
@@ -453,6 +454,35 @@ def test_a_fid_says_of_how_many_images_it_is_and_how_many_are_repeats():
     assert "100 generated rows" in note
     assert "against 500 real ones" in note
     assert "900 mnist, 40 svhn" in note
+
+
+def test_what_is_not_as_in_the_recipe_is_said_where_the_paper_has_no_figures():
+    names = ("circle", "square")
+    raw = evaluation(0.5, 0.5, 0.5, 1.0, names) | {"facts": FACTS["jnf"], "data": "toy"}
+
+    def notes(*settings):
+        config = config_from_dict(recipe("toy", ["system=jnf", *settings]))
+        return compare([EvaluatedRun("r", config, Evaluation.from_dict(raw), "")]).notes
+
+    begins = "settings that are not the recipe's, which are in brackets: "
+    assert f"{begins}flows.epochs 2 (10), joint.epochs 3 (20)" in notes(
+        "joint.epochs=3", "flows.epochs=2"
+    )
+    assert not any("recipe's" in note for note in notes())
+
+
+def test_distances_of_rows_with_gaps_say_how_many_have_features():
+    def told(full):
+        raw = evaluation(*NUMBERS) | {"facts": FACTS["jnf"]}
+        for found in raw["frechet"].values():
+            found["reference_full"] = full
+        metrics = Evaluation.from_dict(raw)
+        return EvaluatedRun("r", config_from_dict(recipe("mnist-svhn-paper")), metrics, "")
+
+    (note,) = (n for n in compare([told({"mnist": 17})]).notes if "real ones" in n)
+    assert "of which only those with all values have features (17 mnist)" in note
+    (note,) = (n for n in compare([told({})]).notes if "real ones" in n)
+    assert "have features" not in note
 
 
 def test_figures_of_the_paper_beside_other_data_say_so():

@@ -5,16 +5,18 @@ import pytest
 from matplotlib.textpath import TextPath
 
 from mvflow import ArraySource, Modality
-from mvflow.core import UsageError
+from mvflow.core import UNLABELLED, UsageError
 from mvflow.evaluation.compare import ComparedSystem, Comparison
 from mvflow.evaluation.reproductions import reproduction
 from mvflow.metrics import Estimate
+from mvflow.report.context import Context
+from mvflow.report.figure_store import FigureStore
 from mvflow.report.figures.canvas import DARK, as_svg, new_figure, style
 from mvflow.report.figures.charts import loss_limits
 from mvflow.report.figures.comparison import comparison_figure
 from mvflow.report.figures.grids import Strip, row_grid
 from mvflow.report.figures.latent import LatentScatter, density_levels
-from mvflow.report.figures.sheet import FONT_SIZE, TILE, Sheet, plot_spec
+from mvflow.report.figures.sheet import FONT_SIZE, TILE, Sheet, known_values, plot_spec
 from mvflow.report.sections.samples import choose_rows
 
 
@@ -67,6 +69,41 @@ def test_no_letter_of_a_label_is_cut():
     assert label.get_position()[0] + ink > 0
 
 
+def test_absent_pixels_are_left_out_of_a_picture_and_of_its_scale():
+    values = np.full((1, 4, 4), 5.0, np.float32)
+    values[0, 0, 0], mask = 3.0, np.ones((1, 4, 4), bool)
+    values[0, 3, 3], mask[0, 3, 3] = 0.0, False  # as a store holds it
+    known = known_values({"a": values, "present/a": mask}, "a")
+    spec = plot_spec(Modality("a", (4, 4)), known)
+    assert (spec.low, spec.high) == (3.0, 5.0)
+    sheet = Sheet(TILE, TILE)
+    sheet.place(spec, known[0], 0, 0)
+    corners = sheet.pixels[[2, 2, -3, -3], [2, -3, 2, -3]]
+    assert corners[:, 3].tolist() == [255, 255, 255, 0]
+    assert corners[:3, 0].tolist() == [0, 255, 255]
+
+
+def test_absent_values_are_gaps_of_a_curve_and_no_bars():
+    known = known_values(
+        {"a": np.zeros((1, 3)), "present/a": np.array([[True, False, True]])}, "a"
+    )
+    sheet = Sheet(300, TILE)
+    sheet.place(plot_spec(Modality("a", (3,)), known), known[0], 0, 0)
+    assert np.isnan(sheet.lines[0][:, 1]).tolist() == [False, True, False]
+    kinds = known_values({"k": np.array([0]), "present/k": np.array([False])}, "k")
+    sheet.place(plot_spec(Modality("k", (2,), "categorical"), kinds), kinds[0], 0, 0)
+    assert all(np.isnan(bar[1, 1]) for bar in sheet.bars)
+
+
+def test_draws_of_rows_of_unknown_class_are_not_wrong(two):
+    entries, classifiers = two
+    context = Context(tuple(entries), FigureStore(), 0, classifiers)
+    draws = entries[0].test.take(np.arange(4))["circle"][None]
+    told = classifiers.predict("circle", draws[0])
+    wrong = context.wrong("circle", draws, np.array([told[0], 1 - told[1], UNLABELLED, told[3]]))
+    assert wrong.tolist() == [[False, True, False, False]]
+
+
 @pytest.fixture
 def compared():
     """All systems of Table 2 with two seeds."""
@@ -105,6 +142,47 @@ def test_every_point_has_its_error_and_the_mean_over_autoencoders_its_name(compa
     assert conditional[1].get_ylabel() == "MFD"
     assert joint.get_xlabel().startswith("MFD")
     assert all(len(line.get_xdata()) == 2 for line in joint.lines)  # a dot for each seed
+
+
+@pytest.fixture(params=["two", "many", "no distances"])
+def unlabelled(request):
+    """Two systems of rows without classes, with what `compare` knows of them."""
+    sizes = range(1, 2 if request.param == "two" else 12)
+    keys = {f"prediction/r2/{n}": 0.05 * n for n in sizes} | {"log_likelihood/joint": -20.0}
+    if request.param == "two":
+        keys |= {f"frechet/autoencoder/{d}": 7.0 for d in ("joint", "a->b", "b->a", "observed/1")}
+    if request.param == "many":
+        keys |= {f"frechet/autoencoder/observed/{n}": 20.0 - n for n in sizes}
+        keys |= {"frechet/autoencoder/joint": 7.0}
+    return [
+        ComparedSystem(name, (0,), {k: [Estimate(f * v, 0.01)] for k, v in keys.items()})
+        for name, f in (("MVAE", 1.0), ("a system with a long name", 0.5))
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_classes_a_comparison_shows_all_that_was_measured(unlabelled):
+    known = unlabelled[0].values
+    with style():
+        figure = comparison_figure(Comparison(tuple(unlabelled), (), "", ()))
+        figure.draw_without_rendering()
+        panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+        heads = [axes._left_title.get_window_extent() for axes in figure.axes]
+    shown = {title.split(",")[0]: axes for title, axes in panels.items()}
+    r2 = shown.pop("R² of tables").lines[0]
+    want = [known[f"prediction/r2/{n}"][0].mean for n in range(1, len(r2.get_ydata()) + 1)]
+    assert r2.get_ydata().tolist() == want
+    assert len(want) == sum(key.startswith("prediction") for key in known)
+    assert shown.pop("Log-likelihood").lines[0].get_ydata().tolist() == [-20.0]
+    if "frechet/autoencoder/joint" in known:
+        assert shown.pop("Draws from the prior").lines[0].get_ydata().tolist() == [7.0]
+        several = [20.0 - n for n in range(1, 12)]
+        distances = shown.pop("Conditional distance").lines[0].get_ydata().tolist()
+        assert distances == (several if "prediction/r2/2" in known else [7.0, 7.0])
+    assert not shown  # no empty panel
+    assert all(a.x1 < b.x0 for a, b in zip(heads, heads[1:], strict=False))
+    assert heads[-1].x1 <= figure.bbox.x1
+    assert all(axes.bbox.width > 200 for axes in figure.axes)
 
 
 def test_limits_hold_nearly_all_rows_on_one_scale():

@@ -18,6 +18,11 @@ from mvflow.evaluation.predictions import (
 )
 from mvflow.metrics import Estimate
 from mvflow.report import Entry, write_report
+from mvflow.report.context import Context
+from mvflow.report.figure_store import FigureStore
+from mvflow.report.figures.predictions import predicted_against_true
+from mvflow.report.sections.predictions import predictions
+from mvflow.report.sections.samples import choose_rows
 from mvflow.report.tables import MAX_NAMES
 
 HOSTILE = "<img src=x onerror='a'>&"
@@ -156,6 +161,29 @@ def test_the_verdict_accounts_for_baselines_and_intervals(text, tabular):
     assert "(45 % before calibration)" in checks["Intervals"].value
     first = unescape(text.split('<p class="verdict">')[1].split("</p>")[0])
     assert checks["Baselines"].value in first
+
+
+def test_absent_values_are_no_points_of_predicted_against_true(tabular, monkeypatch):
+    """A store holds zeros in their place, which would be a stripe at true = 0."""
+    shown = []
+    monkeypatch.setattr(
+        "mvflow.report.sections.predictions.predicted_against_true",
+        lambda points: shown.append((points, predicted_against_true(points))) or shown[-1][1],
+    )
+    of = tabular.test
+    x = of.take(np.arange(len(of)))
+    arrays = {name: x[name] for name in ("photo", "curve", "kind")}
+    mask = np.random.default_rng(0).random(x["curve"].shape) < 0.7
+    test = ArraySource(arrays, of.modalities, labels=of.labels, present={"curve": mask})
+    predictions(Context((replace(tabular, test=test),), FigureStore()))
+    (((points,), figure),) = shown
+    x = test.take(choose_rows(test, 60, 0))
+    known = x["present/curve"].ravel()
+    np.testing.assert_array_equal(np.isfinite(points.true), known)
+    np.testing.assert_allclose(points.true[known], x["curve"].ravel()[known])
+    (drawn,) = figure.axes[0].collections
+    np.testing.assert_allclose(drawn.get_offsets()[:, 0], points.true[known])
+    assert not (points.true == 0).any()
 
 
 def test_columns_of_a_table_are_no_pictures(text):

@@ -235,3 +235,47 @@ def test_the_score_of_bits_is_that_of_the_same_numbers():
         for x in (bits.astype(np.float32), (255 * bits).astype(np.uint8))  # as a store keeps them
     ]
     np.testing.assert_array_equal(*found)
+
+
+def test_absent_values_are_neither_given_nor_scored():
+    """The mean of R² over columns, each of the rows that have it."""
+    rng = np.random.default_rng(0)
+    specs = [Modality("a", (3,)), Modality("b", (2,))]
+    x = {m.name: rng.normal(size=(400, *m.shape)) for m in specs}
+    drawn = {n: v + rng.normal(size=(5, *v.shape)) for n, v in x.items()}
+    has = {n: rng.random(v.shape) < 0.8 for n, v in x.items()}
+    seen = []
+
+    class Noting(Guessing):
+        def generate(self, given, n, **options):
+            seen.append({k: np.asarray(v) for k, v in given.items()})
+            return super().generate(given, n, **options)
+
+    spoiled = {n: np.where(has[n], v, 1e9) for n, v in x.items()}
+    masks = {f"present/{n}": mask for n, mask in has.items()}
+    scores = imputation_scores(Noting(specs, drawn), {**spoiled, **masks})
+    by_column = [
+        1 - ((v[:, i] - drawn[n].mean(0)[:, i])[h] ** 2).mean() / v[h, i].var()
+        for n, v in x.items()
+        for i in range(v.shape[1])
+        for h in (has[n][:, i],)
+    ]
+    # Rows count alike, columns by how many rows have them: at 400 rows a hundredth apart.
+    assert scores.mean() == pytest.approx(np.mean(by_column), abs=0.01)
+    assert [sorted(given) for given in seen] == [["b", "present/b"], ["a", "present/a"]]
+
+
+def test_tables_with_gaps_are_searched(rows):
+    rng = np.random.default_rng(2)
+    present = {n: rng.random(v.shape) < 0.9 for n, v in rows.items()}
+    present["a"][:3] = False  # rows without one of them have nothing to be scored by
+    source = ArraySource(rows, present=present)
+    raw = resolved(auto_config(SPECS, 120), ["joint.epochs=2"])
+    plain = config_from_dict(raw)
+    for modality in raw["modalities"].values():
+        modality["encoder"] = {"kind": "gaps", "network": modality["encoder"]}
+    config = config_from_dict(raw)
+    assert len(alternatives(config)) == len(alternatives(plain))
+    _, trials = tune(config, source, seconds=5)
+    assert len({t.changes for t in trials}) > 1
+    assert all(np.isfinite(t.rows).all() for t in trials)

@@ -19,7 +19,7 @@ MAX_POINTS, FEW_POINTS = 1500, 300
 
 
 class Points(NamedTuple):
-    """True and predicted values of one target."""
+    """True and predicted values of one target; NaN where one is absent."""
 
     title: str
     true: NDArray[Any]
@@ -33,9 +33,11 @@ def predicted_against_true(panels: Sequence[Points]) -> Figure:
     figure = new_figure(300 * across, 270 * down)
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(down, across, i + 1)
-        step = max(1, len(panel.true) // MAX_POINTS)
-        true, predicted = panel.true[::step], panel.predicted[::step]
-        low, high = (float(f(np.r_[true, predicted])) for f in (np.nanmin, np.nanmax))
+        known = np.isfinite(panel.true) & np.isfinite(panel.predicted)
+        step = max(1, known.sum() // MAX_POINTS)
+        true, predicted = panel.true[known][::step], panel.predicted[known][::step]
+        both = np.r_[true, predicted] if len(true) else np.zeros(1)
+        low, high = float(both.min()), float(both.max())
         margin = 0.04 * (high - low) or 1.0
         limits = (low - margin, high + margin)
         axes.plot(limits, limits, color=MUTED, linewidth=0.8, linestyle=":")

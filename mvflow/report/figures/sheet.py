@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvflow.core import UsageError
+from mvflow.core import PRESENT, UsageError, intensities, nan_absent
 from mvflow.report.figures.canvas import GROUND, INK, MUTED, WRONG, new_figure
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from mvflow.core import Modality
 
-__all__ = ["GAP", "TILE", "PlotSpec", "Sheet", "label_width", "plot_spec"]
+__all__ = ["GAP", "TILE", "PlotSpec", "Sheet", "known_values", "label_width", "plot_spec"]
 
 TILE, GAP = 72, 6
 """Pixels of a small picture, and between two of them, at twice the size of the page."""
@@ -45,7 +46,7 @@ def plot_spec(
 
     Args:
         modality: its specification.
-        real: some rows of it.
+        real: some rows of it, NaN where a value is absent.
         image_shape: (height, width) of flat rows that are images.
 
     Raises:
@@ -69,6 +70,7 @@ def plot_spec(
     if modality.kind == "categorical":
         return PlotSpec("bars", shape, 0.0, 1.0, TILE)
     values = np.asarray(real, np.float64) / (255 if real.dtype == np.uint8 else 1)
+    values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)):
         low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
@@ -76,6 +78,17 @@ def plot_spec(
         return PlotSpec("image", shape, low, max(high, low + 1e-9), width)
     margin = 0.08 * (high - low) or 1.0
     return PlotSpec("curve", shape, low - margin, high + margin, round(1.4 * TILE))
+
+
+def known_values(x: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    """Rows of a modality as pictures show them: NaN in place of values that are absent.
+
+    Examples:
+        >>> known_values({"a": np.zeros((1, 2)), "present/a": np.array([[True, False]])}, "a")
+        array([[ 0., nan]])
+    """
+    mask = x.get(PRESENT + name)
+    return x[name] if mask is None else nan_absent(intensities(x[name]), mask)
 
 
 def label_width(words: str) -> int:
@@ -111,7 +124,9 @@ class Sheet:
             height, width = picture.shape[:2]
             top, left = y + (TILE - height) // 2, x + (spec.width - width) // 2
             box = self.pixels[top : top + height, left : left + width]
-            box[..., :3], box[..., 3] = picture, 255
+            box[...] = picture
+            if (picture[..., 3] < 255).any():
+                self.grounds.append((left, top, width, height))
         else:
             self.grounds.append((x, y, spec.width, TILE))
             levels = _levels(spec, value)
@@ -136,7 +151,7 @@ class Sheet:
         height, width = self.pixels.shape[:2]
         axes.set_axis_off()
         for x, y, w, h in self.grounds:
-            axes.add_patch(Rectangle((x, y), w, h, fc=GROUND, lw=0))
+            axes.add_patch(Rectangle((x, y), w, h, fc=GROUND, lw=0, zorder=-1))
         if self.pixels.any():
             axes.imshow(self.pixels, extent=(0, width, height, 0), interpolation="nearest")
         axes.add_collection(LineCollection(self.lines, colors=INK, linewidths=0.8))
@@ -156,24 +171,27 @@ class Sheet:
 
 
 def _levels(spec: PlotSpec, value: NDArray[Any]) -> NDArray[np.float64]:
-    """Heights of a curve or of bars, 0 to 1; a class is drawn as its indicator."""
+    """Heights of a curve or of bars, 0 to 1, NaN where absent; a class as its indicator."""
     if spec.kind == "bars" and value.ndim == 0:
-        value = np.eye(spec.shape[0])[int(value)]
+        is_known = np.isfinite(value)
+        value = np.eye(spec.shape[0])[int(value)] if is_known else np.full(spec.shape, np.nan)
     unit = (np.ravel(value).astype(np.float64) - spec.low) / (spec.high - spec.low)
-    return np.clip(np.nan_to_num(unit), 0, 1)
+    return np.asarray(np.clip(unit, 0, 1))
 
 
 def _picture(spec: PlotSpec, value: NDArray[Any]) -> NDArray[np.uint8]:
-    """RGB picture that fits into a tile; pixels stay sharp."""
+    """RGBA picture that fits into a tile; pixels stay sharp, absent ones are transparent."""
     from PIL import Image
 
     scaled = np.reshape(value / 255 if value.dtype == np.uint8 else value, spec.shape)
     grey = np.clip((np.asarray(scaled, np.float64) - spec.low) / (spec.high - spec.low), 0, 1)
     image = np.round(255 * np.nan_to_num(grey)).astype(np.uint8)
     image = np.moveaxis(image if image.ndim == 3 else image[None], 0, -1)
+    known = ~np.isnan(grey).reshape(-1, *grey.shape[-2:]).any(0)
     rgb = np.broadcast_to(image, (*image.shape[:2], 3))
+    rgba = np.concatenate([rgb, np.where(known, np.uint8(255), np.uint8(0))[..., None]], -1)
     scale = min(TILE / rgb.shape[0], spec.width / rgb.shape[1])
     size = (max(1, round(scale * rgb.shape[1])), max(1, round(scale * rgb.shape[0])))
     times = max(1, round(4 * scale))
-    large = rgb.repeat(times, 0).repeat(times, 1)
+    large = rgba.repeat(times, 0).repeat(times, 1)
     return np.asarray(Image.fromarray(large).resize(size, Image.Resampling.BOX))

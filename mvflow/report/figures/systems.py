@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mvflow.core import complete_rows
+from mvflow.core import PRESENT, complete_rows, without_full_masks
 from mvflow.report.figures.grids import Strip, row_grid
-from mvflow.report.figures.sheet import plot_spec
+from mvflow.report.figures.sheet import known_values, plot_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,14 +44,15 @@ def systems_grid(
     """
     test = complete_rows(test)
     some = test.take(np.arange(min(SCALE_ROWS, len(test))))
-    specs = {m.name: plot_spec(m, some[m.name]) for m in test.modalities}
+    specs = {m.name: plot_spec(m, known_values(some, m.name)) for m in test.modalities}
     targets = [target] if target else [name for name in specs if name not in given]
     rows: list[Strip] = []
     observed = None
     if given:
         shown = test.take(_spread(test, columns))
-        observed = {name: shown[name] for name in given}
-        rows += [Strip(f"given {name}", specs[name], shown[name]) for name in given]
+        keys = {key for name in given for key in (name, PRESENT + name)}
+        observed = without_full_masks({key: x for key, x in shown.items() if key in keys})
+        rows += [Strip(f"given {name}", specs[name], known_values(shown, name)) for name in given]
     for label, model in models.items():
         n = 1 if given else columns
         drawn, _ = model.generate(observed, n, targets=targets, seed=seed, full_output=True)

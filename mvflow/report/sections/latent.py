@@ -18,6 +18,7 @@ from mvflow.report.figures.latent import (
     posterior_figure,
     scatter_figure,
 )
+from mvflow.report.figures.sheet import known_values
 
 __all__ = ["latent_space", "separability"]
 
@@ -207,7 +208,7 @@ def _panel(
         title,
         scatter,
         density,
-        (context.spec(entry, given), x[given][0]),
+        (context.spec(entry, given), known_values(x, given)[0]),
         (context.spec(entry, target), draws[:, 0]),
         None if wrong is None else wrong[:, 0],
     )

@@ -14,6 +14,7 @@ from mvflow.report.context import Context
 from mvflow.report.entry import Entry
 from mvflow.report.figure_store import Image
 from mvflow.report.figures.predictions import Points, coverage_levels, predicted_against_true
+from mvflow.report.figures.sheet import known_values
 from mvflow.report.sections.samples import choose_rows
 from mvflow.report.sections.scores import number
 from mvflow.report.tables import MAX_NAMES, Cell, Table, matrix
@@ -131,14 +132,14 @@ def _scatter(context: Context, entry: Entry, chosen: list[Prediction]) -> Image 
         label = f"{_given(prediction)} → {prediction.target}"
         r2 = _value(prediction.model, prediction.measure)
         title = f"{label}, {MEASURES[prediction.measure]} {r2:.2f}"
-        true = intensities(x[prediction.target])
+        true = intensities(known_values(x, prediction.target))
         points.append(Points(title, np.ravel(true), np.ravel(made)))
     if not points:
         return None
     titles = "; ".join(p.title for p in points)
     caption = (
         "Predicted (mean of draws) against true values of all columns, in the units of the store; "
-        "on the line, all is right."
+        "on the line, all is right. Values that are absent are left out."
     )
     alt = f"Predicted against true values by {entry.name}. {titles}."
     figure = predicted_against_true(points)

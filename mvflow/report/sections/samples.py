@@ -13,6 +13,7 @@ from mvflow.report.context import Context
 from mvflow.report.entry import Entry, directions
 from mvflow.report.figure_store import Image
 from mvflow.report.figures.grids import Strip, conditional_grid, row_grid
+from mvflow.report.figures.sheet import known_values
 from mvflow.report.tables import MAX_NAMES
 
 __all__ = ["choose_rows", "samples"]
@@ -80,7 +81,7 @@ def _direction(context: Context, entry: Entry, given: tuple[str, ...], target: s
     draws = entry.estimator.decode(z.z, [target], covariates=z.covariates)[target]
     labels = None if entry.test.labels is None else entry.test.labels[rows]
     wrong = context.wrong(target, draws, labels)
-    parts = [Strip(name, context.spec(entry, name), x[name]) for name in given[:4]]
+    parts = [Strip(n, context.spec(entry, n), known_values(x, n)) for n in given[:4]]
     figure = conditional_grid(parts, target, context.spec(entry, target), draws, wrong)
     alt = f"{len(rows)} test rows of {' and '.join(given)}, each with {DRAWS} draws of {target}"
     alt += f" by {entry.name}"
@@ -104,9 +105,9 @@ def _reconstructed(entry: Entry, context: Context) -> list[Strip]:
     drawn = estimator.draw(x, seed=seed)
     made = estimator.decode(drawn.z[0], covariates=drawn.covariates)
     return [
-        Strip(f"{n}{suffix}", context.spec(entry, n), values[n])
+        Strip(f"{n}{suffix}", context.spec(entry, n), values)
         for n in _drawable(context, entry)
-        for suffix, values in (("", x), (", reconstructed", made))
+        for suffix, values in (("", known_values(x, n)), (", reconstructed", made[n]))
     ]
 
 
