@@ -205,6 +205,8 @@ def _caption(comparison: Comparison) -> str:
     what = "Mean ± standard deviation over seeds"
     if max(seeds) == 1:
         what = "One seed each ± standard error of the test rows"
+    elif 1 in seeds:
+        what += ", of one seed ± standard error of the test rows"
     marks = ""
     if len(comparison.measured) > 1:
         marks = (

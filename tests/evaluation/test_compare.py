@@ -332,7 +332,8 @@ def test_markdown(runs):
     assert "| *0.800 ± 0.010* |" in second
     assert "| **1.00 ± 0.00** |" not in second
     assert "−100.0" in third
-    assert caption.startswith("Mean ± standard deviation over seeds; best in bold")
+    errors = "Mean ± standard deviation over seeds, of one seed ± standard error of the test rows"
+    assert caption.startswith(f"{errors}; best in bold")
     assert all(note.startswith("- ") for note in notes)
     assert "- accuracy of the classifiers on real test rows: mnist 0.990, svhn 0.850" in notes
 
