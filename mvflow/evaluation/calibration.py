@@ -182,6 +182,8 @@ def check_calibration(
 
 def _from_prior(estimator: Estimator, x: Batch, seed: int) -> float | None:
     """Mean KL(q(z|X) || p(z)) of rows with all modalities; None where q(z|X) has no density."""
+    if not hasattr(estimator, "evidence_lower_bound"):
+        return None
     try:
         at = derive_seed(seed, "calibration", "prior")
         bound = estimator.evidence_lower_bound(x, n=DIVERGENCE_DRAWS, seed=at)
