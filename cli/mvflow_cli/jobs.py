@@ -39,8 +39,8 @@ class Job:
     """Training of one run by `mvflow train`, then if asked for `mvflow evaluate`.
 
     Attributes:
-        state: "waiting", "training", "trained", "evaluating", "evaluated", "done before",
-            "failed" or `AWAITED`.
+        state: "waiting", "checking", "training", "trained", "evaluating", "evaluated",
+            "done before", "failed" or `AWAITED`.
         error: why it failed.
         stages: what `mvflow train --json` reports of each stage.
         evaluation: what `mvflow evaluate --json` reports.
@@ -127,7 +127,10 @@ class Job:
         """Start the next command."""
         from mvflow.core import trusted
 
-        self.state = {"train": "training", "evaluate": "evaluating"}[self.todo[0]]
+        self._evaluations = self._evaluation_times()
+        doing = {"train": "training", "evaluate": "evaluating"}[self.todo[0]]
+        is_done = not self.missing_if_intact() if doing == "training" else self._evaluations
+        self.state = "checking" if is_done and self.stages_are_old() else doing
         plugins = [word for module in trusted() for word in ("--plugin", module)]
         command = [*plugins, self.todo[0], str(self.path), *options, "--json"]
         self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -168,8 +171,19 @@ class Job:
             is_new = any(self.how(stage) != "done" for stage in self.stages)
             self.state = "trained" if is_new else "done before"
         else:
-            self.evaluation, self.state = json.loads(text), "evaluated"
+            is_kept = bool(before := self._evaluations) and self._evaluation_times() == before
+            self.evaluation = json.loads(text)
+            self.state = "done before" if is_kept else "evaluated"
         return False
+
+    def stages_are_old(self) -> bool:
+        """Whether no stage, as far as is known, was trained or taken over by this process."""
+        return not self._adopted and all(self.how(stage) == "done" for stage in self.stages)
+
+    def _evaluation_times(self) -> dict[Path, int]:
+        """When each evaluation of the run was written, in ns."""
+        paths = (self.path / "metrics").glob("evaluation*.json")
+        return {path: path.stat().st_mtime_ns for path in paths}
 
     def fail(self, error: str) -> None:
         """Give up this run."""
@@ -279,7 +293,7 @@ def _is_free(job: Job, busy: Sequence[Job], jobs: Sequence[Job]) -> bool:
         return making.isdisjoint(job.missing().values())
     # The first evaluation trains the networks that measure, which all others use too.
     is_first = not any(other.evaluation for other in jobs) and not job.has_judges()
-    return not (is_first and any(other.state == "evaluating" for other in busy))
+    return not (is_first and any(other.state in ("evaluating", "checking") for other in busy))
 
 
 @contextmanager

@@ -25,8 +25,17 @@ def make_runs(
     store: Path,
     recipe: str,
     judges: JudgeFiles | None = None,
+    hint: str = "",
 ) -> None:
     """Make the run directories by `mvflow new`: all of them, or none if one cannot be made.
+
+    Args:
+        variants: name of each run -> its `key=value` assignments.
+        out: folder of the runs.
+        store: with the data.
+        recipe: that the runs begin with.
+        judges: networks that will measure them.
+        hint: what else is said of a run that cannot be made.
 
     Raises:
         UsageError: if a directory holds a run with another configuration.
@@ -53,7 +62,7 @@ def make_runs(
                 code = run([*command, *words])
             lines = texts.getvalue().splitlines()
             if code:
-                lines[-1] += f" (in {name!r}; what only one system has goes into its --variant)"
+                lines[-1] += f" (in {name!r}{hint})"
             for line in lines:
                 if line not in said:
                     say(line, err=True)

@@ -209,6 +209,7 @@ def configure(
     from mvflow_datasets import Store
 
     chosen = {key: value for key, value in choices.items() if value is not None}
+    _check_not_of_the_paper(chosen)
     if seed is not None:
         chosen["seed"] = str(seed)
     raw = settled(recipe, store, [*(f"{k}={v}" for k, v in chosen.items()), *settings])
@@ -227,6 +228,27 @@ def configure(
             config = config_for(config, opened[config.data.train])
     stages_of(build_system(config))  # refuses what cannot be built or trained
     return config
+
+
+def _check_not_of_the_paper(chosen: Mapping[str, str]) -> None:
+    """Refuse what the paper calls otherwise than mvflow does.
+
+    Raises:
+        UsageError: with the options that make it.
+    """
+    from mvflow.core import REGISTRIES, UsageError, registry
+
+    for key, name in chosen.items():
+        group = f"{key}s"
+        if group not in REGISTRIES or name in registry(group).names() or ":" in name:
+            continue
+        from mvflow.evaluation.reproductions import paper_assignments
+
+        pairs = [word.partition("=") for word in paper_assignments(key, name)]
+        if pairs:
+            words = " ".join(f"--{k.removesuffix('.kind')} {v}" for k, _, v in pairs)
+            msg = f"unknown {registry(group).noun} {name!r}: that of the paper is {words}"
+            raise UsageError(msg)
 
 
 def settled(recipe: str, store: Path, assignments: Sequence[str]) -> dict[str, Any]:

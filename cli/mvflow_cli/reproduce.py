@@ -57,8 +57,8 @@ def reproduce(
         typer.Option(
             "--system",  # typer 0.27 takes a metavar that is the name in capitals for the name
             metavar="SYSTEM",
-            help="A system as the paper calls it, such as 'JNF-Shared (CL)'; may be repeated. "
-            "By default all.",
+            help="A system as the paper calls it, such as 'JNF-Shared (CL)'; 'mvflow reproduce "
+            "list' shows those of each table and figure. May be repeated; by default all.",
             show_default=False,
         ),
     ] = None,
@@ -121,7 +121,7 @@ def reproduce(
     """
     from mvflow.config import config_from_dict
     from mvflow.config import recipe as read_recipe
-    from mvflow.core import UsageError
+    from mvflow.core import UsageError, separated
     from mvflow.evaluation.reproductions import reproduction, variants
     from mvflow.systems.subsets import with_protocol
 
@@ -152,7 +152,7 @@ def reproduce(
     judges = JudgeFiles(inception, classifiers or (), autoencoders or ())
     place = Path(name) if out is None else out
     if system is None and (absent := [s for s in wanted.systems if s not in wanted.available()]):
-        say(f"left out, since they are not installed: {', '.join(absent)}", err=json)
+        say(f"left out, since they are not installed: {separated(absent)}", err=json)
     with ExitStack() as stack:
         if dry_run and not (place / "runs").exists():  # leave nothing behind
             place = Path(stack.enter_context(TemporaryDirectory(prefix="mvflow-")))
@@ -183,7 +183,8 @@ def _list() -> None:
 
     for name in reproductions():
         about = reproduction(name)
-        say(f"{name}: {about.title}; store of {' or '.join(about.data)}")
+        systems = ", ".join(map(repr, about.systems))
+        say(f"{name}: {about.title}; store of {' or '.join(about.data)}; systems {systems}")
 
 
 def _data(store: Path) -> str:
@@ -205,6 +206,7 @@ def _announce(
     err: bool,
 ) -> None:
     """Say how many runs and stages there are, and how long the missing ones will train."""
+    from mvflow.core import separated
     from mvflow_datasets import Store
 
     missing = {
@@ -212,10 +214,14 @@ def _announce(
         for job, spec in zip(jobs, specs, strict=True)
         for stage, key in job.missing().items()
     }
+    stages = {key for job in jobs for key in job.keys.values()}
+    done = {key for job in jobs for key in {*job.keys.values()} - {*job.missing().values()}}
+    missing = {key: about for key, about in missing.items() if key not in done}
     systems = list(dict.fromkeys(spec.system for spec in specs))
+    before = f" ({len(done)} of {len(stages)} done before)" if done else ""
     say(
-        f"{wanted.title}: {len(jobs)} runs of {', '.join(systems)}; "
-        f"{len(missing)} stages are to be trained, those in common once",
+        f"{wanted.title}: {len(jobs)} runs of {separated(systems)}; "
+        f"{len(missing)} stages are to be trained, those in common once{before}",
         err=err,
     )
     if not missing:

@@ -103,7 +103,8 @@ def sweep(
         msg = f"{judges.options()[0]} is for evaluations: say --evaluate too"
         raise typer.BadParameter(msg)
     set_up(device)
-    make_runs(variants, place, store, recipe, judges)
+    hint = "; what only one system has goes into its --variant"
+    make_runs(variants, place, store, recipe, judges, hint)
     say(f"{len(variants)} runs in {place}, {jobs} at once", err=json)
     todo = [Job(name, place / name, evaluate) for name in variants]
     try:

@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from mvflow.config.schema import FORMAT, Config
-from mvflow.core import ConfigError, DataError, UsageError, registry, unknown_name
+from mvflow.core import ConfigError, DataError, UsageError, nearest_name, registry, unknown_name
 from mvflow.core.files import check_depth, read_bytes
 from mvflow.core.parts import Kind, create, kind_of, problem
 
@@ -342,9 +342,11 @@ def _first_problem(error: ValidationError, schema: type[Config]) -> str:
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         what = "section" if is_section else "setting"
         return f"unknown key {key!r}: that is a {what} of system {', '.join(having)}{where}"
+    known = _fields_at(schema, path)
     if not path and (hint := _belongs(key, schema)):
-        return f"unknown key {key!r}: {hint}"
-    return unknown_name("key", key, _fields_at(schema, path)) + where
+        close = nearest_name(key, known)
+        return f"unknown key {key!r}: {f'did you mean {close!r}? Or: ' if close else ''}{hint}"
+    return unknown_name("key", key, known) + where
 
 
 def _belongs(key: str, schema: type[Config]) -> str:

@@ -16,7 +16,10 @@ __all__ = [
     "StageError",
     "UnreliableDrawsWarning",
     "UsageError",
+    "bare_name",
     "listed",
+    "nearest_name",
+    "separated",
     "unknown_name",
 ]
 
@@ -81,9 +84,49 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         "unknown modality 'mnsit': did you mean 'mnist'? Known: mnist, svhn"
         >>> unknown_name("system", "JNF", ["jnf", "mvae"])
         "unknown system 'JNF': did you mean 'jnf'? Known: jnf, mvae"
+        >>> unknown_name("system", "MMVAE+", ["mmvae", "mmvae-plus"])
+        "unknown system 'MMVAE+': did you mean 'mmvae-plus'? Known: mmvae, mmvae-plus"
     """
     names = sorted(known)
-    folded = {known_name.lower(): known_name for known_name in reversed(names)}
-    close = difflib.get_close_matches(name.lower(), folded, n=1)
-    hint = f" did you mean {folded[close[0]]!r}?" if close else ""
-    return f"unknown {kind} {name!r}:{hint} Known: {', '.join(names) or 'none'}"
+    close = nearest_name(name, names)
+    hint = "" if close is None else f" did you mean {close!r}?"
+    return f"unknown {kind} {name!r}:{hint} Known: {separated(names) or 'none'}"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like a mistyped one; None if none is.
+
+    Names that are the same but for case, spaces and punctuation come first; `+` is "plus".
+
+    Examples:
+        >>> nearest_name("Mnist SVHN", ["mnist", "mnist-svhn"]), nearest_name("x", ["rna"])
+        ('mnist-svhn', None)
+    """
+    names = sorted(known)
+    bare = bare_name(name)
+    same = [other for other in names if bare and bare_name(other) == bare]
+    lower = {other.lower(): other for other in reversed(same or names)}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.0 if same else 0.6)
+    return lower[close[0]] if close else None
+
+
+def bare_name(name: str) -> str:
+    """A name in lower case, without spaces and punctuation; `+` is "plus".
+
+    Examples:
+        >>> bare_name("JNF-Shared (CL)"), bare_name("MMVAE+")
+        ('jnfsharedcl', 'mmvaeplus')
+    """
+    return "".join(c for c in name.lower().replace("+", "plus") if c.isalnum())
+
+
+def separated(names: Iterable[str]) -> str:
+    """Names with commas between them; all are quoted if one of them has a comma or a space.
+
+    Examples:
+        >>> separated(["rna", "protein"]), separated(["JNF", "JNF, Gaussian"])
+        ('rna, protein', "'JNF', 'JNF, Gaussian'")
+    """
+    every = list(names)
+    unclear = any("," in name or " " in name for name in every)
+    return ", ".join(map(repr, every) if unclear else every)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from abc import ABC
@@ -20,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from mvflow.core.errors import ConfigError, MvflowError, UsageError
+from mvflow.core.errors import ConfigError, MvflowError, UsageError, nearest_name
 from mvflow.core.registry import registry
 
 __all__ = ["GIVEN", "Kind", "Later", "Part", "Section", "create", "dump", "kind_of", "problem"]
@@ -257,10 +256,10 @@ def _explained(group: str, name: str, cls: type[Part], error: ValidationError) -
     if first["type"] != "extra_forbidden" or len(first["loc"]) != 1:
         return problem(error)
     key, own = str(first["loc"][0]), list(cls.model_fields)
-    close = difflib.get_close_matches(key, own, n=1)
+    close = nearest_name(key, own)
     having = [other for other in kinds.names() if other != name and _has(group, other, key)]
     if close:
-        hint = f"did you mean {close[0]!r}?"
+        hint = f"did you mean {close!r}?"
     elif having:
         hint = f"that is a setting of {', '.join(map(repr, having))}."
     else:

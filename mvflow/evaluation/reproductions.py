@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mvflow.config import has_setting, recipe_names
-from mvflow.core import UsageError, registry, unknown_name
+from mvflow.core import UsageError, bare_name, registry, separated, unknown_name
 from mvflow.evaluation.published import published
 from mvflow.evaluation.result import Evaluation
 
@@ -19,6 +19,7 @@ __all__ = [
     "GridSpec",
     "Reproduction",
     "RunSpec",
+    "paper_assignments",
     "reproduction",
     "reproductions",
     "select_beta",
@@ -190,7 +191,7 @@ class Reproduction:
             if name not in self.systems:
                 raise UsageError(unknown_name(f"system of {self.name}", name, self.systems))
             if name not in self.available():
-                msg = f"{name} is not installed: {self.name} can have {self.available()}"
+                msg = f"{name!r} is not installed: {self.name} has {separated(self.available())}"
                 raise UsageError(msg)
         every = () if betas == "paper" else betas or self.betas
         return [
@@ -291,6 +292,26 @@ def reproduction(name: str) -> Reproduction:
         ),
         about.get("posteriors", False),
     )
+
+
+def paper_assignments(key: str, name: str) -> tuple[str, ...]:
+    """Assignments that make what the paper calls by a name; none if it calls nothing so.
+
+    Args:
+        key: "system", or a part in which systems of the paper differ.
+        name: in any case.
+
+    Examples:
+        >>> paper_assignments("system", "jnf-shared (cl)")
+        ('system=jnf-shared', 'projector.kind=contrastive')
+        >>> paper_assignments("projector", "CL")
+        ('projector.kind=contrastive',)
+    """
+    for paper, words in _read()["systems"].items():
+        detail = paper.partition("(")[2] or paper.partition(",")[2]
+        if bare_name(paper if key == "system" else detail) == bare_name(name) != "":
+            return tuple(w for w in words if key == "system" or w.startswith(f"{key}."))
+    return ()
 
 
 def _read() -> dict[str, Any]:

@@ -117,6 +117,21 @@ def test_an_evaluation_that_another_process_makes_is_waited_for(runs):
     assert [job.state for job in todo] == ["evaluated"] * 2
 
 
+def test_what_was_done_before_is_not_said_to_be_trained_and_evaluated_again(runs, capsys):
+    old, new = todo = runs("seed=0", "seed=1", evaluate=True)
+    old.missing = dict
+    for job in todo:
+        (job.path / "metrics").mkdir()
+    (old.path / "metrics" / "evaluation.json").touch()
+    capsys.readouterr()
+    run_jobs(todo, 1, "cpu", 1)
+    said = capsys.readouterr().out.splitlines()
+    assert not {f"{old.name}: training", f"{old.name}: evaluating"} & {*said}
+    assert f"{old.name}: done before" in said
+    assert {f"{new.name}: training", f"{new.name}: evaluating"} <= {*said}
+    assert (old.state, new.state) == ("done before", "evaluated")
+
+
 def test_only_the_evaluation_that_trains_what_measures_is_waited_for(runs, tmp_path):
     first, second = todo = runs("seed=0", "seed=1", evaluate=True)
     first.state, second.todo, second.store = "evaluating", ["evaluate"], tmp_path / "store.h5"

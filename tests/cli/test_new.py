@@ -74,6 +74,13 @@ def test_takes_what_is_the_same_from_another_run(mvflow, store, trained, make, t
     [
         (("--recipe", "toi"), "unknown recipe 'toi': did you mean 'toy'?"),
         (("--model", "jnf-share"), "did you mean 'jnf-shared'?"),
+        (("--system", "MMVAE+"), "that of the paper is --system mmvae-plus"),
+        (("--system", "mopeo"), "did you mean 'mopoe'?"),
+        (("--set", "system=MMVAEPlus"), "did you mean 'mmvae-plus'?"),
+        (("--system", "JNF-Shared"), "did you mean 'jnf-shared'?"),
+        (("--system", "jnf-shared (cl)"), "--system jnf-shared --projector contrastive"),
+        (("--projector", "CL"), "that of the paper is --projector contrastive"),
+        (("--set", "flow.epochs=2"), "unknown key 'flow': did you mean 'flows'? Or: "),
         (("--system", "jnf-share"), "did you mean 'jnf-shared'?"),
         (("--subset", "amortized"), "did you mean 'amortised'?"),
         (("--prior", "mixtur"), "did you mean 'mixture'?"),

@@ -9,10 +9,12 @@ import signal
 import pytest
 import torch
 
+from mvflow.evaluation.reproductions import reproduction
 from mvflow.runs import RunDirectory, read_json
 from mvflow_cli.estimating import stage_seconds
 from mvflow_cli.jobs import Job
 from mvflow_cli.making import make_runs
+from mvflow_cli.reproduce import _announce
 from mvflow_datasets import Store
 
 SHORT = (
@@ -117,6 +119,24 @@ def test_a_dry_run_says_how_much_there_is_to_do_and_leaves_nothing(mvflow, store
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_finished_stage_that_runs_share_is_not_announced_again(trained, make, store, capsys):
+    other = make("other", "--posterior", "gaussian")
+    jobs = [Job(path.name, path, evaluate=True) for path in (trained, other)]
+    wanted = reproduction("figure2")
+    specs = wanted.runs("toy", [0], ["JNF", "JNF, Gaussian"])
+    capsys.readouterr()
+    _announce(wanted, jobs, specs, store, "cpu", 1, err=False)
+    said = capsys.readouterr().out
+    assert "2 runs of 'JNF', 'JNF, Gaussian'; 1 stages are to be trained" in said
+    assert "(2 of 3 done before)" in said
+
+
+def test_the_list_names_the_systems_of_each_table_and_figure(mvflow):
+    lines = mvflow("reproduce", "list").out.splitlines()
+    (line,) = [line for line in lines if line.startswith("figure2: ")]
+    assert line.endswith("systems 'JNF, Gaussian', 'JNF', 'JNF-Shared (DCCA)'")
+
+
 @pytest.mark.slow
 def test_the_measured_steps_are_not_blamed_for_what_they_do_not_teach(store, tmp_path, caplog):
     """A contrastive projector warns where it tells nothing apart, as after four steps."""
@@ -138,6 +158,11 @@ def test_wrong_words_are_refused_before_anything_is_made(refused, store, tmp_pat
     assert "twice" in refused(*where, "--seeds", "1,1", code=2)
     assert "positive numbers" in refused(*where, "--betas", "0.5,-1", code=2)
     assert "did you mean 'JNF'" in refused(*where, "--system", "JNFF", code=2)
+    line = refused(*where, "--system", "jnf-gaussian", code=2)
+    assert "did you mean 'JNF, Gaussian'? Known: 'JNF', 'JNF, Gaussian', 'JNF-Sh" in line
+    line = refused(*where, "--set", "flow.epochs=2", *listed("JNF"), code=2)
+    assert "did you mean 'flows'?" in line
+    assert "--variant" not in line
     assert "did you mean 'figure2'" in refused("reproduce", "figure22", code=2)
     table1 = ("reproduce", "table1", "--store", store)
     assert "needs a store of mnist-svhn" in refused(*table1, code=2)

@@ -229,13 +229,11 @@ def _options(
 
 def _check_not_mistyped(key: str, text: str, names: set[str]) -> None:
     """Refuse `NAME=VALUE` of an unknown modality, unless the text may be a value with a `=`."""
-    from difflib import get_close_matches
-
-    from mvflow.core import UsageError, unknown_name
+    from mvflow.core import UsageError, nearest_name, unknown_name
 
     name = text.partition("=")[0]
     takes_equals = key in {"index", "na_tokens"} or text == "="
-    if takes_equals and not get_close_matches(name.lower(), [n.lower() for n in names]):
+    if takes_equals and nearest_name(name, names) is None:
         return
     raise UsageError(
         f"--{key.replace('na_tokens', 'na-token')} {text!r}: "
