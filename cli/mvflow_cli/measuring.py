@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "changed",
     "evaluation_path",
+    "kept_classifiers",
     "load_classifiers",
     "load_evaluation",
     "load_networks",
@@ -196,6 +197,17 @@ def load_classifiers(
     if any(store[split].labels is None for split in _splits(model)):
         return None
     return load_networks(ModalityClassifiers, run, model, store, device=device, callback=callback)
+
+
+def kept_classifiers(
+    run: RunDirectory, model: Estimator, store: Store, *, device: str = "cpu"
+) -> ModalityClassifiers | None:
+    """The classifiers that are kept beside the store; None if there are none."""
+    from mvflow.evaluation import ModalityClassifiers
+
+    if not network_path(store.path, ModalityClassifiers, run.path).is_file():
+        return None
+    return load_classifiers(run, model, store, device=device)
 
 
 def load_networks(

@@ -281,7 +281,8 @@ def _write(
     )
     if grids:
         first = {spec.system: out / "runs" / spec.name for spec in reversed(list(runs))}
-        written += _write_grids(grids, name, dict(reversed(first.items())), out, protocol, device)
+        shown = dict(reversed(first.items()))
+        written += _write_pictures(wanted, grids, name, shown, out, protocol, device)
     return written
 
 
@@ -290,7 +291,8 @@ def _is_published(wanted: Reproduction) -> bool:
     return wanted.output == "table"
 
 
-def _write_grids(
+def _write_pictures(
+    wanted: Reproduction,
     grids: Sequence[GridSpec],
     name: str,
     runs: dict[str, Path],
@@ -298,12 +300,14 @@ def _write_grids(
     protocol: str | None,
     device: str,
 ) -> list[str]:
-    """Write one picture for each grid, of the first seed of each system."""
+    """Write pictures of posteriors in the plane and of grids, of each system's first seed."""
     from functools import partial
 
+    from mvflow.report import Entry, posteriors_in_plane
     from mvflow.report.figures.canvas import as_png, style
     from mvflow.report.figures.systems import systems_grid
     from mvflow.runs import write_atomically
+    from mvflow_cli.measuring import kept_classifiers
     from mvflow_cli.opening import open_store, open_trained
 
     opened = {system: open_trained(path, device) for system, path in runs.items()}
@@ -312,14 +316,19 @@ def _write_grids(
         for system, (_, model) in opened.items()
     }
     run, model = next(iter(opened.values()))
-    written = []
+    pictures = {}
     with open_store(run, model.config) as store, style():
         test = store[model.config.data.test]
+        if wanted.posteriors:
+            entries = [Entry(n, m, test, [], {}, store.info(), None) for n, m in models.items()]
+            classifiers = kept_classifiers(run, model, store, device=device)
+            figure = posteriors_in_plane(entries, classifiers=classifiers)
+            pictures[out / f"{name}-posteriors.png"] = as_png(figure)
         for grid in grids:
             given, names = grid.given or (), [m.name for m in test.modalities]
             shown = grid.target or "+".join(name for name in names if name not in given)
             path = out / f"{name}-{'+'.join(given) or 'prior'}-to-{shown}.png"
-            png = as_png(systems_grid(models, test, given, grid.target))
-            write_atomically(path, partial(Path.write_bytes, data=png))
-            written.append(str(path))
-    return written
+            pictures[path] = as_png(systems_grid(models, test, given, grid.target))
+    for path, png in pictures.items():
+        write_atomically(path, partial(Path.write_bytes, data=png))
+    return list(map(str, pictures))

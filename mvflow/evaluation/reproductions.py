@@ -80,6 +80,7 @@ class Reproduction:
         betas: values that are tried; none: the one that the paper chose.
         select: coherences by whose mean beta is chosen; none: all are shown.
         grids: what a figure of samples shows.
+        posteriors: whether posteriors are drawn in the plane of the latents, too.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Reproduction:
     betas: tuple[float, ...] = ()
     select: tuple[str, ...] = ()
     grids: tuple[GridSpec, ...] = ()
+    posteriors: bool = False
 
     def available(self) -> tuple[str, ...]:
         """Its systems that are installed here."""
@@ -288,6 +290,7 @@ def reproduction(name: str) -> Reproduction:
             GridSpec(tuple(g["given"]) if "given" in g else None, g.get("target"))
             for g in about.get("grids", ())
         ),
+        about.get("posteriors", False),
     )
 
 

@@ -2,5 +2,6 @@
 
 from mvflow.report.entry import Entry
 from mvflow.report.page import write_report
+from mvflow.report.sections.latent import posteriors_in_plane
 
-__all__ = ["Entry", "write_report"]
+__all__ = ["Entry", "posteriors_in_plane", "write_report"]

@@ -76,6 +76,8 @@ def test_a_figure_is_made_of_shared_runs_and_a_second_call_trains_nothing(mvflow
     assert "3 stages are to be trained" in found.err  # the joint stage of both, two of flows
     pictures = [path for path in result["written"] if path.endswith("to-circle.png")]
     assert (out / "figure2-square-to-circle.png").read_bytes()[:4] == b"\x89PNG"
+    assert str(out / "figure2-posteriors.png") in result["written"]
+    assert (out / "figure2-posteriors.png").read_bytes()[:4] == b"\x89PNG"
     assert len(pictures) == 1
     table = (out / "figure2.md").read_text()
     assert table.count("| JNF, posterior") == 2

@@ -94,3 +94,24 @@ def test_rows_of_unknown_class_teach_nothing(small):
     made = ModalityAutoencoders.train(none, none, SETTINGS)
     assert made.classes == 0
     assert made.networks["m0"].head is None
+
+
+def test_units_change_nothing_and_variance_is_around_the_mean_of_each_column(monkeypatch):
+    """Values 1024 times as small (a power of two: rounding is the same); columns far apart."""
+    monkeypatch.setattr("mvflow.evaluation.autoencoders.STEPS", 20)
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 3)) + [0, 5, -5]).astype(np.float32)
+    rows = {scale: ArraySource({"a": scale * x}) for scale in (1.0, 2.0**-10)}
+    whole, small = (
+        ModalityAutoencoders.train(source, source, Settings(epochs=1)) for source in rows.values()
+    )
+    features = whole.features("a", x)
+    np.testing.assert_allclose(small.features("a", x * np.float32(2.0**-10)), features, rtol=1e-4)
+    network = whole.networks["a"]
+    with torch.no_grad():
+        target = network.standard(torch.from_numpy(x))
+        left = (network.decoder(network.encoder(target)) - target).numpy()
+    around = target.numpy() - target.numpy().mean(0)
+    expected = 1 - (left**2).sum() / (around**2).sum()
+    assert whole.explained["a"] == pytest.approx(expected, abs=1e-4)
+    assert small.explained["a"] == pytest.approx(expected, abs=1e-4)

@@ -101,6 +101,13 @@ def test_draws_given_a_subset_are_judged_by_their_worst_diagnostic(changes, verd
     assert found.rows_above_1_2 == np.mean(rhat > 1.2)
 
 
+def test_chains_far_apart_in_few_rows_leave_a_doubt_where_all_are_a_little_apart():
+    few = chains(rhat=np.r_[1.3, np.full(19, 1.1)])
+    assert check_sampler(few, 20, SAMPLER).verdict == "look closer"
+    more = chains(rhat=np.r_[1.3, 1.3, np.full(18, 1.1)])
+    assert check_sampler(more, 20, SAMPLER).verdict == "do not trust"
+
+
 def test_exact_draws_have_no_verdict_of_a_sampler():
     exact = Diagnostics("exact", NONE, np.zeros(0, int), np.full(10, 0.5), NONE, NONE, NONE)
     found = check_sampler(exact, 10, SAMPLER)

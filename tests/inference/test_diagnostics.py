@@ -103,6 +103,8 @@ def test_the_summary_names_the_worst_row():
     assert summary["rows_above_1.05"] == pytest.approx(1 / 3)
     assert summary["ess_worst"] == got.ess.min()
     json.dumps(summary, allow_nan=False)
+    near = got._replace(rhat=np.array([1.04, 1.05, 1.06, 1.3])).summary()
+    assert (near["rows_above_1.05"], near["rhat_worst"]) == (0.5, 1.3)
 
 
 def test_rows_drawn_exactly_have_ideal_numbers_beside_those_of_chains():

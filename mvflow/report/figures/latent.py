@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,16 @@ from mvflow.report.figures.sheet import GAP, TILE, PlotSpec, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
-__all__ = ["LatentScatter", "Panel", "density_levels", "posterior_figure", "scatter_figure"]
+__all__ = [
+    "LatentScatter",
+    "Panel",
+    "density_levels",
+    "posterior_figure",
+    "posteriors_figure",
+    "scatter_figure",
+]
 
 RAMPS = ("Reds", "Blues")
 """Light to dark of the two classes of a binary label, as in the paper."""
@@ -65,6 +73,29 @@ class Panel(NamedTuple):
 def scatter_figure(scatter: LatentScatter, title: str) -> Figure:
     """Where test rows lie, with a key to the colours."""
     figure = new_figure(WIDTH, HEIGHT)
+    _draw_scatter(figure, scatter, title)
+    return figure
+
+
+def posterior_figure(panel: Panel) -> Figure:
+    """Density of one posterior over the faint scatter, its row, and eight draws."""
+    figure = new_figure(WIDTH, HEIGHT)
+    _draw_posterior(figure, panel)
+    return figure
+
+
+def posteriors_figure(scatter: LatentScatter, panels: Sequence[Panel]) -> Figure:
+    """A latent space and posteriors in it, two in a row (paper, Figure 2)."""
+    rows = -(-(1 + len(panels)) // 2)
+    figure = new_figure(2 * WIDTH, rows * HEIGHT)
+    space, *others = figure.subfigures(rows, 2, squeeze=False).ravel()
+    _draw_scatter(space, scatter, "Latent space")
+    for part, panel in zip(others, panels, strict=False):
+        _draw_posterior(part, panel)
+    return figure
+
+
+def _draw_scatter(figure: FigureBase, scatter: LatentScatter, title: str) -> None:
     axes = figure.add_subplot()
     paths = _rows(axes, scatter, s=5)
     axes.set_title(title)
@@ -76,12 +107,9 @@ def scatter_figure(scatter: LatentScatter, title: str) -> Figure:
         figure.text(0.99, 0.02, f"dark = large {scatter.factor_name}", ha="right", color=MUTED)
     elif paths:
         figure.legend(handles=paths[:MAX_LEGEND], loc="outside right center", markerscale=2.5)
-    return figure
 
 
-def posterior_figure(panel: Panel) -> Figure:
-    """Density of one posterior over the faint scatter, its row, and eight draws."""
-    figure = new_figure(WIDTH, HEIGHT)
+def _draw_posterior(figure: FigureBase, panel: Panel) -> None:
     axes, strip = figure.subplots(1, 2, width_ratios=(2, 1))
     _rows(axes, panel.scatter, s=4, alpha=0.25)
     axes.set_title(panel.title)
@@ -97,7 +125,6 @@ def posterior_figure(panel: Panel) -> Figure:
     sheet.place(spec, value, 0, 0)
     sheet.draw(axes.inset_axes((0.02, 0.82, 0.16 * spec.width / TILE, 0.16)))
     _draws(panel).draw(strip)
-    return figure
 
 
 def _draws(panel: Panel) -> Sheet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,22 @@ from numpy.typing import NDArray
 from mvflow.core import COVARIATES, UsageError, class_name, derive_seed, factor_name, generator
 from mvflow.report.context import Context
 from mvflow.report.entry import Entry, titles
-from mvflow.report.figure_store import Image
+from mvflow.report.figure_store import FigureStore, Image
 from mvflow.report.figures.latent import (
     LatentScatter,
     Panel,
     posterior_figure,
+    posteriors_figure,
     scatter_figure,
 )
 from mvflow.report.figures.sheet import known_values
 
-__all__ = ["latent_space", "separability"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mvflow.evaluation import ModalityClassifiers
+
+__all__ = ["latent_space", "posteriors_in_plane", "separability"]
 
 MAX_ROWS, STEPS, DRAWS, MAX_LEVELS = 3000, 160, 8, 14
 
@@ -40,6 +46,37 @@ def latent_space(context: Context) -> dict[str, Any]:
         "groups": [_group(context, *group) for group in groups],
         "is_judged": context.classifiers is not None,
     }
+
+
+def posteriors_in_plane(
+    entries: Sequence[Entry], *, classifiers: ModalityClassifiers | None = None, seed: int = 0
+) -> Figure:
+    """Latent space of the first model, and each model's posterior of one row (paper, Figure 2).
+
+    Args:
+        entries: models of two latent dimensions and the same test rows.
+        classifiers: that mark draws of another class.
+        seed: of rows and draws.
+
+    Raises:
+        UsageError: if latent spaces have other than two dimensions.
+    """
+    for entry in entries:
+        if entry.estimator.latent_dim != 2:
+            msg = (
+                f"{entry.name} has {entry.estimator.latent_dim} latent dimensions: posteriors "
+                "are drawn in two"
+            )
+            raise UsageError(msg)
+    context = Context(tuple(entries), FigureStore(), seed, classifiers)
+    rows = generator(seed, "report cloud").permutation(len(entries[0].test))[:MAX_ROWS]
+    scatters = [_scatter(entry, _latents(entry, rows, seed), rows) for entry in entries]
+    row = _chosen_row(entries[0], entries[0].names[0])
+    panels = [
+        _panel(context, entry, scatter, row, entry.name)
+        for entry, scatter in zip(entries, scatters, strict=True)
+    ]
+    return posteriors_figure(scatters[0], [panel for panel in panels if panel is not None])
 
 
 def _group(
