@@ -97,8 +97,9 @@ def test_no_epochs_are_said(mvflow, make):
     assert "- Raise flows.epochs, and train." in found.out
 
 
-def test_what_only_other_systems_have_is_said_of_which(refused, make):
-    path = make("a", "--system", "mopoe")
+def test_what_only_other_systems_have_is_said_of_which(mvflow, refused, store, tmp_path):
+    path = tmp_path / "a"
+    mvflow("new", path, "--recipe", "toy", "--store", store, "--system", "mopoe")
     assert "; 'flows' is of jnf, jnf-shared" in refused("train-flows", path, code=2)
     line = refused("evaluate", path, "--subset", "product", code=2)
     assert "choose a system that has one (jmvae, jnf" in line
