@@ -210,6 +210,8 @@ def _lines(result: Evaluation) -> Iterator[tuple[str, str, str]]:
             yield title, of, _with_error(value, digits)
     if result.gaps is not None:
         yield "inference gap (nats)", "log p(X) - ELBO", _with_error(result.gaps.gap, 2)
+        if result.gaps.from_prior is not None:
+            yield "KL(q(z|X) || p(z))", "latents", _with_error(result.gaps.from_prior, 2)
         for name, value in result.gaps.divergences.items():
             yield "KL(q(z|X) || q(z|x))", name, _with_error(value, 2)
         for name, bounds in result.gaps.excess.items():

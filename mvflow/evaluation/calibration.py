@@ -14,6 +14,7 @@ from mvflow.core import (
     COVARIATES,
     PRESENT,
     Batch,
+    NumericsError,
     Source,
     Subset,
     UsageError,
@@ -33,6 +34,7 @@ from mvflow.evaluation.calibration_result import (
     RankPValues,
     SubsetCalibration,
 )
+from mvflow.evaluation.gaps import prior_divergences
 from mvflow.evaluation.learning import StageCurve, stage_curves, training_advice
 from mvflow.evaluation.sampler_checks import VERDICTS, check_sampler
 from mvflow.evaluation.values import Verdict
@@ -56,6 +58,7 @@ LEVELS = np.arange(1, 20) / 20
 TOLERATED = 0.1
 """Error of a coverage, or of the mean rank, up to which a failed test is no reason for alarm."""
 MIN_ROWS, MIN_DRAWS = 20, 9
+DIVERGENCE_DRAWS = 20
 MAX_SUBSETS = 15
 """All subsets of four modalities; of more, a choice."""
 
@@ -173,7 +176,20 @@ def check_calibration(
         verdict=max(verdicts, key=VERDICTS.index),
         failed=[name for name, f in found.items() if f.verdict != "good"],
         subsets=found,
+        from_prior=_from_prior(estimator, x, seed),
     )
+
+
+def _from_prior(estimator: Estimator, x: Batch, seed: int) -> float | None:
+    """Mean KL(q(z|X) || p(z)) of rows with all modalities; None where q(z|X) has no density."""
+    if not hasattr(estimator, "evidence_lower_bound"):
+        return None
+    try:
+        at = derive_seed(seed, "calibration", "prior")
+        bound = estimator.evidence_lower_bound(x, n=DIVERGENCE_DRAWS, seed=at)
+        return float(prior_divergences(estimator, bound.z, bound.log_prob).mean())
+    except (UsageError, NumericsError):
+        return None
 
 
 def _subsets(

@@ -103,6 +103,8 @@ class Calibration(Result):
         verdict: the worst of all.
         failed: subsets that are not calibrated.
         subsets: name -> what was found.
+        from_prior: KL(q(z|X) || p(z)) in nats, mean over the rows; None where q(z|X) has no
+            density, and in results of older versions.
     """
 
     against: Literal["model", "data"]
@@ -117,3 +119,4 @@ class Calibration(Result):
     verdict: Verdict
     failed: list[str]
     subsets: dict[str, SubsetCalibration] = Field(min_length=1)
+    from_prior: float | None = None

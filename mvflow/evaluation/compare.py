@@ -32,6 +32,8 @@ MEASURES = {"r2": "R²", "accuracy": "accuracy"}
 BASELINES = {RIDGE: "ridge regression", NEIGHBOURS: "nearest neighbours"}
 INTERVAL = 0.9
 """Level of the intervals whose coverage is in the files of the table."""
+GAPS = ("gap", "excess/")
+"""Measures that are 0 where latents say nothing of the rows."""
 ERRORS_APART = 2.0
 """Standard errors of a difference from which on two means are told apart."""
 
@@ -67,6 +69,7 @@ class ComparedSystem:
         values: measure -> value of each run with its standard error; None where a run lacks it.
         paper: measure -> what the paper reports of it.
         caveats: what a reader of the values must know: data, recipe, how they were drawn.
+        is_collapsed: whether the latents of any run say nothing of the rows.
     """
 
     label: str
@@ -74,6 +77,7 @@ class ComparedSystem:
     values: dict[str, list[Estimate | None]] = field(default_factory=dict)
     paper: dict[str, Figure] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    is_collapsed: bool = False
 
     def known(self, key: str) -> list[float]:
         """Values of a measure that are there; what is not finite is not left out."""
@@ -119,8 +123,16 @@ class Comparison:
         return tuple(s for s in self.systems if s.seeds)
 
     def mark(self, measure: Measure, system: ComparedSystem) -> str:
-        """Whether a system is "best" or "second" beyond noise, "tied" with the best, or not."""
-        left = [s for s in self.measured if s.mean(measure.key) is not None]
+        """Whether a system is "best" or "second" beyond noise, "tied" with the best, or not.
+
+        Gaps of collapsed latents are small whatever the posteriors: they have no place.
+        """
+        is_gap = measure.key.startswith(GAPS)
+        left = [
+            s
+            for s in self.measured
+            if s.mean(measure.key) is not None and not (is_gap and s.is_collapsed)
+        ]
         for place in ("best", "second"):
             if system not in left or len(left) < 2:
                 return ""
@@ -172,9 +184,15 @@ def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:
         values = {key: [f.get(key) for f in flat] for f in flat for key in f}
         seeds = tuple(r.config.seed for r in group)
         known = dict.fromkeys(c for r in group for c in caveats(r.config, r.metrics, report))
-        systems.append(ComparedSystem(label, seeds, values, dict(figures), tuple(known)))
+        collapsed = any((g := r.metrics.gaps) is not None and g.is_collapsed for r in group)
+        systems.append(
+            ComparedSystem(label, seeds, values, dict(figures), tuple(known), collapsed)
+        )
     measures = _measures(systems, runs[0].metrics)
     notes = _notes(runs, with_distances) + merge_caveats({s.label: s.caveats for s in systems})
+    if idle := [s.label for s in systems if s.is_collapsed]:
+        who = " and ".join(idle)
+        notes.append(f"{who}: latents have collapsed, so that gaps are 0 for no merit, not marked")
     needed = [m.key for m in measures if not m.key.endswith("/joint_fitted")]
     if any(len(s.known(key)) < len(s.seeds) for s in systems for key in needed):
         notes.append("some runs lack some measures: evaluate them again for all")

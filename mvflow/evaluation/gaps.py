@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvflow.core import UNLABELLED, UsageError, generator
+from mvflow.estimators import Estimator
 from mvflow.evaluation.generation import Generation
 from mvflow.evaluation.parts import GapPart, Part
 from mvflow.evaluation.result import ExcessDivergence, InferenceGaps
@@ -17,7 +18,7 @@ from mvflow.evaluation.rows import Indices
 from mvflow.functional import average_divergence_bounds
 from mvflow.metrics import Estimate, mean_and_error
 
-__all__ = ["gap_parts", "inference_gaps"]
+__all__ = ["gap_parts", "inference_gaps", "prior_divergences"]
 
 BOUND_DRAWS = 100
 EXCESS_ROWS, EXCESS_DRAWS = 50, 20
@@ -53,7 +54,24 @@ def _bound(of: Generation, rows: int | None = None) -> GapPart:
         except UsageError:  # its posterior has no density
             continue
         divergences[name] = (bound.log_prob - log_prob).mean(0).tolist()
-    return GapPart(rows=bound.values.tolist(), divergences=divergences)
+    from_prior = prior_divergences(of.estimator, bound.z, bound.log_prob)
+    return GapPart(
+        rows=bound.values.tolist(), divergences=divergences, from_prior=from_prior.tolist()
+    )
+
+
+def prior_divergences(
+    estimator: Estimator, z: NDArray[np.float32], log_prob: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """KL(q(z|X) || p(z)) in nats, (rows,), of the model's own prior.
+
+    Args:
+        estimator: the model.
+        z: draws of q(z|X), (n, rows, latent_dim).
+        log_prob: log q(z|X) of these, (n, rows).
+    """
+    prior = estimator.prior_log_prob(z, estimator.priors()[0])
+    return np.asarray((log_prob - prior).mean(0))
 
 
 def _excess(of: Generation, name: str) -> GapPart:
@@ -131,6 +149,7 @@ def inference_gaps(
         divergences={name: of.estimate(values) for name, values in divergences.items()},
         variation_of_information=information,
         excess=excess,
+        from_prior=of.estimate(part.from_prior) if part.from_prior else None,
     )
 
 

@@ -159,6 +159,8 @@ class GapPart(_Part):
     """Lower and upper bounds of KL(q_avg(z|x_j) || q(z|x_j)), and the numbers of their rows."""
     partners: int = 0
     """Rows that q_avg is averaged over."""
+    from_prior: list[float] = []
+    """KL(q(z|X) || p(z))."""
 
 
 class EstimatesPart(_Part):

@@ -10,6 +10,7 @@ from mvflow.evaluation.values import Direction, Result, Values, Verdict
 from mvflow.metrics import Distance, Estimate
 
 __all__ = [
+    "COLLAPSED",
     "Coherence",
     "Diversity",
     "Evaluation",
@@ -287,6 +288,10 @@ class ExcessDivergence(Values):
     partners: int
 
 
+COLLAPSED = 0.1
+"""Nats per row of KL(q(z|X) || p(z)), over all of z, below which latents say nothing of a row."""
+
+
 class InferenceGaps(Values):
     """How far approximate posteriors are from what they approximate, in nats per row.
 
@@ -298,6 +303,8 @@ class InferenceGaps(Values):
         excess: modality -> KL(q_avg(z|x_j) || q(z|x_j)), what is left of its divergence beyond the
             average posterior q_avg(z|x_j) = E q(z|X) given x_j, at which training aims (C.11);
             where items of a modality recur with different partners.
+        from_prior: KL(q(z|X) || p(z)), what the latents tell of a row; None in results of older
+            versions.
         variation_of_information: of two modalities, the bound -ELBO + sum of the divergences
             (C.14): the smaller, the more each tells of the other.
     """
@@ -307,6 +314,12 @@ class InferenceGaps(Values):
     divergences: dict[str, Estimate] = {}
     variation_of_information: Estimate | None = None
     excess: dict[str, ExcessDivergence] = {}
+    from_prior: Estimate | None = None
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether the latents say nothing of the rows, so that all gaps are trivially small."""
+        return self.from_prior is not None and self.from_prior.mean < COLLAPSED
 
 
 class Method(Values):

@@ -24,7 +24,7 @@ from mvflow.evaluation.checks import (
 )
 from mvflow.evaluation.learning import RISE, StageCurve, training_advice
 from mvflow.evaluation.predictions import Prediction
-from mvflow.evaluation.result import Coherence, Evaluation
+from mvflow.evaluation.result import COLLAPSED, Coherence, Evaluation
 from mvflow.evaluation.sampler_checks import kept_steps, redrawn, sampler_checks
 from mvflow.metrics import Estimate
 
@@ -39,6 +39,7 @@ __all__ = [
     "evaluation_checks",
     "intervals",
     "judge",
+    "latent_space",
     "more_observed",
     "overfitting",
     "sample_size",
@@ -63,6 +64,29 @@ def calibration(result: Calibration | None, curves: Sequence[StageCurve] = ()) -
     value += f" ({', '.join(f'{n} {kind}' for kind, n in kinds)})"
     advice = training_advice(curves) if curves else failed[0].advice.rstrip(".")
     return Check(name, value, worst(s.verdict for s in failed), f"{_capital(advice)}.")
+
+
+def latent_space(divergence: float, settings: Collection[str] = ()) -> Check:
+    """Whether latents say anything of the rows: all that is drawn given a row goes by them.
+
+    Args:
+        divergence: KL(q(z|X) || p(z)) in nats, mean over rows.
+        settings: that may be lowered to mend it.
+
+    Examples:
+        >>> latent_space(0.0006).value
+        'the latents say nothing of the rows (KL 0.0006 nats)'
+        >>> latent_space(7.2).value
+        'q(z|X) is 7.2 nats from the prior'
+    """
+    lower = f"lower {' or '.join(settings)}, or " if settings else ""
+    text = "The latents have collapsed to the prior, so that what is given changes no draw, and "
+    text += f"gaps and calibration are good for no merit: {lower}train longer."
+    value = f"q(z|X) is {divergence:.1f} nats from the prior"
+    if not divergence >= COLLAPSED:
+        value = f"the latents say nothing of the rows (KL {max(divergence, 0.0):.1g} nats)"
+    advice: dict[Level, str] = {"do not trust": text}
+    return check_of("Latent space", value, advice, grade_high(divergence, COLLAPSED, COLLAPSED))
 
 
 def overfitting(curves: Sequence[StageCurve]) -> Check:
@@ -263,12 +287,25 @@ def judge(
         curves: of the stages of its training.
     """
     checks = [calibration(diagnosis, curves), overfitting(curves)]
+    checks += _latents(config, evaluation, diagnosis)
     if evaluation is not None:
         checks.append(sample_size(evaluation.rows))
         checks += _coherence(evaluation.coherence)
         checks += _predictions(evaluation.predictions)
         checks.append(_sampler(evaluation, config))
     return Judgement(tuple(checks))
+
+
+def _latents(
+    config: Config, evaluation: Evaluation | None, diagnosis: Calibration | None
+) -> list[Check]:
+    """By the evaluation, whose rows are real; without one by the diagnosis."""
+    gaps = None if evaluation is None else evaluation.gaps
+    known = None if gaps is None or gaps.from_prior is None else gaps.from_prior.mean
+    if known is None and diagnosis is not None:
+        known = diagnosis.from_prior
+    has_beta = hasattr(getattr(config, "joint", None), "beta")
+    return [] if known is None else [latent_space(known, ["joint.beta"] if has_beta else [])]
 
 
 def _coherence(measured: Coherence | None) -> list[Check]:

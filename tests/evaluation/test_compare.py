@@ -590,3 +590,22 @@ def test_an_evaluation_is_shown_as_the_numbers_of_the_table():
     assert shown["coherence, mnist → svhn"] == "0.800 ± 0.010"
     assert shown["MFD, joint"] == "4.00 ± 0.01"
     assert shown["log p(X), nats"] == "-100.0 ± 0.0"
+
+
+def test_gaps_of_collapsed_latents_are_not_the_best():
+    """They are 0 whatever the posteriors; of a sound system beside, nothing is worse than they."""
+
+    def with_gap(kind, gap, from_prior):
+        gaps = {"gap": of(gap), "elbo": of(-3.0), "from_prior": of(from_prior)}
+        return run(kind, 0, NUMBERS, gaps=gaps)
+
+    found = compare([with_gap("jnf", 0.0, 0.001), with_gap("cl", 2.0, 5.0)])
+    gap = next(m for m in found.measures if m.key == "gap")
+    assert [found.mark(gap, s) for s in found.systems] == ["", ""]
+    assert any("JNF: latents have collapsed" in note for note in found.notes)
+    three = [with_gap("jnf", 0.0, 0.001), with_gap("cl", 2.0, 5.0), with_gap("gaussian", 9.0, 5.0)]
+    found = compare(three)
+    assert [found.mark(gap, s) for s in found.systems] == ["", "best", ""]
+    sound = compare([with_gap("jnf", 0.0, 1.0), with_gap("cl", 2.0, 5.0)])
+    assert [sound.mark(gap, s) for s in sound.systems] == ["best", ""]
+    assert not any("collapsed" in note for note in sound.notes)

@@ -10,7 +10,7 @@ from scipy.stats import norm
 from mvflow import JNF, JNFShared
 from mvflow.config import EvaluationSettings
 from mvflow.core import ArraySource, Column, UsageError
-from mvflow.evaluation import evaluate
+from mvflow.evaluation import check_calibration, evaluate
 from mvflow.evaluation.gaps import _partners
 from mvflow.evaluation.rows import EvaluationRows
 
@@ -47,6 +47,24 @@ def test_gaps_are_differences_of_the_same_rows(case):
     assert all(of.mean > 0 for of in gaps.divergences.values())
     total = sum(of.mean for of in gaps.divergences.values())
     assert gaps.variation_of_information.mean == pytest.approx(total - gaps.elbo.mean)
+
+
+def test_what_latents_tell_of_a_row_is_the_divergence_in_closed_form(case):
+    """Of normal posteriors and a standard prior, for an evaluation and a diagnosis alike."""
+    model, x = case
+    loc, scale = model.encode(x)
+    exact = (0.5 * (loc**2 + scale**2 - 1) - np.log(scale)).sum(-1, dtype=float)  # KL of each row
+    found = evaluate(model, ArraySource(x), None).gaps
+    # the log ratio has variance (s^2 - 1)^2 / 2 + (s m)^2 in each dimension
+    spread = ((scale**2 - 1) ** 2 / 2 + (scale * loc) ** 2).sum(-1, dtype=float)
+    rows = min(len(exact), model.config.evaluation.importance_rows)
+    few = 2 * exact.std() if rows < len(exact) else 0.0  # five errors of a mean of six rows
+    error = 5 * np.sqrt(spread.max() / (rows * 100)) + few
+    assert found.from_prior.mean == pytest.approx(exact.mean(), abs=error)
+    assert not found.is_collapsed
+    told = check_calibration(model, ArraySource(x), rows=len(exact), draws=9).from_prior
+    error = 5 * np.sqrt(spread.max() / (len(exact) * 20))
+    assert told == pytest.approx(exact.mean(), abs=error)
 
 
 def test_of_three_modalities_there_is_no_variation_of_information(fitted, small):

@@ -2,6 +2,7 @@
 
 import math
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from mvflow.evaluation.verdicts import (
     chance,
     intervals,
     judge,
+    latent_space,
     more_observed,
     overfitting,
     sample_size,
@@ -120,6 +122,9 @@ def risen(epochs, best, height):
         (intervals(0.87), GOOD),
         (intervals(0.8, 0.4), CLOSER),
         (intervals(0.79), NO),
+        (latent_space(0.1), GOOD),
+        (latent_space(0.0999), NO),
+        (latent_space(-1e-9), NO),
         (overfitting([]), UNKNOWN),
         (overfitting([curve(falling(20), [])]), UNKNOWN),
         (overfitting([curve(falling(20), falling(20))]), GOOD),
@@ -148,6 +153,7 @@ def test_numbers_that_are_not_numbers_are_never_good():
         chance({"a->b": (NAN, NAN, 0.5)}),
         baselines({"a->b": NAN}, []),
         intervals(NAN),
+        latent_space(NAN),
     ):
         assert check.verdict == NO
     assert more_observed(of_three(0.9, 0.8, NAN)).verdict == CLOSER
@@ -169,6 +175,7 @@ RULES = {
     lambda n: baselines(dict.fromkeys("abcd", 0.0), "abcd"[:n]): ([st.integers(0, 4)], [1]),
     lambda a, b, c: more_observed(of_three(a, b, c)): ([SHARE] * 3, [1, 1, -1]),
     intervals: ([SHARE, SHARE], [-1, 0]),
+    latent_space: ([SHARE], [-1]),
     lambda height: overfitting([curve(falling(60), risen(60, 30, height))]): ([SHARE], [1]),
 }
 """Rule -> its arguments, and where worse is: 1 above, -1 below, 0 not judged."""
@@ -321,6 +328,19 @@ def test_the_headline_names_what_decides():
     assert judge(model.config).verdict == UNKNOWN
     sound = judge(model.config, curves=[curve(falling(60), falling(60))])
     assert sound.headline == "Good as far as is known. Calibration: not diagnosed."
+
+
+def test_collapsed_latents_are_named_though_every_subset_is_calibrated():
+    """A posterior that is the prior has ranks and gaps as they should be."""
+    model = JNF([Modality("a", (2,)), Modality("b", (3,))], 2)
+    subsets = {name: SimpleNamespace(verdict="good") for name in ("a", "b", "a+b")}
+    found = judge(model.config, None, SimpleNamespace(subsets=subsets, from_prior=0.0006))
+    assert found.headline == (
+        "Do not trust yet. Latent space: the latents say nothing of the rows (KL 0.0006 nats)."
+    )
+    assert "lower joint.beta, or train longer" in found.advice[0]
+    sound = judge(model.config, None, SimpleNamespace(subsets=subsets, from_prior=3.0))
+    assert "Latent space" not in sound.headline
 
 
 def test_baselines_that_win_somewhere_are_ahead_there():

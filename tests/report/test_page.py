@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -19,8 +20,11 @@ from mvflow.core import DataError, UsageError
 from mvflow.evaluation.result import ExcessDivergence
 from mvflow.metrics import Estimate
 from mvflow.report import write_report
+from mvflow.report.context import Context
 from mvflow.report.entry import directions
+from mvflow.report.figure_store import FigureStore
 from mvflow.report.reproduce import commands
+from mvflow.report.sections.scores import likelihood
 
 
 class Page(HTMLParser):
@@ -321,6 +325,27 @@ def test_inference_gaps_are_in_the_page(bare, two, tmp_path):
     assert "Inference gaps, in nats" in text
     for shown in ("3.25", "± 0.50", "1.25", "7.50"):
         assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("dims", "from_prior", "marked"),
+    [((2, 2), 5.0, True), ((2, 3), 5.0, False), ((2, 2), 0.01, False)],
+)
+def test_densities_of_other_latent_spaces_are_not_compared(two, dims, from_prior, marked):
+    """A density in 3 dimensions is no better or worse than in 2, nor one of the prior alone."""
+    entries = []
+    for dim, density, entry in zip(dims, (-1.0, -9.0), two[0], strict=True):
+        gaps = entry.metrics.gaps.model_copy(update={"from_prior": Estimate(from_prior, 0.0)})
+        metrics = entry.metrics.model_copy(
+            update={"posterior_log_density": {"circle": Estimate(density, 0.01)}, "gaps": gaps}
+        )
+        estimator = SimpleNamespace(latent_dim=dim, can_project=False)
+        about = {"name": entry.name, "names": entry.names, "metrics": metrics}
+        entries.append(SimpleNamespace(**about, estimator=estimator))
+    (table,) = likelihood(Context(tuple(entries), FigureStore()))["densities"]
+    kinds = [row[1].kind for row in table.rows]
+    assert ("number best" in kinds) == marked
+    assert ("do not compare" in table.caption) == (len({*dims}) > 1)
 
 
 def test_a_failure_leaves_the_old_page(bare, tmp_path, monkeypatch):

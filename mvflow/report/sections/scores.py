@@ -261,9 +261,16 @@ def likelihood(context: Context) -> dict[str, Any]:
     densities = [m.posterior_log_density if m else None for m in context.metrics]
     caption = "Log-likelihood, in nats: log p(X), and log p(target | given)."
     held = "Held-out log density of the posteriors given one modality, in nats."
+    estimators = [entry.estimator for entry in context.entries]
+    gaps = [m.gaps for m in context.metrics if m and m.gaps]
+    is_fair = len({e.latent_dim for e in estimators}) == 1 and not any(
+        g.is_collapsed for g in gaps
+    )
+    if len({e.latent_dim for e in estimators}) > 1:
+        held += " Latent spaces of other dimensions do not compare."
     return {
         "likelihoods": _by_direction(context, rows, caption, 2, best=True),
-        "densities": _by_direction(context, densities, held, 2, best=True),
+        "densities": _by_direction(context, densities, held, 2, best=is_fair),
         "gaps": _gaps(context),
         "projects": any(entry.estimator.can_project for entry in context.entries),
         "is_measured": bool(context.measured),
@@ -276,6 +283,8 @@ def _gaps(context: Context) -> Table | None:
     for metrics in context.metrics:
         gaps = metrics.gaps if metrics else None
         found = {} if gaps is None else {"log p(X) − ELBO": gaps.gap}
+        if gaps is not None and gaps.from_prior is not None:
+            found["KL(q(z|X) ‖ p(z))"] = gaps.from_prior
         for name, value in gaps.divergences.items() if gaps else ():
             found[f"KL(q(z|X) ‖ q(z|{name}))"] = value
         for name, bounds in gaps.excess.items() if gaps else ():
