@@ -95,10 +95,16 @@ class ComparedSystem:
         return None if has_none else float(np.std(known, ddof=1))
 
     def error(self, key: str) -> float:
-        """Standard error of the mean: what test rows or, of several runs, seeds leave open."""
+        """Standard error of the mean: what test rows or, of several runs, seeds leave open.
+
+        NaN of one run of which the error is not known.
+        """
         errors = [v.standard_error for v in self.values.get(key, []) if v is not None]
-        measured = float(np.sqrt(np.nansum(np.square(errors)))) / max(len(errors), 1)
-        return max(measured, (self.deviation(key) or 0.0) / max(len(errors), 1) ** 0.5)
+        deviation = self.deviation(key)
+        if deviation is None and not np.isfinite(errors).any():
+            return float("nan")
+        measured = float(np.sqrt(np.nansum(np.square(errors)))) / len(errors)
+        return max(measured, (deviation or 0.0) / len(errors) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -148,10 +154,10 @@ class Comparison:
 
 
 def _are_tied(measure: Measure, a: ComparedSystem, b: ComparedSystem) -> bool:
-    """Whether the difference of two means is within what noise, or rounding, gives."""
+    """Whether two means differ by no more than noise or rounding gives; so if noise is unknown."""
     apart = abs((a.mean(measure.key) or 0.0) - (b.mean(measure.key) or 0.0))
     noise = ERRORS_APART * float(np.hypot(a.error(measure.key), b.error(measure.key)))
-    return apart <= max(noise, 0.5 * 10.0**-measure.digits)
+    return np.isnan(noise) or apart <= max(noise, 0.5 * 10.0**-measure.digits)
 
 
 def compare(runs: Sequence[EvaluatedRun], *, paper: bool = False) -> Comparison:

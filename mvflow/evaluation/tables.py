@@ -68,7 +68,10 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_latex(comparison: Comparison) -> str:
-    """A LaTeX table that needs the package booktabs; marks as in `as_markdown`."""
+    """A LaTeX table no wider than the text; marks as in `as_markdown`.
+
+    It needs the packages booktabs and adjustbox, as its first line says.
+    """
 
     def mark(number: str, place: str) -> str:
         shown = _signs(number)
@@ -88,11 +91,14 @@ def as_latex(comparison: Comparison) -> str:
     columns = "l" * 2 + "c" * (len(headings(comparison)) - 2)
     return "\n".join(
         [
+            r"% \usepackage{booktabs, adjustbox}",
             r"\begin{table}",
             r"\centering",
+            r"\begin{adjustbox}{max width=\linewidth}",
             rf"\begin{{tabular}}{{{columns}}}",
             *(r"\toprule", head, r"\midrule", *body, r"\bottomrule"),
             r"\end{tabular}",
+            r"\end{adjustbox}",
             rf"\caption{{{_latex(_caption(comparison))}}}",
             r"\par\footnotesize\raggedright",
             *(rf"{_latex(note)}.\par" for note in comparison.notes),

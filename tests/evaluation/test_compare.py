@@ -12,10 +12,17 @@ from mvflow.config import config_from_dict, recipe
 from mvflow.core import DataError, UsageError
 from mvflow.evaluation import Evaluation
 from mvflow.evaluation.caveats import DEPARTURES, merge_caveats
-from mvflow.evaluation.compare import EvaluatedRun, compare
+from mvflow.evaluation.compare import (
+    ComparedSystem,
+    Comparison,
+    EvaluatedRun,
+    Measure,
+    compare,
+)
 from mvflow.evaluation.published import Figure, published
 from mvflow.evaluation.result import Method
 from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown, headings
+from mvflow.metrics import Estimate
 
 JOINT, THERE, BACK = "coherence/joint", "coherence/mnist->svhn", "coherence/svhn->mnist"
 KINDS = {
@@ -167,6 +174,18 @@ def test_of_parts_of_different_kinds_a_label_has_the_kinds():
         *("JNF, beta 2.5, subset product", "JNF, beta 9.0, subset product"),
         *("JNF, beta 2.5, subset amortised", "JNF, beta 9.0, subset amortised"),
     ]
+
+
+def test_what_has_no_known_error_is_not_told_apart():
+    measure = Measure("r2", "R²", False, 3)
+
+    def system(name, mean, error):
+        return ComparedSystem(name, (0,), {"r2": [Estimate(mean, error)]})
+
+    for error, marks in ((0.01, ["best", ""]), (float("nan"), ["tied", "tied"])):
+        systems = (system("a", 0.9, error), system("b", 0.1, 0.01))
+        found = Comparison(systems, (measure,), "", ())
+        assert [found.mark(measure, s) for s in systems] == marks
 
 
 def test_best_and_second_are_marked_only_beyond_noise(runs):
