@@ -244,7 +244,7 @@ def _check_not_of_the_paper(chosen: Mapping[str, str]) -> None:
         from mvflow.evaluation.reproductions import paper_assignments
 
         pairs = [word.partition("=") for word in paper_assignments(key, name)]
-        if pairs:
+        if pairs and [value for *_, value in pairs] != [name.lower()]:
             words = " ".join(f"--{k.removesuffix('.kind')} {v}" for k, _, v in pairs)
             msg = f"unknown {registry(group).noun} {name!r}: that of the paper is {words}"
             raise UsageError(msg)

@@ -14,7 +14,7 @@ from mvflow_cli.making import make_runs
 from mvflow_cli.subprocesses import LOCKED
 
 TAKE = f"""
-import fcntl, sys
+import fcntl, sys, time
 from pathlib import Path
 command, path = sys.argv[1], Path(sys.argv[2])
 folder = path if command == "train" else path / "metrics"
@@ -155,7 +155,7 @@ def test_a_second_process_that_evaluates_a_run_is_told_to_try_again(mvflow, refu
 def test_a_run_whose_history_is_damaged_meanwhile_fails_alone(runs, monkeypatch, capsys):
     monkeypatch.setattr(module, "LINE_INTERVAL", -1.0)
     todo = runs("seed=0", "seed=1")
-    fails = "print('mvflow: it is damaged', file=sys.stderr); sys.exit(1)"
+    fails = "time.sleep(0.5); print('mvflow: it is damaged', file=sys.stderr); sys.exit(1)"
     script = f"{TAKE}\nif path.name == 'run-seed=0': {fails}"
     monkeypatch.setattr(module, "MVFLOW", (sys.executable, "-S", "-E", "-c", script))
     runs.before = lambda job: (todo[0].path / "history.jsonl").write_text('{"stage": 3}\n')
