@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mvflow.evaluation.compare import ComparedSystem, Comparison, Measure
+from mvflow.evaluation.compare import ComparedSystem, Comparison
+from mvflow.evaluation.measures import Measure
 from mvflow.evaluation.published import Figure
 
 __all__ = ["as_csv", "as_json", "as_latex", "as_markdown", "cells", "headings"]

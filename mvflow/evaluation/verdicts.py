@@ -81,8 +81,8 @@ def latent_space(divergence: float, settings: Collection[str] = ()) -> Check:
         'q(z|X) is 7.2 nats from the prior'
     """
     lower = f"lower {' or '.join(settings)}, or " if settings else ""
-    text = "The latents have collapsed to the prior, so that what is given changes no draw, and "
-    text += f"gaps and calibration are good for no merit: {lower}train longer."
+    text = "The latents have collapsed to the prior, so that what is given changes no draw; "
+    text += f"small gaps and good calibration then mean nothing: {lower}train longer."
     value = f"q(z|X) is {divergence:.1f} nats from the prior"
     if not divergence >= COLLAPSED:
         value = f"the latents say nothing of the rows (KL {max(divergence, 0.0):.1g} nats)"

@@ -13,6 +13,7 @@ from mvflow.nn.covariates import (
     total_width,
 )
 from mvflow.nn.cuda_graphs import (
+    WARM_UP,
     CapturedFunction,
     capture_stream,
     captured,
@@ -31,6 +32,7 @@ from mvflow.nn.resnet import ResidualBlock, ResidualDecoder, ResidualEncoder, Re
 
 __all__ = [
     "MLP",
+    "WARM_UP",
     "BatchNorm",
     "CapturedFunction",
     "ConditionalNetwork",

@@ -12,14 +12,15 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-__all__ = ["CapturedFunction", "capture_stream", "captured", "concurrently"]
+__all__ = ["WARM_UP", "CapturedFunction", "capture_stream", "captured", "concurrently"]
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[[Tensor], tuple[Tensor, ...]])
 
-WARM_UP = 3  # calls before a capture, in which libraries initialise
+WARM_UP = 3
+"""Calls before a capture, in which libraries initialise."""
 
 
 class _Branching(threading.local):

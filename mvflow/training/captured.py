@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mvflow.core import UsageError, unknown_name
-from mvflow.nn import capture_stream
+from mvflow.nn import WARM_UP, capture_stream
 from mvflow.training.step import Batch, Step, generator_states, set_generator_states
 
 __all__ = ["CapturedStep", "Compile", "TrainingStep", "check_compile", "training_step"]
@@ -22,8 +22,6 @@ Compile = Literal["auto", "graph", "torch", "no"]
 """How a step is computed; see `run_stage`."""
 
 TrainingStep = Callable[[Batch, float], None]  # trains on a batch at a progress in [0, 1]
-
-WARM_UP = 3  # steps before the capture, in which libraries initialise
 
 
 def check_compile(name: str) -> Compile:

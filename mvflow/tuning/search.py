@@ -111,16 +111,13 @@ def alternatives(config: Config) -> list[list[list[str]]]:
         >>> alternatives(config_from_dict(raw))  # one modality: nothing to impute it from
         []
     """
-    networks = {
-        f"modalities.{name}.{part}": getattr(m, part)
-        for name, m in config.modalities.items()
-        for part in ("encoder", "decoder")
-    }
-    inner = {  # of encoders of rows with gaps, the network within
-        f"{at}.network" if isinstance(n, GapsNetwork) else at: getattr(n, "network", n)
-        for at, n in networks.items()
-    }
-    parts = [at for at, network in inner.items() if hasattr(network, "dropout")]
+    parts = []
+    for name, m in config.modalities.items():
+        for part in ("encoder", "decoder"):
+            network, at = getattr(m, part), f"modalities.{name}.{part}"
+            if isinstance(network, GapsNetwork):  # the settings are those of the one within
+                network, at = network.network, f"{at}.network"
+            parts += [at] if hasattr(network, "dropout") else []
     if len(parts) < 2 * len(config.modalities) or len(config.modalities) < 2:
         return []
     columns = sum(m.size for m in config.specifications())
@@ -300,11 +297,12 @@ def imputation_scores(model: Estimator, rows: Mapping[str, NDArray[Any]]) -> NDA
         if "library" in type(modality.likelihood_part).model_fields:
             x, mean = np.log1p(x), np.log1p(mean)
         has = np.broadcast_to(masks[name].reshape(len(x), -1) if name in masks else True, x.shape)
-        error, spread = (x - mean) ** 2, x.var(0, where=has)
+        error, spread = (x - mean) ** 2, np.ma.masked_array(x, ~has).var(0).filled(0.0)
         for i in np.flatnonzero(_are_classes(modality)):
             votes = drawn.reshape(len(drawn), *x.shape)[:, :, i]
             error[:, i] = _are_wrong(votes, x[:, i])
-            spread[i] = _are_wrong(x[has[:, i], i][:, None], x[has[:, i], i]).mean()
+            known = x[has[:, i], i]
+            spread[i] = _are_wrong(known[:, None], known).mean() if len(known) else 0.0
         varies = spread > 0
         parts = np.ma.masked_array(1 - error[:, varies] / spread[varies], ~has[:, varies])
         scores.append(np.ma.where(parts.mean(0) > -1, parts, -1).mean(1))

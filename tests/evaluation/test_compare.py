@@ -16,9 +16,9 @@ from mvflow.evaluation.compare import (
     ComparedSystem,
     Comparison,
     EvaluatedRun,
-    Measure,
     compare,
 )
+from mvflow.evaluation.measures import Measure
 from mvflow.evaluation.published import Figure, published
 from mvflow.evaluation.result import Method
 from mvflow.evaluation.tables import as_csv, as_json, as_latex, as_markdown, headings

@@ -8,7 +8,8 @@ import re
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mvflow.evaluation.compare import ComparedSystem, Comparison, Measure
+from mvflow.evaluation.compare import ComparedSystem, Comparison
+from mvflow.evaluation.measures import Measure
 from mvflow.evaluation.published import Figure
 from mvflow.evaluation.tables import LATEX, NONE, as_csv, as_json, as_latex, as_markdown
 from mvflow.metrics import Estimate

@@ -25,7 +25,7 @@ from mvflow.inference import (
     draw,
 )
 from mvflow.inference.chains import SNAPSHOTS, _thinning, resample, spread
-from mvflow.nn import seeded
+from mvflow.nn import CapturedFunction, captured, seeded
 from mvflow.posteriors import MAF, build_posterior
 from mvflow.samplers import HMC, run
 from mvflow.systems.subsets import PROTOCOLS
@@ -247,9 +247,15 @@ def test_draws_on_a_gpu_are_those_of_steps_that_are_not_captured(independent, mo
     x = torch.randn(4, 2, device="cuda")
     product = ProductOfExperts([flow.cuda().eval()(x) for flow in flows], radius=6.0)
     sampler = HMCSampler(warmup=20, draws=20, independent=independent)
-    found = []
-    for _ in range(2):
+    found, made = [], []
+
+    def noted(function, z):
+        made.append(captured(function, z))
+        return made[-1]
+
+    for way in (noted, lambda function, _: function):
+        monkeypatch.setattr("mvflow.inference.chains.captured", way)
         with seeded(0, "draws", device="cuda"):
             found.append(sampler.sample(product, 5).z)
-        monkeypatch.setattr("mvflow.inference.chains.captured", lambda function, _: function)
+    assert [type(each) for each in made] == [CapturedFunction]
     assert torch.equal(*found)

@@ -279,3 +279,17 @@ def test_tables_with_gaps_are_searched(rows):
     _, trials = tune(config, source, seconds=5)
     assert len({t.changes for t in trials}) > 1
     assert all(np.isfinite(t.rows).all() for t in trials)
+
+
+@pytest.mark.parametrize("likelihood", [None, {"kind": "categorical-columns", "classes": 3}])
+def test_a_column_that_no_row_has_is_left_out_without_a_warning(likelihood):
+    rng = np.random.default_rng(0)
+    spec = Modality("a", (2,)) if likelihood is None else Modality("a", (2,), likelihood)
+    x = rng.integers(3, size=(50, 2)).astype(np.float32)
+    drawn = rng.integers(3, size=(5, 50, 2)).astype(np.float32)
+    has = np.ones((50, 2), bool)
+    has[:, 1] = False
+    found = imputation_scores(Guessing([spec], {"a": drawn}), {"a": x, "present/a": has})
+    one = Modality("a", (1,)) if likelihood is None else Modality("a", (1,), likelihood)
+    alone = imputation_scores(Guessing([one], {"a": drawn[..., :1]}), {"a": x[:, :1]})
+    np.testing.assert_allclose(found, alone)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvflow.evaluation.compare import ComparedSystem, Comparison
+from mvflow.evaluation.measures import TABLE_MEASURES
+from mvflow.evaluation.scoring import MEASURES
 from mvflow.metrics import Estimate
 from mvflow.report.figures.canvas import colour, new_figure
 
@@ -21,7 +23,6 @@ __all__ = ["comparison_figure"]
 MARKERS = "osD^vPX<*>"
 """One more than there are colours, so that both together tell many systems apart."""
 PANEL, HEIGHT, LEAST_WIDTH = 300, 236, 450
-MEASURES = {"r2": "R²", "accuracy": "accuracy"}
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
@@ -39,7 +40,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     if _conditional_keys(systems, "coherence"):
         panels.append(partial(_conditional, systems=systems, kind="coherence"))
     if not has_classes:
-        for measure in MEASURES:
+        for measure in TABLE_MEASURES:
             if keys := _keys(systems, f"prediction/{measure}/"):
                 panels.append(partial(_predictions, systems=systems, keys=keys))
     if network and _conditional_keys(systems, kind := f"frechet/{network}"):

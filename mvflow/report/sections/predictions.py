@@ -9,6 +9,7 @@ import numpy as np
 
 from mvflow.core import derive_seed, intensities
 from mvflow.evaluation.predictions import measure_of_kind
+from mvflow.evaluation.scoring import MEASURES
 from mvflow.metrics import Estimate
 from mvflow.report.context import Context
 from mvflow.report.entry import Entry
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["predictions"]
 
 ROWS, DRAWS, WORST_COLUMNS, MAX_PANELS = 60, 20, 3, 6
-MEASURES = {"r2": "R²", "deviance": "deviance", "accuracy": "accuracy"}
 CAPTIONS = {
     "r2": "R² of the mean of draws",
     "deviance": "Poisson deviance of counts (no colour; lower is better)",
